@@ -23,7 +23,9 @@ def parse_size(text: str, reference: int) -> int:
     match = _SIZE.fullmatch(text)
     unit = match.group(2).upper() if match else ""
     if match is None or (unit != "%" and unit not in _FACTORS):
-        raise UsageError(f"size {text!r}: expected a number with B, KB, MB, GB, KiB, MiB, GiB or %, for example 8GiB or 60%")
+        raise UsageError(
+            f"size {text!r}: expected a number with B, KB, MB, GB, KiB, MiB, GiB or %, for example 8GiB or 60%"
+        )
     number = float(match.group(1))
     size = int(number * reference / 100) if unit == "%" else int(number * _FACTORS[unit])
     if size <= 0:

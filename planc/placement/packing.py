@@ -53,9 +53,7 @@ class Packing:
     solve_s: float
 
 
-def pack(
-    buffers: Sequence[Buffer], *, capacity: int | None = None, time_limit: float = 10.0, seed: int = 0
-) -> Packing:
+def pack(buffers: Sequence[Buffer], *, capacity: int | None = None, time_limit: float = 10.0, seed: int = 0) -> Packing:
     """Pack `buffers` as low as possible, or, with a `capacity` in bytes, low enough: fitting it ends the search.
 
     Stops at the lower bound (the maximum load over time) or after `time_limit` seconds.

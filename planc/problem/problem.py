@@ -1,0 +1,127 @@
+"""The planning problem: what a solver sees of a training step. Integers only, bytes and nanoseconds.
+
+A *task* is a layer (or one node of a bare instance); a *value* is a storage that lives across tasks. Memory is counted
+at the entry of each executed task: the bytes of all values held there, plus the task's own `working_bytes`, must not
+exceed the budget. Copies run on two in-order engines, one a direction, beside compute.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+
+class Origin(StrEnum):
+    """Where a value's content comes from."""
+
+    COMPUTED = "computed"
+    """Written by its one producer task."""
+
+    BATCH = "batch"
+    """Fed by the caller: a host copy always exists; the device copy may be there from the start of the step."""
+
+    STATE = "state"
+    """Carried from step to step and mutated in place by at most one task; it starts where it ended."""
+
+    CONSTANT = "constant"
+    """Never written; a host copy always exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A storage of `bytes` that lives across tasks.
+
+    `copy_out_ns` and `copy_in_ns` are the durations of one whole transfer to and from the host tier, alone on the link.
+    A value that is `needed_after_step` (a graph output) must lie on the device or on the host when the step ends.
+    """
+
+    name: str
+    bytes: int
+    origin: Origin = Origin.COMPUTED
+    swappable: bool = False
+    copy_out_ns: int = 0
+    copy_in_ns: int = 0
+    needed_after_step: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One layer. `reads` and `writes` index the problem's values, without repetition.
+
+    A STATE value in `writes` is mutated in place; every other written value is produced. `working_bytes` is the peak of
+    the task over the bytes held at its entry: its outputs, temporaries, and whatever of its inputs dies inside.
+    """
+
+    name: str
+    duration_ns: int
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    working_bytes: int
+    recomputable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contention:
+    """Slow-down while engines run together, in parts per million of the time alone.
+
+    `compute_one_copy_ppm` = 40_000 says that compute takes 4 % longer while one copy runs. Copies slow each other down
+    when both directions run, and compute slows a copy down.
+    """
+
+    compute_one_copy_ppm: int = 0
+    compute_two_copies_ppm: int = 0
+    copy_duplex_ppm: int = 0
+    copy_compute_ppm: int = 0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Tasks in the given (valid) order, their values, and the bytes that values and working sets may take."""
+
+    tasks: tuple[Task, ...]
+    values: tuple[Value, ...]
+    budget_bytes: int
+    host_budget_bytes: int | None = None
+    contention: Contention = field(default_factory=Contention)
+
+    @cached_property
+    def producer(self) -> tuple[int | None, ...]:
+        """For each value the task that produces it; None for batch, state and constant values."""
+        made: list[int | None] = [None] * len(self.values)
+        for index, task in enumerate(self.tasks):
+            for value in task.writes:
+                if self.values[value].origin is Origin.COMPUTED:
+                    made[value] = index
+        return tuple(made)
+
+    @cached_property
+    def mutator(self) -> tuple[int | None, ...]:
+        """For each value the task that mutates it in place; None where none does."""
+        mutates: list[int | None] = [None] * len(self.values)
+        for index, task in enumerate(self.tasks):
+            for value in task.writes:
+                if self.values[value].origin is Origin.STATE:
+                    mutates[value] = index
+        return tuple(mutates)
+
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """For each value the tasks that read it, in task order."""
+        found: list[list[int]] = [[] for _ in self.values]
+        for index, task in enumerate(self.tasks):
+            for value in task.reads:
+                found[value].append(index)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def base_duration_ns(self) -> int:
+        """Compute time of every task once: no schedule is faster."""
+        return sum(task.duration_ns for task in self.tasks)
+
+    def entry_bytes(self, task: int) -> int:
+        """Bytes that no schedule can avoid while `task` runs: what it reads plus its working set."""
+        return sum(self.values[v].bytes for v in self.tasks[task].reads) + self.tasks[task].working_bytes
+
+    def values_of(self, origin: Origin) -> Iterator[int]:
+        """Indices of the values with that origin."""
+        return (i for i, value in enumerate(self.values) if value.origin is origin)

@@ -1,0 +1,159 @@
+"""Event-driven simulation of the three engines: compute, copies out, copies in; each takes its actions in order.
+
+A step waits for the copies whose `stop` it is. A copy waits for the steps before its `start`; a copy in also waits for
+every copy out with stop ≤ start (those release the bytes it may claim) and for the copy out that made its host copy; a
+copy out of an instance that was brought in waits for that copy in. Engines that run together slow each other down as
+the problem's `Contention` says; rates are constant between events, so the simulation is exact for that model.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+from planc.problem.problem import Contention, Problem
+from planc.schedule.residency import ScheduleError, residencies
+from planc.schedule.schedule import Direction, Schedule
+
+_PPM = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Predicted start and end of every action in ns; `copies` follows `schedule.copies`.
+
+    `step_ns` ends with the last action of any engine; `stall_ns` is the time during which compute waited.
+    """
+
+    step_ns: int
+    stall_ns: int
+    steps: tuple[tuple[int, int], ...]
+    copies: tuple[tuple[int, int], ...]
+
+
+def copy_dependencies(problem: Problem, schedule: Schedule) -> list[tuple[int, ...]]:
+    """For each copy the other copies (indices into `schedule.copies`) that it waits for besides its engine's order."""
+    needs: list[set[int]] = [set() for _ in schedule.copies]
+    outs = sorted(
+        (i for i, c in enumerate(schedule.copies) if c.direction is Direction.OUT),
+        key=lambda i: schedule.copies[i].stop,
+    )
+    stops = [schedule.copies[i].stop for i in outs]
+    last_in_engine = {
+        index: rank
+        for rank, index in enumerate(i for i, c in enumerate(schedule.copies) if c.direction is Direction.OUT)
+    }
+    prefix: list[int] = []
+    for index in outs:
+        prefix.append(max(index, prefix[-1], key=last_in_engine.__getitem__) if prefix else index)
+    latest_out: dict[int, int] = {}
+    order = sorted(
+        range(len(schedule.copies)),
+        key=lambda i: (schedule.copies[i].start, schedule.copies[i].direction is Direction.IN),
+    )
+    for index in order:
+        copy = schedule.copies[index]
+        if copy.direction is Direction.OUT:
+            latest_out[copy.value] = index
+            continue
+        freed = bisect_left(stops, copy.start + 1)
+        if freed:
+            needs[index].add(prefix[freed - 1])
+        if copy.value in latest_out:
+            needs[index].add(latest_out[copy.value])
+    for residency in residencies(problem, schedule):
+        if residency.produced_by_copy is not None:
+            for out in residency.copied_out_by:
+                needs[out].add(residency.produced_by_copy)
+    return [tuple(sorted(need)) for need in needs]
+
+
+@dataclass(slots=True)
+class _Engine:
+    """One in-order queue of actions with the action under way."""
+
+    actions: list[int]
+    work: list[float]
+    next: int = 0
+    remaining: float = 0.0
+    running: bool = False
+
+    @property
+    def head(self) -> int:
+        return self.actions[self.next]
+
+
+class _Simulation:
+    """State of the three engines; engine 0 computes, 1 copies out, 2 copies in."""
+
+    def __init__(self, problem: Problem, schedule: Schedule) -> None:
+        self.contention: Contention = problem.contention
+        self.schedule = schedule
+        self.needs = copy_dependencies(problem, schedule)
+        copies = schedule.copies
+        duration = [
+            problem.values[c.value].copy_out_ns if c.direction is Direction.OUT else problem.values[c.value].copy_in_ns
+            for c in copies
+        ]
+        steps = [float(problem.tasks[t].duration_ns) for t in schedule.steps]
+        self.engines = [_Engine(list(range(len(steps))), steps)]
+        for direction in (Direction.OUT, Direction.IN):
+            mine = [i for i, c in enumerate(copies) if c.direction is direction]
+            self.engines.append(_Engine(mine, [float(duration[i]) for i in mine]))
+        self.awaited: list[list[int]] = [[] for _ in range(len(steps) + 1)]
+        for index, copy in enumerate(copies):
+            self.awaited[copy.stop].append(index)
+        self.copy_done = [False] * len(copies)
+        self.step_times = [(0, 0)] * len(steps)
+        self.copy_times = [(0, 0)] * len(copies)
+        self.now = 0.0
+
+    def _ready(self, kind: int, head: int) -> bool:
+        if kind == 0:
+            return all(self.copy_done[c] for c in self.awaited[head])
+        steps_done = self.engines[0].next
+        return steps_done >= self.schedule.copies[head].start and all(self.copy_done[c] for c in self.needs[head])
+
+    def _start_idle(self) -> None:
+        for kind, engine in enumerate(self.engines):
+            if not engine.running and engine.next < len(engine.actions) and self._ready(kind, engine.head):
+                engine.running, engine.remaining = True, engine.work[engine.next]
+                times = self.copy_times if kind else self.step_times
+                times[engine.head] = (round(self.now), 0)
+
+    def _slowness(self, kind: int) -> float:
+        compute, out, in_ = (engine.running for engine in self.engines)
+        c = self.contention
+        if kind == 0:
+            ppm = c.compute_two_copies_ppm if out and in_ else c.compute_one_copy_ppm if out or in_ else 0
+        else:
+            ppm = (c.copy_duplex_ppm if out and in_ else 0) + (c.copy_compute_ppm if compute else 0)
+        return 1 + ppm / _PPM
+
+    def _advance(self) -> None:
+        running = [(kind, engine) for kind, engine in enumerate(self.engines) if engine.running]
+        if not running:
+            raise ScheduleError("the engines wait for each other: the schedule deadlocks")
+        slowness = {kind: self._slowness(kind) for kind, _ in running}
+        delta = min(engine.remaining * slowness[kind] for kind, engine in running)
+        self.now += delta
+        for kind, engine in running:
+            engine.remaining -= delta / slowness[kind]
+            if engine.remaining <= 1e-6:
+                times = self.copy_times if kind else self.step_times
+                times[engine.head] = (times[engine.head][0], round(self.now))
+                if kind:
+                    self.copy_done[engine.head] = True
+                engine.running = False
+                engine.next += 1
+
+    def run(self) -> Timeline:
+        while any(engine.next < len(engine.actions) for engine in self.engines):
+            self._start_idle()
+            self._advance()
+        busy = sum(end - start for start, end in self.step_times)
+        total = round(self.now)
+        return Timeline(total, total - busy, tuple(self.step_times), tuple(self.copy_times))
+
+
+def simulate(problem: Problem, schedule: Schedule) -> Timeline:
+    """Predicted times of `schedule`. Raises ScheduleError when it does not compute the problem or deadlocks."""
+    return _Simulation(problem, schedule).run()

@@ -1,0 +1,112 @@
+"""What a solver is: a policy that turns a problem into a schedule. Policies are found by entry point `planc.solvers`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.metadata import entry_points
+from typing import Protocol
+
+from planc.errors import InternalError, UsageError
+from planc.problem.bounds import check_feasible
+from planc.problem.problem import Problem
+from planc.schedule.residency import memory_profile
+from planc.schedule.schedule import Schedule
+from planc.schedule.simulate import Timeline, simulate
+
+
+class Status(StrEnum):
+    """What is known of a solution. `optimal` means a proven gap of at most 0.01 %."""
+
+    OPTIMAL = "optimal"
+    FEASIBLE = "feasible"
+
+
+OPTIMAL_GAP = 1e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A report while a solver runs; None where nothing is known yet."""
+
+    elapsed_s: float
+    incumbent_ns: int | None
+    bound_ns: int | None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SolveOptions:
+    """Limits of one solve. With `workers` = 1 the same seed gives the same schedule."""
+
+    time_limit_s: float = 60.0
+    seed: int = 0
+    workers: int = 2
+    on_progress: Callable[[Progress], None] = field(default=lambda _: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a policy returns: a schedule, and the best lower bound (ns) it proved on the step time, with its scope.
+
+    `bound_scope` says over which schedules the bound holds, e.g. `every schedule` or `first executions in the given order`.
+    """
+
+    schedule: Schedule
+    lower_bound_ns: int
+    bound_scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A checked schedule with its predicted times, the proven lower bound and what follows from both."""
+
+    schedule: Schedule
+    timeline: Timeline
+    peak_bytes: int
+    lower_bound_ns: int
+    bound_scope: str
+    gap: float
+    status: Status
+
+
+class Solver(Protocol):
+    """One policy. It never returns a schedule over the budget."""
+
+    def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
+        """A schedule for `problem`.
+
+        Raises InfeasibleBudgetError when the policy has no schedule within the budget and SolverTimeoutError when the
+        time limit passed before it found one.
+        """
+        ...
+
+
+def solver_names() -> tuple[str, ...]:
+    """Names of the installed policies."""
+    return tuple(sorted(entry.name for entry in entry_points(group="planc.solvers")))
+
+
+def load_solver(name: str) -> Solver:
+    """The policy called `name`. Raises UsageError when it is not installed."""
+    for entry in entry_points(group="planc.solvers"):
+        if entry.name == name:
+            policy: Callable[[], Solver] = entry.load()
+            return policy()
+    raise UsageError(f"unknown solver {name!r}: choose one of {', '.join(solver_names())}")
+
+
+def solve(solver: Solver, problem: Problem, options: SolveOptions) -> Solution:
+    """Run a policy and check what it returns, at the one door through which every schedule passes.
+
+    Raises what the policy raises, and InternalError when its schedule is over the budget or not valid.
+    """
+    check_feasible(problem)
+    candidate = solver.solve(problem, options)
+    peak = max(memory_profile(problem, candidate.schedule))
+    if peak > problem.budget_bytes:
+        raise InternalError(f"the solver's schedule needs {peak} bytes, over the budget of {problem.budget_bytes}")
+    timeline = simulate(problem, candidate.schedule)
+    bound = max(candidate.lower_bound_ns, problem.base_duration_ns)
+    gap = max(0.0, (timeline.step_ns - bound) / timeline.step_ns) if timeline.step_ns else 0.0
+    status = Status.OPTIMAL if gap <= OPTIMAL_GAP else Status.FEASIBLE
+    return Solution(candidate.schedule, timeline, peak, bound, candidate.bound_scope, gap, status)

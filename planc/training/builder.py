@@ -1,0 +1,304 @@
+"""Emits ONNX nodes of known static shape: the one place where the training graph's nodes, names and constants are made.
+
+Every helper returns a `Value` with its concrete shape and dtype, so that rules can use sizes and the finished graph
+carries `value_info` for every intermediate. Helpers leave out what would be redundant: a Reshape of a Reshape reads
+the original, an identity Transpose or Cast is not emitted, equal constants are one initializer.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from planc.graph.annotations import annotate_node
+
+Shape = tuple[int, ...]
+Array = npt.NDArray[Any]
+
+MAX_CONCAT_INPUTS = 32
+"""CUDA's Concat refuses more inputs than this while a CUDA graph is captured (ONNX Runtime 1.31.1 on an H100)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One tensor: its name, concrete shape and ONNX element type."""
+
+    name: str
+    shape: Shape
+    dtype: int
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+Operand = Value | float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The layer and phase that emitted nodes belong to."""
+
+    layer: str
+    kind: str
+    phase: str
+
+
+@dataclass
+class Builder:
+    """Grows a list of nodes in execution order; `values` knows every tensor by name."""
+
+    values: dict[str, Value] = field(default_factory=dict)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, TensorProto] = field(default_factory=dict)
+    group: Group = Group("model", "model", "forward")
+    _constants: dict[tuple[int, Shape, bytes], Value] = field(default_factory=dict)
+    _views: dict[str, Value] = field(default_factory=dict)
+    _transposes: dict[str, tuple[Value, Shape, Group]] = field(default_factory=dict)
+    _node_names: set[str] = field(default_factory=set)
+    _serial: dict[str, int] = field(default_factory=dict)
+
+    # --- constants
+
+    def constant(self, array: Array) -> Value:
+        """The initializer that holds `array`; equal arrays share one."""
+        array = np.ascontiguousarray(array).reshape(array.shape)
+        dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+        key = (dtype, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = self._fresh_value(f"constant.{len(self._constants)}")
+            self.initializers[name] = numpy_helper.from_array(array, name)
+            self._constants[key] = self.values[name] = Value(name, array.shape, dtype)
+        return self._constants[key]
+
+    def ints(self, numbers: Iterable[int]) -> Value:
+        """An int64 vector."""
+        return self.constant(np.array(list(numbers), np.int64))
+
+    def full(self, shape: Shape, number: float, dtype: int) -> Value:
+        """A constant of `shape` whose elements all equal `number`."""
+        return self.constant(np.full(shape, number, helper.tensor_dtype_to_np_dtype(dtype)))
+
+    def scalar_for(self, number: float, like: Value) -> Value:
+        """`number` as a tensor of the rank and dtype of `like`.
+
+        The rank matches because ONNX Runtime's CPU broadcast of [O, I, 1, 1] against shape () or [1] is about a
+        hundred times slower than against [1, 1, 1, 1].
+        """
+        return self.full((1,) * like.rank, number, like.dtype)
+
+    # --- nodes
+
+    def emit(
+        self,
+        op_type: str,
+        inputs: Sequence[Value | None],
+        outputs: Sequence[tuple[Shape, int] | None],
+        names: Sequence[str | None] = (),
+        **attributes: Any,
+    ) -> tuple[Value, ...]:
+        """Append one node; `outputs` holds (shape, dtype) of each output, None for one left out.
+
+        `names` fixes the names of the first outputs. Returns the values of the outputs that are present.
+        """
+        name = self._fresh_node(op_type)
+        made: list[Value] = []
+        output_names: list[str] = []
+        for position, spec in enumerate(outputs):
+            if spec is None:
+                output_names.append("")
+                continue
+            given = names[position] if position < len(names) else None
+            output = given or self._fresh_value(name if position == 0 else f"{name}.{position}")
+            output_names.append(output)
+            self.values[output] = value = Value(output, tuple(spec[0]), spec[1])
+            made.append(value)
+        node = helper.make_node(op_type, [v.name if v else "" for v in inputs], output_names, name=name, **attributes)
+        annotate_node(node, self.group.layer, self.group.kind, self.group.phase)
+        self.nodes.append(node)
+        return tuple(made)
+
+    def op(
+        self, op_type: str, inputs: Sequence[Value | None], shape: Shape, dtype: int | None = None,
+        name: str | None = None, **attributes: Any,
+    ) -> Value:  # fmt: skip
+        """One node with one output of `shape`; its dtype is that of the first input unless given."""
+        if dtype is None:
+            first = next(v for v in inputs if v is not None)
+            dtype = first.dtype
+        return self.emit(op_type, inputs, [(shape, dtype)], [name], **attributes)[0]
+
+    # --- element-wise
+
+    def _binary(self, op_type: str, a: Operand, b: Operand, dtype: int | None = None, name: str | None = None) -> Value:
+        if not isinstance(a, Value):
+            if not isinstance(b, Value):
+                raise TypeError("one operand must be a Value")
+            a = self.scalar_for(a, b)
+        elif not isinstance(b, Value):
+            b = self.scalar_for(b, a)
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        return self.op(op_type, [a, b], shape, dtype or a.dtype, name)
+
+    def add(self, a: Operand, b: Operand, name: str | None = None) -> Value:
+        return self._binary("Add", a, b, name=name)
+
+    def sub(self, a: Operand, b: Operand, name: str | None = None) -> Value:
+        return self._binary("Sub", a, b, name=name)
+
+    def mul(self, a: Operand, b: Operand, name: str | None = None) -> Value:
+        if b == 1.0 and isinstance(a, Value) and name is None:
+            return a
+        return self._binary("Mul", a, b, name=name)
+
+    def div(self, a: Operand, b: Operand, name: str | None = None) -> Value:
+        return self._binary("Div", a, b, name=name)
+
+    def pow(self, a: Value, exponent: float) -> Value:
+        return self._binary("Pow", a, exponent)
+
+    def compare(self, op_type: str, a: Operand, b: Operand) -> Value:
+        """Greater, Less, Equal, ...: a boolean tensor."""
+        return self._binary(op_type, a, b, TensorProto.BOOL)
+
+    def unary(self, op_type: str, a: Value, name: str | None = None, **attributes: Any) -> Value:
+        """Exp, Neg, Sqrt, ...: same shape and dtype."""
+        return self.op(op_type, [a], a.shape, name=name, **attributes)
+
+    def where(self, condition: Value, a: Operand, b: Operand) -> Value:
+        like = a if isinstance(a, Value) else b
+        if not isinstance(like, Value):
+            raise TypeError("one branch must be a Value")
+        a, b = (v if isinstance(v, Value) else self.scalar_for(v, like) for v in (a, b))
+        return self.op("Where", [condition, a, b], np.broadcast_shapes(condition.shape, a.shape, b.shape), a.dtype)
+
+    def cast(self, a: Value, dtype: int, name: str | None = None) -> Value:
+        return a if a.dtype == dtype and name is None else self.op("Cast", [a], a.shape, dtype, name, to=dtype)
+
+    # --- reductions
+
+    def reduce(self, op_type: str, a: Value, axes: Sequence[int], keepdims: bool = True) -> Value:
+        """ReduceSum, ReduceMean, ... over `axes`."""
+        dropped = {axis % a.rank for axis in axes}
+        if not dropped:
+            return a
+        sizes = [(1 if i in dropped else d) for i, d in enumerate(a.shape) if keepdims or i not in dropped]
+        return self.op(op_type, [a, self.ints(sorted(dropped))], tuple(sizes), keepdims=int(keepdims))
+
+    def sum(self, a: Value, axes: Sequence[int], keepdims: bool = True) -> Value:
+        return self.reduce("ReduceSum", a, axes, keepdims)
+
+    def mean(self, a: Value, axes: Sequence[int], keepdims: bool = True) -> Value:
+        return self.reduce("ReduceMean", a, axes, keepdims)
+
+    # --- shape
+
+    def reshape(self, a: Value, shape: Sequence[int], name: str | None = None) -> Value:
+        """A view of `a` with concrete `shape`, taken from the tensor that `a` itself may be a view of."""
+        shape = tuple(shape)
+        source = self._views.get(a.name, a)
+        if name is None and shape in (a.shape, source.shape):
+            return a if shape == a.shape else source
+        view = self.op("Reshape", [source, self.ints(shape)], shape, name=name)
+        self._views[view.name] = source
+        return view
+
+    def transpose(self, a: Value, perm: Sequence[int]) -> Value:
+        """`a` with its axes permuted; a chain of Transposes inside one group becomes one."""
+        perm = tuple(perm)
+        if a.name in self._transposes and self._transposes[a.name][2] == self.group:
+            source, first, _ = self._transposes[a.name]
+            a, perm = source, tuple(first[axis] for axis in perm)
+        shape = tuple(a.shape[axis] for axis in perm)
+        moved = [axis for axis in perm if a.shape[axis] != 1]
+        if moved == sorted(moved):
+            return self.reshape(a, shape)
+        result = self.op("Transpose", [a], shape, perm=perm)
+        self._transposes[result.name] = (a, perm, self.group)
+        return result
+
+    def swap_last(self, a: Value) -> Value:
+        """`a` with its last two axes exchanged."""
+        return self.transpose(a, (*range(a.rank - 2), a.rank - 1, a.rank - 2))
+
+    def concat(self, parts: Sequence[Value], axis: int) -> Value:
+        """The concatenation along `axis`, as a tree where there are more parts than one Concat should take."""
+        if len(parts) == 1:
+            return parts[0]
+        if len(parts) > MAX_CONCAT_INPUTS:
+            chunks = [parts[i : i + MAX_CONCAT_INPUTS] for i in range(0, len(parts), MAX_CONCAT_INPUTS)]
+            return self.concat([self.concat(chunk, axis) for chunk in chunks], axis)
+        shape = list(parts[0].shape)
+        shape[axis] = sum(part.shape[axis] for part in parts)
+        return self.op("Concat", list(parts), tuple(shape), axis=axis)
+
+    def slice(self, a: Value, ranges: Mapping[int, tuple[int, int, int]]) -> Value:
+        """`a` restricted along each axis of `ranges` to (start, end, positive step), half-open."""
+        kept = {axis: r for axis, r in ranges.items() if r != (0, a.shape[axis], 1)}
+        if not kept:
+            return a
+        shape = list(a.shape)
+        for axis, (start, end, step) in kept.items():
+            shape[axis] = len(range(start, end, step))
+        starts, ends, steps = (self.ints(column) for column in zip(*kept.values(), strict=True))
+        return self.op("Slice", [a, starts, ends, self.ints(kept), steps], tuple(shape))
+
+    def pad(self, a: Value, before: Sequence[int], after: Sequence[int]) -> Value:
+        """`a` with zeros added at both ends of each axis; negative amounts crop."""
+        if not any(before) and not any(after):
+            return a
+        shape = tuple(d + p + q for d, p, q in zip(a.shape, before, after, strict=True))
+        return self.op("Pad", [a, self.ints([*before, *after])], shape)
+
+    def expand(self, a: Value, shape: Sequence[int]) -> Value:
+        return a if a.shape == tuple(shape) else self.op("Expand", [a, self.ints(shape)], tuple(shape))
+
+    def unbroadcast(self, a: Value, shape: Shape) -> Value:
+        """The sum of `a` over the axes along which a tensor of `shape` was broadcast to it."""
+        lead = a.rank - len(shape)
+        stretched = [lead + i for i, d in enumerate(shape) if d == 1 and a.shape[lead + i] != 1]
+        return self.reshape(self.sum(a, [*range(lead), *stretched]), shape)
+
+    # --- products
+
+    def matmul(self, a: Value, b: Value) -> Value:
+        """Batched matrix product of tensors of rank two or more."""
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        return self.op("MatMul", [a, b], (*batch, a.shape[-2], b.shape[-1]))
+
+    def gemm(self, a: Value, b: Value, trans_a: bool = False, trans_b: bool = False, alpha: float = 1.0) -> Value:
+        """alpha · op(a) · op(b) of two matrices."""
+        attributes: dict[str, Any] = {"transA": 1} if trans_a else {}
+        attributes |= {"transB": 1} if trans_b else {}
+        attributes |= {"alpha": alpha} if alpha != 1.0 else {}
+        return self.op("Gemm", [a, b], (a.shape[int(trans_a)], b.shape[int(not trans_b)]), **attributes)
+
+    # --- names
+
+    def _fresh_value(self, wanted: str) -> str:
+        return _unique(wanted, self.values)
+
+    def _fresh_node(self, op_type: str) -> str:
+        stem = f"{self.group.layer}.{self.group.phase}.{op_type}"
+        serial = self._serial[stem] = self._serial.get(stem, 0) + 1
+        name = _unique(stem if serial == 1 else f"{stem}.{serial}", self._node_names)
+        self._node_names.add(name)
+        return name
+
+
+def _unique(wanted: str, taken: Iterable[str]) -> str:
+    if wanted not in (names := taken if isinstance(taken, (dict, set)) else set(taken)):
+        return wanted
+    serial = 2
+    while f"{wanted}_{serial}" in names:
+        serial += 1
+    return f"{wanted}_{serial}"
