@@ -6,7 +6,7 @@ from planc.units import format_bytes
 
 
 def minimum_budget(problem: Problem) -> tuple[int, str]:
-    """(bytes, task name): no schedule needs less than the largest working set of a single task, which that task sets."""
+    """(bytes, task name): the largest working set of a single task, below which no schedule goes, and that task."""
     worst = max(range(len(problem.tasks)), key=problem.entry_bytes)
     return problem.entry_bytes(worst), problem.tasks[worst].name
 
@@ -16,7 +16,8 @@ def check_feasible(problem: Problem) -> None:
     need, name = minimum_budget(problem)
     if need > problem.budget_bytes:
         raise InfeasibleBudgetError(
-            f"layer {name!r} alone needs {format_bytes(need)}, but tensors may take {format_bytes(problem.budget_bytes)}",
+            f"layer {name!r} alone needs {format_bytes(need)}, "
+            f"but tensors may take {format_bytes(problem.budget_bytes)}",
             need,
             name,
         )

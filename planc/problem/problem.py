@@ -48,7 +48,8 @@ class Value:
 class Task:
     """One layer. `reads` and `writes` index the problem's values, without repetition.
 
-    A STATE value in `writes` is mutated in place; every other written value is produced. `working_bytes` is the peak of
+    A STATE value in `writes` is mutated in place, so it must be on the device as if read; every other written value is
+    produced. `working_bytes` is the peak of
     the task over the bytes held at its entry: its outputs, temporaries, and whatever of its inputs dies inside.
     """
 
@@ -83,6 +84,8 @@ class Problem:
     budget_bytes: int
     host_budget_bytes: int | None = None
     contention: Contention = field(default_factory=Contention)
+    boundary_ns: int = 0
+    """Compute time lost at every position between two steps where a copy starts or is awaited: a segment's cut."""
 
     @cached_property
     def producer(self) -> tuple[int | None, ...]:
@@ -118,9 +121,17 @@ class Problem:
         """Compute time of every task once: no schedule is faster."""
         return sum(task.duration_ns for task in self.tasks)
 
+    @cached_property
+    def accesses(self) -> tuple[tuple[int, ...], ...]:
+        """For each task the values on the device when it starts: what it reads, then what it only mutates."""
+        return tuple(
+            task.reads + tuple(v for v in task.writes if self.values[v].origin is Origin.STATE and v not in task.reads)
+            for task in self.tasks
+        )
+
     def entry_bytes(self, task: int) -> int:
-        """Bytes that no schedule can avoid while `task` runs: what it reads plus its working set."""
-        return sum(self.values[v].bytes for v in self.tasks[task].reads) + self.tasks[task].working_bytes
+        """Bytes that no schedule can avoid while `task` runs: what it accesses plus its working set."""
+        return sum(self.values[v].bytes for v in self.accesses[task]) + self.tasks[task].working_bytes
 
     def values_of(self, origin: Origin) -> Iterator[int]:
         """Indices of the values with that origin."""

@@ -1,12 +1,13 @@
 """Residencies: the stretches during which a value's bytes are held on the device, derived from a schedule.
 
-An instance of a value begins when its task produces it, when a copy in claims its bytes, or at position 0; it ends after
-its last reader, when a copy out of it has completed, or at the end of the step. The derivation is the only place that
-says which instance a step reads, so memory accounting, simulation and lowering agree.
+An instance of a value begins when its task produces it, when a copy in claims its bytes, or at position 0; it ends
+after its last reader, when a copy out of it has completed, or at the end of the step. The derivation is the only place
+that says which instance a step reads, so memory accounting, simulation and lowering agree.
 """
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import accumulate
 
 from planc.errors import InternalError
 from planc.problem.problem import Origin, Problem
@@ -18,9 +19,9 @@ class Residency:
     """One instance of a value on the device.
 
     Its bytes are held at the entry of the steps in the half-open range [`first`, `end`); an instance produced by step s
-    has first = s + 1, because step s itself accounts for it in its working set. `produced_by_step` is the position of the
-    producing step, `produced_by_copy` and `copied_out_by` index `schedule.copies`; an instance with neither producer is
-    there when the step begins. `until_step_end` instances are held past the last step.
+    has first = s + 1, because step s itself accounts for it in its working set. `produced_by_step` is the position of
+    the producing step, `produced_by_copy` and `copied_out_by` index `schedule.copies`; an instance with neither producer
+    is there when the step begins. `until_step_end` instances are held past the last step.
     """
 
     value: int
@@ -29,6 +30,7 @@ class Residency:
     produced_by_step: int | None = None
     produced_by_copy: int | None = None
     copied_out_by: tuple[int, ...] = ()
+    last_reader: int | None = None
     until_step_end: bool = False
 
 
@@ -40,10 +42,12 @@ class _Open:
     step: int | None = None
     copy: int | None = None
     outs: list[int] | None = None
+    reader: int | None = None
     to_end: bool = False
 
     def close(self) -> Residency:
-        return Residency(self.value, self.first, self.end, self.step, self.copy, tuple(self.outs or ()), self.to_end)
+        outs = tuple(self.outs or ())
+        return Residency(self.value, self.first, self.end, self.step, self.copy, outs, self.reader, self.to_end)
 
 
 class ScheduleError(InternalError):
@@ -87,7 +91,7 @@ class _Walk:
         return tuple(self.done)
 
     def _ordered(self, position: int) -> list[int]:
-        """Copies that may start at `position`; outs first, so that a value copied out and in here reads its new host copy."""
+        """Copies that may start at `position`; outs first: a value copied out and in here reads its new host copy."""
         return sorted(self.by_start[position], key=lambda i: self.schedule.copies[i].direction is Direction.IN)
 
     def _name(self, value: int) -> str:
@@ -119,7 +123,7 @@ class _Walk:
 
     def _step(self, position: int, index: int) -> None:
         task = self.problem.tasks[index]
-        for value in task.reads:
+        for value in self.problem.accesses[index]:
             open_ = self.current.get(value)
             if open_ is None:
                 raise ScheduleError(
@@ -129,23 +133,28 @@ class _Walk:
                 raise ScheduleError(
                     f"step {position} ({task.name!r}) does not wait for the copy of {self._name(value)}"
                 )
-            if value in self.mutated and value not in task.writes and self._reads_old_version(value, index):
-                raise ScheduleError(f"step {position} ({task.name!r}) reads {self._name(value)} after its update")
-            open_.end = max(open_.end, position + 1)
+            self._check_version(value, position, index)
+            open_.end, open_.reader = max(open_.end, position + 1), position
         for value in task.writes:
-            self._write(value, position, index)
+            self._write(value, position)
 
-    def _reads_old_version(self, value: int, index: int) -> bool:
+    def _check_version(self, value: int, position: int, index: int) -> None:
+        """A task before the mutator in task order reads the old version of a state value, one after it the new one."""
         mutator = self.problem.mutator[value]
-        return mutator is not None and index < mutator
+        if mutator is None or mutator == index or (value in self.mutated) == (index > mutator):
+            return
+        when = "after" if value in self.mutated else "before"
+        raise ScheduleError(
+            f"step {position} ({self.problem.tasks[index].name!r}) reads {self._name(value)} {when} its update"
+        )
 
-    def _write(self, value: int, position: int, index: int) -> None:
+    def _write(self, value: int, position: int) -> None:
         if self.problem.values[value].origin is Origin.STATE:
             if value in self.mutated:
                 raise ScheduleError(f"step {position} updates {self._name(value)} a second time")
-            outs = self.current[value].outs or () if value in self.current else ()
-            if value not in self.current or any(self.schedule.copies[c].stop > position for c in outs):
-                raise ScheduleError(f"step {position} updates {self._name(value)} while it is away or being copied out")
+            outs = self.current[value].outs or ()
+            if any(self.schedule.copies[c].stop > position for c in outs):
+                raise ScheduleError(f"step {position} updates {self._name(value)} while it is being copied out")
             self.mutated.add(value)
             self.host.discard(value)
             return
@@ -186,6 +195,32 @@ def residencies(problem: Problem, schedule: Schedule) -> tuple[Residency, ...]:
             raise ScheduleError(f"step {position} repeats {problem.tasks[index].name!r}, which cannot be recomputed")
         seen.add(index)
     return _Walk(problem, schedule).run()
+
+
+def host_profile(problem: Problem, schedule: Schedule) -> list[int]:
+    """Bytes of the host tier at each position (length: number of steps + 1), of values that planc itself puts there.
+
+    A copied-out value holds its host bytes from the start of its first copy out to its last wait for a copy in, or to
+    the step's end where it must lie there; a state value that starts on the host holds them throughout. Batch and
+    constant values are the caller's arrays and do not count.
+    """
+    end = len(schedule.steps) + 1
+    held: dict[int, tuple[int, int]] = {}
+    for value, info in enumerate(problem.values):
+        if info.origin is Origin.STATE and value in schedule.host_start:
+            held[value] = (0, end)
+    for copy in sorted(schedule.copies, key=lambda c: c.start):
+        info = problem.values[copy.value]
+        if info.origin in (Origin.BATCH, Origin.CONSTANT):
+            continue
+        first, last = held.get(copy.value, (copy.start, copy.start))
+        stop = end if info.needed_after_step and info.origin is Origin.COMPUTED else copy.stop
+        held[copy.value] = (first, max(last, stop))
+    change = [0] * (end + 1)
+    for value, (first, last) in held.items():
+        change[first] += problem.values[value].bytes
+        change[last] -= problem.values[value].bytes
+    return list(accumulate(change))[:end]
 
 
 def memory_profile(problem: Problem, schedule: Schedule) -> list[int]:

@@ -19,8 +19,8 @@ class Copy:
     """One transfer of a whole value.
 
     It may begin once every step before `start` is done, and step `stop` waits until it is complete
-    (0 ≤ start ≤ stop ≤ number of steps). The device bytes are held on the whole of [start, stop): for a copy out they are
-    released at `stop`, for a copy in they are claimed at `start`.
+    (0 ≤ start ≤ stop ≤ number of steps). The device bytes are held on the whole of [start, stop): for a copy out they
+    are released at `stop`, for a copy in they are claimed at `start`.
     """
 
     value: int
@@ -31,11 +31,11 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Executed tasks in order (a repeated task is a recomputation), copies in engine order, and what starts on the host.
+    """Executed tasks in order (a repeated task is a recomputation), copies in engine order, what starts on the host.
 
-    `copies` are listed in the order in which each direction's engine takes them. `host_start` holds the batch, state and
-    constant values whose device copy is absent when the step begins; a state value in it must be back on the host, in
-    its new version, when the step ends, and one not in it must be on the device then.
+    `copies` are listed in the order in which each direction's engine takes them. `host_start` holds the batch, state
+    and constant values whose device copy is absent when the step begins; a state value in it must be back on the host,
+    in its new version, when the step ends, and one not in it must be on the device then.
     """
 
     steps: tuple[int, ...]

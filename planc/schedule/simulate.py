@@ -3,7 +3,8 @@
 A step waits for the copies whose `stop` it is. A copy waits for the steps before its `start`; a copy in also waits for
 every copy out with stop ≤ start (those release the bytes it may claim) and for the copy out that made its host copy; a
 copy out of an instance that was brought in waits for that copy in. Engines that run together slow each other down as
-the problem's `Contention` says; rates are constant between events, so the simulation is exact for that model.
+the problem's `Contention` says; rates are constant between events, so the simulation is exact for that model. A step at
+a position where copies start or are awaited takes `boundary_ns` longer.
 """
 
 from bisect import bisect_left
@@ -66,6 +67,12 @@ def copy_dependencies(problem: Problem, schedule: Schedule) -> list[tuple[int, .
     return [tuple(sorted(need)) for need in needs]
 
 
+def boundaries(schedule: Schedule) -> frozenset[int]:
+    """Positions strictly inside the schedule where a copy starts or is awaited; each ends a segment."""
+    ends = {position for copy in schedule.copies for position in (copy.start, copy.stop)}
+    return frozenset(ends - {0, len(schedule.steps)})
+
+
 @dataclass(slots=True)
 class _Engine:
     """One in-order queue of actions with the action under way."""
@@ -93,7 +100,11 @@ class _Simulation:
             problem.values[c.value].copy_out_ns if c.direction is Direction.OUT else problem.values[c.value].copy_in_ns
             for c in copies
         ]
-        steps = [float(problem.tasks[t].duration_ns) for t in schedule.steps]
+        cuts = boundaries(schedule) if problem.boundary_ns else frozenset()
+        steps = [
+            float(problem.tasks[t].duration_ns + (problem.boundary_ns if p in cuts else 0))
+            for p, t in enumerate(schedule.steps)
+        ]
         self.engines = [_Engine(list(range(len(steps))), steps)]
         for direction in (Direction.OUT, Direction.IN):
             mine = [i for i, c in enumerate(copies) if c.direction is direction]

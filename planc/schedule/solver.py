@@ -1,4 +1,4 @@
-"""What a solver is: a policy that turns a problem into a schedule. Policies are found by entry point `planc.solvers`."""
+"""What a solver is: a policy that turns a problem into a schedule, found by entry point `planc.solvers`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from typing import Protocol
 from planc.errors import InternalError, UsageError
 from planc.problem.bounds import check_feasible
 from planc.problem.problem import Problem
-from planc.schedule.residency import memory_profile
+from planc.schedule.residency import host_profile, memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import Timeline, simulate
 
@@ -48,7 +48,7 @@ class SolveOptions:
 class Candidate:
     """What a policy returns: a schedule, and the best lower bound (ns) it proved on the step time, with its scope.
 
-    `bound_scope` says over which schedules the bound holds, e.g. `every schedule` or `first executions in the given order`.
+    `bound_scope` says over which schedules the bound holds: `every schedule`, `first executions in the given order`.
     """
 
     schedule: Schedule
@@ -105,6 +105,9 @@ def solve(solver: Solver, problem: Problem, options: SolveOptions) -> Solution:
     peak = max(memory_profile(problem, candidate.schedule))
     if peak > problem.budget_bytes:
         raise InternalError(f"the solver's schedule needs {peak} bytes, over the budget of {problem.budget_bytes}")
+    host, host_budget = max(host_profile(problem, candidate.schedule)), problem.host_budget_bytes
+    if host_budget is not None and host > host_budget:
+        raise InternalError(f"the solver's schedule needs {host} bytes on the host, over the limit of {host_budget}")
     timeline = simulate(problem, candidate.schedule)
     bound = max(candidate.lower_bound_ns, problem.base_duration_ns)
     gap = max(0.0, (timeline.step_ns - bound) / timeline.step_ns) if timeline.step_ns else 0.0

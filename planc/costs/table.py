@@ -1,0 +1,129 @@
+"""The cost table: what every layer and every copy costs on one device, measured there or estimated.
+
+Written as JSON, keyed by model hash, device and library versions, so that a table made on one machine compiles on
+another. Identical layers (equal canonical sub-model) share one entry.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from planc.errors import DeviceError
+from planc.files import atomic_write
+from planc.problem.problem import Contention
+
+FORMAT = 1
+
+
+class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The device that the costs hold for. `memory_bytes` is what it had free when the table was made."""
+
+    name: str
+    kind: str
+    memory_bytes: int
+    threads: int = 0
+    versions: dict[str, str] = {}
+
+
+class LayerCost(msgspec.Struct, frozen=True, kw_only=True):
+    """Median time of one execution, its spread, and the largest scratch allocation of one of its operators."""
+
+    compute_ns: int
+    scratch_bytes: int
+    spread_ns: int = 0
+
+
+class CopyPoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Duration of one copy of `size` bytes, alone on the link, to the host tier and back."""
+
+    size: int
+    out_ns: int
+    in_ns: int
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """The way to the host tier: copy times by size (ascending) and what engines cost each other, in ppm."""
+
+    points: tuple[CopyPoint, ...]
+    compute_one_copy_ppm: int = 0
+    compute_two_copies_ppm: int = 0
+    copy_duplex_ppm: int = 0
+    copy_compute_ppm: int = 0
+
+    @property
+    def contention(self) -> Contention:
+        """The slow-downs as the problem wants them."""
+        return Contention(
+            compute_one_copy_ppm=self.compute_one_copy_ppm,
+            compute_two_copies_ppm=self.compute_two_copies_ppm,
+            copy_duplex_ppm=self.copy_duplex_ppm,
+            copy_compute_ppm=self.copy_compute_ppm,
+        )
+
+    def copy_ns(self, size: int) -> tuple[int, int]:
+        """(out, in) duration of a copy of `size` bytes: linear between measured sizes, by the last rate beyond them."""
+        points = self.points
+        upper = next((i for i, p in enumerate(points) if p.size >= size), len(points))
+        if upper == 0:
+            return points[0].out_ns, points[0].in_ns
+        if upper == len(points):
+            top = points[-1]
+            return top.out_ns * size // top.size, top.in_ns * size // top.size
+        a, b = points[upper - 1], points[upper]
+        share, span = size - a.size, b.size - a.size
+        return a.out_ns + (b.out_ns - a.out_ns) * share // span, a.in_ns + (b.in_ns - a.in_ns) * share // span
+
+
+class CostTable(msgspec.Struct, frozen=True, kw_only=True):
+    """Costs of one model on one device. `layers` follows the graph's layers as indices into `unique`.
+
+    `boundary_ns` is the host time of one more segment. `estimated` marks a table computed from published
+    specifications instead of measured.
+    """
+
+    format: int = FORMAT
+    model_hash: str
+    device: DeviceInfo
+    unique: tuple[LayerCost, ...]
+    layers: tuple[int, ...]
+    link: Link
+    boundary_ns: int = 0
+    estimated: bool = False
+    created: str = ""
+
+    def layer(self, index: int) -> LayerCost:
+        """Cost of the graph's layer `index`."""
+        return self.unique[self.layers[index]]
+
+    @property
+    def identity(self) -> str:
+        """Short text that names the table in plans and reports."""
+        kind = "estimated" if self.estimated else "measured"
+        return f"{self.device.name}, {kind} {self.created}".strip()
+
+    def check_model(self, model_hash: str, layers: int) -> None:
+        """Raise DeviceError unless the table was made for this model."""
+        if self.model_hash != model_hash or len(self.layers) != layers:
+            raise DeviceError(
+                "the cost table was made for another model "
+                f"({self.model_hash[:12]}, here {model_hash[:12]}); profile this one with `planc profile`"
+            )
+
+
+def write_costs(table: CostTable, path: Path) -> None:
+    """Write the table as JSON, whole or not at all."""
+    atomic_write(path, msgspec.json.format(msgspec.json.encode(table), indent=1))
+
+
+def read_costs(path: Path) -> CostTable:
+    """Read a table. Raises DeviceError naming the file when it is missing, truncated or of another format."""
+    try:
+        raw: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        if raw.get("format") != FORMAT:
+            raise DeviceError(f"{path}: cost table format {raw.get('format')!r}, this planc reads {FORMAT}: profile again")
+        return msgspec.convert(raw, CostTable)
+    except FileNotFoundError as error:
+        raise DeviceError(f"{path}: no such cost table; make one with `planc profile`") from error
+    except (msgspec.ValidationError, msgspec.DecodeError, OSError) as error:
+        raise DeviceError(f"{path}: not a readable cost table ({error}); make one with `planc profile`") from error

@@ -1,0 +1,139 @@
+"""The frozen graph of one training step: tensors, the storages behind them, operators, layers.
+
+Tensors that share bytes (views; a state input and the output that replaces it) share one storage: planning, placement
+and verification speak of storages, and only the binding of a session speaks of tensors. View operators are not in
+`ops`: nothing has to run for them.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+
+class Role(StrEnum):
+    """Where a storage's first content comes from."""
+
+    BATCH = "batch"
+    """Fed anew each step."""
+
+    STATE = "state"
+    """Carried from step to step, mutated in place by the update."""
+
+    CONSTANT = "constant"
+    """An initializer that no state output replaces."""
+
+    COMPUTED = "computed"
+    """Written by an operator of the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of the ONNX graph. `dtype` is numpy's name (`float32`); `storage` indexes `Graph.storages`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    storage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The bytes behind one or more tensors, named after the first; `nbytes` is that of the largest of them."""
+
+    name: str
+    nbytes: int
+    role: Role
+    tensors: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operator to execute. `inputs` and `outputs` index `Graph.tensors`, -1 where an optional one is absent.
+
+    `node` is the position of its node in the ONNX model. Inputs that are small constants live inside the session and
+    are listed in `constants` (tensor indices) instead of being bound.
+    """
+
+    name: str
+    op_type: str
+    domain: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    constants: frozenset[int]
+    node: int
+    random: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The unit of planning: the consecutive operators [`start`, `stop`) of one framework-level layer in one phase."""
+
+    name: str
+    kind: str
+    phase: str
+    start: int
+    stop: int
+
+    @property
+    def title(self) -> str:
+        """Name and phase, unique within a graph's annotations: `layer1.0.conv1 backward`."""
+        return f"{self.name} {self.phase}"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A training step in execution order. `outputs` are tensor indices; `state` maps state input to state output."""
+
+    tensors: tuple[Tensor, ...]
+    storages: tuple[Storage, ...]
+    ops: tuple[Op, ...]
+    layers: tuple[Layer, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    state: dict[int, int]
+    loss: int | None
+    input_ranges: dict[str, tuple[int, int]]
+    content_hash: str
+
+    @cached_property
+    def op_reads(self) -> tuple[tuple[int, ...], ...]:
+        """Storages that each operator reads, without repetition, small constants left out."""
+        return tuple(
+            tuple(dict.fromkeys(self.tensors[t].storage for t in op.inputs if t >= 0 and t not in op.constants))
+            for op in self.ops
+        )
+
+    @cached_property
+    def op_writes(self) -> tuple[tuple[int, ...], ...]:
+        """Storages that each operator writes."""
+        return tuple(tuple(dict.fromkeys(self.tensors[t].storage for t in op.outputs if t >= 0)) for op in self.ops)
+
+    @cached_property
+    def layer_of_op(self) -> tuple[int, ...]:
+        """For each operator the index of its layer."""
+        found = [0] * len(self.ops)
+        for index, layer in enumerate(self.layers):
+            found[layer.start : layer.stop] = [index] * (layer.stop - layer.start)
+        return tuple(found)
+
+    @cached_property
+    def last_read(self) -> tuple[int, ...]:
+        """For each storage the last operator that reads or writes it in the given order; -1 where none does."""
+        last = [-1] * len(self.storages)
+        for index in range(len(self.ops)):
+            for storage in (*self.op_reads[index], *self.op_writes[index]):
+                last[storage] = index
+        return tuple(last)
+
+    @cached_property
+    def output_storages(self) -> frozenset[int]:
+        """Storages that the caller reads after the step, state left out."""
+        replaced = set(self.state.values())
+        return frozenset(self.tensors[t].storage for t in self.outputs if t not in replaced)
+
+    @cached_property
+    def used_storages(self) -> frozenset[int]:
+        """Storages that take device bytes: read or written by some operator, or a graph output."""
+        used = {s for reads in self.op_reads for s in reads} | {s for writes in self.op_writes for s in writes}
+        return frozenset(used | self.output_storages)

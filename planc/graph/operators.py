@@ -1,0 +1,26 @@
+"""What planc must know of an operator besides its shape: views, in-place safety, randomness, refusal."""
+
+VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+"""Operators whose output is the first input's bytes under another shape. They are never executed: consumers bind the
+storage with their own shape."""
+
+RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
+"""Operators that draw from a generator: they run exactly once a step. Dropout in training mode is one more."""
+
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+IN_PLACE_UNARY = frozenset(
+    {"Relu", "Neg", "Exp", "Sqrt", "Reciprocal", "Tanh", "Erf", "Sigmoid", "Log", "Abs", "Clip", "Sign"}
+)
+"""Element-wise operators of one tensor: ONNX Runtime's kernels read each element before writing it, so the output may
+take the input's bytes. Proved, operator by operator, by the in-place tests. Transpose is not here: in place it corrupts."""
+
+IN_PLACE_BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
+"""The same for either operand that has the output's shape."""
+
+
+def is_random(op_type: str, domain: str, training: bool) -> bool:
+    """Whether two executions of the operator may differ; `training` says whether a Dropout drops."""
+    return domain == "" and (op_type in RANDOM or (op_type == "Dropout" and training))

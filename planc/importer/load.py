@@ -1,0 +1,213 @@
+"""Reading an ONNX file into a skeleton without large weights, the constants' values, and a content hash."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from planc.errors import ModelError
+from planc.graph import annotations
+from planc.graph.operators import CONTROL_FLOW
+
+INLINE_CONSTANT_BYTES = 1024
+"""Constants up to this size are kept inside a session; larger ones get a place in the slab."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model without its state's values: the structure that a plan is made for.
+
+    `model` has inferred shapes and no initializers; `types` gives dtype code and shape of every named tensor;
+    `constants` are the values that nothing updates; `state_names` maps state inputs to the outputs that replace them.
+    """
+
+    model: onnx.ModelProto
+    types: Mapping[str, tuple[int, tuple[int, ...]]]
+    constants: Mapping[str, np.ndarray]
+    state_names: Mapping[str, str]
+    loss: str | None
+    input_ranges: Mapping[str, tuple[int, int]]
+    content_hash: str
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An ONNX model and where it came from; `path` is None for a model built in memory."""
+
+    proto: onnx.ModelProto
+    path: Path | None
+
+    @property
+    def title(self) -> str:
+        """How messages name the model."""
+        return str(self.path) if self.path else "the model"
+
+    @cached_property
+    def initial_values(self) -> dict[str, np.ndarray]:
+        """Initial values of the state inputs, and of inputs that have a default, by name."""
+        inputs = {value.name for value in self.proto.graph.input}
+        return {i.name: numpy_helper.to_array(i) for i in self.proto.graph.initializer if i.name in inputs}
+
+
+def read_model(source: str | Path | onnx.ModelProto) -> ModelFile:
+    """The model in a file, or one that is already in memory.
+
+    External data must lie beside the model, which onnx's loader enforces. Raises ModelError when the file is missing,
+    is no ONNX model, or does not pass onnx's checker.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return ModelFile(source, None)
+    path = Path(source)
+    try:
+        proto = onnx.load(path)
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such model file, or its external data is missing ({error})") from error
+    except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
+        raise ModelError(f"{path}: not a readable ONNX model ({error}); expected a binary .onnx file") from error
+    if not proto.graph.node:
+        raise ModelError(f"{path}: the model has no nodes; expected the ONNX graph of one training step")
+    return ModelFile(proto, path)
+
+
+def skeleton(file: ModelFile) -> Skeleton:
+    """Check `file` and take its structure out.
+
+    Raises ModelError naming the node or tensor: control flow, a foreign operator domain, a sequence type, a missing
+    opset, a shape that is not concrete, state metadata that does not fit the graph.
+    """
+    proto = file.proto
+    _refuse(proto, file.title)
+    try:
+        states = {str(k): str(v) for k, v in annotations.read_json(proto, annotations.STATE).items()}
+        ranges = {k: _range(v) for k, v in annotations.read_json(proto, annotations.INPUT_RANGES).items()}
+    except ValueError as error:
+        raise ModelError(f"{file.title}: the metadata {error}") from error
+    loss = next((prop.value for prop in proto.metadata_props if prop.key == annotations.LOSS), None)
+    _check_states(proto, states, file.title)
+    bare, constants = _strip(proto, set(states))
+    inferred = _infer(bare, file.title)
+    types = _types(inferred, constants, file.title)
+    return Skeleton(inferred, types, constants, states, loss, ranges, _content_hash(bare, constants, states))
+
+
+def _range(value: object) -> tuple[int, int]:
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int) for v in value):
+        return value[0], value[1]
+    raise ValueError(f"{annotations.INPUT_RANGES!r} holds {value!r}, expected [low, high]")
+
+
+def _refuse(proto: onnx.ModelProto, title: str) -> None:
+    for node in proto.graph.node:
+        name = node.name or next(iter(node.output), "")
+        if node.domain not in ("", "ai.onnx"):
+            raise ModelError(
+                f"{title}: node {name!r} is {node.domain}.{node.op_type}; only standard ONNX operators are supported "
+                "(ONNX Runtime's training artifacts are converted by `planc import-ort`)"
+            )
+        if node.op_type in CONTROL_FLOW:
+            raise ModelError(
+                f"{title}: node {name!r} is control flow ({node.op_type}); a plan needs a fixed graph: unroll it"
+            )
+        if node.op_type.startswith("Sequence") or node.op_type.startswith("Optional"):
+            raise ModelError(
+                f"{title}: node {name!r} ({node.op_type}) uses a sequence or optional type; only tensors are supported"
+            )
+    if not any(o.domain in ("", "ai.onnx") for o in proto.opset_import):
+        raise ModelError(f"{title}: the model imports no ONNX opset; expected opset 13 or later")
+
+
+def _check_states(proto: onnx.ModelProto, states: Mapping[str, str], title: str) -> None:
+    inputs = {value.name for value in proto.graph.input}
+    outputs = {value.name for value in proto.graph.output}
+    for name, replaced_by in states.items():
+        if name not in inputs or replaced_by not in outputs:
+            raise ModelError(
+                f"{title}: the metadata pairs state {name!r} with {replaced_by!r}, but they are not an input and an output"
+            )
+
+
+def _strip(proto: onnx.ModelProto, states: set[str]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """The model with every initializer and Constant node turned into an input, and the values of the constants."""
+    bare = onnx.ModelProto()
+    bare.ir_version = max(proto.ir_version, 8)
+    bare.opset_import.extend(proto.opset_import)
+    inputs = {value.name for value in proto.graph.input}
+    constants: dict[str, np.ndarray] = {}
+    graph = bare.graph
+    graph.name = "step"
+    for initializer in proto.graph.initializer:
+        if initializer.name not in states:
+            constants[initializer.name] = numpy_helper.to_array(initializer)
+    for node in proto.graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = _constant_value(node)
+        else:
+            graph.node.append(node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    graph.value_info.extend(proto.graph.value_info)
+    small = {name: value for name, value in constants.items() if value.nbytes <= INLINE_CONSTANT_BYTES}
+    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in small.items())
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in constants.items()
+        if name not in inputs and name not in small
+    )
+    return bare, constants
+
+
+def _constant_value(node: onnx.NodeProto) -> np.ndarray:
+    attribute = node.attribute[0]
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name == "value":
+        return numpy_helper.to_array(value)
+    return np.array(value, np.float32 if "float" in attribute.name else np.int64)
+
+
+def _infer(bare: onnx.ModelProto, title: str) -> onnx.ModelProto:
+    try:
+        onnx.checker.check_model(bare)
+        return onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ModelError(f"{title}: not a valid ONNX model: {error}") from error
+
+
+def _types(
+    model: onnx.ModelProto, constants: Mapping[str, np.ndarray], title: str
+) -> dict[str, tuple[int, tuple[int, ...]]]:
+    found: dict[str, tuple[int, tuple[int, ...]]] = {
+        name: (onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape) for name, value in constants.items()
+    }
+    for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        if not info.type.HasField("tensor_type"):
+            raise ModelError(f"{title}: {info.name!r} is not a tensor; sequences and maps are not supported")
+        tensor = info.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            found[info.name] = (tensor.elem_type, tuple(d.dim_value for d in tensor.shape.dim))
+    for node in model.graph.node:
+        for name in (*node.input, *node.output):
+            if name and name not in found:
+                raise ModelError(
+                    f"{title}: tensor {name!r} at node {node.name!r} ({node.op_type}) has no concrete shape; "
+                    "bind symbolic dimensions (`planc grad --dim name=size`)"
+                )
+            if name and found[name][0] == onnx.TensorProto.STRING:
+                raise ModelError(f"{title}: tensor {name!r} holds strings, which have no planned address")
+    return found
+
+
+def _content_hash(bare: onnx.ModelProto, constants: Mapping[str, np.ndarray], states: Mapping[str, str]) -> str:
+    """SHA-256 over structure and constants; state values are left out, so a plan stays valid while the model trains."""
+    digest = hashlib.sha256(bare.SerializeToString(deterministic=True))
+    for name in sorted(constants):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(constants[name]).tobytes())
+    for name in sorted(states):
+        digest.update(f"{name}={states[name]};".encode())
+    return digest.hexdigest()
