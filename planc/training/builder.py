@@ -96,6 +96,12 @@ class Builder:
         """
         return self.full((1,) * like.rank, number, like.dtype)
 
+    def known_scalar(self, value: Value) -> float | None:
+        """The number that a one-element constant holds, None for anything else."""
+        if value.size != 1 or value.name not in self.initializers:
+            return None
+        return float(numpy_helper.to_array(self.initializers[value.name]).item())
+
     # --- nodes
 
     def emit(
@@ -126,6 +132,15 @@ class Builder:
         annotate_node(node, self.group.layer, self.group.kind, self.group.phase)
         self.nodes.append(node)
         return tuple(made)
+
+    def adopt(self, node: onnx.NodeProto) -> None:
+        """Append a node of the forward model as it stands; its outputs are known values."""
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.name = _unique(node.name, self._node_names)
+        self._node_names.add(copy.name)
+        annotate_node(copy, self.group.layer, self.group.kind, self.group.phase)
+        self.nodes.append(copy)
 
     def op(
         self, op_type: str, inputs: Sequence[Value | None], shape: Shape, dtype: int | None = None,

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from planc.errors import ModelError
+from planc.errors import InternalError, ModelError
 from planc.training.builder import Array, Builder, Value
 from planc.training.lowering_table import LoweringTable
 
@@ -100,6 +100,13 @@ Gradients = Mapping[int, Value]
 GradientRule = Callable[[Builder, ForwardNode, OutputGradients], Gradients]
 
 
+def sole(grads: OutputGradients) -> Value:
+    """The gradient of the first output; the engine calls no rule of a one-output operator without it."""
+    if grads[0] is None:
+        raise InternalError("a gradient rule was called without the gradient of its first output")
+    return grads[0]
+
+
 @dataclass(frozen=True)
 class Lowered:
     """What a lowering leaves behind: tensors for the gradient, and how to emit the update of state it holds.
@@ -115,7 +122,6 @@ ForwardLowering = Callable[[Builder, ForwardNode], Lowered]
 
 GRADIENTS: dict[str, GradientRule] = {}
 LOWERINGS: dict[str, ForwardLowering] = {}
-WITHOUT_GRADIENT: set[str] = set()
 
 
 def gradient(*op_types: str) -> Callable[[GradientRule], GradientRule]:

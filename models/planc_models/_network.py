@@ -1,0 +1,176 @@
+"""A small layer-by-layer builder of forward ONNX models, shared by the network families.
+
+Every method adds one framework-level layer: its parameters with their initial values, and its nodes, annotated with
+the layer's name and kind. Initial values are drawn from one seeded generator, so a network is reproducible.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from planc.graph.annotations import annotate_node
+
+OPSET = 20
+IR_VERSION = 10
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An activation: its name and shape, batch first."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """One number for both spatial axes, or (vertical, horizontal)."""
+    if isinstance(value, int):
+        return value, value
+    vertical, horizontal = value
+    return vertical, horizontal
+
+
+class Network:
+    """Collects nodes and initializers; `finish` returns the model."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self.name = name
+        self.random = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+
+    # --- plumbing
+
+    def input(self, name: str, shape: Sequence[int], dtype: int = TensorProto.FLOAT) -> Tensor:
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, list(shape)))
+        return Tensor(name, tuple(shape))
+
+    def initializer(self, name: str, array: npt.NDArray[Any]) -> str:
+        """Add an initializer under `name`, once."""
+        self.initializers.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+    def zeros(self, name: str, *shape: int) -> str:
+        return self.initializer(name, np.zeros(shape, np.float32))
+
+    def ones(self, name: str, *shape: int) -> str:
+        return self.initializer(name, np.ones(shape, np.float32))
+
+    def normal(self, name: str, shape: Sequence[int], deviation: float) -> str:
+        values = self.random.standard_normal(tuple(shape), np.float32)
+        return self.initializer(name, values * np.float32(deviation))
+
+    def ints(self, *numbers: int) -> str:
+        return self.initializer("ints_" + "_".join(map(str, numbers)), np.array(numbers, np.int64))
+
+    def scalar(self, number: float) -> str:
+        return self.initializer(f"scalar_{number!r}", np.array(number, np.float32))
+
+    def node(
+        self, op_type: str, inputs: Sequence[Tensor | str], shape: Sequence[int], layer: str, kind: str,
+        extra_outputs: Sequence[str] = (), **attributes: Any,
+    ) -> Tensor:  # fmt: skip
+        """Add one node to `layer`; its first output is returned, with the stated shape."""
+        serial = sum(1 for n in reversed(self.nodes[-64:]) if n.name == layer or n.name.startswith(f"{layer}/"))
+        name = layer if serial == 0 else f"{layer}/{serial}"
+        names = [i.name if isinstance(i, Tensor) else i for i in inputs]
+        made = helper.make_node(op_type, names, [name, *extra_outputs], name=name, **attributes)
+        annotate_node(made, layer, kind, "forward")
+        self.nodes.append(made)
+        return Tensor(name, tuple(shape))
+
+    def finish(self, output: Tensor) -> onnx.ModelProto:
+        """The model with `output` as its only output."""
+        graph = helper.make_graph(
+            self.nodes, self.name, self.inputs,
+            [helper.make_tensor_value_info(output.name, TensorProto.FLOAT, list(output.shape))],
+            list(self.initializers.values()),
+        )  # fmt: skip
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="planc zoo")
+
+    # --- layers
+
+    def conv(
+        self, x: Tensor, layer: str, channels: int, kernel: int | Sequence[int], *, stride: int = 1,
+        padding: int | Sequence[int] = 0, group: int = 1, bias: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """Convolution of [N, C, H, W], He initialisation over the fan-out (He et al., 2015), zero bias."""
+        (kh, kw), (ph, pw) = pair(kernel), pair(padding)
+        deviation = math.sqrt(2 * group / (channels * kh * kw))
+        inputs: list[Tensor | str] = [x, self.normal(f"{layer}.weight", (channels, x.shape[1] // group, kh, kw), deviation)]
+        if bias:
+            inputs.append(self.zeros(f"{layer}.bias", channels))
+        size = ((x.shape[2] + 2 * ph - kh) // stride + 1, (x.shape[3] + 2 * pw - kw) // stride + 1)
+        return self.node(
+            "Conv", inputs, (x.shape[0], channels, *size), layer, "conv",
+            kernel_shape=[kh, kw], strides=[stride] * 2, pads=[ph, pw, ph, pw], group=group,
+        )  # fmt: skip
+
+    def batch_norm(self, x: Tensor, layer: str, scale: float = 1.0) -> Tensor:
+        """Training-mode batch normalisation with running statistics (momentum 0.9, as the literature's networks)."""
+        channels = x.shape[1]
+        parameters = [
+            self.initializer(f"{layer}.weight", np.full(channels, scale, np.float32)),
+            self.zeros(f"{layer}.bias", channels),
+            self.zeros(f"{layer}.running_mean", channels),
+            self.ones(f"{layer}.running_var", channels),
+        ]
+        running = [f"{layer}.running_mean.next", f"{layer}.running_var.next"]
+        return self.node(
+            "BatchNormalization", [x, *parameters], x.shape, layer, "batch-norm", running,
+            training_mode=1, momentum=0.9, epsilon=1e-5,
+        )  # fmt: skip
+
+    def relu(self, x: Tensor, layer: str) -> Tensor:
+        return self.node("Relu", [x], x.shape, layer, "relu")
+
+    def add(self, x: Tensor, y: Tensor | str, layer: str) -> Tensor:
+        return self.node("Add", [x, y], x.shape, layer, "add")
+
+    def max_pool(self, x: Tensor, layer: str, kernel: int, stride: int, padding: int = 0, ceil: bool = False) -> Tensor:
+        size = [_pooled(d, kernel, stride, padding, ceil) for d in x.shape[2:]]
+        return self.node(
+            "MaxPool", [x], (*x.shape[:2], *size), layer, "max-pool",
+            kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[padding] * 4, ceil_mode=int(ceil),
+        )  # fmt: skip
+
+    def global_pool(self, x: Tensor, layer: str) -> Tensor:
+        """Mean over the image, [N, C, H, W] to [N, C]."""
+        pooled = self.node("GlobalAveragePool", [x], (*x.shape[:2], 1, 1), layer, "global-average-pool")
+        return self.node("Flatten", [pooled], x.shape[:2], layer, "global-average-pool")
+
+    def linear(self, x: Tensor, layer: str, features: int, deviation: float | None = None, bias: bool = True) -> Tensor:
+        """Dense layer on [R, D]; weight [features, D] with deviation 1/sqrt(D) unless given, zero bias."""
+        width = x.shape[1]
+        spread = 1 / math.sqrt(width) if deviation is None else deviation
+        inputs: list[Tensor | str] = [x, self.normal(f"{layer}.weight", (features, width), spread)]
+        if bias:
+            inputs.append(self.zeros(f"{layer}.bias", features))
+        return self.node("Gemm", inputs, (x.shape[0], features), layer, "linear", transB=1)
+
+    def layer_norm(self, x: Tensor, layer: str, epsilon: float = 1e-5) -> Tensor:
+        width = x.shape[-1]
+        parameters = [self.ones(f"{layer}.weight", width), self.zeros(f"{layer}.bias", width)]
+        return self.node("LayerNormalization", [x, *parameters], x.shape, layer, "layer-norm", axis=-1, epsilon=epsilon)
+
+    def gelu(self, x: Tensor, layer: str, approximate: str = "none") -> Tensor:
+        return self.node("Gelu", [x], x.shape, layer, "gelu", approximate=approximate)
+
+    def reshape(self, x: Tensor, shape: Sequence[int], layer: str, kind: str) -> Tensor:
+        return self.node("Reshape", [x, self.ints(*shape)], shape, layer, kind)
+
+    def transpose(self, x: Tensor, perm: Sequence[int], layer: str, kind: str) -> Tensor:
+        return self.node("Transpose", [x], [x.shape[axis] for axis in perm], layer, kind, perm=list(perm))
+
+
+def _pooled(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
+    span = size + 2 * padding - kernel
+    return (-(-span // stride) if ceil else span // stride) + 1

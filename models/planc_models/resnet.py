@@ -1,0 +1,84 @@
+"""ResNet for images (He et al., Deep residual learning for image recognition, 2016).
+
+`resnet18/34/50/101/152` are table 1 of the paper. `resnet --depth D` takes any depth that the literature's counting
+rule allows: the stem and the classifier count one layer each, a basic block two and a bottleneck three, so
+D = 2 + 2 * blocks for the basic form (D <= 34) and D = 2 + 3 * blocks for the bottleneck form. The blocks are spread
+over the four stages in the proportion of ResNet-152 (3 : 8 : 36 : 3) beyond 152 layers, at least one a stage.
+"""
+
+from collections.abc import Mapping
+
+import onnx
+
+from planc.errors import UsageError
+from planc.zoo import ForwardModel, ZooOptions
+from planc_models._network import Network, Tensor
+
+BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+BOTTLENECK = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+class ResNetFamily:
+    """`resnetNN` of the paper and `resnet` with any --depth."""
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        listed = {f"resnet{d}": f"ResNet-{d}, basic blocks" for d in BASIC}
+        listed |= {f"resnet{d}": f"ResNet-{d}, bottleneck blocks" for d in BOTTLENECK}
+        return listed | {"resnet": "ResNet of any --depth = 3 * blocks + 2 (bottleneck)"}
+
+    def build(self, name: str, options: ZooOptions) -> ForwardModel:
+        if options.seq is not None:
+            raise UsageError(f"{name} takes no --seq: it works on images")
+        if name != "resnet" and options.depth is not None:
+            raise UsageError(f"{name} has a fixed depth; use `resnet --depth {options.depth}`")
+        depth = (options.depth or 50) if name == "resnet" else int(name.removeprefix("resnet"))
+        bottleneck = depth not in BASIC
+        return ForwardModel(_build(name, stages(depth), bottleneck, options))
+
+
+def stages(depth: int) -> tuple[int, ...]:
+    """Blocks in each of the four stages of a ResNet of `depth` layers. Raises UsageError for an impossible depth."""
+    if depth in BASIC or depth in BOTTLENECK:
+        return BASIC.get(depth) or BOTTLENECK[depth]
+    blocks, rest = divmod(depth - 2, 3)
+    if rest or blocks < 4:
+        raise UsageError(f"no ResNet has {depth} layers: --depth must be 18, 34, or 3 * blocks + 2 with 4 blocks or more")
+    shares = BOTTLENECK[152]
+    spread = [max(1, blocks * share // sum(shares)) for share in shares]
+    spread[2] += blocks - sum(spread)
+    return tuple(spread)
+
+
+def _build(name: str, blocks: tuple[int, ...], bottleneck: bool, options: ZooOptions) -> onnx.ModelProto:
+    image, width = options.image or 224, options.width or 64
+    net = Network(name, options.seed)
+    x = net.input("input", (options.batch or 32, 3, image, image))
+    x = net.conv(x, "conv1", width, 7, stride=2, padding=3)
+    x = net.relu(net.batch_norm(x, "bn1"), "relu")
+    x = net.max_pool(x, "maxpool", 3, 2, 1)
+    for stage, count in enumerate(blocks, 1):
+        for index in range(count):
+            stride = 2 if stage > 1 and index == 0 else 1
+            x = _block(net, x, f"layer{stage}.{index}", width << (stage - 1), stride, bottleneck)
+    logits = net.linear(net.global_pool(x, "avgpool"), "fc", options.classes or 1000)
+    return net.finish(logits)
+
+
+def _block(net: Network, x: Tensor, layer: str, width: int, stride: int, bottleneck: bool) -> Tensor:
+    """One residual block; the stride is at the 3x3 convolution, as in torchvision's networks (ResNet v1.5)."""
+    channels = 4 * width if bottleneck else width
+    plan = [(width, 1, 1), (width, 3, stride), (channels, 1, 1)] if bottleneck else [(width, 3, stride), (width, 3, 1)]
+    y = x
+    for position, (out, kernel, step) in enumerate(plan, 1):
+        y = net.conv(y, f"{layer}.conv{position}", out, kernel, stride=step, padding=kernel // 2)
+        y = net.batch_norm(y, f"{layer}.bn{position}")
+        if position < len(plan):
+            y = net.relu(y, f"{layer}.relu{position}")
+    if stride != 1 or x.shape[1] != channels:
+        x = net.conv(x, f"{layer}.downsample.0", channels, 1, stride=stride)
+        x = net.batch_norm(x, f"{layer}.downsample.1")
+    return net.relu(net.add(y, x, f"{layer}.add"), f"{layer}.relu")
+
+
+FAMILY = ResNetFamily()

@@ -1,0 +1,197 @@
+"""Reverse-mode differentiation of a forward model into the graph of one training step.
+
+Node order: forward layers; after each its update of running statistics; backward layers in reverse; after each the
+updates of the parameters whose gradient it completed, so that gradients die at once. A parameter's gradient is complete
+after the backward layer of its first reader, which is also its last reader in the step.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from itertools import groupby
+
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from planc.errors import ModelError
+from planc.graph.annotations import node_annotation
+from planc.training.builder import Builder, Group, Value
+from planc.training.finish import finish
+from planc.training.losses import append_loss
+from planc.training.lowering_table import LoweringTable, table_for
+from planc.training.optimizers import (
+    STEP,
+    Optimizer,
+    StepScales,
+    emit_step_count,
+    emit_update,
+    slots,
+    step_count_slot,
+    uses_step_count,
+)  # fmt: skip
+from planc.training.parameters import trainable
+from planc.training.prepare import Prepared, canonical, infer_shapes, prepare
+from planc.training.registry import ForwardNode, attributes_of
+from planc.training.rules import GRADIENTS, LOWERINGS
+
+__all__ = ["differentiate"]
+
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+def differentiate(
+    forward: onnx.ModelProto,
+    *,
+    loss: str,
+    optimizer: Optimizer,
+    device: str = "cpu",
+    dims: Mapping[str, int] | None = None,
+    parameters: Collection[str] | None = None,
+) -> onnx.ModelProto:
+    """The training graph of `forward`: one step of `optimizer` on `loss`.
+
+    `loss` is `cross-entropy`, `mse` or `output` (see planc.training.losses). `device` (`cpu` or `cuda`) picks among
+    equivalent operator forms. `dims` binds symbolic dimensions. `parameters` lists the trained initializers where the
+    rule of `planc.training.parameters.trainable` is not wanted. Raises ModelError for a model planc cannot
+    differentiate and UsageError for a wrong option.
+    """
+    model = canonical(forward, dims or {})
+    loss_name = append_loss(model, loss)
+    step = _Step(prepare(infer_shapes(model)), optimizer, table_for(device), loss_name, parameters)
+    return step.build()
+
+
+class _Step:
+    """Builds one training graph; the methods run in the order of the graph's phases."""
+
+    def __init__(
+        self, prepared: Prepared, optimizer: Optimizer, table: LoweringTable, loss: str,
+        parameters: Collection[str] | None,
+    ) -> None:  # fmt: skip
+        self.prepared, self.optimizer, self.table, self.loss = prepared, optimizer, table, loss
+        self.initial = prepared.initializers
+        self.parameters = trainable(prepared.model, parameters)
+        if not self.parameters:
+            raise ModelError("the model has no trainable parameter: no float initializer is used as a weight")
+        self.builder = Builder(values=dict(prepared.values))
+        self.state: dict[str, Value] = {}
+        self.state_initial: dict[str, TensorProto] = {}
+        self.grads: dict[str, Value] = {}
+        self.scales: StepScales | None = None
+        self.active = self._active()
+
+    def build(self) -> onnx.ModelProto:
+        groups = [list(nodes) for _, nodes in groupby(self.prepared.model.graph.node, key=node_annotation)]
+        lowered = [self._forward(group) for group in groups]
+        if uses_step_count(self.optimizer):
+            self._step_count()
+        loss = self.builder.values[self.loss]
+        self.grads[self.loss] = self.builder.full(loss.shape, 1.0, loss.dtype)
+        pending = self._completed_by(lowered)
+        for position in reversed(range(len(lowered))):
+            self._backward(lowered[position])
+            for name in pending.get(position, ()):
+                self._update(name, lowered[position])
+        return finish(self.builder, self.prepared, loss, self.state, self.state_initial)
+
+    # --- phases
+
+    def _forward(self, group: list[onnx.NodeProto]) -> list[ForwardNode]:
+        """Emit one forward layer, then the updates of the state it holds."""
+        b, updates, emitted = self.builder, [], []
+        layer, kind, _ = node_annotation(group[0]) or ("", "", "")
+        b.group = Group(layer, kind, "forward")
+        for proto in group:
+            node = self._resolve(proto)
+            if proto.op_type in LOWERINGS:
+                lowered = LOWERINGS[proto.op_type](b, node)
+                node = replace(node, saved=lowered.saved)
+                updates += [lowered.update] if lowered.update else []
+            else:
+                b.adopt(proto)
+            emitted.append(node)
+        b.group = Group(layer, kind, "update")
+        for update in updates:
+            for name, following in update(b).items():
+                self._hold(name, following, self.initial[name])
+        return emitted
+
+    def _backward(self, group: list[ForwardNode]) -> None:
+        """Emit the gradients of one layer, its nodes in reverse."""
+        first = node_annotation(group[0].proto)
+        layer, kind, _ = first or ("", "", "")
+        self.builder.group = Group(layer, kind, "backward")
+        for node in reversed(group):
+            outputs = [self.grads.get(v.name) if v else None for v in node.outputs]
+            if not node.wanted or all(dy is None for dy in outputs):
+                continue
+            if node.op_type not in GRADIENTS:
+                raise ModelError(f"{node.where}: planc has no gradient for this operator")
+            found = GRADIENTS[node.op_type](self.builder, node, outputs)
+            for value in node.outputs:
+                if value is not None:
+                    self.grads.pop(value.name, None)
+            for position, gradient in found.items():
+                self._accumulate(node.input(position).name, gradient)
+
+    def _accumulate(self, name: str, gradient: Value) -> None:
+        """Add at once, so that only one tensor of partial sums lives between two contributions."""
+        known = self.grads.get(name)
+        self.grads[name] = gradient if known is None else self.builder.add(known, gradient)
+
+    def _update(self, name: str, group: list[ForwardNode]) -> None:
+        """Emit the optimizer's step for one parameter whose gradient is complete."""
+        gradient = self.grads.pop(name, None)
+        if gradient is None:
+            return
+        layer, kind, _ = node_annotation(group[0].proto) or ("", "", "")
+        self.builder.group = Group(layer, kind, "update")
+        parameter, initial = self.builder.values[name], self.initial[name]
+        kept = slots(self.optimizer, name, numpy_helper.to_array(initial))
+        state = [Value(slot.name, parameter.shape, parameter.dtype) for slot in kept]
+        following = emit_update(self.builder, self.optimizer, parameter, gradient, state, self.scales)
+        self._hold(name, following[0], initial)
+        for slot, value in zip(kept, following[1:], strict=True):
+            self._hold(slot.name, value, numpy_helper.from_array(slot.initial, slot.name))
+
+    def _step_count(self) -> None:
+        slot = step_count_slot()
+        self.builder.group = Group(STEP, "step-count", "update")
+        step = Value(slot.name, (), TensorProto.FLOAT)
+        following, self.scales = emit_step_count(self.builder, self.optimizer, step)
+        self._hold(slot.name, following, numpy_helper.from_array(slot.initial, slot.name))
+
+    def _hold(self, name: str, following: Value, initial: TensorProto) -> None:
+        self.state[name] = following
+        self.state_initial[name] = initial
+
+    # --- analysis
+
+    def _resolve(self, proto: onnx.NodeProto) -> ForwardNode:
+        values = self.builder.values
+        inputs = tuple(values[n] if n else None for n in proto.input)
+        wanted = frozenset(i for i, v in enumerate(inputs) if v is not None and v.name in self.active)
+        return ForwardNode(
+            proto=proto, inputs=inputs, outputs=tuple(values[n] if n else None for n in proto.output),
+            attributes=attributes_of(proto), constants=self.initial, table=self.table, wanted=wanted,
+        )  # fmt: skip
+
+    def _active(self) -> set[str]:
+        """Float tensors that depend on a parameter."""
+        active = set(self.parameters)
+        for node in self.prepared.model.graph.node:
+            if any(name in active for name in node.input):
+                active.update(o for o in node.output if o and self.prepared.values[o].dtype in FLOATS)
+        return active
+
+    def _completed_by(self, groups: list[list[ForwardNode]]) -> dict[int, list[str]]:
+        """{group: parameters that it reads first}, i.e. whose gradient its backward layer completes."""
+        first: dict[str, int] = {}
+        for position, group in enumerate(groups):
+            for node in group:
+                for value in node.inputs:
+                    if value is not None:
+                        first.setdefault(value.name, position)
+        completed: dict[int, list[str]] = {}
+        for name in self.parameters:
+            completed.setdefault(first[name], []).append(name)
+        return completed

@@ -1,0 +1,76 @@
+"""Assembles the finished training graph: live nodes, inputs, outputs, value_info and metadata."""
+
+import json
+from collections.abc import Mapping
+
+import onnx
+from onnx import TensorProto, helper
+
+from planc.graph import annotations
+from planc.training.builder import Builder, Value
+from planc.training.opset import IR_VERSION, OPSET
+from planc.training.prepare import Prepared
+
+
+def finish(
+    b: Builder, prepared: Prepared, loss: Value, state: Mapping[str, Value], initial: Mapping[str, TensorProto]
+) -> onnx.ModelProto:
+    """The ONNX model: batch inputs and state in, the loss and next state out."""
+    outputs = [loss, *state.values()]
+    nodes = live_nodes(b.nodes, {v.name for v in outputs})
+    read = {name for node in nodes for name in node.input if name} | set(state)
+    batch = [i for i in prepared.model.graph.input if i.name in read and i.name not in prepared.initializers]
+    states = [_info(Value(name, tuple(t.dims), t.data_type)) for name, t in initial.items()]
+    constants = {**prepared.initializers, **b.initializers}
+    graph = helper.make_graph(
+        nodes,
+        "training_step",
+        [*batch, *states],
+        [_info(v) for v in outputs],
+        [*initial.values(), *(t for n, t in constants.items() if n in read and n not in initial)],
+    )
+    final = {v.name for v in outputs}
+    graph.value_info.extend(_info(b.values[o]) for n in nodes for o in n.output if o and o not in final)
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="planc"
+    )  # fmt: skip
+    annotations.write_model(model, {
+        annotations.STATE: json.dumps({name: v.name for name, v in state.items()}),
+        annotations.LOSS: loss.name,
+        annotations.INPUT_RANGES: json.dumps(_index_ranges(nodes, b, {i.name for i in batch})),
+    })  # fmt: skip
+    return model
+
+
+def live_nodes(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that some wanted tensor depends on, in order."""
+    needed, kept = set(wanted), []
+    for node in reversed(nodes):
+        if any(o in needed for o in node.output):
+            needed.update(node.input)
+            kept.append(node)
+    return kept[::-1]
+
+
+_INDEXED = {"Gather": 1, "GatherElements": 1, "ScatterElements": 1, "OneHot": 0}
+
+
+def _index_ranges(nodes: list[onnx.NodeProto], b: Builder, inputs: set[str]) -> dict[str, list[int]]:
+    """Valid values of each integer input that indexes a tensor, directly or through views: [0, size of the axis)."""
+    source = {name: name for name in inputs}
+    ranges: dict[str, list[int]] = {}
+    for node in nodes:
+        if node.op_type in ("Reshape", "Cast", "Expand") and node.input[0] in source:
+            source[node.output[0]] = source[node.input[0]]
+        position = _INDEXED.get(node.op_type)
+        if position is None or node.input[position] not in source:
+            continue
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        size = b.values[node.input[0]].shape[axis]
+        name = source[node.input[position]]
+        ranges[name] = [0, min(size, ranges.get(name, [0, size])[1])]
+    return ranges
+
+
+def _info(value: Value) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(value.name, value.dtype, list(value.shape))

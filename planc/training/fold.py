@@ -1,0 +1,81 @@
+"""Evaluates, once and for all, what a model computes from constants alone."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from planc.training.registry import attributes_of
+
+FOLDED_BYTES = 1 << 28
+"""Results larger than this stay computed: an initializer of that size would cost more memory than it saves time."""
+
+
+def fold_constants(model: onnx.ModelProto) -> None:
+    """Replace Constant nodes and nodes of constant inputs by initializers, in place.
+
+    Float initializers of rank one or more are left alone, because they may be parameters; a node that reads only
+    shapes is folded through its inferred shape.
+    """
+    graph = model.graph
+    known = {t.name: t for t in graph.initializer}
+    fixed = {n for n, t in known.items() if not (len(t.dims) and t.data_type in _FLOAT_TYPES)}
+    shapes = _static_shapes(model)
+    kept = []
+    for node in graph.node:
+        results = _evaluate(node, known, fixed, shapes, model)
+        if results is None:
+            kept.append(node)
+            continue
+        for name, array in results.items():
+            known[name] = numpy_helper.from_array(array, name)
+            fixed.add(name)
+            graph.initializer.append(known[name])
+    del graph.node[:]
+    graph.node.extend(kept)
+    _drop_unused(graph)
+
+
+_FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"})
+
+
+def _evaluate(
+    node: onnx.NodeProto, known: dict[str, TensorProto], fixed: set[str], shapes: dict[str, list[int]],
+    model: onnx.ModelProto,
+) -> dict[str, np.ndarray] | None:  # fmt: skip
+    """The results of `node` by name, None when it does not depend on constants alone."""
+    if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
+        shape = np.array(shapes[node.input[0]], np.int64)
+        if node.op_type == "Size":
+            return {node.output[0]: np.prod(shape, dtype=np.int64)}
+        attributes = attributes_of(node)
+        return {node.output[0]: shape[slice(attributes.get("start", 0), attributes.get("end"))]}
+    if node.op_type in _RANDOM or not all(name in fixed for name in node.input if name):
+        return None
+    graph = onnx.helper.make_graph(
+        [node], "fold", [], [onnx.ValueInfoProto(name=o) for o in node.output if o],
+        [known[name] for name in dict.fromkeys(node.input) if name],
+    )  # fmt: skip
+    single = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    results = ReferenceEvaluator(single).run(None, {})
+    arrays = dict(zip((o for o in node.output if o), (np.asarray(r) for r in results), strict=True))
+    return arrays if sum(a.nbytes for a in arrays.values()) <= FOLDED_BYTES else None
+
+
+def _static_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    graph = model.graph
+    shapes = {t.name: list(t.dims) for t in graph.initializer}
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        tensor = info.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            shapes[info.name] = [d.dim_value for d in tensor.shape.dim]
+    return shapes
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove initializers that nothing reads."""
+    used = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    kept = [t for t in graph.initializer if t.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -1,0 +1,153 @@
+"""Gradients of Conv and ConvTranspose (Dumoulin and Visin, A guide to convolution arithmetic, 2016).
+
+The input gradient of one is the other. The weight gradient has several forms of different speed and temporary memory;
+the lowering table picks one by device and size.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from planc.training.builder import Builder, Value
+from planc.training.lowering_table import ConvSize
+from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
+from planc.training.rules.reductions import channel_sum
+from planc.training.rules.windows import Window, window_of
+
+
+@gradient("Conv")
+def conv(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """X [N, C, ...], W [O, C / group, ...], dY [N, O, ...]. The weight first: its temporaries die before dX is made."""
+    x, w, dy = node.input(0), node.input(1), sole(grads)
+    window, group = window_of(node, w.shape[2:], x.shape[2:]), int(node.attribute("group", 1))
+    found = {}
+    if 2 in node.wanted:
+        found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
+    if 1 in node.wanted:
+        found[1] = weight_gradient(b, node, x, dy, window, group)
+    if 0 in node.wanted:
+        padding = window.output_padding(x.shape[2:], dy.shape[2:])
+        found[0] = b.op(
+            "ConvTranspose", [dy, w], x.shape, group=group, output_padding=padding, **window.attributes()
+        )  # fmt: skip
+    return found
+
+
+@gradient("ConvTranspose")
+def conv_transpose(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """X [N, C, ...], W [C, O / group, ...], dY [N, O, ...]: dX = Conv(dY, W); dW as of a Conv from dY to X."""
+    x, w, dy = node.input(0), node.input(1), sole(grads)
+    window, group = transpose_window(node, x, w), int(node.attribute("group", 1))
+    found = {}
+    if 2 in node.wanted:
+        found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
+    if 1 in node.wanted:
+        found[1] = weight_gradient(b, node, dy, x, window, group)
+    if 0 in node.wanted:
+        found[0] = b.op("Conv", [dy, w], x.shape, group=group, **window.attributes())
+    return found
+
+
+def transpose_window(node: ForwardNode, x: Value, w: Value) -> Window:
+    """The window of the Conv that this ConvTranspose is the input gradient of."""
+    return window_of(node, w.shape[2:], node.output.shape[2:], transposed_input=x.shape[2:])
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """dW [O, C / group, k...] of Y = Conv(X, W), from X [N, C, ...] and dY [N, O, ...]."""
+
+    b: Builder
+    x: Value
+    dy: Value
+    window: Window
+    group: int
+
+    def padding_after(self) -> list[int]:
+        """Zeros needed behind X so that every tap of every output position lies inside; negative when X is longer."""
+        w, shapes = self.window, zip(self.x.shape[2:], self.dy.shape[2:], strict=True)
+        return [
+            w.dilations[i] * (w.kernel[i] - 1) + w.strides[i] * (out - 1) + 1 - size - w.before[i]
+            for i, (size, out) in enumerate(shapes)
+        ]
+
+    def padded(self, x: Value) -> Value:
+        after = [max(0, e) for e in self.padding_after()]
+        return self.b.pad(x, [0, 0, *self.window.before], [0, 0, *after])
+
+    def tap(self, padded: Value, offset: tuple[int, ...]) -> Value:
+        """The elements of padded X that meet kernel position `offset`, one per output position."""
+        ranges = {}
+        for i, out in enumerate(self.dy.shape[2:]):
+            start = offset[i] * self.window.dilations[i]
+            ranges[2 + i] = (start, start + self.window.strides[i] * (out - 1) + 1, self.window.strides[i])
+        return self.b.slice(padded, ranges)
+
+    def channel_major(self, a: Value) -> Value:
+        """[N, C, ...] as [C, N, ...]."""
+        return self.b.transpose(a, (1, 0, *range(2, a.rank)))
+
+    def offsets(self) -> list[tuple[int, ...]]:
+        return list(np.ndindex(*self.window.kernel))
+
+    def taps(self) -> Value:
+        """One Gemm [O, N L] x [N L, C] per kernel position: no k-fold temporary."""
+        b, out, channels = self.b, self.dy.shape[1], self.x.shape[1]
+        positions = self.dy.size // out
+        rows = b.reshape(self.channel_major(self.dy), (out, positions))
+        padded = self.padded(self.channel_major(self.x))
+        parts = []
+        for offset in self.offsets():
+            column = b.reshape(self.tap(padded, offset), (channels, positions))
+            parts.append(b.reshape(b.gemm(rows, column, trans_b=True), (out, channels, 1)))
+        return b.concat(parts, 2)
+
+    def columns(self) -> Value:
+        """One Gemm over all kernel positions (im2col; Chellapilla et al., 2006): a k-fold temporary."""
+        b, out, channels = self.b, self.dy.shape[1], self.x.shape[1]
+        positions = self.dy.size // out
+        rows = b.reshape(self.channel_major(self.dy), (out, positions))
+        padded = self.padded(self.channel_major(self.x))
+        taps = [b.reshape(self.tap(padded, o), (channels, 1, positions)) for o in self.offsets()]
+        columns = b.reshape(b.concat(taps, 1), (channels * len(taps), positions))
+        return b.gemm(rows, columns, trans_b=True)
+
+    def matmul(self) -> Value:
+        """1x1 kernels: a batched product per sample, then the sum over samples."""
+        b, (samples, out) = self.b, self.dy.shape[:2]
+        channels, positions = self.x.shape[1], math.prod(self.dy.shape[2:])
+        x = b.reshape(self.tap(self.padded(self.x), (0,) * len(self.window.kernel)), (samples, channels, positions))
+        product = b.matmul(b.reshape(self.dy, (samples, out, positions)), b.swap_last(x))
+        return b.sum(product, [0], keepdims=False)
+
+    def conv(self) -> Value:
+        """A Conv of the channel-major X with dY as its kernel, strides and dilations exchanged; groups as batches."""
+        b, w, group = self.b, self.window, self.group
+        samples, channels = self.x.shape[:2]
+        out, share = self.dy.shape[1], self.x.shape[1] // self.group
+        if group == 1:
+            x = self.channel_major(self.x)
+        else:
+            split = b.reshape(self.x, (samples, group, share, *self.x.shape[2:]))
+            swapped = b.transpose(split, (2, 1, 0, *range(3, split.rank)))
+            x = b.reshape(swapped, (share, group * samples, *self.x.shape[2:]))
+        excess = self.padding_after()
+        after = [max(0, e) for e in excess]
+        spatial = [k + max(0, -e) // w.dilations[i] for i, (k, e) in enumerate(zip(w.kernel, excess, strict=True))]
+        product = b.op(
+            "Conv", [x, self.channel_major(self.dy)], (share, out, *spatial),
+            strides=w.dilations, dilations=w.strides, pads=[*w.before, *after], group=group,
+        )  # fmt: skip
+        cropped = b.slice(product, {2 + i: (0, k, 1) for i, k in enumerate(w.kernel)})
+        return b.transpose(cropped, (1, 0, *range(2, cropped.rank)))
+
+
+def weight_gradient(b: Builder, node: ForwardNode, x: Value, dy: Value, window: Window, group: int) -> Value:
+    """dW of the Conv that takes X to dY's shape, in the form the table picks."""
+    size = ConvSize(
+        x.shape[0], x.shape[1], dy.shape[1], group, window.kernel, dy.shape[2:], window.strides, window.before
+    )
+    weight = _Weight(b, x, dy, window, group)
+    forms = {"taps": weight.taps, "columns": weight.columns, "matmul": weight.matmul, "conv": weight.conv}
+    return b.reshape(forms[node.table.conv_weight(size)](), (dy.shape[1], x.shape[1] // group, *window.kernel))

@@ -1,0 +1,37 @@
+"""Gradients of reductions: the output's gradient spread back over the reduced axes."""
+
+from planc.training.builder import Builder, Value
+from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
+
+
+def _axes(node: ForwardNode) -> list[int]:
+    rank = node.input(0).rank
+    listed = node.ints(1, "axes")
+    if not listed:
+        return [] if node.attribute("noop_with_empty_axes", 0) else list(range(rank))
+    return [axis % rank for axis in listed]
+
+
+def _kept(b: Builder, node: ForwardNode, dy: Value) -> Value:
+    """dy with the reduced axes present as ones."""
+    axes = _axes(node)
+    return b.reshape(dy, tuple(1 if i in axes else d for i, d in enumerate(node.input(0).shape)))
+
+
+@gradient("ReduceSum")
+def reduce_sum(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = dy everywhere."""
+    return {0: b.expand(_kept(b, node, sole(grads)), node.input(0).shape)}
+
+
+@gradient("ReduceMean")
+def reduce_mean(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = dy / (number of values averaged)."""
+    dy = _kept(b, node, sole(grads))
+    return {0: b.expand(b.mul(dy, dy.size / node.input(0).size), node.input(0).shape)}
+
+
+@gradient("ReduceSumSquare")
+def reduce_sum_square(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = 2 x dy."""
+    return {0: b.mul(node.input(0), b.mul(_kept(b, node, sole(grads)), 2.0))}
