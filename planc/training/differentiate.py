@@ -35,6 +35,9 @@ from planc.training.rules import GRADIENTS, LOWERINGS
 
 __all__ = ["differentiate"]
 
+STATISTICS = "running_statistics"
+"""Suffix of the layer that updates a forward layer's own state; `<layer>` itself updates its parameters."""
+
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 
@@ -109,7 +112,7 @@ class _Step:
             else:
                 b.adopt(proto)
             emitted.append(node)
-        b.group = Group(layer, kind, "update")
+        b.group = Group(f"{layer}.{STATISTICS}", kind, "update")
         for update in updates:
             for name, following in update(b).items():
                 self._hold(name, following, self.initial[name])
