@@ -20,6 +20,8 @@ from planc.graph.annotations import annotate_node
 Shape = tuple[int, ...]
 Array = npt.NDArray[Any]
 
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
 MAX_CONCAT_INPUTS = 32
 """CUDA's Concat refuses more inputs than this while a CUDA graph is captured (ONNX Runtime 1.31.1 on an H100)."""
 
@@ -60,6 +62,8 @@ class Builder:
     values: dict[str, Value] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
+    fixed: Mapping[str, TensorProto] = field(default_factory=dict)
+    """Initializers of the forward model that are constants, not parameters."""
     group: Group = Group("model", "model", "forward")
     _constants: dict[tuple[int, Shape, bytes], Value] = field(default_factory=dict)
     _views: dict[str, Value] = field(default_factory=dict)
@@ -96,11 +100,17 @@ class Builder:
         """
         return self.full((1,) * like.rank, number, like.dtype)
 
+    def zeros(self, shape: Shape, dtype: int) -> Value:
+        """A tensor of zeros made when the step runs, not stored in the model."""
+        value = helper.make_tensor("value", dtype, [1], [0.0])
+        return self.op("ConstantOfShape", [self.ints(shape)], shape, dtype, value=value)
+
     def known_scalar(self, value: Value) -> float | None:
         """The number that a one-element constant holds, None for anything else."""
-        if value.size != 1 or value.name not in self.initializers:
+        tensor = self.initializers.get(value.name, self.fixed.get(value.name))
+        if value.size != 1 or tensor is None:
             return None
-        return float(numpy_helper.to_array(self.initializers[value.name]).item())
+        return float(numpy_helper.to_array(tensor).item())
 
     # --- nodes
 
@@ -224,6 +234,18 @@ class Builder:
         if name is None and shape in (a.shape, source.shape):
             return a if shape == a.shape else source
         view = self.op("Reshape", [source, self.ints(shape)], shape, name=name)
+        self._views[view.name] = source
+        return view
+
+    def local_view(self, a: Value) -> Value:
+        """`a`, or where `a` is a view, a view of the same tensor made in the current group.
+
+        A layer of the backward phase then reads the viewed tensor itself, and no view has to be kept beside it.
+        """
+        source = self._views.get(a.name)
+        if source is None:
+            return a
+        view = self.op("Reshape", [source, self.ints(a.shape)], a.shape)
         self._views[view.name] = source
         return view
 

@@ -14,10 +14,11 @@ from onnx import TensorProto, numpy_helper
 
 from planc.errors import ModelError
 from planc.graph.annotations import node_annotation
-from planc.training.builder import Builder, Group, Value
+from planc.training.builder import FLOATS, Builder, Group, Value
 from planc.training.finish import finish
 from planc.training.losses import append_loss
 from planc.training.lowering_table import LoweringTable, table_for
+from planc.training.opset import expressed
 from planc.training.optimizers import (
     STEP,
     Optimizer,
@@ -38,8 +39,6 @@ __all__ = ["differentiate"]
 STATISTICS = "running_statistics"
 """Suffix of the layer that updates a forward layer's own state; `<layer>` itself updates its parameters."""
 
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
-
 
 def differentiate(
     forward: onnx.ModelProto,
@@ -59,7 +58,7 @@ def differentiate(
     """
     model = canonical(forward, dims or {})
     loss_name = append_loss(model, loss)
-    step = _Step(prepare(infer_shapes(model)), optimizer, table_for(device), loss_name, parameters)
+    step = _Step(prepare(infer_shapes(model), GRADIENTS), optimizer, table_for(device), loss_name, parameters)
     return step.build()
 
 
@@ -75,7 +74,8 @@ class _Step:
         self.parameters = trainable(prepared.model, parameters)
         if not self.parameters:
             raise ModelError("the model has no trainable parameter: no float initializer is used as a weight")
-        self.builder = Builder(values=dict(prepared.values))
+        fixed = {n: t for n, t in self.initial.items() if n not in self.parameters}
+        self.builder = Builder(values=dict(prepared.values), fixed=fixed)
         self.state: dict[str, Value] = {}
         self.state_initial: dict[str, TensorProto] = {}
         self.grads: dict[str, Value] = {}
@@ -110,7 +110,7 @@ class _Step:
                 node = replace(node, saved=lowered.saved)
                 updates += [lowered.update] if lowered.update else []
             else:
-                b.adopt(proto)
+                b.adopt(expressed(proto, self.prepared.version))
             emitted.append(node)
         b.group = Group(f"{layer}.{STATISTICS}", kind, "update")
         for update in updates:
@@ -129,12 +129,19 @@ class _Step:
                 continue
             if node.op_type not in GRADIENTS:
                 raise ModelError(f"{node.where}: planc has no gradient for this operator")
-            found = GRADIENTS[node.op_type](self.builder, node, outputs)
+            found = GRADIENTS[node.op_type](self.builder, self._viewed_locally(node), outputs)
             for value in node.outputs:
                 if value is not None:
                     self.grads.pop(value.name, None)
             for position, gradient in found.items():
                 self._accumulate(node.input(position).name, gradient)
+
+    def _viewed_locally(self, node: ForwardNode) -> ForwardNode:
+        local = {v.name: self.builder.local_view(v) for v in (*node.inputs, *node.outputs, *node.saved.values()) if v}
+        inputs, outputs = (tuple(v and local[v.name] for v in listed) for listed in (node.inputs, node.outputs))
+        return replace(
+            node, inputs=inputs, outputs=outputs, saved={key: local[v.name] for key, v in node.saved.items()}
+        )  # fmt: skip
 
     def _accumulate(self, name: str, gradient: Value) -> None:
         """Add at once, so that only one tensor of partial sums lives between two contributions."""

@@ -66,7 +66,7 @@ def _vector(graph: onnx.GraphProto, name: str, numbers: list[int]) -> str:
     return name
 
 
-def _cross_entropy(graph: onnx.GraphProto, logits: str, shape: list[int], dtype: int) -> None:
+def _cross_entropy(graph: onnx.GraphProto, logits: str, shape: list[int], _dtype: int) -> None:
     if len(shape) not in (2, 3, 4):
         raise ModelError(f"cross-entropy needs an output of rank 2, 3 or 4, but {logits!r} has shape {shape}")
     label_shape = [shape[0], *shape[2:]] if len(shape) == 4 else shape[:-1]

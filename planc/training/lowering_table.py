@@ -66,7 +66,7 @@ CPU = LoweringTable(
     device="cpu",
     conv_weight=_cpu_conv_weight,
     max_pool="scatter",
-    gather=lambda indices, rows: "scatter-elements",
+    gather=lambda _indices, _rows: "scatter-elements",
     row_sum="reduce",
 )
 

@@ -93,12 +93,12 @@ def _next(value: Value) -> str:
     return f"{value.name}.next"
 
 
-def _sgd(b: Builder, o: Optimizer, w: Value, grad: Value, state: list[Value], scales: None) -> list[Value]:
+def _sgd(b: Builder, o: Optimizer, w: Value, grad: Value, _state: list[Value], _scales: None) -> list[Value]:
     """w - lr g."""
     return [b.sub(w, b.mul(grad, o.learning_rate), name=_next(w))]
 
 
-def _momentum(b: Builder, o: Optimizer, w: Value, grad: Value, state: list[Value], scales: None) -> list[Value]:
+def _momentum(b: Builder, o: Optimizer, w: Value, grad: Value, state: list[Value], _scales: None) -> list[Value]:
     """v' = mu v + g; w - lr v' (Sutskever et al., 2013, in torch's form)."""
     velocity = b.add(b.mul(state[0], o.momentum), grad, name=_next(state[0]))
     return [b.sub(w, b.mul(velocity, o.learning_rate), name=_next(w)), velocity]

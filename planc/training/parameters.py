@@ -7,8 +7,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from planc.errors import ModelError
-
-_FLOAT_TYPES = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+from planc.training.builder import FLOATS
 
 _WEIGHT_POSITIONS = {
     "Conv": (1, 2),
@@ -39,7 +38,7 @@ def trainable(model: onnx.ModelProto, chosen: Collection[str] | None = None) -> 
     distinct values. The last clause keeps masks and scalar constants of the arithmetic out.
     """
     candidates = {
-        t.name: t for t in model.graph.initializer if t.data_type in _FLOAT_TYPES and (chosen is not None or t.dims)
+        t.name: t for t in model.graph.initializer if t.data_type in FLOATS and (chosen is not None or t.dims)
     }
     if chosen is not None:
         for name in chosen:

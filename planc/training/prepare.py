@@ -4,8 +4,9 @@ Operator set 18, concrete shapes, no Constant nodes and no arithmetic on constan
 are contiguous. What planc cannot treat is refused by name: control flow, sequences, unknown domains.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper, shape_inference
@@ -13,8 +14,9 @@ from onnx import TensorProto, helper, shape_inference
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
 from planc.training.builder import Shape, Value
-from planc.training.fold import fold_constants
-from planc.training.opset import OPSET, to_opset
+from planc.training.expand import expand_operators, inline_local_functions
+from planc.training.fold import bypass_identities, fold_constants
+from planc.training.opset import at_least_target
 
 LARGE_BYTES = 1 << 10
 """Initializers above this size are kept out of shape inference, which copies the whole model."""
@@ -26,6 +28,8 @@ class Prepared:
 
     model: onnx.ModelProto
     values: Mapping[str, Value]
+    version: int
+    """The opset that the model's nodes are written in."""
 
     @property
     def initializers(self) -> dict[str, TensorProto]:
@@ -33,24 +37,30 @@ class Prepared:
 
 
 def canonical(forward: onnx.ModelProto, dims: Mapping[str, int]) -> onnx.ModelProto:
-    """A copy of `forward` at opset 18 with its symbolic dimensions bound and shapes inferred.
+    """A copy of `forward` at opset 18 or newer with its symbolic dimensions bound and shapes inferred.
 
     Raises ModelError for what planc refuses, for a symbolic dimension that `dims` does not bind, and for a model that
     ONNX finds inconsistent.
     """
     model = onnx.ModelProto()
     model.CopyFrom(forward)
+    model = inline_local_functions(model)
     _refuse_unsupported(model)
     _bind_dimensions(model, dims)
-    return infer_shapes(to_opset(model))
+    return infer_shapes(at_least_target(model))
 
 
-def prepare(model: onnx.ModelProto) -> Prepared:
-    """Fold constants of a canonical model, order its layers and resolve every tensor's shape."""
+def prepare(model: onnx.ModelProto, ruled: Collection[str]) -> Prepared:
+    """Expand what is not in `ruled`, fold constants, order layers and resolve every shape of a canonical model."""
     fold_constants(model)
+    while expand_operators(model, ruled, _known_values(infer_shapes(model))):
+        infer_shapes(model)
+        fold_constants(model)
+    bypass_identities(model, _values(infer_shapes(model)))
     infer_shapes(model)
     _assign_layers(model)
-    return Prepared(model, _values(model))
+    version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return Prepared(model, _values(model), version)
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -73,10 +83,14 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
         inferred = shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True)
     except shape_inference.InferenceError as error:
         raise ModelError(f"shape inference refuses the model: {str(error).splitlines()[0]}") from error
-    for kept, found in ((model.graph.value_info, inferred.graph.value_info), (model.graph.output, inferred.graph.output)):
+    for kept, found in zip(_typed(model.graph), _typed(inferred.graph), strict=True):
         del kept[:]
         kept.extend(found)
     return model
+
+
+def _typed(graph: onnx.GraphProto) -> tuple[Any, Any]:
+    return graph.value_info, graph.output
 
 
 def _refuse_unsupported(model: onnx.ModelProto) -> None:
@@ -108,23 +122,35 @@ def _bind_dimensions(model: onnx.ModelProto, dims: Mapping[str, int]) -> None:
         info.type.tensor_type.ClearField("shape")
 
 
-def _values(model: onnx.ModelProto) -> dict[str, Value]:
+def _known_values(model: onnx.ModelProto) -> dict[str, Value]:
+    """Every tensor whose static shape is known so far."""
     graph = model.graph
     values = {t.name: Value(t.name, tuple(t.dims), t.data_type) for t in graph.initializer}
     for info in (*graph.input, *graph.value_info, *graph.output):
-        values.setdefault(info.name, Value(info.name, _shape(info), info.type.tensor_type.elem_type))
-    for node in graph.node:
-        for name in node.output:
-            if name and name not in values:
-                raise ModelError(f"node {node.name!r} ({node.op_type}): the shape of output {name!r} is unknown")
+        shape = _static_shape(info)
+        if shape is not None:
+            values.setdefault(info.name, Value(info.name, shape, info.type.tensor_type.elem_type))
     return values
 
 
-def _shape(info: onnx.ValueInfoProto) -> Shape:
+def _static_shape(info: onnx.ValueInfoProto) -> Shape | None:
     tensor = info.type.tensor_type
     if not tensor.HasField("shape") or any(not d.HasField("dim_value") for d in tensor.shape.dim):
-        raise ModelError(f"the shape of tensor {info.name!r} is not static; bind its dimensions with --dim name=size")
+        return None
     return tuple(d.dim_value for d in tensor.shape.dim)
+
+
+def _values(model: onnx.ModelProto) -> dict[str, Value]:
+    """Every tensor of the model. Raises ModelError for one whose shape is not static."""
+    values = _known_values(model)
+    for node in model.graph.node:
+        for name in node.output:
+            if name and name not in values:
+                raise ModelError(
+                    f"node {node.name!r} ({node.op_type}): the shape of its output {name!r} is not static; bind its "
+                    "dimensions with --dim name=size"
+                )
+    return values
 
 
 def _assign_layers(model: onnx.ModelProto) -> None:
@@ -153,5 +179,3 @@ def _unique_name(node: onnx.NodeProto, taken: set[str]) -> str:
         name, serial = f"{node.name or node.op_type}.{serial}", serial + 1
     return name
 
-
-__all__ = ["OPSET", "Prepared", "canonical", "infer_shapes", "prepare"]

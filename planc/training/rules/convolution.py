@@ -124,7 +124,7 @@ class _Weight:
     def conv(self) -> Value:
         """A Conv of the channel-major X with dY as its kernel, strides and dilations exchanged; groups as batches."""
         b, w, group = self.b, self.window, self.group
-        samples, channels = self.x.shape[:2]
+        samples = self.x.shape[0]
         out, share = self.dy.shape[1], self.x.shape[1] // self.group
         if group == 1:
             x = self.channel_major(self.x)

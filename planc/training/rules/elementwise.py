@@ -1,7 +1,10 @@
-"""Gradients of element-wise operators: derivatives of elementary functions, from the output wherever it suffices."""
+"""Gradients of element-wise arithmetic: derivatives of elementary functions, from the output where it suffices."""
 
 import math
+import zlib
+from collections.abc import Callable
 
+import numpy as np
 from onnx import TensorProto
 
 from planc.training.builder import Builder, Value
@@ -27,16 +30,12 @@ def sub(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 
 @gradient("Mul")
 def mul(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """d(ab) = b da + a db."""
+    """d(ab) = b da + a db; a square gives 2 a da at once."""
     dy, (x, y) = sole(grads), (node.input(0), node.input(1))
+    if x == y:
+        return {0: b.mul(b.mul(dy, x), 2.0)}
     other = {0: y, 1: x}
     return {i: b.unbroadcast(b.mul(dy, other[i]), node.input(i).shape) for i in sorted(node.wanted)}
-
-
-@gradient("Relu")
-def relu(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """dx = dy where y > 0: from the output, so that the input need not be kept."""
-    return {0: masked(b, b.compare("Greater", node.output, 0.0), sole(grads))}
 
 
 def masked(b: Builder, mask: Value, dy: Value) -> Value:
@@ -44,44 +43,130 @@ def masked(b: Builder, mask: Value, dy: Value) -> Value:
     return b.mul(dy, b.cast(mask, dy.dtype))
 
 
-def _gelu_tanh_terms(b: Builder, x: Value) -> tuple[Value, Value]:
-    """(x^2, sigmoid(2u)) with u = sqrt(2/pi) (x + 0.044715 x^3); (1 + tanh u) / 2 = sigmoid(2u)."""
-    square = b.mul(x, x)
-    slope = b.add(b.mul(square, 2 * _K * _CUBIC), 2 * _K)
-    return square, b.unary("Sigmoid", b.mul(slope, x))
+@gradient("Div")
+def div(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """d(x / y) = dx / y - (x / y) dy / y: the divisor's gradient from the output."""
+    dy, divisor, found = sole(grads), node.input(1), {}
+    quotient = b.div(dy, divisor)
+    if 1 in node.wanted:
+        found[1] = b.unary("Neg", b.unbroadcast(b.mul(quotient, node.output), divisor.shape))
+    if 0 in node.wanted:
+        found[0] = b.unbroadcast(quotient, node.input(0).shape)
+    return found
 
 
-_K = math.sqrt(2 / math.pi)
-_CUBIC = 0.044715
+@gradient("Pow")
+def power(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """d(x^e) = e x^(e-1) dx + y log(x) de."""
+    dy, x, exponent, found = sole(grads), node.input(0), node.input(1), {}
+    if 1 in node.wanted:
+        found[1] = b.unbroadcast(b.mul(b.mul(dy, node.output), b.unary("Log", x)), exponent.shape)
+    if 0 in node.wanted:
+        known = b.known_scalar(exponent)
+        found[0] = b.unbroadcast(b.mul(_power_slope(b, x, exponent, known), dy), x.shape)
+    return found
 
 
-@lowering("Gelu")
-def lower_gelu(b: Builder, node: ForwardNode) -> Lowered:
-    """Hendrycks and Gimpel, Gaussian Error Linear Units (2016): x Phi(x), or its tanh approximation."""
-    x, name = node.input(0), node.output.name
-    if node.attribute("approximate", "none") == "tanh":
-        b.mul(x, _gelu_tanh_terms(b, x)[1], name=name)
-    else:
-        b.mul(x, _normal_cdf(b, x), name=name)
-    return Lowered()
+def _power_slope(b: Builder, x: Value, exponent: Value, known: float | None) -> Value:
+    if known is None:
+        exponent = b.cast(exponent, x.dtype)
+        return b.mul(b.op("Pow", [x, b.sub(exponent, 1.0)], np.broadcast_shapes(x.shape, exponent.shape)), exponent)
+    return b.mul(x if known == 2.0 else b.pow(x, known - 1), known)
 
 
-def _normal_cdf(b: Builder, x: Value) -> Value:
-    """Phi(x) = erf(x / sqrt 2) / 2 + 1/2."""
-    return b.add(b.mul(b.unary("Erf", b.mul(x, math.sqrt(0.5))), 0.5), 0.5)
+def _from_input(op_type: str, derivative: Callable[[Builder, Value], Value]) -> None:
+    """Register dx = dy f'(x)."""
+
+    def rule(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+        return {0: b.mul(derivative(b, node.input(0)), sole(grads))}
+
+    gradient(op_type)(rule)
 
 
-@gradient("Gelu")
-def gelu(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """Exact: dy (Phi(x) + x phi(x)). Tanh form: with s = sigmoid(2u), dy s (1 + x (1 - s) 2u'). Both from x alone."""
-    x, dy = node.input(0), sole(grads)
-    if node.attribute("approximate", "none") == "tanh":
-        square, s = _gelu_tanh_terms(b, x)
-        slope = b.add(b.mul(square, 6 * _K * _CUBIC), 2 * _K)
-        bracket = b.add(b.mul(b.mul(slope, x), b.sub(1.0, s)), 1.0)
-        return {0: b.mul(b.mul(bracket, s), dy)}
-    pdf = b.mul(b.unary("Exp", b.mul(b.mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))
-    return {0: b.mul(b.add(b.mul(pdf, x), _normal_cdf(b, x)), dy)}
+_from_input("Abs", lambda b, x: b.unary("Sign", x))
+_from_input("Sin", lambda b, x: b.unary("Cos", x))
+_from_input("Cos", lambda b, x: b.unary("Neg", b.unary("Sin", x)))
+_from_input("Erf", lambda b, x: b.mul(b.unary("Exp", b.unary("Neg", b.mul(x, x))), 2 / math.sqrt(math.pi)))
+
+
+@gradient("Neg")
+def neg(b: Builder, _node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = -dy."""
+    return {0: b.unary("Neg", sole(grads))}
+
+
+@gradient("Exp")
+def exp(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = dy y."""
+    return {0: b.mul(sole(grads), node.output)}
+
+
+@gradient("Log")
+def log(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = dy / x."""
+    return {0: b.div(sole(grads), node.input(0))}
+
+
+@gradient("Sqrt")
+def sqrt(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = dy / (2 y)."""
+    return {0: b.div(b.mul(sole(grads), 0.5), node.output)}
+
+
+@gradient("Reciprocal")
+def reciprocal(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = -dy y^2."""
+    y = node.output
+    return {0: b.unary("Neg", b.mul(b.mul(y, y), sole(grads)))}
+
+
+@gradient("Max", "Min")
+def extremum(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """The gradient goes to the inputs that equal the output; for two inputs that tie, to both."""
+    dy, y = sole(grads), node.output
+    return {
+        i: b.unbroadcast(masked(b, b.compare("Equal", node.input(i), y), dy), node.input(i).shape)
+        for i in sorted(node.wanted)
+    }
+
+
+@gradient("Where")
+def where(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """Each branch gets dy where it was taken."""
+    dy, condition, found = sole(grads), node.input(0), {}
+    if 1 in node.wanted:
+        found[1] = b.unbroadcast(b.where(condition, dy, 0.0), node.input(1).shape)
+    if 2 in node.wanted:
+        found[2] = b.unbroadcast(b.where(condition, 0.0, dy), node.input(2).shape)
+    return found
+
+
+@lowering("Dropout")
+def lower_dropout(b: Builder, node: ForwardNode) -> Lowered:
+    """Training mode: the operator with its one-byte mask and a fixed seed; else the identity (Srivastava, 2014)."""
+    x, y = node.input(0), node.output
+    training = node.constant(2)
+    if training is None or not bool(training):
+        b.emit("Dropout", list(node.inputs[:2]), [(y.shape, y.dtype)], [y.name])
+        return Lowered()
+    mask_name = node.outputs[1].name if node.has_output(1) and node.outputs[1] else None
+    seed = int(node.attribute("seed", zlib.crc32(node.proto.name.encode()) & 0x7FFFFFFF))
+    _, mask = b.emit(
+        "Dropout", list(node.inputs[:3]), [(y.shape, y.dtype), (y.shape, TensorProto.BOOL)], [y.name, mask_name],
+        seed=seed,
+    )  # fmt: skip
+    return Lowered({"mask": mask})
+
+
+@gradient("Dropout")
+def dropout(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = dy mask / (1 - ratio)."""
+    dy = sole(grads)
+    if "mask" not in node.saved:
+        return {0: dy}
+    ratio = node.constant(1)
+    kept = 1 - (0.5 if ratio is None else float(ratio))
+    return {0: b.mul(masked(b, node.saved["mask"], dy), 1 / kept)}
 
 
 @gradient("Cast")
@@ -91,9 +176,6 @@ def cast(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 
 
 @gradient("Identity")
-def identity(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+def identity(_b: Builder, _node: ForwardNode, grads: OutputGradients) -> Gradients:
     """dx = dy."""
     return {0: sole(grads)}
-
-
-FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})

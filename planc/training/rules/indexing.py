@@ -1,4 +1,11 @@
-"""Gradients of indexing operators: rows of the output's gradient return to the rows they came from."""
+"""Gradients of indexing operators: rows of the output's gradient return to the rows they came from.
+
+Several indices may be equal, so their rows must be added up, and in a fixed order to be repeatable. ONNX Runtime's
+ScatterND adds in the order its threads or atomics happen to run; ScatterElements is sequential on the CPU.
+"""
+
+import numpy as np
+from onnx import TensorProto, helper
 
 from planc.errors import ModelError
 from planc.training.builder import Builder, Value
@@ -7,19 +14,70 @@ from planc.training.registry import ForwardNode, Gradients, OutputGradients, gra
 
 @gradient("Gather")
 def gather(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """Sum over equal indices, in a form that is bit-for-bit repeatable on the device."""
+    """Table [R, ...] along axis 0, ids of any shape: row r of the gradient is the sum of dy over ids equal to r.
+
+    Another axis is moved to the front first. Negative ids must not occur on CUDA's sorted form.
+    """
     table, ids, dy = node.input(0), node.input(1), sole(grads)
     axis = int(node.attribute("axis", 0)) % table.rank
-    if axis != 0:
-        raise ModelError(f"{node.where}: the gradient of Gather along axis {axis} is not supported; transpose first")
-    width = table.size // table.shape[0]
-    rows = b.reshape(dy, (ids.size, width))
-    flat_ids = b.reshape(ids, (ids.size, 1))
-    return {0: b.reshape(_scatter_rows(b, flat_ids, rows, table.shape[0]), table.shape)}
+    if axis:
+        order = [*range(axis, axis + ids.rank), *range(axis), *range(axis + ids.rank, dy.rank)]
+        dy = b.transpose(dy, order)
+    moved = (table.shape[axis], *table.shape[:axis], *table.shape[axis + 1 :])
+    width = table.size // table.shape[axis]
+    rows, flat = b.reshape(dy, (ids.size, width)), b.reshape(ids, (ids.size,))
+    found = b.reshape(_sum_rows(b, node, flat, rows, table.shape[axis]), moved)
+    return {0: b.transpose(found, [*range(1, axis + 1), 0, *range(axis + 1, table.rank)])}
 
 
-def _scatter_rows(b: Builder, ids: Value, rows: Value, count: int) -> Value:
-    """[count, D] with row ids[i] the sum of the rows [R, D] of that id; ScatterElements is sequential on the CPU."""
-    zeros = b.op("ConstantOfShape", [b.ints([count, rows.shape[1]])], (count, rows.shape[1]), rows.dtype)
-    index = b.expand(ids, rows.shape)
-    return b.op("ScatterElements", [zeros, index, rows], zeros.shape, axis=0, reduction="add")
+def _sum_rows(b: Builder, node: ForwardNode, ids: Value, rows: Value, count: int) -> Value:
+    forms = {"scatter-elements": _scatter, "one-hot": _one_hot, "segmented-scan": _segmented_scan}
+    return forms[node.table.gather(ids.size, count)](b, ids, rows, count)
+
+
+def _scatter(b: Builder, ids: Value, rows: Value, count: int) -> Value:
+    """Sequential addition; [R] ids are expanded to the rows' shape, as the operator wants."""
+    shape = (count, rows.shape[1])
+    zeros = b.zeros(shape, rows.dtype)
+    index = b.expand(b.reshape(ids, (ids.size, 1)), rows.shape)
+    return b.op("ScatterElements", [zeros, index, rows], shape, axis=0, reduction="add")
+
+
+def _one_hot(b: Builder, ids: Value, rows: Value, count: int) -> Value:
+    """One Gemm with the one-hot matrix of the ids: for small tables."""
+    levels = b.constant(np.array([0, 1], helper.tensor_dtype_to_np_dtype(rows.dtype)))
+    hot = b.op("OneHot", [ids, b.ints([count]), levels], (ids.size, count), rows.dtype, axis=1)
+    return b.gemm(hot, rows, trans_a=True)
+
+
+def _segmented_scan(b: Builder, ids: Value, rows: Value, count: int) -> Value:
+    """Sort by id, then log2(R) steps of a segmented scan (Hillis and Steele, 1986): the last row of each run of equal
+    ids holds their sum, all others are zeroed, so that the final scatter adds at most one non-zero row to any place.
+    """
+    total = ids.size
+    ordered, order = b.emit(
+        "TopK", [ids, b.ints([total])], [((total,), ids.dtype), ((total,), TensorProto.INT64)], largest=0, sorted=1
+    )
+    rows = b.op("Gather", [rows, order], rows.shape, axis=0)
+    column, distance = b.reshape(ordered, (total, 1)), 1
+    while distance < total:
+        earlier = {0: (0, total - distance, 1)}
+        same = b.compare("Equal", b.slice(column, {0: (distance, total, 1)}), b.slice(column, earlier))
+        carried = b.mul(b.slice(rows, earlier), b.cast(same, rows.dtype))
+        rows = b.add(rows, b.pad(carried, [distance, 0], [0, 0]))
+        distance *= 2
+    inner = b.compare("Equal", b.slice(column, {0: (1, total, 1)}), b.slice(column, {0: (0, total - 1, 1)}))
+    last = b.sub(1.0, b.pad(b.cast(inner, rows.dtype), [0, 0], [1, 0]))
+    return _scatter(b, ordered, b.mul(rows, last), count)
+
+
+
+@gradient("GatherElements")
+def gather_elements(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dy added back at the indices; not repeatable on CUDA when indices collide, so refused there."""
+    x, index, dy = node.input(0), node.input(1), sole(grads)
+    if node.table.device != "cpu":
+        raise ModelError(f"{node.where}: its gradient adds at colliding indices, which CUDA does not repeat exactly")
+    zeros = b.expand(b.scalar_for(0.0, x), x.shape)
+    axis = int(node.attribute("axis", 0))
+    return {0: b.op("ScatterElements", [zeros, index, dy], x.shape, axis=axis, reduction="add")}

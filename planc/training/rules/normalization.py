@@ -1,4 +1,4 @@
-"""Normalisation layers: training-mode batch-norm, layer-norm, softmax."""
+"""Normalisation layers: batch-norm, layer-norm and their kin, softmax."""
 
 from functools import partial
 
@@ -81,23 +81,79 @@ def layer_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
     """
     x, scale, dy = node.input(0), node.input(1), sole(grads)
     axis = int(node.attribute("axis", -1)) % x.rank
-    axes, kept = list(range(axis, x.rank)), x.rank - axis
-    statistics = (*x.shape[:axis], *[1] * kept)
-    unit = b.full(scale.shape, 1.0, scale.dtype)
+    kept, found = x.rank - axis, {}
+    xhat, inverse = _standardise(b, x, axis, float(node.attribute("epsilon", 1e-5)))
+    if 1 in node.wanted:
+        found[1] = _leading(b, node, b.mul(dy, xhat), kept, scale)
+    if 2 in node.wanted:
+        found[2] = _leading(b, node, dy, kept, node.input(2))
+    if 0 in node.wanted:
+        found[0] = _through(b, b.mul(dy, scale), xhat, inverse, list(range(axis, x.rank)))
+    return found
+
+
+def _leading(b: Builder, node: ForwardNode, a: Value, kept: int, like: Value) -> Value:
+    return b.unbroadcast(leading_sum(b, node.table, a, kept), like.shape)
+
+
+def _standardise(b: Builder, x: Value, axis: int, epsilon: float) -> tuple[Value, Value]:
+    """((x - mean) inv, inv) with the statistics over the axes from `axis` on."""
+    statistics = (*x.shape[:axis], *[1] * (x.rank - axis))
+    unit = b.full(x.shape[axis:], 1.0, x.dtype)
     xhat, _, inverse = b.emit(
         "LayerNormalization", [x, unit], [(x.shape, x.dtype), (statistics, x.dtype), (statistics, x.dtype)],
-        axis=axis, epsilon=float(node.attribute("epsilon", 1e-5)),
+        axis=axis, epsilon=epsilon,
     )  # fmt: skip
-    found = {}
+    return xhat, inverse
+
+
+def _through(b: Builder, g: Value, xhat: Value, inverse: Value, axes: list[int]) -> Value:
+    """The gradient of the standardised tensor carried to its input."""
+    along = b.mul(xhat, b.mean(b.mul(g, xhat), axes))
+    return b.mul(b.sub(b.sub(g, b.mean(g, axes)), along), inverse)
+
+
+@gradient("InstanceNormalization")
+def instance_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """Layer-norm over the positions of each (sample, channel), scaled per channel (Ulyanov et al., 2016)."""
+    x, scale, dy = node.input(0), node.input(1), sole(grads)
+    rows = (*x.shape[:2], x.size // (x.shape[0] * x.shape[1]))
+    xhat, inverse = _standardise(b, b.reshape(x, rows), 2, float(node.attribute("epsilon", 1e-5)))
+    dy, found = b.reshape(dy, rows), {}
     if 1 in node.wanted:
-        found[1] = b.reshape(leading_sum(b, node.table, b.mul(dy, xhat), kept), scale.shape)
+        found[1] = b.reshape(b.sum(b.mul(dy, xhat), [0, 2]), scale.shape)
     if 2 in node.wanted:
-        found[2] = b.reshape(leading_sum(b, node.table, dy, kept), scale.shape)
+        found[2] = b.reshape(b.sum(dy, [0, 2]), scale.shape)
     if 0 in node.wanted:
-        g = b.mul(dy, scale)
-        along = b.mul(xhat, b.mean(b.mul(g, xhat), axes))
-        found[0] = b.mul(b.sub(b.sub(g, b.mean(g, axes)), along), inverse)
+        g = b.mul(dy, b.reshape(scale, (1, x.shape[1], 1)))
+        found[0] = b.reshape(_through(b, g, xhat, inverse, [2]), x.shape)
     return found
+
+
+@gradient("LRN")
+def local_response_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """y = x D^-beta, D = bias + alpha / size * (sum of x^2 over a window of channels) (Krizhevsky et al., 2012):
+
+    dx = dy D^-beta - 2 alpha beta / size * x * (transposed window sum of dy x D^(-beta - 1)). From x alone.
+    """
+    x, dy, size = node.input(0), sole(grads), int(node.attribute("size", 1))
+    alpha, beta = float(node.attribute("alpha", 1e-4)), float(node.attribute("beta", 0.75))
+    below, above = (size - 1) // 2, size // 2
+    window = b.mul(_channel_mean(b, b.mul(x, x), size, below, above), alpha)
+    scale = b.add(window, float(node.attribute("bias", 1.0)))
+    direct = b.mul(dy, b.pow(scale, -beta))
+    spread = _channel_mean(b, b.mul(b.div(direct, scale), x), size, above, below)
+    return {0: b.sub(direct, b.mul(b.mul(spread, 2 * alpha * beta), x))}
+
+
+def _channel_mean(b: Builder, a: Value, size: int, below: int, above: int) -> Value:
+    """The sum over channels [c - below, c + above] divided by `size`, of [N, C, ...]."""
+    image = b.reshape(a, (a.shape[0], 1, a.shape[1], a.size // (a.shape[0] * a.shape[1])))
+    pooled = b.op(
+        "AveragePool", [image], image.shape,
+        kernel_shape=[size, 1], strides=[1, 1], pads=[below, 0, above, 0], count_include_pad=1,
+    )  # fmt: skip
+    return b.reshape(pooled, a.shape)
 
 
 @gradient("Softmax")

@@ -1,12 +1,16 @@
 """Gradients of pooling operators."""
 
 import math
+from functools import reduce
 
-from onnx import TensorProto
+import numpy as np
+from onnx import TensorProto, helper
 
 from planc.errors import ModelError
-from planc.training.builder import Builder
+from planc.training.builder import Builder, Value
 from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.rules.shape import spread
+from planc.training.rules.windows import Window, window_of
 
 _INT32_MAX = 2**31 - 1
 
@@ -21,20 +25,99 @@ def lower_max_pool(b: Builder, node: ForwardNode) -> Lowered:
     if node.attribute("storage_order", 0):
         raise ModelError(f"{node.where}: storage_order 1 is not supported; use the default row-major order")
     attributes = {k: v for k, v in node.attributes.items() if k != "storage_order"}
-    _, indices = b.emit(
-        "MaxPool", [x], [(y.shape, y.dtype), (y.shape, TensorProto.INT64)], [y.name], **attributes
-    )  # fmt: skip
+    outputs = [(y.shape, y.dtype), (y.shape, TensorProto.INT64)]
+    _, indices = b.emit("MaxPool", [x], outputs, [y.name], **attributes)
     narrow = TensorProto.INT32 if x.size <= _INT32_MAX else TensorProto.INT64
     return Lowered({"indices": b.cast(indices, narrow)})
 
 
 @gradient("MaxPool")
 def max_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """Each output's gradient goes to its maximum; overlapping windows add up."""
+    """Each output's gradient goes to its maximum; where windows overlap, contributions add up."""
     x, dy, indices = node.input(0), sole(grads), node.saved["indices"]
-    zeros = b.op("ConstantOfShape", [b.ints([x.size])], (x.size,), x.dtype)
-    flat = [b.reshape(v, (dy.size,)) for v in (indices, dy)]
-    return {0: b.reshape(b.op("ScatterElements", [zeros, *flat], (x.size,), axis=0, reduction="add"), x.shape)}
+    total = b.zeros((x.size,), x.dtype)
+    window = window_of(node, node.attribute("kernel_shape", []), x.shape[2:])
+    for part, at in _disjoint(b, node, window, dy, indices):
+        flat = [b.reshape(v, (part.size,)) for v in (at, part)]
+        total = b.op("ScatterElements", [total, *flat], (x.size,), axis=0, reduction="add")
+    return {0: b.reshape(total, x.shape)}
+
+
+def _disjoint(
+    b: Builder, node: ForwardNode, window: Window, dy: Value, indices: Value
+) -> list[tuple[Value, Value]]:  # fmt: skip
+    """(dy, indices) split into parts whose windows do not overlap, where the device's scatter needs that.
+
+    ScatterElements adds by atomics on CUDA, so its sums repeat bit for bit only if no two indices are equal. Windows
+    that are extent / stride apart along every axis share no input: 4 parts for 3x3 windows at stride 2.
+    """
+    if node.table.max_pool == "scatter":
+        return [(dy, indices)]
+    apart = [-(-window.extent(i) // s) for i, s in enumerate(window.strides)]
+    parts = []
+    for first in range(math.prod(apart)):
+        ranges, rest = {}, first
+        for axis, step in enumerate(apart):
+            ranges[2 + axis] = (rest % step, dy.shape[2 + axis], step)
+            rest //= step
+        if all(start < end for start, end, _ in ranges.values()):
+            parts.append((b.slice(dy, ranges), b.slice(indices, ranges)))
+    return parts
+
+
+@gradient("AveragePool")
+def average_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """The sum of dy / count over the windows that cover each input.
+
+    That is the window sum of dy spread by the stride, itself a stride-1 average pool: no kernel of ones, no scatter.
+    """
+    x, dy = node.input(0), sole(grads)
+    window = window_of(node, node.attribute("kernel_shape", []), x.shape[2:])
+    if any(d != 1 for d in window.dilations):
+        raise ModelError(f"{node.where}: the gradient of a dilated AveragePool is not supported")
+    share = b.mul(dy, _reciprocal_counts(b, node, window))
+    sizes = math.prod(window.kernel)
+    if _tiles(window, x, dy):
+        return {0: _repeat(b, share, window.kernel)}
+    spaced = spread(b, share, {2 + i: s for i, s in enumerate(window.strides)})
+    before, after = [0, 0], [0, 0]
+    for i, kernel in enumerate(window.kernel):
+        before.append(kernel - 1 - window.before[i])
+        after.append(x.shape[2 + i] + window.before[i] - spaced.shape[2 + i])
+    padded = b.pad(spaced, before, after)
+    averaged = b.op("AveragePool", [padded], x.shape, kernel_shape=window.kernel, strides=[1] * len(window.kernel))
+    return {0: b.mul(averaged, float(sizes))}
+
+
+def _tiles(window: Window, x: Value, dy: Value) -> bool:
+    """Whether the windows tile the input exactly."""
+    exact = all(n == out * k for n, out, k in zip(x.shape[2:], dy.shape[2:], window.kernel, strict=True))
+    return exact and window.strides == window.kernel and not any((*window.before, *window.after))
+
+
+def _repeat(b: Builder, a: Value, times: tuple[int, ...]) -> Value:
+    """[N, C, H, W] with every value repeated `times` along its spatial axes."""
+    split, full = list(a.shape[:2]), list(a.shape[:2])
+    for size, count in zip(a.shape[2:], times, strict=True):
+        split += [size, 1]
+        full += [size, count]
+    joined = [size * count for size, count in zip(a.shape[2:], times, strict=True)]
+    return b.reshape(b.expand(b.reshape(a, split), full), (*a.shape[:2], *joined))
+
+
+def _reciprocal_counts(b: Builder, node: ForwardNode, window: Window) -> Value | float:
+    """1 / (values averaged) per output position, a number where it is the same everywhere."""
+    x, y = node.input(0), node.output
+    include = bool(node.attribute("count_include_pad", 0))
+    per_axis = []
+    for i, kernel in enumerate(window.kernel):
+        start = np.arange(y.shape[2 + i]) * window.strides[i] - window.before[i]
+        low, high = (-window.before[i], x.shape[2 + i] + window.after[i]) if include else (0, x.shape[2 + i])
+        per_axis.append(np.minimum(start + kernel, high) - np.maximum(start, low))
+    counts = reduce(np.multiply.outer, per_axis)
+    if len(np.unique(counts)) == 1:
+        return float(1 / counts.flat[0])
+    return b.constant((1 / counts).astype(helper.tensor_dtype_to_np_dtype(x.dtype))[None, None])
 
 
 @gradient("GlobalAveragePool")
@@ -42,3 +125,16 @@ def global_average_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -
     """dx = dy / (number of positions) everywhere."""
     x, dy = node.input(0), sole(grads)
     return {0: b.expand(b.mul(dy, 1 / math.prod(x.shape[2:])), x.shape)}
+
+
+@gradient("GlobalMaxPool")
+def global_max_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dy to every position that holds the maximum, shared equally between ties."""
+    x = node.input(0)
+    return {0: share_among_equal(b, x, node.output, sole(grads), list(range(2, x.rank)))}
+
+
+def share_among_equal(b: Builder, x: Value, extreme: Value, dy: Value, axes: list[int]) -> Value:
+    """dy [with `axes` kept as ones] spread evenly over the positions where x equals `extreme`, as torch's amax."""
+    equal = b.cast(b.compare("Equal", x, extreme), x.dtype)
+    return b.mul(equal, b.div(dy, b.sum(equal, axes)))

@@ -2,6 +2,7 @@
 
 from planc.training.builder import Builder, Value
 from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
+from planc.training.rules.pooling import share_among_equal
 
 
 def _axes(node: ForwardNode) -> list[int]:
@@ -35,3 +36,17 @@ def reduce_mean(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradie
 def reduce_sum_square(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """dx = 2 x dy."""
     return {0: b.mul(node.input(0), b.mul(_kept(b, node, sole(grads)), 2.0))}
+
+
+@gradient("ReduceMax", "ReduceMin")
+def reduce_extremum(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dy to the positions of the extremum, shared equally between ties."""
+    extreme, dy = (_kept(b, node, v) for v in (node.output, sole(grads)))
+    return {0: share_among_equal(b, node.input(0), extreme, dy, _axes(node))}
+
+
+@gradient("ReduceL2")
+def reduce_l2(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = x dy / y."""
+    norm, dy = (_kept(b, node, v) for v in (node.output, sole(grads)))
+    return {0: b.mul(node.input(0), b.div(dy, norm))}

@@ -1,7 +1,16 @@
-"""Gradients of operators that only move elements: each is its own inverse movement."""
+"""Gradients of operators that only move elements: each is undone by its inverse movement."""
 
+from planc.errors import ModelError
 from planc.training.builder import Builder, Value
-from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.registry import (
+    ForwardNode,
+    Gradients,
+    Lowered,
+    OutputGradients,
+    gradient,
+    lowering,
+    sole,
+)  # fmt: skip
 
 
 @lowering("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -21,14 +30,15 @@ def reshape(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 def transpose(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """The inverse permutation."""
     dy = sole(grads)
-    perm = node.attribute("perm", list(reversed(range(dy.rank))))
+    perm = list(node.attribute("perm", list(reversed(range(dy.rank)))))
     return {0: b.transpose(dy, [perm.index(axis) for axis in range(dy.rank)])}
 
 
 @gradient("Concat")
 def concat(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """Each input's slice of dy."""
-    dy, found, start = sole(grads), {}, 0
+    dy, start = sole(grads), 0
+    found: dict[int, Value] = {}
     axis = int(node.attribute("axis", 0)) % dy.rank
     for position in range(len(node.inputs)):
         end = start + node.input(position).shape[axis]
@@ -41,11 +51,105 @@ def concat(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 @gradient("Split")
 def split(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """The concatenation of the parts' gradients, zeros for a part without one."""
-    x = node.input(0)
-    axis = int(node.attribute("axis", 0)) % x.rank
-    parts = [dy or _zeros(b, out) for dy, out in zip(grads, node.outputs, strict=True) if out is not None]
+    axis = int(node.attribute("axis", 0)) % node.input(0).rank
+    pairs = zip(grads, node.outputs, strict=True)
+    parts = [dy or b.expand(b.scalar_for(0.0, out), out.shape) for dy, out in pairs if out is not None]
     return {0: b.concat(parts, axis)}
 
 
-def _zeros(b: Builder, like: Value) -> Value:
-    return b.expand(b.scalar_for(0.0, like), like.shape)
+@gradient("Slice")
+def slice_(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dy put back in place among zeros: reversed for negative steps, spread for steps beyond one, then padded."""
+    x, dy = node.input(0), sole(grads)
+    starts, ends = node.ints(1, "starts") or [], node.ints(2, "ends") or []
+    axes = [a % x.rank for a in node.ints(3, "axes") or range(len(starts))]
+    steps = node.ints(4, "steps") or [1] * len(starts)
+    taken = {a: range(x.shape[a])[slice(*r)] for a, r in zip(axes, zip(starts, ends, steps, strict=True), strict=True)}
+    for axis, positions in taken.items():
+        if positions.step < 0:
+            dy = b.op("Gather", [dy, b.ints(reversed(range(dy.shape[axis])))], dy.shape, axis=axis)
+            taken[axis] = positions[::-1]
+    dy = spread(b, dy, {a: r.step for a, r in taken.items() if len(r) > 1})
+    before, after = [0] * x.rank, [0] * x.rank
+    for axis, positions in taken.items():
+        before[axis] = positions.start
+        after[axis] = x.shape[axis] - positions.start - dy.shape[axis]
+    return {0: b.pad(dy, before, after)}
+
+
+def spread(b: Builder, a: Value, strides: dict[int, int]) -> Value:
+    """`a` with stride - 1 zeros between neighbours along each axis of `strides`: no scatter, so repeatable anywhere."""
+    strides = {axis: s for axis, s in strides.items() if s > 1}
+    if not strides:
+        return a
+    split_shape, grown, final = [], [], []
+    for axis, size in enumerate(a.shape):
+        stride = strides.get(axis, 1)
+        split_shape += [size, 1] if stride > 1 else [size]
+        grown += [0, stride - 1] if stride > 1 else [0]
+        final.append(size * stride)
+    spaced = b.pad(b.reshape(a, split_shape), [0] * len(split_shape), grown)
+    trimmed = {axis: (0, final[axis] - strides[axis] + 1, 1) for axis in strides}
+    return b.slice(b.reshape(spaced, final), trimmed)
+
+
+@gradient("Pad")
+def pad(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """The part of dy that the input covers; constant mode only."""
+    if node.attribute("mode", "constant") != "constant":
+        raise ModelError(f"{node.where}: the gradient of Pad mode {node.attribute('mode', '')!r} is not supported")
+    x, dy = node.input(0), sole(grads)
+    pads = node.ints(1, "pads") or []
+    axes = [a % x.rank for a in node.ints(3, "axes") or range(x.rank)]
+    before, after = [0] * x.rank, [0] * x.rank
+    for position, axis in enumerate(axes):
+        before[axis], after[axis] = -pads[position], -pads[len(axes) + position]
+    return {0: b.pad(dy, before, after)}
+
+
+@gradient("Expand")
+def expand(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """The sum over the broadcast axes."""
+    return {0: b.unbroadcast(sole(grads), node.input(0).shape)}
+
+
+@gradient("Tile")
+def tile(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """The sum over the copies."""
+    x, dy = node.input(0), sole(grads)
+    repeats = [full // size for full, size in zip(dy.shape, x.shape, strict=True)]
+    copies = b.reshape(dy, [d for pair in zip(repeats, x.shape, strict=True) for d in pair])
+    axes = [2 * axis for axis, count in enumerate(repeats) if count > 1]
+    return {0: b.reshape(b.sum(copies, axes), x.shape)}
+
+
+@gradient("DepthToSpace")
+def depth_to_space(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """The inverse permutation, SpaceToDepth in the same block order (Shi et al., 2016)."""
+    x, dy = node.input(0), sole(grads)
+    block, (n, c, h, w) = int(node.attribute("blocksize", 1)), x.shape
+    split = b.reshape(dy, (n, c // block**2, h, block, w, block))
+    perm = (0, 1, 3, 5, 2, 4) if node.attribute("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
+    return {0: b.reshape(b.transpose(split, perm), x.shape)}
+
+
+@gradient("SpaceToDepth")
+def space_to_depth(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """DepthToSpace with the same block size."""
+    x = node.input(0)
+    return {0: b.op("DepthToSpace", [sole(grads)], x.shape, blocksize=int(node.attribute("blocksize", 1)))}
+
+
+@gradient("Trilu")
+def trilu(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """The same triangle of dy."""
+    dy = sole(grads)
+    return {0: b.op("Trilu", [dy, *node.inputs[1:]], dy.shape, upper=int(node.attribute("upper", 1)))}
+
+
+@gradient("CumSum")
+def cum_sum(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """The cumulative sum from the other end."""
+    dy, reverse = sole(grads), 1 - int(node.attribute("reverse", 0))
+    exclusive = int(node.attribute("exclusive", 0))
+    return {0: b.op("CumSum", [dy, node.input(1)], dy.shape, reverse=reverse, exclusive=exclusive)}
