@@ -121,7 +121,9 @@ def read_costs(path: Path) -> CostTable:
     try:
         raw: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
         if raw.get("format") != FORMAT:
-            raise DeviceError(f"{path}: cost table format {raw.get('format')!r}, this planc reads {FORMAT}: profile again")
+            raise DeviceError(
+                f"{path}: cost table format {raw.get('format')!r}, this planc reads {FORMAT}: profile again"
+            )
         return msgspec.convert(raw, CostTable)
     except FileNotFoundError as error:
         raise DeviceError(f"{path}: no such cost table; make one with `planc profile`") from error

@@ -28,13 +28,17 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor of the ONNX graph. `dtype` is numpy's name (`float32`); `storage` indexes `Graph.storages`."""
+    """A tensor of the ONNX graph. `dtype` is numpy's name (`float32`); `storage` indexes `Graph.storages`.
+
+    `updated` marks the next value of a state (and views of it), which shares its storage with the old value.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
     storage: int
+    updated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ class _Builder:
         self.names: list[str] = []
         self.index: dict[str, int] = {}
         self.parent: list[int] = []
+        self.updated: set[str] = set()
 
     def build(self) -> ImportedModel:
         """Name tensors, order nodes, join storages, make operators and layers."""
@@ -105,6 +106,8 @@ class _Builder:
         return self.bare.types[name.removesuffix(COPY_SUFFIX)]
 
     def _join_states(self, state: dict[str, str]) -> None:
+        next_roots = {self._root(out) for name, out in state.items() if self._root(out) != self._root(name)}
+        self.updated = {name for name in self.names if self._root(name) in next_roots}
         for name, out in state.items():
             if self._type(name) != self._type(out):
                 raise ModelError(
@@ -153,7 +156,7 @@ class _Builder:
 
     def _tensor(self, name: str, storage: int) -> Tensor:
         dtype, shape = self._dtype_shape(name)
-        return Tensor(name, dtype, shape, self._nbytes(name), storage)
+        return Tensor(name, dtype, shape, self._nbytes(name), storage, name in self.updated)
 
     def _op(self, node: onnx.NodeProto, position: int) -> Op:
         small = frozenset(

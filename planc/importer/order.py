@@ -51,8 +51,8 @@ def order_for_updates(
         old, new = root(name), root(out)
         if old == new:
             continue
-        at = writer.get(new)
-        if at is None or new in taken or not _in_place(nodes[at], old, root, type_of):
+        at = writer.get(new, -1)
+        if at < 0 or new in taken or not _in_place(nodes[at], old, root, type_of):
             copied.add(name)
             continue
         late = [r for r in readers[old] if r > at]

@@ -7,6 +7,7 @@ a Reshape onto the same address, which moves no byte and tells ONNX Runtime of t
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,17 +20,23 @@ from planc.importer.build import ImportedModel
 _IR_VERSION = 10
 
 
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of a sub-model: its name there, the graph's tensor, and the operator (counted from the start
+    of the stretch) that first touches it."""
+
+    name: str
+    tensor: int
+    position: int
+
+
 @dataclass(frozen=True)
 class SubModel:
-    """A stretch of operators. `inputs` and `outputs` list the graph's tensors in the order of the model's t-names.
-
-    `names` maps tensor index to name in `model_bytes`; all listed tensors must be bound.
-    """
+    """A stretch of operators as ONNX bytes. All `inputs` and `outputs` must be bound."""
 
     model_bytes: bytes
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    names: dict[int, str]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
 
     @cached_property
     def signature(self) -> str:
@@ -46,74 +53,83 @@ def element_type(imported: ImportedModel, tensor: int) -> int:
 _ONNX_NAMES = {"float32": "FLOAT", "float64": "DOUBLE", "object": "STRING"}
 
 
-def sub_model(imported: ImportedModel, start: int, stop: int) -> SubModel:
-    """The operators [start, stop) of the graph as a canonical model."""
-    return _Canonical(imported).build(start, stop)
+def sub_model(imported: ImportedModel, ops: Iterable[int]) -> SubModel:
+    """The operators `ops` (indices, in execution order; one that recurs is a recomputation) as a canonical model."""
+    return _Canonical(imported).build(ops)
 
 
 class _Canonical:
+    """Builds one sub-model in single-assignment form: each execution of an operator gets names of its own."""
+
     def __init__(self, imported: ImportedModel) -> None:
         self.imported = imported
         self.tensors = imported.graph.tensors
-        self.names: dict[int, str] = {}
-        self.inputs: list[int] = []
-        self.outputs: list[int] = []
+        self.latest: dict[int, str] = {}
+        self.count = 0
+        self.inputs: list[Port] = []
+        self.outputs: list[Port] = []
         self.initializers: list[TensorProto] = []
         self.nodes: list[onnx.NodeProto] = []
-        self.written: dict[int, int] = {}
+        self.writer: dict[int, int] = {}
+        self.position = 0
 
-    def build(self, start: int, stop: int) -> SubModel:
-        for op in self.imported.graph.ops[start:stop]:
+    def build(self, ops: Iterable[int]) -> SubModel:
+        for self.position, index in enumerate(ops):
+            op = self.imported.graph.ops[index]
             node = onnx.NodeProto(op_type=op.op_type, domain=op.domain)
             node.attribute.extend(sorted(self.imported.nodes[op.node].attribute, key=lambda a: a.name))
             node.input.extend(self._read(t, t in op.constants) if t >= 0 else "" for t in op.inputs)
-            for tensor in op.outputs:
-                node.output.append(self._write(tensor) if tensor >= 0 else "")
+            node.output.extend(self._write(t) if t >= 0 else "" for t in op.outputs)
             self._append(node)
         graph = helper.make_graph(
             self.nodes,
             "segment",
-            [self._info(t) for t in self.inputs],
-            [self._info(t) for t in self.outputs],
+            [self._info(port) for port in self.inputs],
+            [self._info(port) for port in self.outputs],
             self.initializers,
         )
         model = helper.make_model(graph, opset_imports=self.imported.opsets, ir_version=_IR_VERSION)
-        data = model.SerializeToString(deterministic=True)
-        return SubModel(data, tuple(self.inputs), tuple(self.outputs), self.names)
+        return SubModel(model.SerializeToString(deterministic=True), tuple(self.inputs), tuple(self.outputs))
 
     def _append(self, node: onnx.NodeProto) -> None:
         node.name = f"n{len(self.nodes)}"
         self.nodes.append(node)
 
-    def _name(self, tensor: int) -> str:
-        return self.names.setdefault(tensor, f"t{len(self.names)}")
+    def _new_name(self, tensor: int) -> str:
+        self.latest[tensor] = f"t{self.count}"
+        self.count += 1
+        return self.latest[tensor]
 
     def _read(self, tensor: int, constant: bool) -> str:
-        if tensor in self.names:
-            return self.names[tensor]
-        source = self.written.get(self.tensors[tensor].storage)
+        if tensor in self.latest:
+            return self.latest[tensor]
+        source = self.writer.get(self.tensors[tensor].storage)
+        name = self._new_name(tensor)
         if constant:
             value = np.ascontiguousarray(self.imported.constants[self.tensors[tensor].name])
-            self.initializers.append(numpy_helper.from_array(value, self._name(tensor)))
+            self.initializers.append(numpy_helper.from_array(value, name))
         elif source is None:
-            self.inputs.append(tensor)
+            self.inputs.append(Port(name, tensor, self.position))
         else:
-            self._view(source, tensor)
-        return self._name(tensor)
+            self._view(self.latest[source], name, tensor)
+        return name
 
-    def _view(self, source: int, tensor: int) -> None:
-        name = self._name(tensor)
+    def _view(self, source: str, name: str, tensor: int) -> None:
         shape = np.array(self.tensors[tensor].shape, np.int64)
         self.initializers.append(numpy_helper.from_array(shape, f"{name}.shape"))
-        self._append(onnx.NodeProto(op_type="Reshape", input=[self.names[source], f"{name}.shape"], output=[name]))
-        self.outputs.append(tensor)
+        self._append(onnx.NodeProto(op_type="Reshape", input=[source, f"{name}.shape"], output=[name]))
+        self.outputs.append(Port(name, tensor, self.position))
 
     def _write(self, tensor: int) -> str:
-        self.written[self.tensors[tensor].storage] = tensor
-        self.outputs.append(tensor)
-        return self._name(tensor)
+        """A new name; older names of the same storage are outdated."""
+        storage = self.tensors[tensor].storage
+        for other in self.imported.graph.storages[storage].tensors:
+            self.latest.pop(other, None)
+        self.writer[storage] = tensor
+        name = self._new_name(tensor)
+        self.outputs.append(Port(name, tensor, self.position))
+        return name
 
-    def _info(self, tensor: int) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(
-            self._name(tensor), element_type(self.imported, tensor), self.tensors[tensor].shape
-        )
+    def _info(self, port: Port) -> onnx.ValueInfoProto:
+        shape = self.tensors[port.tensor].shape
+        return helper.make_tensor_value_info(port.name, element_type(self.imported, port.tensor), shape)

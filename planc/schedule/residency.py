@@ -18,7 +18,7 @@ from planc.schedule.schedule import Copy, Direction, Schedule
 class Residency:
     """One instance of a value on the device.
 
-    Its bytes are held at the entry of the steps in the half-open range [`first`, `end`); an instance produced by step s
+    Its bytes are held at the entry of the steps in the half-open range [`first`, `end`); an instance made by step s
     has first = s + 1, because step s itself accounts for it in its working set. `produced_by_step` is the position of
     the producing step, `produced_by_copy` and `copied_out_by` index `schedule.copies`; an instance with neither producer
     is there when the step begins. `until_step_end` instances are held past the last step.
@@ -164,9 +164,12 @@ class _Walk:
     def _finish(self, end: int) -> None:
         for value, info in enumerate(self.problem.values):
             on_device, on_host = value in self.current, value in self.host
-            stays = info.origin is Origin.STATE and value not in self.schedule.host_start
+            carried = info.origin in (Origin.STATE, Origin.CONSTANT)
+            stays = carried and value not in self.schedule.host_start
             if stays and not on_device:
-                raise ScheduleError(f"state {self._name(value)} starts on the device but is not there at the end")
+                raise ScheduleError(
+                    f"{info.origin} {self._name(value)} starts on the device but is not there at the end"
+                )
             if info.origin is Origin.STATE and not stays and not on_host:
                 raise ScheduleError(
                     f"state {self._name(value)} starts on the host but its new version is not there at the end"

@@ -1,0 +1,189 @@
+"""The compiler's whole way in one function: model → graph → costs → problem → schedule → plan, verified."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from planc.costs.table import CostTable
+from planc.errors import InfeasibleBudgetError
+from planc.graph.graph import Graph
+from planc.importer.build import ImportedModel, import_model
+from planc.lowering.lower import Lowered, lower
+from planc.plan import plan as p
+from planc.problem.bounds import minimum_budget
+from planc.problem.build import PlanningProblem, build_problem
+from planc.problem.problem import Problem
+from planc.schedule.solver import Progress, Solution, SolveOptions, Solver, load_solver, solve
+from planc.units import align_up, format_bytes, parse_size
+from planc.verify.verify import require_valid
+
+_ARENA_SLACK = 64 << 10
+"""Bytes added to the largest scratch of a layer: the arena rounds each allocation up to 256 bytes."""
+
+_MAX_REPAIRS = 8
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """How to compile. `budget` is a size (`8GiB`, `60%` of the liveness peak, `min`); None takes 90 % of the memory
+    that the cost table's device had free."""
+
+    budget: str | None = None
+    solver: str = "mip"
+    time_limit_s: float = 60.0
+    seed: int = 0
+    on_progress: Callable[[Progress], None] = field(default=lambda _: None)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """A verified plan with what it was made from. `repairs` counts how often packing missed and the problem was
+    narrowed."""
+
+    plan: p.Plan
+    planning: PlanningProblem
+    solution: Solution
+    repairs: int
+
+
+def compile_model(
+    model: str | Path | onnx.ModelProto | ImportedModel, costs: CostTable, options: CompileOptions | None = None
+) -> Compilation:
+    """Compile a training step with known costs.
+
+    Raises ModelError, DeviceError (costs of another model), UsageError (unknown solver, unreadable budget),
+    InfeasibleBudgetError with the smallest feasible budget, SolverTimeoutError.
+    """
+    chosen = options or CompileOptions()
+    imported = model if isinstance(model, ImportedModel) else import_model(model)
+    planning = build_problem(imported.graph, costs)
+    scratch = align_up(planning.scratch_bytes, _ARENA_SLACK) + _ARENA_SLACK
+    budget = _budget(chosen.budget, planning, costs, scratch)
+    search = _Search(imported.graph, planning, budget - scratch, scratch, chosen)
+    solution, lowered, solve_s = search.run()
+    plan = _plan(imported, costs, planning, solution, lowered, budget, scratch, solve_s, chosen)
+    require_valid(imported.graph, plan, "the compiled plan")
+    return Compilation(plan, planning, solution, search.repairs)
+
+
+def _budget(text: str | None, planning: PlanningProblem, costs: CostTable, scratch: int) -> int:
+    if text is None:
+        return costs.device.memory_bytes * 9 // 10
+    if text == "min":
+        return minimum_budget(planning.problem)[0] + scratch
+    return parse_size(text, planning.liveness_peak_bytes)
+
+
+@dataclass
+class _Search:
+    """Solve, pack, and where packing misses the capacity, narrow the problem by the excess and solve again."""
+
+    graph: Graph
+    planning: PlanningProblem
+    capacity: int
+    scratch: int
+    options: CompileOptions
+    repairs: int = 0
+
+    def run(self) -> tuple[Solution, Lowered, float]:
+        start = time.perf_counter()
+        solver = load_solver(self.options.solver)
+        narrowed = self.capacity
+        while True:
+            left = self.options.time_limit_s - (time.perf_counter() - start)
+            limit = self.options.time_limit_s if self.repairs == 0 else max(left, self.options.time_limit_s / 4)
+            solution = self._solve(solver, replace(self.planning.problem, budget_bytes=narrowed), limit)
+            lowered = lower(self.graph, self.planning, solution.schedule, self.capacity)
+            excess = lowered.slab_bytes - self.capacity
+            if excess <= 0:
+                return solution, lowered, time.perf_counter() - start
+            if self.repairs == _MAX_REPAIRS:
+                raise self._unpackable(lowered.slab_bytes)
+            self.repairs += 1
+            narrowed = min(narrowed - excess, solution.peak_bytes - excess)
+
+    def _solve(self, solver: Solver, problem: Problem, limit_s: float) -> Solution:
+        options = SolveOptions(limit_s, self.options.seed, on_progress=self.options.on_progress)
+        try:
+            return solve(solver, problem, options)
+        except InfeasibleBudgetError as error:
+            need = error.minimum_budget_bytes + self.scratch
+            raise InfeasibleBudgetError(
+                f"a budget of {format_bytes(self.capacity + self.scratch)} is too small: the smallest feasible one is "
+                f"{need} bytes ({format_bytes(need)}), set by layer {error.layer!r}",
+                need,
+                error.layer,
+            ) from error
+
+    def _unpackable(self, slab: int) -> InfeasibleBudgetError:
+        need, layer = slab + self.scratch, minimum_budget(self.planning.problem)[1]
+        text = f"no packing within the budget was found in {self.repairs} attempts; {need} bytes are known to be enough"
+        return InfeasibleBudgetError(text, need, layer)
+
+
+def _plan(
+    imported: ImportedModel,
+    costs: CostTable,
+    planning: PlanningProblem,
+    solution: Solution,
+    lowered: Lowered,
+    budget: int,
+    scratch: int,
+    solve_s: float,
+    options: CompileOptions,
+) -> p.Plan:
+    need, layer = minimum_budget(planning.problem)
+    return p.Plan(
+        planc=version("planc"),
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        model=p.ModelInfo(
+            hash=imported.graph.content_hash,
+            file=imported.file.path.name if imported.file.path else "",
+            layers=len(imported.graph.layers),
+            operators=len(imported.graph.ops),
+        ),
+        costs=p.CostInfo(
+            table=costs.identity,
+            device=costs.device.name,
+            kind=costs.device.kind,
+            estimated=costs.estimated,
+            versions=costs.device.versions,
+        ),
+        certificate=p.Certificate(
+            solver=options.solver,
+            status=solution.status,
+            lower_bound_ns=solution.lower_bound_ns,
+            bound_scope=solution.bound_scope,
+            gap=solution.gap,
+            seed=options.seed,
+            time_limit_s=options.time_limit_s,
+            solve_s=solve_s,
+        ),
+        memory=p.Memory(
+            budget_bytes=budget,
+            slab_bytes=lowered.slab_bytes,
+            scratch_bytes=scratch,
+            host_bytes=lowered.host_bytes,
+            liveness_peak_bytes=planning.liveness_peak_bytes,
+            minimum_budget_bytes=need + scratch,
+            minimum_layer=layer,
+            load_bytes=lowered.load_bytes,
+        ),
+        prediction=p.Prediction(
+            step_ns=solution.timeline.step_ns,
+            unconstrained_step_ns=planning.problem.base_duration_ns,
+            stall_ns=solution.timeline.stall_ns,
+            runs=solution.timeline.steps,
+            copies=solution.timeline.copies,
+        ),
+        runs=lowered.runs,
+        segments=lowered.segments,
+        copies=lowered.copies,
+        residencies=lowered.residencies,
+        host_slots=lowered.host_slots,
+    )

@@ -1,0 +1,149 @@
+"""Schedule → stays of storages in op slots: the residencies of the schedule made exact to the operator, temporaries added."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from planc.graph.footprint import padded_bytes, write_over_candidates
+from planc.graph.graph import Graph, Role
+from planc.problem.build import PlanningProblem
+from planc.schedule.residency import Residency, residencies
+from planc.schedule.schedule import Schedule
+
+
+@dataclass(slots=True)
+class Stay:
+    """One stay of `storage` in the slab on the slots [`begin`, `end`).
+
+    `copied_in` and `copied_out` index the schedule's copies. `home` marks state and constants that are there from step
+    to step. `over` is the stay whose bytes this one takes in place at its first slot.
+    """
+
+    storage: int
+    begin: int
+    end: int
+    copied_in: int | None = None
+    copied_out: tuple[int, ...] = ()
+    home: bool = False
+    over: int | None = None
+
+
+@dataclass(frozen=True)
+class SlotMap:
+    """Slots of a schedule's steps: step s covers [`begin[s]`, `begin[s + 1]`)."""
+
+    graph: Graph
+    steps: tuple[int, ...]
+    begin: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """Number of slots of the whole step."""
+        return self.begin[-1]
+
+    def touches(self, step: int) -> dict[int, tuple[int, int]]:
+        """For each storage that the step's layer touches, its first and last slot there."""
+        layer = self.graph.layers[self.steps[step]]
+        found: dict[int, tuple[int, int]] = {}
+        for op in range(layer.start, layer.stop):
+            slot = self.begin[step] + op - layer.start
+            for storage in (*self.graph.op_reads[op], *self.graph.op_writes[op]):
+                found[storage] = (found.get(storage, (slot, slot))[0], slot)
+        return found
+
+
+def slot_map(graph: Graph, steps: Sequence[int]) -> SlotMap:
+    """Slots of the executed layers `steps`."""
+    begin = [0]
+    for layer in steps:
+        begin.append(begin[-1] + graph.layers[layer].stop - graph.layers[layer].start)
+    return SlotMap(graph, tuple(steps), tuple(begin))
+
+
+@dataclass
+class _Stays:
+    slots: SlotMap
+    planning: PlanningProblem
+    schedule: Schedule
+    found: list[Stay] = field(default_factory=list)
+
+    def across_layers(self, residency: Residency) -> Stay:
+        storage = self.planning.storages[residency.value]
+        copies = self.schedule.copies
+        begin = self.slots.begin[residency.first]
+        end = max([begin + 1] + [self.slots.begin[copies[c].stop] for c in residency.copied_out_by])
+        if residency.produced_by_step is not None:
+            begin, last = self.slots.touches(residency.produced_by_step)[storage]
+            end = max(end, last + 1) if residency.copied_out_by else last + 1
+        if residency.produced_by_copy is not None:
+            end = max(end, self.slots.begin[copies[residency.produced_by_copy].stop])
+        if residency.last_reader is not None:
+            end = max(end, self.slots.touches(residency.last_reader)[storage][1] + 1)
+        if residency.until_step_end:
+            end = self.slots.total
+        return Stay(
+            storage,
+            begin,
+            max(end, begin + 1),
+            residency.produced_by_copy,
+            residency.copied_out_by,
+            home=self._is_home(storage, residency),
+        )
+
+    def _is_home(self, storage: int, residency: Residency) -> bool:
+        carried = self.slots.graph.storages[storage].role in (Role.STATE, Role.CONSTANT)
+        starts = residency.produced_by_step is None and residency.produced_by_copy is None
+        return carried and (starts or residency.until_step_end)
+
+    def temporaries(self) -> None:
+        """Stays of what a layer makes and does not leave behind; also of outputs nobody reads any more."""
+        known = {(s.storage, s.begin) for s in self.found}
+        for step in range(len(self.slots.steps)):
+            layer = self.slots.graph.layers[self.slots.steps[step]]
+            made = {s for op in range(layer.start, layer.stop) for s in self.slots.graph.op_writes[op]}
+            for storage, (first, last) in self.slots.touches(step).items():
+                if storage in made and self._produced(storage) and (storage, first) not in known:
+                    self.found.append(Stay(storage, first, last + 1))
+
+    def _produced(self, storage: int) -> bool:
+        return self.slots.graph.storages[storage].role is Role.COMPUTED
+
+
+def stays_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule) -> list[Stay]:
+    """Every stay of a schedule, in-place reuse marked, ordered by first slot."""
+    work = _Stays(slots, planning, schedule)
+    work.found = [work.across_layers(r) for r in residencies(planning.problem, schedule)]
+    work.temporaries()
+    work.found.sort(key=lambda s: (s.begin, s.storage))
+    _mark_in_place(slots, work.found)
+    return work.found
+
+
+def _mark_in_place(slots: SlotMap, stays: list[Stay]) -> None:
+    """Set `over` on every stay that may take the bytes of another whose last use is the operator that makes it."""
+    graph = slots.graph
+    ending: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for index, stay in enumerate(stays):
+        ending[stay.storage, stay.end].append(index)
+    op_at = [op for step in slots.steps for op in range(graph.layers[step].start, graph.layers[step].stop)]
+    taken: set[int] = set()
+    for stay in stays:
+        if stay.copied_in is not None or graph.storages[stay.storage].role is not Role.COMPUTED:
+            continue
+        op = op_at[stay.begin]
+        if graph.tensors[graph.ops[op].outputs[0]].storage != stay.storage:
+            continue
+        for storage in write_over_candidates(graph, op):
+            ends = (
+                i for i in ending[storage, stay.begin + 1] if i not in taken and _may_be_overwritten(graph, stays[i])
+            )
+            over = next(ends, None)
+            if over is not None and padded_bytes(graph, storage) == padded_bytes(graph, stay.storage):
+                stay.over = over
+                taken.add(over)
+                break
+
+
+def _may_be_overwritten(graph: Graph, stay: Stay) -> bool:
+    """Not state or constants, and nothing that a copy out may still be reading when the operator runs."""
+    return graph.storages[stay.storage].role in (Role.COMPUTED, Role.BATCH) and not stay.copied_out

@@ -1,0 +1,135 @@
+"""The plan: what the compiler writes and the runtime executes. Integers only, bytes and nanoseconds.
+
+Time inside a plan is counted in *slots*: one slot for each operator that the compute engine executes, run after run in
+order. A *run* is one execution of a layer; a repeated layer is a recomputation. Lifetimes are half-open slot ranges.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+FORMAT = 1
+
+
+class Direction(StrEnum):
+    """The two copy engines: device to host, host to device."""
+
+    OUT = "out"
+    IN = "in"
+
+
+class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The model that the plan computes: hash of structure and constants (state values excluded), file name, sizes."""
+
+    hash: str
+    file: str
+    layers: int
+    operators: int
+
+
+class CostInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the costs came from; `estimated` when they were not measured on the target."""
+
+    table: str
+    device: str
+    kind: str
+    estimated: bool
+    versions: dict[str, str]
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
+    """What the solver proved: `lower_bound_ns` holds for `bound_scope`; `gap` is relative to the predicted step."""
+
+    solver: str
+    status: str
+    lower_bound_ns: int
+    bound_scope: str
+    gap: float
+    seed: int
+    time_limit_s: float
+    solve_s: float
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True):
+    """Predicted step, the step of unlimited memory, and start and end of every run and copy."""
+
+    step_ns: int
+    unconstrained_step_ns: int
+    stall_ns: int
+    runs: tuple[tuple[int, int], ...]
+    copies: tuple[tuple[int, int], ...]
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes: `slab_bytes` + `scratch_bytes` ≤ `budget_bytes`. `minimum_budget_bytes` is set by `minimum_layer`."""
+
+    budget_bytes: int
+    slab_bytes: int
+    scratch_bytes: int
+    host_bytes: int
+    liveness_peak_bytes: int
+    minimum_budget_bytes: int
+    minimum_layer: str
+    load_bytes: int
+
+
+class Residency(msgspec.Struct, frozen=True):
+    """One stay of a storage in the slab: its bytes at `offset`, from slot `begin` up to slot `end`.
+
+    An operator or copy that touches a storage means the stay with the latest `begin` not after its slot. A stay that
+    takes over the bytes of another in place begins at the slot in which the other one ends minus one.
+    """
+
+    storage: str
+    offset: int
+    bytes: int
+    begin: int
+    end: int
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One execution of the graph's layer `layer`, after the copies `waits` (indices into `copies`) are complete."""
+
+    layer: int
+    waits: tuple[int, ...] = ()
+
+
+class Copy(msgspec.Struct, frozen=True, kw_only=True):
+    """One transfer between a residency and a host slot, after the first `after` runs and the copies `waits`."""
+
+    direction: Direction
+    residency: int
+    host_offset: int
+    bytes: int
+    after: int
+    waits: tuple[int, ...] = ()
+
+
+class HostSlot(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of a storage in the host slab. `initial`: the storage is there, and not in the slab, when a step begins."""
+
+    storage: str
+    offset: int
+    bytes: int
+    initial: bool
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole plan. `segments` are half-open ranges of runs, each executed by one session.
+
+    The copies of one direction run in list order. A step ends when all runs and copies are complete.
+    """
+
+    format: int = FORMAT
+    planc: str
+    created: str
+    model: ModelInfo
+    costs: CostInfo
+    certificate: Certificate
+    memory: Memory
+    prediction: Prediction
+    runs: tuple[Run, ...]
+    segments: tuple[tuple[int, int], ...]
+    copies: tuple[Copy, ...]
+    residencies: tuple[Residency, ...]
+    host_slots: tuple[HostSlot, ...]

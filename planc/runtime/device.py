@@ -1,0 +1,89 @@
+"""What the executor needs of a device: a slab, a host slab, three in-order engines, events between them.
+
+The CPU fills this interface with a thread per copy direction; CUDA fills it with streams. Nothing above it knows which
+device it is.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from planc.importer.submodel import SubModel
+
+
+class Engine(IntEnum):
+    """An in-order queue of the device."""
+
+    COMPUTE = 0
+    OUT = 1
+    IN = 2
+
+
+@runtime_checkable
+class Event(Protocol):
+    """A point in one engine's queue that another engine, or the host, can wait for."""
+
+
+@runtime_checkable
+class Segment(Protocol):
+    """A loaded stretch of operators with every tensor bound to an address; run by `Device.launch`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorAddress:
+    """Where a sub-model's port lives: bytes from the slab's start, ONNX element type, shape."""
+
+    offset: int
+    element_type: int
+    shape: tuple[int, ...]
+
+
+class Device(Protocol):
+    """One device with memory for one plan. All sizes and offsets are bytes."""
+
+    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress]) -> Segment:
+        """Bind a sub-model's ports at slab offsets. Identical sub-models share one session."""
+        ...
+
+    def launch(self, segment: Segment) -> None:
+        """Queue a segment on the compute engine."""
+        ...
+
+    def copy(self, engine: Engine, slab_offset: int, host_offset: int, size: int) -> None:
+        """Queue a transfer on a copy engine; its direction is the engine's."""
+        ...
+
+    def record(self, engine: Engine) -> Event:
+        """An event after everything queued on `engine` so far."""
+        ...
+
+    def wait(self, engine: Engine, event: Event) -> None:
+        """Make `engine` wait for `event` before what is queued on it next."""
+        ...
+
+    def synchronize(self) -> None:
+        """Return when all three engines are idle; raises the first error that one of them met."""
+        ...
+
+    def write_slab(self, offset: int, value: np.ndarray) -> None:
+        """Put a host array at a slab offset, while the engines are idle."""
+        ...
+
+    def read_slab(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """A copy of the array at a slab offset, while the engines are idle."""
+        ...
+
+    def write_host(self, offset: int, value: np.ndarray) -> None:
+        """Put an array into the host slab."""
+        ...
+
+    def read_host(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """A copy of the array at a host-slab offset."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; the device is unusable afterwards. Safe to call twice."""
+        ...

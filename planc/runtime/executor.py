@@ -1,0 +1,129 @@
+"""Executes a verified plan on a device: queues runs and copies with the waits the plan lists, and nothing else."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from planc.errors import InternalError
+from planc.importer.build import ImportedModel
+from planc.importer.submodel import element_type, sub_model
+from planc.plan.plan import Copy, Direction, Plan
+from planc.runtime.device import Device, Engine, Event, Segment, TensorAddress
+
+_ENGINES = {Direction.OUT: Engine.OUT, Direction.IN: Engine.IN}
+
+
+class StayIndex:
+    """Finds the stay (residency) that a storage has at a slot."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._by_storage: defaultdict[str, list[int]] = defaultdict(list)
+        for index in sorted(range(len(plan.residencies)), key=lambda i: plan.residencies[i].begin):
+            self._by_storage[plan.residencies[index].storage].append(index)
+
+    def offset(self, storage: str, slot: int) -> int:
+        """Slab offset of the storage's latest stay that begins at or before `slot`."""
+        for index in reversed(self._by_storage[storage]):
+            if self._plan.residencies[index].begin <= slot:
+                return self._plan.residencies[index].offset
+        raise InternalError(f"storage {storage!r} has no stay at slot {slot}")
+
+    def first(self, storage: str) -> int | None:
+        """Slab offset of the stay that is there when a step begins, None when there is none."""
+        stays = self._by_storage.get(storage)
+        if not stays or self._plan.residencies[stays[0]].begin != 0:
+            return None
+        return self._plan.residencies[stays[0]].offset
+
+    def last(self, storage: str) -> int | None:
+        """Slab offset of the latest stay, None when there is none."""
+        stays = self._by_storage.get(storage)
+        return self._plan.residencies[stays[-1]].offset if stays else None
+
+
+@dataclass(slots=True)
+class _Segment:
+    """A loaded segment: copies to submit before it, copies to await, the compute event to record before the copies."""
+
+    submit: list[int]
+    waits: list[int]
+    loaded: Segment | None
+
+
+class Executor:
+    """A plan bound to a device. `run_step` executes one step; addresses and order never change between steps."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        imported: ImportedModel,
+        device: Device,
+        progress: Callable[[int, int], None] = lambda *_: None,
+    ) -> None:
+        self._plan, self._device = plan, device
+        self.stays = StayIndex(plan)
+        self._segments: list[_Segment] = []
+        starting: defaultdict[int, list[int]] = defaultdict(list)
+        for index, copy in enumerate(plan.copies):
+            starting[copy.after].append(index)
+        slot = 0
+        for done, (first, end) in enumerate(plan.segments):
+            progress(done, len(plan.segments))
+            ops = [op for run in plan.runs[first:end] for op in _ops(imported, run.layer)]
+            waits = [c for run in plan.runs[first:end] for c in run.waits]
+            submit = self._dependency_order(starting.pop(first, []))
+            self._segments.append(_Segment(submit, waits, self._load(imported, ops, slot)))
+            slot += len(ops)
+        self._segments.append(_Segment(self._dependency_order(starting.pop(len(plan.runs), [])), [], None))
+        if starting:
+            raise InternalError("a copy starts inside a segment")
+
+    def _load(self, imported: ImportedModel, ops: Sequence[int], slot: int) -> Segment:
+        model = sub_model(imported, ops)
+        graph = imported.graph
+        addresses = {}
+        for port in (*model.inputs, *model.outputs):
+            tensor = graph.tensors[port.tensor]
+            offset = self.stays.offset(graph.storages[tensor.storage].name, slot + port.position)
+            addresses[port.name] = TensorAddress(offset, element_type(imported, port.tensor), tensor.shape)
+        return self._device.load(model, addresses)
+
+    def run_step(self) -> None:
+        """Queue one whole step and wait for its end. Raises DeviceError when the device fails."""
+        events: dict[int, Event] = {}
+        for segment in self._segments:
+            if segment.submit:
+                computed = self._device.record(Engine.COMPUTE)
+                for index in segment.submit:
+                    self._submit(index, self._plan.copies[index], computed, events)
+            for index in segment.waits:
+                self._device.wait(Engine.COMPUTE, events[index])
+            if segment.loaded is not None:
+                self._device.launch(segment.loaded)
+        self._device.synchronize()
+
+    def _dependency_order(self, copies: Sequence[int]) -> list[int]:
+        """The copies of one boundary so that each follows those it waits for."""
+        pending, ordered = list(copies), []
+        while pending:
+            ready = [i for i in pending if not set(self._plan.copies[i].waits) & (set(pending) - {i})]
+            if not ready:
+                raise InternalError("copies of one boundary wait for each other")
+            ordered += ready
+            pending = [i for i in pending if i not in ready]
+        return ordered
+
+    def _submit(self, index: int, copy: Copy, computed: Event, events: dict[int, Event]) -> None:
+        engine = _ENGINES[copy.direction]
+        self._device.wait(engine, computed)
+        for other in copy.waits:
+            self._device.wait(engine, events[other])
+        offset = self._plan.residencies[copy.residency].offset
+        self._device.copy(engine, offset, copy.host_offset, copy.bytes)
+        events[index] = self._device.record(engine)
+
+
+def _ops(imported: ImportedModel, layer: int) -> range:
+    info = imported.graph.layers[layer]
+    return range(info.start, info.stop)

@@ -1,0 +1,128 @@
+"""Checks of a plan that need no notion of time: indices, sizes, sums, every layer run, the right model."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from planc.graph.footprint import ALIGNMENT, is_recomputable
+from planc.graph.graph import Graph, Role
+from planc.plan.plan import Plan
+from planc.verify.violation import Violation
+
+
+def check_structure(graph: Graph, plan: Plan) -> Iterator[Violation]:
+    """Violations of form. Where there is one, the checks of time and content would be meaningless."""
+    if plan.model.hash != graph.content_hash:
+        text = f"the plan was made for model {plan.model.hash[:12]}, this one is {graph.content_hash[:12]}"
+        yield Violation("wrong model", plan.model.file, text)
+        return
+    yield from _memory(plan)
+    yield from _runs(graph, plan)
+    yield from _segments(plan)
+    yield from _residencies(graph, plan)
+    yield from _host_slots(graph, plan)
+    yield from _copies(graph, plan)
+
+
+def _memory(plan: Plan) -> Iterator[Violation]:
+    memory = plan.memory
+    total = memory.slab_bytes + memory.scratch_bytes
+    if total > memory.budget_bytes:
+        text = f"slab and scratch take {total} bytes, the budget is {memory.budget_bytes}"
+        yield Violation("over budget", "memory", text)
+    if memory.scratch_bytes < 0:
+        yield Violation("size", "memory", "scratch_bytes is negative")
+
+
+def _runs(graph: Graph, plan: Plan) -> Iterator[Violation]:
+    known = range(len(graph.layers))
+    counts = Counter(run.layer for run in plan.runs)
+    for position, run in enumerate(plan.runs):
+        if run.layer not in known or any(not 0 <= c < len(plan.copies) for c in run.waits):
+            yield Violation("index", f"run {position}", "its layer or one of its waits does not exist")
+    for layer in known:
+        if counts[layer] == 0:
+            yield Violation("missing layer", graph.layers[layer].title, "the plan never runs it")
+        elif counts[layer] > 1 and not is_recomputable(graph, graph.layers[layer]):
+            text = f"it runs {counts[layer]} times, but it is random, updates state, or is not a forward layer"
+            yield Violation("repeated layer", graph.layers[layer].title, text)
+
+
+def _segments(plan: Plan) -> Iterator[Violation]:
+    firsts = [first for first, _ in plan.segments]
+    ends = [end for _, end in plan.segments]
+    if (
+        firsts[:1] != [0]
+        or ends[-1:] != [len(plan.runs)]
+        or firsts[1:] != ends[:-1]
+        or any(a >= b for a, b in plan.segments)
+    ):
+        yield Violation("segments", "segments", "they do not divide the runs into consecutive ranges")
+        return
+    boundaries = {0, *ends}
+    for position, run in enumerate(plan.runs):
+        if run.waits and position not in boundaries:
+            yield Violation("segments", f"run {position}", "it waits for a copy in the middle of a segment")
+    for index, copy in enumerate(plan.copies):
+        if copy.after not in boundaries:
+            yield Violation(
+                "segments", f"copy {index}", f"it starts after run {copy.after}, in the middle of a segment"
+            )
+
+
+def _residencies(graph: Graph, plan: Plan) -> Iterator[Violation]:
+    sizes = {storage.name: storage.nbytes for storage in graph.storages}
+    for index, stay in enumerate(plan.residencies):
+        where = f"residency {index} of {stay.storage!r}"
+        if stay.storage not in sizes:
+            yield Violation("unknown storage", where, "the model has no such tensor")
+        elif stay.bytes < sizes[stay.storage]:
+            yield Violation("size", where, f"it has {stay.bytes} bytes, the tensor needs {sizes[stay.storage]}")
+        if stay.offset < 0 or stay.offset + stay.bytes > plan.memory.slab_bytes:
+            yield Violation(
+                "outside slab", where, f"[{stay.offset}, {stay.offset + stay.bytes}) of {plan.memory.slab_bytes}"
+            )
+        if stay.offset % ALIGNMENT:
+            yield Violation("alignment", where, f"offset {stay.offset} is no multiple of {ALIGNMENT}")
+        if not 0 <= stay.begin < stay.end:
+            yield Violation("lifetime", where, f"[{stay.begin}, {stay.end}) is empty or negative")
+
+
+def _host_slots(graph: Graph, plan: Plan) -> Iterator[Violation]:
+    roles = {storage.name: storage for storage in graph.storages}
+    at, previous = 0, ""
+    for slot in sorted(plan.host_slots, key=lambda s: s.offset):
+        where = f"host slot of {slot.storage!r}"
+        if slot.storage not in roles:
+            yield Violation("unknown storage", where, "the model has no such tensor")
+            continue
+        if slot.offset < at:
+            yield Violation("host overlap", where, f"it begins at {slot.offset}, inside that of {previous!r}")
+        if (
+            slot.bytes < roles[slot.storage].nbytes
+            or slot.offset < 0
+            or slot.offset + slot.bytes > plan.memory.host_bytes
+        ):
+            yield Violation("size", where, f"{slot.bytes} bytes at {slot.offset} do not hold it inside the host slab")
+        if slot.initial and roles[slot.storage].role is Role.COMPUTED:
+            yield Violation("host slot", where, "a computed tensor cannot be on the host before the step")
+        at, previous = slot.offset + slot.bytes, slot.storage
+
+
+def _copies(graph: Graph, plan: Plan) -> Iterator[Violation]:
+    sizes = {storage.name: storage.nbytes for storage in graph.storages}
+    slots = {slot.storage: slot for slot in plan.host_slots}
+    for index, copy in enumerate(plan.copies):
+        where = f"copy {index}"
+        if not 0 <= copy.residency < len(plan.residencies) or not 0 <= copy.after <= len(plan.runs):
+            yield Violation("index", where, "its residency or its start does not exist")
+            continue
+        if any(not 0 <= c < len(plan.copies) for c in copy.waits):
+            yield Violation("index", where, "one of its waits does not exist")
+        stay = plan.residencies[copy.residency]
+        slot = slots.get(stay.storage)
+        if slot is None or copy.host_offset != slot.offset or copy.bytes > slot.bytes:
+            yield Violation(
+                "host slot", where, f"{stay.storage!r} has no host slot at {copy.host_offset} of {copy.bytes} bytes"
+            )
+        if copy.bytes > stay.bytes or copy.bytes < sizes.get(stay.storage, 0):
+            yield Violation("size", where, f"it moves {copy.bytes} bytes of {stay.storage!r}, which has {stay.bytes}")
