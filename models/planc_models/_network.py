@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from planc.errors import UsageError
 from planc.graph.annotations import annotate_node
 
 OPSET = 20
@@ -105,10 +106,11 @@ class Network:
         """Convolution of [N, C, H, W], He initialisation over the fan-out (He et al., 2015), zero bias."""
         (kh, kw), (ph, pw) = pair(kernel), pair(padding)
         deviation = math.sqrt(2 * group / (channels * kh * kw))
-        inputs: list[Tensor | str] = [x, self.normal(f"{layer}.weight", (channels, x.shape[1] // group, kh, kw), deviation)]
+        weight = self.normal(f"{layer}.weight", (channels, x.shape[1] // group, kh, kw), deviation)
+        inputs: list[Tensor | str] = [x, weight]
         if bias:
             inputs.append(self.zeros(f"{layer}.bias", channels))
-        size = ((x.shape[2] + 2 * ph - kh) // stride + 1, (x.shape[3] + 2 * pw - kw) // stride + 1)
+        size = (self._windows(x, 2, layer, kh, stride, ph), self._windows(x, 3, layer, kw, stride, pw))
         return self.node(
             "Conv", inputs, (x.shape[0], channels, *size), layer, "conv",
             kernel_shape=[kh, kw], strides=[stride] * 2, pads=[ph, pw, ph, pw], group=group,
@@ -136,16 +138,66 @@ class Network:
         return self.node("Add", [x, y], x.shape, layer, "add")
 
     def max_pool(self, x: Tensor, layer: str, kernel: int, stride: int, padding: int = 0, ceil: bool = False) -> Tensor:
-        size = [_pooled(d, kernel, stride, padding, ceil) for d in x.shape[2:]]
+        size = [self._windows(x, axis, layer, kernel, stride, padding, ceil) for axis in (2, 3)]
         return self.node(
             "MaxPool", [x], (*x.shape[:2], *size), layer, "max-pool",
             kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[padding] * 4, ceil_mode=int(ceil),
+        )  # fmt: skip
+
+    def average_pool(self, x: Tensor, layer: str, kernel: int, stride: int, padding: int = 0) -> Tensor:
+        """Mean over the window without its padding."""
+        size = [self._windows(x, axis, layer, kernel, stride, padding) for axis in (2, 3)]
+        return self.node(
+            "AveragePool", [x], (*x.shape[:2], *size), layer, "average-pool",
+            kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=[padding] * 4,
         )  # fmt: skip
 
     def global_pool(self, x: Tensor, layer: str) -> Tensor:
         """Mean over the image, [N, C, H, W] to [N, C]."""
         pooled = self.node("GlobalAveragePool", [x], (*x.shape[:2], 1, 1), layer, "global-average-pool")
         return self.node("Flatten", [pooled], x.shape[:2], layer, "global-average-pool")
+
+    def flatten(self, x: Tensor, layer: str) -> Tensor:
+        """[N, ...] to [N, D]."""
+        return self.node("Flatten", [x], (x.shape[0], math.prod(x.shape[1:])), layer, "flatten")
+
+    def concat(self, parts: Sequence[Tensor], layer: str) -> Tensor:
+        """Concatenation along the channels."""
+        first = parts[0].shape
+        shape = (first[0], sum(part.shape[1] for part in parts), *first[2:])
+        return self.node("Concat", parts, shape, layer, "concat", axis=1)
+
+    def dropout(self, x: Tensor, layer: str, ratio: float) -> Tensor:
+        """Dropout in training mode, seeded by the network's generator."""
+        inputs: list[Tensor | str] = [x, self.scalar(ratio), self.initializer("training", np.array(True))]
+        seed = int(self.random.integers(1 << 31))
+        return self.node("Dropout", inputs, x.shape, layer, "dropout", seed=seed)
+
+    def local_response_norm(self, x: Tensor, layer: str) -> Tensor:
+        """Over five channels, with the constants of Krizhevsky et al., 2012, section 3.3."""
+        return self.node(
+            "LRN", [x], x.shape, layer, "local-response-norm", size=5, alpha=1e-4, beta=0.75, bias=2.0
+        )  # fmt: skip
+
+    def relu6(self, x: Tensor, layer: str) -> Tensor:
+        return self.node("Clip", [x, self.scalar(0.0), self.scalar(6.0)], x.shape, layer, "relu6")
+
+    def conv_transpose(self, x: Tensor, layer: str, channels: int, kernel: int, stride: int) -> Tensor:
+        """Transposed convolution without padding, with bias."""
+        deviation = math.sqrt(2 / (channels * kernel * kernel))
+        weight = self.normal(f"{layer}.weight", (x.shape[1], channels, kernel, kernel), deviation)
+        size = [(d - 1) * stride + kernel for d in x.shape[2:]]
+        return self.node(
+            "ConvTranspose", [x, weight, self.zeros(f"{layer}.bias", channels)], (x.shape[0], channels, *size), layer,
+            "conv-transpose", kernel_shape=[kernel] * 2, strides=[stride] * 2,
+        )  # fmt: skip
+
+    def upsample(self, x: Tensor, layer: str, factor: int) -> Tensor:
+        """Bilinear interpolation by a whole factor, half-pixel centres."""
+        scales = self.initializer(f"scales_{factor}", np.array([1, 1, factor, factor], np.float32))
+        size = [d * factor for d in x.shape[2:]]
+        inputs: list[Tensor | str] = [x, "", scales]
+        return self.node("Resize", inputs, (*x.shape[:2], *size), layer, "upsample", mode="linear")
 
     def linear(self, x: Tensor, layer: str, features: int, deviation: float | None = None, bias: bool = True) -> Tensor:
         """Dense layer on [R, D]; weight [features, D] with deviation 1/sqrt(D) unless given, zero bias."""
@@ -170,7 +222,11 @@ class Network:
     def transpose(self, x: Tensor, perm: Sequence[int], layer: str, kind: str) -> Tensor:
         return self.node("Transpose", [x], [x.shape[axis] for axis in perm], layer, kind, perm=list(perm))
 
-
-def _pooled(size: int, kernel: int, stride: int, padding: int, ceil: bool) -> int:
-    span = size + 2 * padding - kernel
-    return (-(-span // stride) if ceil else span // stride) + 1
+    def _windows(
+        self, x: Tensor, axis: int, layer: str, kernel: int, stride: int, padding: int, ceil: bool = False
+    ) -> int:  # fmt: skip
+        """How many windows fit along `axis`. Raises UsageError when none does: the image is too small."""
+        span = x.shape[axis] + 2 * padding - kernel
+        if span < 0:
+            raise UsageError(f"{self.name}: the image is too small for layer {layer}; give a larger --image")
+        return (-(-span // stride) if ceil else span // stride) + 1

@@ -1,37 +1,18 @@
 """GPT-2 (Radford et al., Language models are unsupervised multitask learners, 2019)."""
 
 import math
-from collections.abc import Mapping
 
 import onnx
 from onnx import TensorProto
 
-from planc.errors import UsageError
-from planc.zoo import ForwardModel, ZooOptions
+from planc.zoo import ZooOptions
+from planc_models._family import Entry, Family
 from planc_models._network import Network, Tensor
-from planc_models._transformer import attention, embedding
-
-HEAD = 64
-"""Width of one attention head in every published size."""
+from planc_models._transformer import TEXT, attention, embedding, heads
 
 
-class Gpt2Family:
-    """GPT-2 small by default; depth, width, sequence length and vocabulary (`classes`) are free."""
-
-    @property
-    def names(self) -> Mapping[str, str]:
-        return {"gpt2": "GPT-2, small by default: 12 layers, width 768, 1024 tokens, tied embedding"}
-
-    def build(self, name: str, options: ZooOptions) -> ForwardModel:
-        if options.image is not None:
-            raise UsageError(f"{name} takes no --image: it works on token sequences")
-        width = options.width or 768
-        if width % HEAD:
-            raise UsageError(f"{name}: --width must be a multiple of {HEAD}, the width of an attention head, not {width}")
-        return ForwardModel(_build(name, options, width))
-
-
-def _build(name: str, options: ZooOptions, width: int) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+    width = options.width or 768
     batch, seq, depth = options.batch or 8, options.seq or 1024, options.depth or 12
     vocabulary = options.classes or 50257
     net = Network(name, options.seed)
@@ -41,22 +22,22 @@ def _build(name: str, options: ZooOptions, width: int) -> onnx.ModelProto:
     x = net.add(positions, net.normal("wpe.weight", (seq, width), 0.01), "wpe")
     x = net.reshape(x, (batch * seq, width), "wpe", "position-embedding")
     for index in range(depth):
-        x = _block(net, x, f"h.{index}", batch, width // HEAD, depth)
+        x = _block(net, x, f"h.{index}", batch, heads(name, width), depth)
     x = net.layer_norm(x, "ln_f")
     logits = net.node("Gemm", [x, "wte.weight"], (batch * seq, vocabulary), "lm_head", "linear", transB=1)
     return net.finish(net.reshape(logits, (batch, seq, vocabulary), "lm_head", "linear"))
 
 
-def _block(net: Network, x: Tensor, layer: str, batch: int, heads: int, depth: int) -> Tensor:
+def _block(net: Network, x: Tensor, layer: str, batch: int, count: int, depth: int) -> Tensor:
     """Pre-norm attention and MLP; residual projections are initialised 1/sqrt(2 depth) smaller (section 2.3)."""
     width, small = x.shape[1], 0.02 / math.sqrt(2 * depth)
     y = net.layer_norm(x, f"{layer}.ln_1")
     y = net.linear(y, f"{layer}.attn.c_attn", 3 * width, 0.02)
-    y = attention(net, y, f"{layer}.attn", batch, heads, causal=True)
+    y = attention(net, y, f"{layer}.attn", batch, count, causal=True)
     x = net.add(x, net.linear(y, f"{layer}.attn.c_proj", width, small), f"{layer}.attn.add")
     y = net.layer_norm(x, f"{layer}.ln_2")
     y = net.gelu(net.linear(y, f"{layer}.mlp.c_fc", 4 * width, 0.02), f"{layer}.mlp.act", "tanh")
     return net.add(x, net.linear(y, f"{layer}.mlp.c_proj", width, small), f"{layer}.mlp.add")
 
 
-FAMILY = Gpt2Family()
+FAMILY = Family({"gpt2": Entry("GPT-2: 12 layers, width 768, 1024 tokens by default; tied embedding", TEXT, _build)})

@@ -1,40 +1,20 @@
 """ResNet for images (He et al., Deep residual learning for image recognition, 2016).
 
-`resnet18/34/50/101/152` are table 1 of the paper. `resnet --depth D` takes any depth that the literature's counting
-rule allows: the stem and the classifier count one layer each, a basic block two and a bottleneck three, so
-D = 2 + 2 * blocks for the basic form (D <= 34) and D = 2 + 3 * blocks for the bottleneck form. The blocks are spread
-over the four stages in the proportion of ResNet-152 (3 : 8 : 36 : 3) beyond 152 layers, at least one a stage.
+`resnet18/34/50/101/152` are table 1 of the paper. `resnet --depth D` takes 18, 34 and, in the bottleneck form, any
+depth that the literature's counting rule allows: the stem and the classifier count one layer each and a block three,
+so D = 2 + 3 * blocks; 834 blocks give the 2,504 layers of deep memory-planning experiments. The blocks of an unlisted
+depth are spread over the four stages in the proportion of ResNet-152 (3 : 8 : 36 : 3), at least one a stage.
 """
-
-from collections.abc import Mapping
 
 import onnx
 
 from planc.errors import UsageError
-from planc.zoo import ForwardModel, ZooOptions
+from planc.zoo import ZooOptions
+from planc_models._family import IMAGE, Entry, Family
 from planc_models._network import Network, Tensor
 
 BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-
-
-class ResNetFamily:
-    """`resnetNN` of the paper and `resnet` with any --depth."""
-
-    @property
-    def names(self) -> Mapping[str, str]:
-        listed = {f"resnet{d}": f"ResNet-{d}, basic blocks" for d in BASIC}
-        listed |= {f"resnet{d}": f"ResNet-{d}, bottleneck blocks" for d in BOTTLENECK}
-        return listed | {"resnet": "ResNet of any --depth = 3 * blocks + 2 (bottleneck)"}
-
-    def build(self, name: str, options: ZooOptions) -> ForwardModel:
-        if options.seq is not None:
-            raise UsageError(f"{name} takes no --seq: it works on images")
-        if name != "resnet" and options.depth is not None:
-            raise UsageError(f"{name} has a fixed depth; use `resnet --depth {options.depth}`")
-        depth = (options.depth or 50) if name == "resnet" else int(name.removeprefix("resnet"))
-        bottleneck = depth not in BASIC
-        return ForwardModel(_build(name, stages(depth), bottleneck, options))
 
 
 def stages(depth: int) -> tuple[int, ...]:
@@ -43,14 +23,16 @@ def stages(depth: int) -> tuple[int, ...]:
         return BASIC.get(depth) or BOTTLENECK[depth]
     blocks, rest = divmod(depth - 2, 3)
     if rest or blocks < 4:
-        raise UsageError(f"no ResNet has {depth} layers: --depth must be 18, 34, or 3 * blocks + 2 with 4 blocks or more")
+        raise UsageError(f"no ResNet has {depth} layers: --depth must be 18, 34, or 3 * blocks + 2, blocks >= 4")
     shares = BOTTLENECK[152]
     spread = [max(1, blocks * share // sum(shares)) for share in shares]
     spread[2] += blocks - sum(spread)
     return tuple(spread)
 
 
-def _build(name: str, blocks: tuple[int, ...], bottleneck: bool, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+    depth = (options.depth or 50) if name == "resnet" else int(name.removeprefix("resnet"))
+    blocks, bottleneck = stages(depth), depth not in BASIC
     image, width = options.image or 224, options.width or 64
     net = Network(name, options.seed)
     x = net.input("input", (options.batch or 32, 3, image, image))
@@ -81,4 +63,8 @@ def _block(net: Network, x: Tensor, layer: str, width: int, stride: int, bottlen
     return net.relu(net.add(y, x, f"{layer}.add"), f"{layer}.relu")
 
 
-FAMILY = ResNetFamily()
+FAMILY = Family(
+    {f"resnet{depth}": Entry(f"ResNet-{depth}, basic blocks", IMAGE, _build) for depth in BASIC}
+    | {f"resnet{depth}": Entry(f"ResNet-{depth}, bottleneck blocks", IMAGE, _build) for depth in BOTTLENECK}
+    | {"resnet": Entry("ResNet of any --depth = 3 * blocks + 2 (bottleneck), or 18, 34", IMAGE | {"depth"}, _build)}
+)
