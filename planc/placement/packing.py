@@ -4,19 +4,25 @@ This is dynamic storage allocation (Garey & Johnson SR2, NP-hard): every buffer 
 fixed and whose offset is free; the height of the packing is the highest byte used.
 """
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import lcm
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from planc.errors import PlancError
-from planc.units import align_up
+from planc.placement.packing_greedy import greedy_packings, shuffled_packings
+from planc.placement.packing_model import Array, Model, build_model
 
 Status = Literal["optimal", "feasible", "infeasible", "timeout"]
+
+# Exact search keeps every pair of buffers that meet in time (4 bytes each) and visits all of them along one path.
+SEARCH_BUFFERS = 3_000
+# Offsets are 64-bit, and searches add a few sizes to them.
+MAX_TOTAL_BYTES = 2**60
 
 
 class PackingError(PlancError):
@@ -53,81 +59,108 @@ class Packing:
     solve_s: float
 
 
-def pack(buffers: Sequence[Buffer], *, capacity: int | None = None, time_limit: float = 10.0, seed: int = 0) -> Packing:
+def pack(
+    buffers: Sequence[Buffer], *, capacity: int | None = None, time_limit: float = 10.0, seed: int = 0
+) -> Packing:
     """Pack `buffers` as low as possible, or, with a `capacity` in bytes, low enough: fitting it ends the search.
 
-    Stops at the lower bound (the maximum load over time) or after `time_limit` seconds.
-    Raises PackingError for a negative size, a bad alignment, or lifetimes that are empty, unsorted or overlapping.
+    Greedy packings come first; where they miss the lower bound (the maximum load over time) and the capacity, each
+    group of buffers that no cut in time separates goes to an exact search on two threads, for `time_limit` seconds
+    in all. Groups of more than 3,000 buffers get further greedy packings only.
+    Raises PackingError for a negative size or capacity, a bad alignment or time limit, or lifetimes that are empty,
+    unsorted or overlapping.
     """
     started = time.monotonic()
-    for buffer in buffers:
-        _check(buffer)
-    bound = _max_load(buffers)
+    _check_options(capacity, time_limit)
+    _check_buffers(buffers)
+    model = build_model(buffers)
+    bound = model.load_bound()
+    offsets = np.zeros(model.count, np.int64)
+    # A capacity below the bound cannot be met; the best packing found quickly still tells the caller by how much.
     target = bound if capacity is None else max(bound, capacity)
-    offsets, height = _greedy(buffers, target)
-    if height == bound:
-        status: Status = "optimal"
-    elif capacity is None or height <= capacity:
-        status = "feasible"
-    else:
-        status = "infeasible" if bound > capacity else "timeout"
-    if capacity is not None and bound > capacity:
-        status = "infeasible"
-    return Packing(offsets, height, bound, status, time.monotonic() - started)
-
-
-def _check(buffer: Buffer) -> None:
-    if buffer.size < 0 or buffer.alignment < 1:
-        raise PackingError(
-            f"buffer {buffer.id!r}: size {buffer.size} and alignment {buffer.alignment}; "
-            "expected a size of at least 0 and an alignment of at least 1 byte"
-        )
-    previous = None
-    for lower, upper in buffer.lifetimes:
-        if lower >= upper or (previous is not None and lower < previous):
-            raise PackingError(
-                f"buffer {buffer.id!r}: lifetime [{lower}, {upper}); expected non-empty, sorted, disjoint intervals"
-            )
-        previous = upper
-
-
-def _max_load(buffers: Sequence[Buffer]) -> int:
-    """Maximum over time of the sum of the live buffers' sizes (bytes): a lower bound of every packing."""
-    rows = [(lower, upper, b.size) for b in buffers for lower, upper in b.lifetimes]
-    if not rows:
-        return 0
-    lower, upper, size = np.array(rows, dtype=np.int64).T
-    times = np.concatenate([upper, lower])
-    deltas = np.concatenate([-size, size])
-    # At equal times the releases come first, because lifetimes are half-open.
-    order = np.lexsort((deltas > 0, times))
-    loads: npt.NDArray[np.int64] = np.cumsum(deltas[order])
-    return max(int(loads.max()), 0)
-
-
-def _greedy(buffers: Sequence[Buffer], target: int) -> tuple[tuple[int, ...], int]:
-    from omnimalloc.allocators import BestFitAllocator, GreedyBySizeAllocator
-    from omnimalloc.primitives import Allocation
-
-    alignment = lcm(*(b.alignment for b in buffers)) if buffers else 1
-    live = [i for i, b in enumerate(buffers) if b.size and b.lifetimes]
-    requests = tuple(
-        Allocation(
-            id=i,
-            size=align_up(buffers[i].size, alignment),
-            start=buffers[i].lifetimes[0][0],
-            end=buffers[i].lifetimes[-1][1],
-        )
-        for i in live
+    if model.count:
+        offsets = _best_greedy(model, target)
+        if model.height(offsets) > target:
+            goal = None if capacity is None else target
+            bound = max(bound, _improve(model, offsets, bound, goal, started + time_limit, seed))
+    result = np.zeros(len(buffers), np.int64)
+    result[model.source] = offsets
+    height = model.height(offsets)
+    return Packing(
+        tuple(result.tolist()), height, bound, _status(height, bound, capacity), time.monotonic() - started
     )
-    best, best_height = [0] * len(buffers), 0
-    for attempt, allocator in enumerate((GreedyBySizeAllocator(), BestFitAllocator())):
-        offsets = [0] * len(buffers)
-        for placed in allocator.allocate(requests):
-            offsets[placed.id] = placed.offset
-        height = max((offsets[i] + buffers[i].size for i in live), default=0)
-        if attempt == 0 or height < best_height:
-            best, best_height = offsets, height
-        if best_height <= target:
+
+
+def _best_greedy(model: Model, target: int) -> Array:
+    best: Array | None = None
+    for offsets in greedy_packings(model):
+        if best is None or model.height(offsets) < model.height(best):
+            best = offsets
+        if model.height(best) <= target:
             break
-    return tuple(best), best_height
+    return best if best is not None else np.zeros(model.count, np.int64)
+
+
+def _improve(model: Model, offsets: Array, bound: int, capacity: int | None, deadline: float, seed: int) -> int:
+    """Lower `offsets` in place, group by group; the best lower bound proven."""
+    from planc.placement.packing_portfolio import Improvement
+
+    target = bound if capacity is None else capacity
+    groups = [g for g in model.components() if int((offsets[g] + model.top[g]).max()) > target]
+    groups.sort(key=lambda group: -int((offsets[group] + model.top[group]).max()))
+    for left, group in zip(range(len(groups), 0, -1), groups, strict=True):
+        part, before = model.select(group), offsets[group]
+        now = time.monotonic()
+        share = now + max(0.0, deadline - now) / left
+        if part.count > SEARCH_BUFFERS:
+            offsets[group] = _best_shuffled(part, before, target, share, seed)
+        else:
+            search = Improvement(part, before, part.height(before), part.load_bound())
+            search.run(target, capacity, share, seed)
+            offsets[group] = search.offsets
+            bound = max(bound, search.bound)
+        if capacity is None:
+            # The slab is as high as its highest group: the others need not be lower than this one.
+            target = max(target, part.height(offsets[group]))
+    return bound
+
+
+def _best_shuffled(model: Model, offsets: Array, target: int, deadline: float, seed: int) -> Array:
+    best = offsets
+    for other in shuffled_packings(model, seed):
+        if model.height(other) < model.height(best):
+            best = other
+        if model.height(best) <= target or time.monotonic() >= deadline:
+            break
+    return best
+
+
+def _status(height: int, bound: int, capacity: int | None) -> Status:
+    if capacity is not None and height > capacity:
+        return "infeasible" if bound > capacity else "timeout"
+    return "optimal" if height == bound else "feasible"
+
+
+def _check_options(capacity: int | None, time_limit: float) -> None:
+    if capacity is not None and capacity < 0:
+        raise PackingError(f"capacity {capacity}: expected a number of bytes, 0 or more")
+    if not (math.isfinite(time_limit) and time_limit >= 0):
+        raise PackingError(f"time limit {time_limit}: expected a finite number of seconds, 0 or more")
+
+
+def _check_buffers(buffers: Sequence[Buffer]) -> None:
+    for buffer in buffers:
+        if buffer.size < 0 or buffer.alignment < 1:
+            raise PackingError(
+                f"buffer {buffer.id!r}: size {buffer.size} and alignment {buffer.alignment}; "
+                "expected a size of at least 0 and an alignment of at least 1 byte"
+            )
+        lifetimes = buffer.lifetimes
+        empty = any(lower >= upper for lower, upper in lifetimes)
+        if empty or any(before[1] > after[0] for before, after in pairwise(lifetimes)):
+            raise PackingError(
+                f"buffer {buffer.id!r}: lifetimes {lifetimes}; expected non-empty half-open intervals, "
+                "sorted and disjoint"
+            )
+    if sum(buffer.size + buffer.alignment for buffer in buffers) > MAX_TOTAL_BYTES:
+        raise PackingError(f"the buffers' sizes add up to more than {MAX_TOTAL_BYTES} bytes")

@@ -1,0 +1,56 @@
+"""Heuristic packings, cheapest first: omnimalloc's first fit by size, then skylines in several orders."""
+
+from collections.abc import Iterator
+from math import lcm
+
+import numpy as np
+
+from planc.placement.packing_model import Array, Model
+from planc.units import align_up
+
+# First fit works on explicit conflict pairs; beyond this many buffers the skyline alone is faster.
+FIRST_FIT_BUFFERS = 2_000
+SKYLINE_ORDERS = ("WS", "AW", "SW")
+# Shuffled skylines on models too large for exact search; each costs about 2 s per million buffers.
+SKYLINE_RESTARTS = 8
+
+
+def greedy_packings(model: Model) -> Iterator[Array]:
+    """Offsets (bytes) from one heuristic after the other, lifetimes with gaps taken as a whole."""
+    if model.count <= FIRST_FIT_BUFFERS:
+        yield _first_fit_by_size(model)
+    yield from _skylines(model, 0.0, np.random.default_rng(0))
+
+
+def shuffled_packings(model: Model, seed: int) -> Iterator[Array]:
+    """More skylines, in slightly shuffled orders."""
+    random = np.random.default_rng(seed)
+    for _ in range(SKYLINE_RESTARTS):
+        yield from _skylines(model, 0.1, random)
+
+
+def _skylines(model: Model, noise: float, random: np.random.Generator) -> Iterator[Array]:
+    # numba takes half a second to import, and the easy cases do not get here.
+    from planc.placement.packing_order import Orders
+    from planc.placement.packing_skyline import skyline
+
+    orders = Orders(model)
+    for keys in SKYLINE_ORDERS:
+        yield skyline(model, orders.rank(keys, noise, random))
+
+
+def _first_fit_by_size(model: Model) -> Array:
+    from omnimalloc.allocators import GreedyBySizeAllocator
+    from omnimalloc.primitives import Allocation
+
+    lower, upper = model.hull()
+    # omnimalloc knows no alignment: sizes in multiples of all alignments keep every offset aligned.
+    step = lcm(*set(model.alignment.tolist()))
+    requests = tuple(
+        Allocation(id=i, size=align_up(size, step), start=start, end=end)
+        for i, (size, start, end) in enumerate(zip(model.size.tolist(), lower.tolist(), upper.tolist(), strict=True))
+    )
+    offsets = np.zeros(model.count, np.int64)
+    for placed in GreedyBySizeAllocator().allocate(requests):
+        offsets[placed.id] = placed.offset
+    return offsets
