@@ -1,1 +1,11 @@
+"""planc compiles a training step into a memory plan that fits the device, and runs it.
 
+plan = planc.compile("train.onnx", budget="50%")
+with planc.load(plan, "train.onnx") as step:
+    outputs = step(feeds)
+"""
+
+from planc.api import compile, load, verify
+from planc.plan.plan import Plan
+
+__all__ = ["Plan", "compile", "load", "verify"]

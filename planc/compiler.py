@@ -11,7 +11,7 @@ import onnx
 
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError
-from planc.graph.graph import Graph
+from planc.graph.graph import Graph, Role
 from planc.importer.build import ImportedModel, import_model
 from planc.lowering.lower import Lowered, lower
 from planc.plan import plan as p
@@ -66,7 +66,7 @@ def compile_model(
     budget = _budget(chosen.budget, planning, costs, scratch)
     search = _Search(imported.graph, planning, budget - scratch, scratch, chosen)
     solution, lowered, solve_s = search.run()
-    plan = _plan(imported, costs, planning, solution, lowered, budget, scratch, solve_s, chosen)
+    plan = assemble_plan(imported, costs, planning, solution, lowered, budget, scratch, solve_s, chosen)
     require_valid(imported.graph, plan, "the compiled plan")
     return Compilation(plan, planning, solution, search.repairs)
 
@@ -126,7 +126,7 @@ class _Search:
         return InfeasibleBudgetError(text, need, layer)
 
 
-def _plan(
+def assemble_plan(
     imported: ImportedModel,
     costs: CostTable,
     planning: PlanningProblem,
@@ -186,4 +186,6 @@ def _plan(
         copies=lowered.copies,
         residencies=lowered.residencies,
         host_slots=lowered.host_slots,
+        layers=tuple(p.LayerInfo(x.name, x.kind, x.phase, x.stop - x.start) for x in imported.graph.layers),
+        inputs={s.name: s.role.value for s in imported.graph.storages if s.role is not Role.COMPUTED},
     )

@@ -97,7 +97,7 @@ def _arrays(imported: ImportedModel, model: SubModel) -> _Arrays:
     def value(port: Port) -> Array:
         tensor = tensors[port.tensor]
         if tensor.name in known and known[tensor.name].shape == tensor.shape:
-            return np.ascontiguousarray(known[tensor.name])
+            return np.asarray(known[tensor.name], order="C")
         dtype = np.dtype(tensor.dtype)
         if dtype.kind == "f" or dtype.name == "bfloat16":
             return (rng.random(tensor.shape, np.float32) + np.float32(0.01)).astype(dtype)

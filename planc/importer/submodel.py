@@ -106,7 +106,7 @@ class _Canonical:
         source = self.writer.get(self.tensors[tensor].storage)
         name = self._new_name(tensor)
         if constant:
-            value = np.ascontiguousarray(self.imported.constants[self.tensors[tensor].name])
+            value = self.imported.constants[self.tensors[tensor].name]
             self.initializers.append(numpy_helper.from_array(value, name))
         elif source is None:
             self.inputs.append(Port(name, tensor, self.position))

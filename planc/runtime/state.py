@@ -14,7 +14,7 @@ from planc.files import atomic_write
 def write_state(state: Mapping[str, np.ndarray], path: Path) -> None:
     """Write named arrays, whole or not at all. Raises FeedError when the file cannot be written."""
     try:
-        atomic_write(path, save({name: np.ascontiguousarray(value) for name, value in state.items()}))
+        atomic_write(path, save({name: np.asarray(value, order="C") for name, value in state.items()}))
     except OSError as error:
         raise FeedError(f"{path}: the state cannot be written ({error.strerror or error})") from error
 

@@ -1,0 +1,47 @@
+"""The Python interface: the commands' names and meanings, without their printing."""
+
+from pathlib import Path
+
+import onnx
+
+from planc.compiler import CompileOptions, compile_model
+from planc.costs.cache import costs_for
+from planc.costs.table import CostTable, read_costs
+from planc.importer.build import import_model
+from planc.plan.files import read_plan
+from planc.plan.plan import Plan
+from planc.runtime.step import TrainingStep, load
+from planc.verify.verify import verify as verify_graph
+from planc.verify.violation import Violation
+
+__all__ = ["TrainingStep", "compile", "load", "verify"]
+
+
+def compile(
+    model: str | Path | onnx.ModelProto,
+    *,
+    budget: str | None = None,
+    device: str = "cpu",
+    costs: str | Path | CostTable | None = None,
+    solver: str = "mip",
+    time_limit: float = 60.0,
+    seed: int = 0,
+) -> Plan:
+    """Compile a training step into a verified plan.
+
+    `budget` is a size such as `8GiB`, `60%` of the liveness peak, or `min`; None takes 90 % of the device's free
+    memory. Costs are measured on `device` on first use and cached unless given. `time_limit` is in seconds.
+    Raises ModelError, UsageError, DeviceError, InfeasibleBudgetError or SolverTimeoutError.
+    """
+    imported = import_model(model)
+    if costs is None:
+        table = costs_for(imported, device)
+    else:
+        table = costs if isinstance(costs, CostTable) else read_costs(Path(costs))
+    return compile_model(imported, table, CompileOptions(budget, solver, time_limit, seed)).plan
+
+
+def verify(plan: str | Path | Plan, model: str | Path | onnx.ModelProto) -> tuple[Violation, ...]:
+    """Every violation of a plan against its model; empty when it is valid. Raises PlanError or ModelError."""
+    loaded = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    return verify_graph(import_model(model).graph, loaded)

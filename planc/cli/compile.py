@@ -1,0 +1,115 @@
+"""`planc compile`: training graph → plan."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planc.cli.console import err, out, print_json, progress
+from planc.cli.options import Costs, Device, Json, Seed, TimeLimit, dimensions, optimizer_of
+from planc.compiler import Compilation, CompileOptions, compile_model
+from planc.costs.cache import costs_for
+from planc.costs.table import read_costs
+from planc.errors import UsageError
+from planc.importer.build import ImportedModel, import_model
+from planc.importer.load import ModelFile, read_model
+from planc.importer.save import write_model
+from planc.plan.files import write_plan
+from planc.report.text import print_summary
+from planc.schedule.solver import Progress
+from planc.training import differentiate
+from planc.units import format_ns
+
+
+def compile_command(
+    model: Path,
+    budget: Annotated[str | None, typer.Option(help="8GiB, 512MB, 60% of the liveness peak, or min.")] = None,
+    device: Device = "cpu",
+    costs: Costs = None,
+    solver: Annotated[str, typer.Option(help="The policy; `planc doctor` lists them.")] = "mip",
+    time_limit: TimeLimit = 60.0,
+    seed: Seed = 0,
+    loss: Annotated[str | None, typer.Option(help="Differentiate a forward model first, with this loss.")] = None,
+    optimizer: Annotated[str, typer.Option(help="Optimizer of a forward model.")] = "sgd",
+    dim: Annotated[list[str] | None, typer.Option(help="Bind a symbolic dimension of a forward model.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The plan; by default beside the model.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Compile MODEL, the graph of one training step, into a memory plan within the budget."""
+    file = read_model(model)
+    if loss is not None:
+        file = _differentiated(file, model, loss, optimizer, dim or [])
+    elif not file.proto.metadata_props:
+        raise UsageError(
+            f"{model} is a forward model: it updates no state. Differentiate it first, for example\n"
+            f"  planc grad {model} --loss cross-entropy --optimizer momentum -o {_training_path(model)}\n"
+            f"or in one go with  planc compile {model} --loss cross-entropy"
+        )
+    imported = import_model(file)
+    target = output or (file.path or model).with_suffix(".plan.json")
+    result = _compile(imported, budget, device, costs, solver, time_limit, seed)
+    write_plan(result.plan, target)
+    if json:
+        print_json(compile_json(result, target))
+    else:
+        print_summary(out(), result.plan, imported.graph)
+        err().print(f"wrote {target}")
+
+
+def _training_path(model: Path) -> Path:
+    return model.with_suffix(".train.onnx")
+
+
+def _differentiated(file: ModelFile, path: Path, loss: str, optimizer: str, dim: list[str]) -> ModelFile:
+    trained = differentiate(file.proto, loss=loss, optimizer=optimizer_of(optimizer, None), dims=dimensions(dim))
+    write_model(trained, _training_path(path))
+    return ModelFile(trained, _training_path(path))
+
+
+def _compile(
+    imported: ImportedModel, budget: str | None, device: str, costs: Path | None, solver: str, limit: float, seed: int
+) -> Compilation:
+    if costs is not None:
+        table = read_costs(costs)
+    else:
+        with progress("profiling") as update:
+            table = costs_for(imported, device, update)
+    with progress("solving") as update:
+        seconds = max(1, round(limit))
+
+        def show(state: Progress) -> None:
+            known = [f"plan {format_ns(state.incumbent_ns)}"] if state.incumbent_ns else []
+            known += [f"bound {format_ns(state.bound_ns)}"] if state.bound_ns else []
+            update(min(seconds, round(state.elapsed_s)), seconds, " ".join([*known, state.message]))
+
+        options = CompileOptions(budget, solver, limit, seed, show)
+        return compile_model(imported, table, options)
+
+
+def compile_json(result: Compilation, path: Path) -> dict[str, object]:
+    """The JSON result of a compilation."""
+    plan = result.plan
+    memory, prediction, certificate = plan.memory, plan.prediction, plan.certificate
+    recomputed = len(plan.runs) - plan.model.layers
+    return {
+        "plan": str(path),
+        "status": certificate.status,
+        "budget_bytes": memory.budget_bytes,
+        "slab_bytes": memory.slab_bytes,
+        "scratch_bytes": memory.scratch_bytes,
+        "host_bytes": memory.host_bytes,
+        "liveness_peak_bytes": memory.liveness_peak_bytes,
+        "minimum_budget_bytes": memory.minimum_budget_bytes,
+        "minimum_layer": memory.minimum_layer,
+        "predicted_step_ns": prediction.step_ns,
+        "unconstrained_step_ns": prediction.unconstrained_step_ns,
+        "lower_bound_ns": certificate.lower_bound_ns,
+        "gap": certificate.gap,
+        "solve_s": certificate.solve_s,
+        "layers": plan.model.layers,
+        "swapped_bytes": sum(copy.bytes for copy in plan.copies if copy.direction == "out"),
+        "recomputed_layers": recomputed,
+        "repairs": result.repairs,
+    }

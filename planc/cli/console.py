@@ -1,0 +1,63 @@
+"""Where commands print: data on stdout, messages and progress on stderr, one JSON object with --json."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import onnx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from planc.graph.annotations import STATE, read_json
+
+
+def out() -> Console:
+    """The console for data."""
+    return Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def err() -> Console:
+    """The console for messages and progress."""
+    return Console(file=sys.stderr, highlight=False)
+
+
+def print_json(value: Mapping[str, object]) -> None:
+    """Print one JSON object and nothing else."""
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+def report_training_graph(model: onnx.ModelProto, path: Path, as_json: bool) -> None:
+    """Say what a command that made a training graph has written."""
+    nodes, states = len(model.graph.node), len(read_json(model, STATE))
+    if as_json:
+        print_json({"model": str(path), "nodes": nodes, "states": states})
+    else:
+        err().print(f"{path}: training graph of {nodes} operators, {states} state tensors")
+
+
+class Update(Protocol):
+    """Tells a progress bar how far a job is and what it does now."""
+
+    def __call__(self, done: int, total: int, message: str = "") -> None: ...
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Update]:
+    """A progress bar on stderr; nothing is drawn where stderr is no terminal."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, TextColumn("{task.fields[message]}"), console=err(), transient=True) as bar:
+        task = bar.add_task(title, total=None, message="")
+
+        def update(done: int, total: int, message: str = "") -> None:
+            bar.update(task, completed=done, total=total, message=message)
+
+        yield update

@@ -1,0 +1,34 @@
+"""`planc grad`: forward model → training graph."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planc.cli.console import report_training_graph
+from planc.cli.options import Json, dimensions, optimizer_of
+from planc.importer.load import read_model
+from planc.importer.save import write_model
+from planc.training import differentiate
+
+
+def grad(
+    forward: Path,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the training graph goes.")],
+    loss: Annotated[str, typer.Option(help="cross-entropy, mse, or output for a model whose output is the loss.")],
+    optimizer: Annotated[str, typer.Option(help="sgd, momentum, adam or adamw.")] = "sgd",
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Step size; the optimizer's usual one if not given.")
+    ] = None,
+    dim: Annotated[list[str] | None, typer.Option(help="Bind a symbolic dimension, e.g. batch=16; may repeat.")] = None,
+    json: Json = False,
+) -> None:
+    """Differentiate FORWARD: add loss, backward pass and optimizer in standard operators."""
+    model = differentiate(
+        read_model(forward).proto,
+        loss=loss,
+        optimizer=optimizer_of(optimizer, learning_rate),
+        dims=dimensions(dim or ()),
+    )
+    write_model(model, output)
+    report_training_graph(model, output, json)

@@ -1,0 +1,48 @@
+"""Options that several commands share."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+
+from planc.errors import UsageError
+from planc.training.optimizers import Kind, Optimizer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Model = Annotated[
+    Path | None, typer.Option("--model", help="The model; by default the file the plan names, beside it.")
+]
+HostTier = Annotated[str, typer.Option("--host-tier", help="Where swapped bytes go: ram or file:PATH.")]
+TimeLimit = Annotated[float, typer.Option("--time-limit", help="Seconds the solver may take.", min=0.1)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the solver's search.")]
+Device = Annotated[str, typer.Option("--device", help="cpu.")]
+Costs = Annotated[Path | None, typer.Option("--costs", help="A cost table made by `planc profile`.")]
+
+
+def optimizer_of(kind: str, learning_rate: float | None) -> Optimizer:
+    """The optimizer with its usual settings. Raises UsageError for an unknown kind."""
+    for known in get_args(Kind):
+        if kind == known:
+            return Optimizer(known) if learning_rate is None else Optimizer(known, learning_rate=learning_rate)
+    raise UsageError(f"unknown optimizer {kind!r}: choose one of {', '.join(get_args(Kind))}")
+
+
+def dimensions(bindings: Iterable[str]) -> dict[str, int]:
+    """`batch=16` → {"batch": 16}. Raises UsageError naming the binding that is not of this form."""
+    found = {}
+    for binding in bindings:
+        name, _, size = binding.partition("=")
+        if not name or not size.isdigit() or int(size) == 0:
+            raise UsageError(f"--dim {binding!r}: expected name=size, for example batch=16")
+        found[name] = int(size)
+    return found
+
+
+def beside(plan: Path, file: str, given: Path | None) -> Path:
+    """The model of a plan: the one given, or the file that the plan names, in the plan's folder."""
+    if given is not None:
+        return given
+    if not file:
+        raise UsageError(f"{plan} does not say which file its model is: give it with --model")
+    return plan.parent / file

@@ -1,0 +1,33 @@
+"""`planc profile`: measure a model's layers and the copies on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planc.cli.console import err, print_json, progress
+from planc.cli.options import Device, Json
+from planc.costs.cache import check_device
+from planc.costs.profile import profile_cpu
+from planc.costs.table import write_costs
+from planc.importer.build import import_model
+from planc.units import format_ns
+
+
+def profile(
+    model: Path,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the cost table goes.")],
+    device: Device = "cpu",
+    json: Json = False,
+) -> None:
+    """Measure every layer of MODEL, its scratch memory, and the copies to the host tier."""
+    check_device(device)
+    imported = import_model(model)
+    with progress("profiling") as update:
+        table = profile_cpu(imported, update)
+    write_costs(table, output)
+    total = sum(table.layer(i).compute_ns for i in range(len(table.layers)))
+    if json:
+        print_json({"costs": str(output), "layers": len(table.layers), "distinct": len(table.unique), "step_ns": total})
+    else:
+        err().print(f"{output}: {len(table.layers)} layers, {len(table.unique)} distinct, {format_ns(total)} a step")

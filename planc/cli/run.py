@@ -1,0 +1,69 @@
+"""`planc run`: execute a plan and measure it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from planc.cli.console import out, print_json, progress
+from planc.cli.options import HostTier, Json, Model, beside
+from planc.errors import VerificationError
+from planc.importer.build import import_model
+from planc.plan.files import read_plan
+from planc.plan.plan import Plan
+from planc.report.page import write_page
+from planc.report.text import print_measurement
+from planc.runtime.measure import Measurement, measure
+from planc.runtime.step import load
+from planc.units import NS_PER_MS
+
+
+def run(
+    plan: Path,
+    model: Model = None,
+    steps: Annotated[int, typer.Option(help="Training steps on synthetic batches.", min=1)] = 10,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Run the unplanned graph too and compare every bit.")
+    ] = False,
+    host_tier: HostTier = "ram",
+    seed: Annotated[int, typer.Option(help="Seed of the batches.")] = 0,
+    save_state: Annotated[Path | None, typer.Option(help="Write the trained state here (safetensors).")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report page with these measurements.")] = None,
+    json: Json = False,
+) -> None:
+    """Execute PLAN for some training steps; exit code 6 when --compare finds a differing bit."""
+    loaded = read_plan(plan)
+    imported = import_model(beside(plan, loaded.model.file, model))
+    with progress("training") as update, load(loaded, imported, host_tier=host_tier, measure=True) as step:
+        result = measure(step, steps, seed, compare, update)
+        if save_state is not None:
+            step.save_state(save_state)
+    data = run_json(loaded, result)
+    if html is not None:
+        write_page(html, loaded, imported.graph, data)
+    if json:
+        print_json(data)
+    else:
+        print_measurement(out(), loaded, data)
+    if result.bitwise_equal is False:
+        raise VerificationError(f"{plan}: {result.differing_values} values differ from the unplanned run")
+
+
+def run_json(plan: Plan, result: Measurement) -> dict[str, object]:
+    """The JSON result of a run."""
+    data: dict[str, object] = {
+        "steps": result.steps,
+        "step_ms": result.step_ns / NS_PER_MS,
+        "peak_slab_bytes": result.peak_slab_bytes,
+        "peak_scratch_bytes": result.peak_scratch_bytes,
+        "budget_bytes": plan.memory.budget_bytes,
+        "predicted_step_ns": plan.prediction.step_ns,
+        "losses": list(result.losses),
+    }
+    if result.unplanned_step_ns is not None:
+        data |= {
+            "unplanned_step_ms": result.unplanned_step_ns / NS_PER_MS,
+            "bitwise_equal": result.bitwise_equal,
+            "differing_values": result.differing_values,
+        }
+    return data

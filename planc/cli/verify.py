@@ -1,0 +1,28 @@
+"""`planc verify`: prove that a plan computes its model within its budget."""
+
+from pathlib import Path
+
+from planc.cli.console import out, print_json
+from planc.cli.options import Json, Model, beside
+from planc.errors import VerificationError
+from planc.importer.build import import_model
+from planc.plan.files import read_plan
+from planc.verify.verify import verify
+
+
+def verify_command(plan: Path, model: Model = None, json: Json = False) -> None:
+    """Rebuild liveness and happens-before from the model and check PLAN against them."""
+    loaded = read_plan(plan)
+    graph = import_model(beside(plan, loaded.model.file, model)).graph
+    violations = verify(graph, loaded)
+    if json:
+        rows = [{"kind": v.kind, "where": v.where, "explanation": v.explanation} for v in violations]
+        print_json({"valid": not violations, "violations": rows})
+    elif not violations:
+        counts = f"{len(loaded.runs)} runs, {len(loaded.copies)} copies, {len(loaded.residencies)} residencies"
+        out().print(f"{plan} is valid: {counts}")
+    else:
+        for violation in violations:
+            out().print(str(violation))
+    if violations:
+        raise VerificationError(f"{plan}: {len(violations)} violations")

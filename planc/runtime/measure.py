@@ -1,0 +1,130 @@
+"""Running a plan and, beside it, the unplanned graph: times, memory, and whether every bit agrees."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from planc.graph.graph import Graph, Role
+from planc.importer.build import ImportedModel
+from planc.runtime.ort import unplanned_options
+from planc.runtime.step import TrainingStep
+
+Feeds = Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Medians in ns over the steps after the first, which warms up. The unplanned half is None without comparison.
+
+    `differing_values` counts elements of outputs and state whose bits differ, over all steps.
+    """
+
+    steps: int
+    step_ns: int
+    losses: tuple[float, ...]
+    peak_slab_bytes: int
+    peak_scratch_bytes: int
+    unplanned_step_ns: int | None = None
+    differing_values: int | None = None
+
+    @property
+    def bitwise_equal(self) -> bool | None:
+        """Whether every output and state agreed in every bit, every step; None without comparison."""
+        return None if self.differing_values is None else self.differing_values == 0
+
+
+def synthetic_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray[Any, Any]]:
+    """A batch of standard normal values; integers uniform in the ranges that the model's metadata names."""
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, np.ndarray[Any, Any]] = {}
+    for index in graph.inputs:
+        tensor = graph.tensors[index]
+        if graph.storages[tensor.storage].role is not Role.BATCH:
+            continue
+        dtype = np.dtype(tensor.dtype)
+        if dtype.kind in "iub":
+            low, high = graph.input_ranges.get(tensor.name, (0, 2))
+            feeds[tensor.name] = rng.integers(low, high, tensor.shape).astype(dtype)
+        else:
+            feeds[tensor.name] = rng.standard_normal(tensor.shape, np.float32).astype(dtype)
+    return feeds
+
+
+class UnplannedStep:
+    """The same training graph in one ordinary ONNX Runtime session, which manages its own memory."""
+
+    def __init__(self, imported: ImportedModel) -> None:
+        graph = imported.graph
+        proto = imported.file.proto
+        source = str(imported.file.path) if imported.file.path else proto.SerializeToString()
+        self._session = ort.InferenceSession(source, unplanned_options(), providers=["CPUExecutionProvider"])
+        self._outputs = [value.name for value in proto.graph.output]
+        self._next = {graph.tensors[i].name: self._declared(graph, out) for i, out in graph.state.items()}
+        self.state = {name: imported.file.initial_values[name] for name in self._next}
+
+    @staticmethod
+    def _declared(graph: Graph, out: int) -> str:
+        return graph.tensors[out].name
+
+    def __call__(self, feeds: Feeds) -> dict[str, np.ndarray[Any, Any]]:
+        """Run one step, advance the state, and return all outputs."""
+        values = self._session.run(self._outputs, {**feeds, **self.state})
+        outputs = dict(zip(self._outputs, values, strict=True))
+        self.state = {name: outputs[out] for name, out in self._next.items()}
+        return outputs
+
+
+def measure(
+    step: TrainingStep,
+    steps: int,
+    seed: int,
+    compare: bool,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
+) -> Measurement:
+    """Run `steps` steps on synthetic batches; with `compare` alternate with the unplanned graph and compare every bit."""
+    graph = step.imported.graph
+    unplanned = UnplannedStep(step.imported) if compare else None
+    loss = graph.tensors[graph.loss].name if graph.loss is not None else None
+    planned_ns, unplanned_ns, losses, differing = [], [], list[float](), 0
+    for index in range(steps):
+        progress(index, steps, f"loss {losses[-1]:.4f}" if losses else "")
+        feeds = synthetic_feeds(graph, seed + index)
+        start = time.perf_counter_ns()
+        outputs = step(feeds)
+        planned_ns.append(time.perf_counter_ns() - start)
+        if loss in outputs:
+            losses.append(float(outputs[loss]))
+        if unplanned is not None:
+            start = time.perf_counter_ns()
+            expected = unplanned(feeds)
+            unplanned_ns.append(time.perf_counter_ns() - start)
+            differing += _differing({**outputs, **step.state()}, {**expected, **unplanned.state})
+    return Measurement(
+        steps=steps,
+        step_ns=_median(planned_ns),
+        losses=tuple(losses),
+        peak_slab_bytes=step.plan.memory.slab_bytes,
+        peak_scratch_bytes=step.device.peak_scratch_bytes,
+        unplanned_step_ns=_median(unplanned_ns) if unplanned is not None else None,
+        differing_values=differing if unplanned is not None else None,
+    )
+
+
+def _median(times: list[int]) -> int:
+    return int(statistics.median(times[1:] or times))
+
+
+def _differing(planned: Feeds, expected: Feeds) -> int:
+    """Elements whose bits differ."""
+    count = 0
+    for name, value in planned.items():
+        a, b = np.ascontiguousarray(value), np.ascontiguousarray(expected[name])
+        if a.tobytes() != b.tobytes():
+            width = a.dtype.itemsize
+            count += int((a.reshape(-1).view(np.uint8) != b.reshape(-1).view(np.uint8)).reshape(-1, width).any(1).sum())
+    return count
