@@ -141,3 +141,9 @@ class Graph:
         """Storages that take device bytes: read or written by some operator, or a graph output."""
         used = {s for reads in self.op_reads for s in reads} | {s for writes in self.op_writes for s in writes}
         return frozenset(used | self.output_storages)
+
+
+def input_roles(graph: Graph) -> dict[str, str]:
+    """Role of every storage that exists before a step and takes device bytes, by name."""
+    used = (graph.storages[s] for s in sorted(graph.used_storages))
+    return {storage.name: storage.role.value for storage in used if storage.role is not Role.COMPUTED}

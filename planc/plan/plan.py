@@ -27,6 +27,15 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     operators: int
 
 
+class LayerInfo(msgspec.Struct, frozen=True):
+    """A layer as people read it; one run of it takes `operators` slots."""
+
+    name: str
+    kind: str
+    phase: str
+    operators: int
+
+
 class CostInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Where the costs came from; `estimated` when they were not measured on the target."""
 
@@ -117,7 +126,9 @@ class HostSlot(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A whole plan. `segments` are half-open ranges of runs, each executed by one session.
 
-    The copies of one direction run in list order. A step ends when all runs and copies are complete.
+    The copies of one direction run in list order. A step ends when all runs and copies are complete. `layers` (in the
+    model's order) and `inputs` (role of every storage that exists before a step: state, batch or constant) are there
+    for people and reports; nothing is executed by them.
     """
 
     format: int = FORMAT
@@ -133,3 +144,5 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     copies: tuple[Copy, ...]
     residencies: tuple[Residency, ...]
     host_slots: tuple[HostSlot, ...]
+    layers: tuple[LayerInfo, ...] = ()
+    inputs: dict[str, str] = {}

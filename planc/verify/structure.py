@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from planc.graph.footprint import ALIGNMENT, is_recomputable
-from planc.graph.graph import Graph, Role
+from planc.graph.graph import Graph, Role, input_roles
 from planc.plan.plan import Plan
 from planc.verify.violation import Violation
 
@@ -15,12 +15,22 @@ def check_structure(graph: Graph, plan: Plan) -> Iterator[Violation]:
         text = f"the plan was made for model {plan.model.hash[:12]}, this one is {graph.content_hash[:12]}"
         yield Violation("wrong model", plan.model.file, text)
         return
+    yield from _labels(graph, plan)
     yield from _memory(plan)
     yield from _runs(graph, plan)
     yield from _segments(plan)
     yield from _residencies(graph, plan)
     yield from _host_slots(graph, plan)
     yield from _copies(graph, plan)
+
+
+def _labels(graph: Graph, plan: Plan) -> Iterator[Violation]:
+    """What people read in the plan is true. A plan without labels is valid too."""
+    layers = [(layer.name, layer.kind, layer.phase, layer.stop - layer.start) for layer in graph.layers]
+    if plan.layers and [(x.name, x.kind, x.phase, x.operators) for x in plan.layers] != layers:
+        yield Violation("labels", "layers", "they are not the layers of the model")
+    if plan.inputs and plan.inputs != input_roles(graph):
+        yield Violation("labels", "inputs", "they are not the inputs and constants of the model")
 
 
 def _memory(plan: Plan) -> Iterator[Violation]:
