@@ -11,7 +11,7 @@ import onnx
 
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError
-from planc.graph.graph import Graph, Role
+from planc.graph.graph import Graph, input_roles
 from planc.importer.build import ImportedModel, import_model
 from planc.lowering.lower import Lowered, lower
 from planc.plan import plan as p
@@ -187,5 +187,5 @@ def assemble_plan(
         residencies=lowered.residencies,
         host_slots=lowered.host_slots,
         layers=tuple(p.LayerInfo(x.name, x.kind, x.phase, x.stop - x.start) for x in imported.graph.layers),
-        inputs={s.name: s.role.value for s in imported.graph.storages if s.role is not Role.COMPUTED},
+        inputs=input_roles(imported.graph),
     )
