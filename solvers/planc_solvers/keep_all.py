@@ -12,7 +12,7 @@ class KeepAll:
     """Liveness only: no copy, no recomputation; optimal in time wherever it fits."""
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:  # noqa: ARG002
-        """The schedule that keeps everything. Raises InfeasibleBudgetError when the liveness peak exceeds the budget."""
+        """Keep everything. Raises InfeasibleBudgetError when the liveness peak exceeds the budget."""
         schedule = Schedule(tuple(range(len(problem.tasks))))
         profile = memory_profile(problem, schedule)
         worst = max(range(len(profile)), key=profile.__getitem__)

@@ -1,0 +1,210 @@
+"""Exact evaluation of a plan, compiled: its instances, gaps, copies and memory, then placement and simulation."""
+
+import numpy as np
+
+from planc_solvers.arrays import COMPUTED, CONSTANT, STATE, Arrays, Plan
+from planc_solvers.compiled import inner, outer
+from planc_solvers.engines import run_engines
+from planc_solvers.place import order_outs, place_ins, place_outs
+from planc_solvers.workspace import (
+    COMPUTE,
+    EXCESS,
+    FETCHED,
+    GAPS,
+    HOME,
+    IN_TOTAL,
+    INS,
+    KEPT,
+    MAKESPAN,
+    OUT_TOTAL,
+    OUTS,
+    REPEATS,
+    Workspace,
+)
+
+
+@inner
+def _begin(a: Arrays, s: Plan, w: Workspace) -> None:
+    w.memory[: s.length[0] + 3] = 0
+    w.host_memory[: s.length[0] + 3] = 0
+    w.tally[:] = 0
+    w.total[:] = 0
+    w.first[:] = -1
+    w.end[:] = 0
+    w.write[:] = 0
+    w.out_of[:] = -1
+    w.host_until[:] = -1
+    host, start, home, origin, size = w.host, w.start, s.home, a.origin, a.size
+    for v in range(size.size):
+        host[v] = 0
+        start[v] = -1
+        if origin[v] != COMPUTED:
+            if home[v] == 0:
+                start[v] = 0
+            host[v] = home[v] != 0 or origin[v] != STATE
+            if home[v] and origin[v] == STATE:
+                w.host_memory[0] += size[v]
+                w.host_until[v] = s.length[0] + 1
+
+
+@inner
+def _scan(a: Arrays, s: Plan, w: Workspace) -> bool:
+    """Instances, gaps and copies of a plan; False when it does not compute the problem or has too many gaps."""
+    _begin(a, s, w)
+    length, tasks = s.length[0], a.duration.size
+    seq, fetch = s.seq, s.fetch
+    duration, deadline, read_ptr, reads = a.duration, a.deadline, a.read_ptr, a.reads
+    write_ptr, writes, mutate_ptr, mutates = a.write_ptr, a.writes, a.mutate_ptr, a.mutates
+    size, out_ns, in_ns, origin, swappable = a.size, a.out_ns, a.in_ns, a.origin, a.swappable
+    first, start, end, write, host, out_of, host_until = (
+        w.first, w.start, w.end, w.write, w.host, w.out_of, w.host_until
+    )  # fmt: skip
+    memory, host_memory, repeats = w.memory, w.host_memory, w.repeats
+    gap_value, gap_from, gap_to, gap_slot, gap_kind = w.gap_value, w.gap_from, w.gap_to, w.gap_slot, w.gap_kind
+    out_value, out_start, out_ready = w.out_value, w.out_start, w.out_ready
+    in_value, in_need, in_after, in_floor = w.in_value, w.in_need, w.in_after, w.in_floor
+    room = gap_value.size - 2 * size.size
+    gaps = outs = ins = repeated = 0
+    compute = out_total = in_total = 0
+    for p in range(length):
+        task = seq[p]
+        if first[task] < 0:
+            first[task] = p
+        else:
+            if deadline[task] < tasks and first[deadline[task]] >= 0:
+                return False
+            repeats[repeated] = p
+            repeated += 1
+        compute += duration[task]
+        base = read_ptr[task]
+        if gaps + read_ptr[task + 1] - base > room:
+            return False
+        for k in range(base, read_ptr[task + 1]):
+            v = reads[k]
+            absent = start[v] < 0
+            fetched = absent
+            if absent:
+                if host[v] == 0:
+                    return False
+            elif p > end[v] and swappable[v]:
+                fetched = (fetch[p, (k - base) >> 6] >> np.uint64((k - base) & 63)) & np.uint64(1) != np.uint64(0)
+            kind = FETCHED if fetched else KEPT
+            if end[v] == 0 and origin[v] != COMPUTED:
+                kind = HOME
+            if fetched or p > end[v] or kind == HOME:
+                gap_value[gaps], gap_from[gaps], gap_to[gaps] = v, end[v], p
+                gap_slot[gaps], gap_kind[gaps] = k - base, kind
+                gaps += 1
+            if fetched:
+                if not absent:
+                    if host[v] == 0:
+                        out_value[outs] = v
+                        out_start[outs] = max(start[v], write[v])
+                        out_ready[outs] = max(end[v], out_start[outs])
+                        if host_until[v] < 0:
+                            host_memory[out_start[outs]] += size[v]
+                        out_of[v] = outs
+                        host[v] = 1
+                        outs += 1
+                        out_total += out_ns[v]
+                    memory[start[v]] += size[v]
+                    memory[max(start[v], end[v])] -= size[v]
+                in_value[ins], in_need[ins], in_after[ins], in_floor[ins] = v, p, out_of[v], end[v]
+                ins += 1
+                in_total += in_ns[v]
+                start[v] = p
+                if origin[v] == COMPUTED or origin[v] == STATE:
+                    host_until[v] = max(host_until[v], p)
+            end[v] = p + 1
+        for k in range(mutate_ptr[task], mutate_ptr[task + 1]):
+            host[mutates[k]] = 0
+            write[mutates[k]] = p + 1
+        for k in range(write_ptr[task], write_ptr[task + 1]):
+            v = writes[k]
+            if start[v] >= 0:
+                memory[start[v]] += size[v]
+                memory[max(start[v], end[v])] -= size[v]
+            start[v] = end[v] = write[v] = p + 1
+    w.tally[GAPS], w.tally[OUTS], w.tally[INS], w.tally[REPEATS] = gaps, outs, ins, repeated
+    w.total[COMPUTE], w.total[OUT_TOTAL], w.total[IN_TOTAL] = compute, out_total, in_total
+    _finish(a, s, w)
+    return True
+
+
+@inner
+def _finish(a: Arrays, s: Plan, w: Workspace) -> None:
+    """Close every instance at the step's end, sending home what lives there."""
+    length, home, origin, needed, size = s.length[0], s.home, a.origin, a.needed, a.size
+    start, end, host, host_until, memory, write = w.start, w.end, w.host, w.host_until, w.memory, w.write
+    gaps, outs = w.tally[GAPS], w.tally[OUTS]
+    for v in range(size.size):
+        output = needed[v] and origin[v] == COMPUTED
+        if start[v] >= 0:
+            stays = (origin[v] == STATE or origin[v] == CONSTANT) and home[v] == 0
+            if output:
+                stays = home[v] == 0 and host[v] == 0
+                w.gap_value[gaps], w.gap_from[gaps], w.gap_to[gaps] = v, end[v], length
+                w.gap_slot[gaps], w.gap_kind[gaps] = -1, HOME
+                gaps += 1
+            if stays:
+                end[v] = length + 1
+            elif home[v] and host[v] == 0:
+                w.out_value[outs] = v
+                w.out_start[outs] = max(start[v], write[v])
+                w.out_ready[outs] = max(end[v], w.out_start[outs])
+                w.total[OUT_TOTAL] += a.out_ns[v]
+                if host_until[v] < 0:
+                    w.host_memory[w.out_start[outs]] += size[v]
+                host_until[v] = max(host_until[v], w.out_ready[outs])
+                outs += 1
+            memory[start[v]] += size[v]
+            memory[max(start[v], end[v])] -= size[v]
+        if host_until[v] >= 0:
+            w.host_memory[length + 1 if output else host_until[v]] -= size[v]
+    w.tally[GAPS], w.tally[OUTS] = gaps, outs
+
+
+@inner
+def _accumulate(a: Arrays, s: Plan, w: Workspace) -> None:
+    seq = s.seq
+    working = a.working
+    memory, host_memory = w.memory, w.host_memory
+    budget, host_budget, length = a.budget, a.host_budget, s.length[0]
+    held = 0.0
+    host = 0.0
+    excess = 0.0
+    for p in range(length + 1):
+        host += host_memory[p]
+        if host > host_budget:
+            excess += host - host_budget
+        if p == length:
+            break
+        held += memory[p]
+        memory[p] = held + working[seq[p]]
+        if memory[p] > budget:
+            excess += memory[p] - budget
+    w.total[EXCESS] = excess
+
+
+@outer
+def evaluate(a: Arrays, s: Plan, w: Workspace) -> bool:
+    """Fill `w` for the plan `s`; False when it does not compute the problem.
+
+    `w.total` then holds the excess (byte-positions over the budgets, before copies are placed) and the makespan in ns,
+    which for a plan with excess is only the larger of compute and each direction's copies.
+    """
+    if not _scan(a, s, w):
+        return False
+    _accumulate(a, s, w)
+    busy = max(w.total[COMPUTE], w.total[OUT_TOTAL], w.total[IN_TOTAL])
+    if w.total[EXCESS] > 0:
+        w.total[MAKESPAN] = busy
+        return True
+    if w.tally[OUTS] + w.tally[INS] == 0:
+        w.total[MAKESPAN] = w.total[COMPUTE]
+        return True
+    order_outs(s, w, 16.0 * a.boundary, a)
+    place_outs(a, s, w)
+    place_ins(a, s, w)
+    w.total[MAKESPAN] = run_engines(a, s, w)
+    return True

@@ -1,0 +1,98 @@
+"""Mixed-integer linear models, built row by row and solved by MathOpt's HiGHS."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from math import inf
+
+import numpy as np
+import numpy.typing as npt
+from ortools.math_opt import model_pb2
+from ortools.math_opt.python import mathopt
+from ortools.math_opt.solvers import highs_pb2
+
+_SOLVED = (mathopt.TerminationReason.OPTIMAL, mathopt.TerminationReason.FEASIBLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of a minimisation: a proven lower bound, and the best point with its objective where one was found."""
+
+    bound: float
+    objective: float
+    point: npt.NDArray[np.float64] | None
+    infeasible: bool = False
+
+
+@dataclass(slots=True)
+class LinearModel:
+    """Minimise cost · x subject to rows; variables are numbered from 0."""
+
+    lower: list[float] = field(default_factory=list)
+    upper: list[float] = field(default_factory=list)
+    cost: list[float] = field(default_factory=list)
+    integer: list[bool] = field(default_factory=list)
+    row_lower: list[float] = field(default_factory=list)
+    row_upper: list[float] = field(default_factory=list)
+    _rows: list[int] = field(default_factory=list)
+    _columns: list[int] = field(default_factory=list)
+    _values: list[float] = field(default_factory=list)
+
+    def variable(self, lower: float, upper: float, cost: float = 0.0, integer: bool = False) -> int:
+        """Add a variable; its number."""
+        self.lower.append(lower)
+        self.upper.append(upper)
+        self.cost.append(cost)
+        self.integer.append(integer)
+        return len(self.cost) - 1
+
+    def row(self, terms: list[tuple[int, float]], lower: float = -inf, upper: float = inf) -> None:
+        """Add lower ≤ Σ coefficient · variable ≤ upper; a variable may occur once."""
+        index = len(self.row_lower)
+        for column, value in terms:
+            self._rows.append(index)
+            self._columns.append(column)
+            self._values.append(value)
+        self.row_lower.append(lower)
+        self.row_upper.append(upper)
+
+    def _proto(self, relaxed: bool) -> model_pb2.ModelProto:
+        proto = model_pb2.ModelProto()
+        columns, rows = len(self.cost), len(self.row_lower)
+        proto.variables.ids.extend(range(columns))
+        proto.variables.lower_bounds.extend(self.lower)
+        proto.variables.upper_bounds.extend(self.upper)
+        proto.variables.integers.extend([False] * columns if relaxed else self.integer)
+        priced = [i for i, c in enumerate(self.cost) if c]
+        proto.objective.linear_coefficients.ids.extend(priced)
+        proto.objective.linear_coefficients.values.extend(self.cost[i] for i in priced)
+        proto.linear_constraints.ids.extend(range(rows))
+        proto.linear_constraints.lower_bounds.extend(self.row_lower)
+        proto.linear_constraints.upper_bounds.extend(self.row_upper)
+        order = np.lexsort((self._columns, self._rows))
+        matrix = proto.linear_constraint_matrix
+        matrix.row_ids.extend(np.array(self._rows, np.int64)[order].tolist())
+        matrix.column_ids.extend(np.array(self._columns, np.int64)[order].tolist())
+        matrix.coefficients.extend(np.array(self._values)[order].tolist())
+        return proto
+
+    def solve(self, seconds: float, *, relaxed: bool = False, gap: float = 1e-5) -> Answer:
+        """Solve within `seconds`; `relaxed` drops integrality. The bound of an unfinished relaxation is -infinity."""
+        parameters = mathopt.SolveParameters(
+            time_limit=timedelta(seconds=max(seconds, 0.01)),
+            relative_gap_tolerance=None if relaxed else gap,
+            highs=highs_pb2.HighsOptionsProto(string_options={"parallel": "off"}),
+        )
+        model = mathopt.Model.from_model_proto(self._proto(relaxed))
+        result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters)
+        reason = result.termination.reason
+        if reason in (mathopt.TerminationReason.INFEASIBLE, mathopt.TerminationReason.INFEASIBLE_OR_UNBOUNDED):
+            return Answer(inf, inf, None, infeasible=True)
+        if relaxed and reason is not mathopt.TerminationReason.OPTIMAL:
+            return Answer(-inf, inf, None)
+        bound = result.termination.objective_bounds.dual_bound
+        if reason not in _SOLVED or not result.has_primal_feasible_solution():
+            return Answer(bound, inf, None)
+        point = np.zeros(len(self.cost))
+        for variable, value in result.variable_values().items():
+            point[variable.id] = value
+        return Answer(bound, result.objective_value(), point)

@@ -1,0 +1,352 @@
+"""Local search over plans: simulated annealing (Kirkpatrick et al. 1983) on exact evaluations, compiled.
+
+The score is the step time plus a price on bytes over the budget, which rises while plans are over and falls while they
+fit. Moves change one or a few decisions: a gap is fetched instead of kept, a value lives at home, a task is recomputed
+just before a use (with the chain of inputs that are gone), a recomputation is removed, moved or replaced by a fetch.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from planc_solvers.arrays import Arrays, Bytes8, Ints, Plan, empty_plan
+from planc_solvers.compiled import inner, outer
+from planc_solvers.evaluate import evaluate
+from planc_solvers.workspace import (
+    COMPUTE,
+    EXCESS,
+    FETCHED,
+    GAPS,
+    HOME,
+    KEPT,
+    MAKESPAN,
+    REPEATS,
+    Floats,
+    Workspace,
+    workspace,
+)
+
+# Indices of `Annealing.state`.
+SCORE, PRICE, BEST, CURRENT = range(4)
+
+CHAIN_DEPTH = 12
+"""Longest chain of recomputations that one move inserts."""
+
+DRAWS = 40
+"""Random draws before a move gives up looking for its target."""
+
+
+class Annealing(NamedTuple):
+    """One search: the current plan is `plans[CURRENT]` with its evaluation, the other pair is the neighbour's."""
+
+    plans: tuple[Plan, Plan]
+    places: tuple[Workspace, Workspace]
+    best: Plan
+    state: Floats
+    """Score of the current plan, price (ns per byte-position), best step time (ns), index of the current plan."""
+    alive: Bytes8
+    chain: Ints
+
+
+def annealing(a: Arrays) -> Annealing:
+    """A search of the problem `a` that has not started."""
+    plans = (empty_plan(a), empty_plan(a))
+    places = (workspace(a), workspace(a))
+    alive = np.zeros(a.size.size, np.uint8)
+    return Annealing(plans, places, empty_plan(a), np.zeros(4), alive, np.zeros(2 * CHAIN_DEPTH + 2, np.int64))
+
+
+@outer
+def copy_plan(source: Plan, target: Plan) -> None:
+    """Overwrite `target` with `source`."""
+    length = source.length[0]
+    target.seq[:length] = source.seq[:length]
+    target.fetch[:length] = source.fetch[:length]
+    target.home[:] = source.home
+    target.length[0] = length
+
+
+@inner
+def _insert(s: Plan, position: int, task: int) -> None:
+    length, seq, fetch, words = s.length[0], s.seq, s.fetch, s.fetch.shape[1]
+    for p in range(length, position, -1):
+        seq[p] = seq[p - 1]
+        for q in range(words):
+            fetch[p, q] = fetch[p - 1, q]
+    seq[position] = task
+    fetch[position] = np.uint64(0)
+    s.length[0] = length + 1
+
+
+@inner
+def _remove(s: Plan, position: int) -> None:
+    seq, fetch, words = s.seq, s.fetch, s.fetch.shape[1]
+    for p in range(position, s.length[0] - 1):
+        seq[p] = seq[p + 1]
+        for q in range(words):
+            fetch[p, q] = fetch[p + 1, q]
+    s.length[0] -= 1
+
+
+@inner
+def _flip(s: Plan, w: Workspace, gap: int) -> None:
+    """Toggle the decision on a gap: kept or fetched, home or resident."""
+    if w.gap_kind[gap] == HOME:
+        s.home[w.gap_value[gap]] ^= np.uint8(1)
+    else:
+        slot = w.gap_slot[gap]
+        s.fetch[w.gap_to[gap], slot >> 6] ^= np.uint64(1) << np.uint64(slot & 63)
+
+
+@inner
+def _focus(a: Arrays, s: Plan, w: Workspace) -> int:
+    """A position over the budget when there is one, else the fullest of a few."""
+    length, memory, budget, over = s.length[0], w.memory, a.budget, w.total[EXCESS] > 0
+    best = np.random.randint(length)
+    for _ in range(60 if over else 4):
+        p = np.random.randint(length)
+        if over and memory[p] > budget:
+            return int(p)
+        if memory[p] > memory[best]:
+            best = p
+    return int(best)
+
+
+@inner
+def _gap_at(w: Workspace, position: int, kind: int) -> int:
+    """A random gap of that kind (-1: any) over the position (-1: anywhere), or -1."""
+    gaps, gap_kind, gap_from, gap_to = w.tally[GAPS], w.gap_kind, w.gap_from, w.gap_to
+    if gaps == 0:
+        return -1
+    for _ in range(DRAWS):
+        g = np.random.randint(gaps)
+        if kind >= 0 and gap_kind[g] != kind:
+            continue
+        if position < 0 or gap_from[g] <= position < gap_to[g]:
+            return int(g)
+    return -1
+
+
+@inner
+def _mark_alive(w: Workspace, position: int, alive: Bytes8) -> None:
+    """Which values lie on the device across `position` in the current plan, idle or not."""
+    gap_kind, gap_from, gap_to, gap_value = w.gap_kind, w.gap_from, w.gap_to, w.gap_value
+    alive[:] = 0
+    for g in range(w.tally[GAPS]):
+        if gap_kind[g] != FETCHED and gap_from[g] <= position <= gap_to[g]:
+            alive[gap_value[g]] = 1
+
+
+@inner
+def _insert_chain(a: Arrays, s: Plan, w: Workspace, m: Annealing, value: int, position: int) -> bool:
+    """Recompute `value` before `position`, with the inputs that are gone there; False when it may not be."""
+    _mark_alive(w, position, m.alive)
+    todo, count, at = m.chain, 1, 0
+    todo[0] = a.producer[value]
+    while at < count:
+        task = todo[at]
+        if task < 0 or not a.recomputable[task]:
+            return False
+        if a.deadline[task] < a.duration.size and w.first[a.deadline[task]] < position:
+            return False
+        at += 1
+        for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+            u = a.reads[k]
+            if m.alive[u] or a.producer[u] < 0:
+                continue
+            again = a.recomputable[a.producer[u]] and np.random.random() < 0.75
+            known = False
+            for q in range(count):
+                known = known or todo[q] == a.producer[u]
+            if again and not known and count < CHAIN_DEPTH:
+                todo[count] = a.producer[u]
+                count += 1
+    if s.length[0] + count >= s.seq.size:
+        return False
+    _insert_sorted(s, todo, count, position)
+    return True
+
+
+@inner
+def _insert_sorted(s: Plan, tasks: Ints, count: int, position: int) -> None:
+    """Insert tasks before `position` in task order, which is a valid order among them."""
+    for i in range(count):
+        low = i
+        for j in range(i + 1, count):
+            if tasks[j] < tasks[low]:
+                low = j
+        tasks[i], tasks[low] = tasks[low], tasks[i]
+        _insert(s, position + i, tasks[i])
+
+
+@inner
+def _fetch_inputs(a: Arrays, s: Plan, position: int, chance: float) -> None:
+    """Let the inputs of an inserted recomputation be fetched, each with that chance, rather than kept for it."""
+    task = s.seq[position]
+    for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+        slot = k - a.read_ptr[task]
+        if a.swappable[a.reads[k]] and np.random.random() < chance:
+            s.fetch[position, slot >> 6] |= np.uint64(1) << np.uint64(slot & 63)
+
+
+@inner
+def _recompute(a: Arrays, s: Plan, w: Workspace, m: Annealing, gap: int) -> bool:
+    """Recompute the gap's value before the later access instead of keeping or fetching it."""
+    if w.gap_kind[gap] == HOME:
+        return False
+    if w.gap_kind[gap] == FETCHED:
+        _flip(s, w, gap)
+    position = w.gap_to[gap]
+    if np.random.random() < 0.25:
+        position -= np.random.randint(min(position - w.gap_from[gap], 6) + 1)
+    before = s.length[0]
+    if not _insert_chain(a, s, w, m, w.gap_value[gap], position):
+        return False
+    if np.random.random() < 0.3:
+        for p in range(position, position + s.length[0] - before):
+            _fetch_inputs(a, s, p, 0.5)
+    return True
+
+
+@inner
+def _drop_repeat(a: Arrays, s: Plan, w: Workspace, exchange: bool) -> bool:
+    """Remove a recomputation; on `exchange` fetch what it made instead, at its next use."""
+    if w.tally[REPEATS] == 0:
+        return False
+    position = w.repeats[np.random.randint(w.tally[REPEATS])]
+    if exchange:
+        task, gap_from, gap_value, producer = s.seq[position], w.gap_from, w.gap_value, a.producer
+        for g in range(w.tally[GAPS]):
+            if gap_from[g] == position + 1 and producer[gap_value[g]] == task and w.gap_kind[g] == KEPT:
+                _flip(s, w, g)
+    _remove(s, position)
+    return True
+
+
+@inner
+def _move_repeat(a: Arrays, s: Plan, w: Workspace) -> bool:
+    """Shift a recomputation to a nearby position, or put another task in its place."""
+    if w.tally[REPEATS] == 0:
+        return False
+    position = w.repeats[np.random.randint(w.tally[REPEATS])]
+    task = s.seq[position]
+    if np.random.random() < 0.6:
+        reach = 5 if np.random.random() < 0.7 else 40
+        target = position + np.random.randint(1, reach) * (1 if np.random.random() < 0.5 else -1)
+        target = max(w.first[task] + 1, min(s.length[0] - 1, target))
+        _remove(s, position)
+        _insert(s, target, task)
+        return True
+    other = np.random.randint(a.duration.size)
+    fan = a.read_ptr[task + 1] - a.read_ptr[task]
+    if fan > 0 and np.random.random() < 0.6:
+        other = a.producer[a.reads[a.read_ptr[task] + np.random.randint(fan)]]
+    if other < 0 or not a.recomputable[other] or w.first[other] >= position:
+        return False
+    s.seq[position] = other
+    s.fetch[position] = np.uint64(0)
+    return True
+
+
+@inner
+def _flip_run(a: Arrays, s: Plan, w: Workspace, gap: int) -> None:
+    """Give a run of later gaps of the same kind and a similar size the same change as `gap`."""
+    size = a.size[w.gap_value[gap]]
+    run = np.random.randint(2, 8 if a.duration.size < 3000 else 60)
+    for g in range(gap, w.tally[GAPS]):
+        alike = w.gap_kind[g] == w.gap_kind[gap] and a.swappable[w.gap_value[g]]
+        if alike and 2 * a.size[w.gap_value[g]] >= size and a.size[w.gap_value[g]] <= 2 * size:
+            _flip(s, w, g)
+            run -= 1
+        if run <= 0:
+            break
+
+
+@inner
+def _flip_move(a: Arrays, s: Plan, w: Workspace) -> bool:
+    """Change one, two or a run of keep / fetch / home decisions."""
+    over = w.total[EXCESS] > 0
+    gap = _gap_at(w, _focus(a, s, w) if over or np.random.random() < 0.4 else -1, KEPT if over else -1)
+    if gap < 0 or not a.swappable[w.gap_value[gap]]:
+        return False
+    draw = np.random.random()
+    if draw < 0.15:
+        _flip_run(a, s, w, gap)
+        return True
+    _flip(s, w, gap)
+    if draw < 0.6:
+        other = _gap_at(w, -1, -1) if draw < 0.3 else gap + np.random.randint(-12, 13)
+        if 0 <= other < w.tally[GAPS] and a.swappable[w.gap_value[other]]:
+            _flip(s, w, other)
+    return True
+
+
+@inner
+def _propose(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool) -> bool:
+    """Change the copy `s` of the current plan, whose evaluation is `w`; False when no move came of it."""
+    changed = False
+    if swaps:
+        draw = np.random.random()
+        if draw < 0.65:
+            changed = _flip_move(a, s, w)
+            if draw < 0.5:
+                return changed
+    draw = np.random.random()
+    if draw < 0.4:
+        gap = _gap_at(w, _focus(a, s, w), KEPT if w.total[EXCESS] > 0 or not swaps else -1)
+        return (gap >= 0 and _recompute(a, s, w, m, gap)) or changed
+    if draw < 0.7:
+        return _drop_repeat(a, s, w, swaps and np.random.random() < 0.5) or changed
+    return _move_repeat(a, s, w) or changed
+
+
+@inner
+def _score(w: Workspace, price: float) -> float:
+    return float(w.total[MAKESPAN] + price * w.total[EXCESS])
+
+
+@outer
+def start(a: Arrays, m: Annealing, plan: Plan, price: float) -> bool:
+    """Begin or resume at `plan`; False when it does not compute the problem."""
+    copy_plan(plan, m.plans[0])
+    if not evaluate(a, m.plans[0], m.places[0]):
+        return False
+    m.state[CURRENT] = 0
+    m.state[PRICE] = price
+    m.state[SCORE] = _score(m.places[0], price)
+    if m.places[0].total[EXCESS] <= 0 and m.places[0].total[MAKESPAN] < m.state[BEST]:
+        m.state[BEST] = m.places[0].total[MAKESPAN]
+        copy_plan(plan, m.best)
+    return True
+
+
+@outer
+def anneal(a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: float, seed: int) -> int:
+    """Run `rounds` moves with the temperature (ns) falling from `hot` to `cold`; the number of plans evaluated."""
+    np.random.seed(seed)
+    evaluated = 0
+    lowest = m.state[PRICE] * 1e-6
+    for i in range(rounds):
+        heat = hot * (cold / hot) ** (i / rounds)
+        now = int(m.state[CURRENT])
+        s, w = m.plans[1 - now], m.places[1 - now]
+        copy_plan(m.plans[now], s)
+        if not _propose(a, s, m.places[now], m, swaps):
+            continue
+        if s.length[0] >= s.seq.size - CHAIN_DEPTH - 2 or not evaluate(a, s, w):
+            continue
+        evaluated += 1
+        score = _score(w, m.state[PRICE])
+        if score <= m.state[SCORE] or np.random.random() < np.exp((m.state[SCORE] - score) / heat):
+            m.state[CURRENT] = 1 - now
+            m.state[SCORE] = score
+            if w.total[EXCESS] <= 0 and w.total[MAKESPAN] < m.state[BEST] - 0.5:
+                m.state[BEST] = w.total[MAKESPAN]
+                copy_plan(s, m.best)
+        place = m.places[int(m.state[CURRENT])]
+        m.state[PRICE] = max(lowest, m.state[PRICE] * (1.002 if place.total[EXCESS] > 0 else 0.999))
+        m.state[SCORE] = _score(place, m.state[PRICE])
+    return evaluated
+
+
+__all__ = ["BEST", "COMPUTE", "Annealing", "anneal", "annealing", "copy_plan", "start"]
