@@ -1,0 +1,36 @@
+# Two targets do everything on a fresh machine: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: demo test lint clean
+
+$(BIN)/planc: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.test: $(BIN)/planc
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,report,torch]"
+	touch $@
+
+# ResNet-18 at half its memory: build, profile, compile, verify, run against the unplanned graph, draw.
+demo: $(BIN)/planc
+	@mkdir -p $(DEMO)
+	$(BIN)/planc zoo build resnet18 --batch 32 --image 112 --optimizer momentum -o $(DEMO)/resnet18.onnx
+	$(BIN)/planc profile $(DEMO)/resnet18.onnx -o $(DEMO)/costs.json
+	$(BIN)/planc compile $(DEMO)/resnet18.onnx --costs $(DEMO)/costs.json --budget 50% --time-limit 30 -o $(DEMO)/resnet18.plan.json
+	$(BIN)/planc verify $(DEMO)/resnet18.plan.json
+	$(BIN)/planc run $(DEMO)/resnet18.plan.json --steps 10 --compare --html $(DEMO)/resnet18.html
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check planc solvers models tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) $(DEMO)

@@ -1,0 +1,147 @@
+"""Altered plans: the verifier rejects every alteration that can change what is computed.
+
+An alteration may be harmless (a wait that other waits imply). So each altered plan is either rejected, or the
+independent judge finds that every interleaving still computes the right values.
+"""
+
+import random
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import networks
+from support.adversary import judge
+from support.plans import random_plan
+
+from planc.plan.plan import Plan
+from planc.verify.verify import verify
+
+replace = msgspec.structs.replace
+
+
+def _with(items: tuple, index: int, item: object) -> tuple:
+    return (*items[:index], item, *items[index + 1 :])
+
+
+def drop_run_wait(plan: Plan, rng: random.Random) -> Plan | None:
+    waiting = [i for i, run in enumerate(plan.runs) if run.waits]
+    if not waiting:
+        return None
+    at = rng.choice(waiting)
+    waits = list(plan.runs[at].waits)
+    waits.remove(rng.choice(waits))
+    return replace(plan, runs=_with(plan.runs, at, replace(plan.runs[at], waits=tuple(waits))))
+
+
+def drop_copy_wait(plan: Plan, rng: random.Random) -> Plan | None:
+    waiting = [i for i, copy in enumerate(plan.copies) if copy.waits]
+    if not waiting:
+        return None
+    at = rng.choice(waiting)
+    return replace(plan, copies=_with(plan.copies, at, replace(plan.copies[at], waits=())))
+
+
+def start_copy_early(plan: Plan, rng: random.Random) -> Plan | None:
+    late = [i for i, copy in enumerate(plan.copies) if copy.after > 0]
+    if not late:
+        return None
+    at = rng.choice(late)
+    earlier = [first for first, _ in plan.segments if first < plan.copies[at].after]
+    return replace(plan, copies=_with(plan.copies, at, replace(plan.copies[at], after=rng.choice(earlier))))
+
+
+def move_residency(plan: Plan, rng: random.Random) -> Plan | None:
+    at = rng.randrange(len(plan.residencies))
+    stay = plan.residencies[at]
+    room = (plan.memory.slab_bytes - stay.bytes) // 64
+    offset = rng.randint(0, max(0, room)) * 64
+    if offset == stay.offset:
+        return None
+    return replace(plan, residencies=_with(plan.residencies, at, replace(stay, offset=offset)))
+
+
+def swap_runs(plan: Plan, rng: random.Random) -> Plan | None:
+    at = rng.randrange(len(plan.runs) - 1)
+    a, b = plan.runs[at], plan.runs[at + 1]
+    swapped = (replace(b, waits=a.waits), replace(a, waits=b.waits))
+    return replace(plan, runs=(*plan.runs[:at], *swapped, *plan.runs[at + 2 :]))
+
+
+def repeat_run(plan: Plan, rng: random.Random) -> Plan | None:
+    at = rng.randrange(len(plan.runs))
+    return replace(plan, runs=_with(plan.runs, at, replace(plan.runs[at], layer=rng.choice(plan.runs).layer)))
+
+
+def move_host_slot(plan: Plan, rng: random.Random) -> Plan | None:
+    if not plan.copies:
+        return None
+    at = rng.randrange(len(plan.copies))
+    other = rng.choice(plan.copies).host_offset
+    return replace(plan, copies=_with(plan.copies, at, replace(plan.copies[at], host_offset=other)))
+
+
+def retarget_copy(plan: Plan, rng: random.Random) -> Plan | None:
+    if not plan.copies:
+        return None
+    at, to = rng.randrange(len(plan.copies)), rng.randrange(len(plan.residencies))
+    return replace(plan, copies=_with(plan.copies, at, replace(plan.copies[at], residency=to)))
+
+
+def shift_lifetime(plan: Plan, rng: random.Random) -> Plan | None:
+    at = rng.randrange(len(plan.residencies))
+    stay = plan.residencies[at]
+    begin = max(0, stay.begin + rng.choice((-3, -1, 1, 3)))
+    return replace(plan, residencies=_with(plan.residencies, at, replace(stay, begin=begin, end=max(begin + 1, stay.end))))
+
+
+def flip_initial(plan: Plan, rng: random.Random) -> Plan | None:
+    if not plan.host_slots:
+        return None
+    at = rng.randrange(len(plan.host_slots))
+    slot = plan.host_slots[at]
+    return replace(plan, host_slots=_with(plan.host_slots, at, replace(slot, initial=not slot.initial)))
+
+
+MUTATIONS = [
+    drop_run_wait, drop_copy_wait, start_copy_early, move_residency, swap_runs, repeat_run, move_host_slot,
+    retarget_copy, shift_lifetime, flip_initial,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS)
+@settings(deadline=None, max_examples=25)
+@given(seed=st.integers(0, 10**6))
+def test_an_altered_plan_is_rejected_or_harmless(mutate, seed: int) -> None:
+    imported = networks.cnn()
+    altered = mutate(random_plan(imported, seed % 40), random.Random(seed))
+    if altered is None or verify(imported.graph, altered):
+        return
+    assert judge(imported.graph, altered, range(20)) is None
+
+
+@pytest.mark.parametrize("mutate", MUTATIONS)
+def test_the_verifier_does_reject_such_alterations(mutate) -> None:
+    imported = networks.cnn()
+    rejected = 0
+    for seed in range(40):
+        altered = mutate(random_plan(imported, seed), random.Random(seed))
+        rejected += bool(altered is not None and verify(imported.graph, altered))
+    assert rejected >= 5
+
+
+@pytest.mark.parametrize("field", ["slab_bytes", "budget_bytes"])
+def test_smaller_memory_than_needed_is_rejected(field: str) -> None:
+    imported = networks.cnn()
+    plan = random_plan(imported, 3)
+    memory = replace(plan.memory, **{field: getattr(plan.memory, field) - 64})
+    assert verify(imported.graph, replace(plan, memory=memory))
+
+
+def test_a_short_residency_is_rejected() -> None:
+    imported = networks.cnn()
+    plan = random_plan(imported, 3)
+    for at, stay in enumerate(plan.residencies):
+        if stay.bytes > 64:
+            short = replace(stay, bytes=stay.bytes - 64)
+            assert verify(imported.graph, replace(plan, residencies=_with(plan.residencies, at, short)))
