@@ -13,14 +13,12 @@ from typing import Literal
 
 import numpy as np
 
-from planc.errors import PlancError
-from planc.placement.packing_greedy import greedy_packings, shuffled_packings
+from planc.errors import InfeasibleBudgetError, PlancError, SolverTimeoutError
+from planc.placement.packing_greedy import greedy_packings
 from planc.placement.packing_model import Array, Model, build_model
 
 Status = Literal["optimal", "feasible", "infeasible", "timeout"]
 
-# Exact search keeps every pair of buffers that meet in time (4 bytes each) and visits all of them along one path.
-SEARCH_BUFFERS = 3_000
 # Offsets are 64-bit, and searches add a few sizes to them.
 MAX_TOTAL_BYTES = 2**60
 
@@ -80,15 +78,31 @@ def pack(
     target = bound if capacity is None else max(bound, capacity)
     if model.count:
         offsets = _best_greedy(model, target)
-        if model.height(offsets) > target:
-            goal = None if capacity is None else target
-            bound = max(bound, _improve(model, offsets, bound, goal, started + time_limit, seed))
+        if model.height(offsets) > target and (capacity is None or bound <= capacity):
+            # numba takes half a second to import, and the easy cases do not get here.
+            from planc.placement.packing_portfolio import improve
+
+            offsets, bound = improve(model, offsets, bound, capacity, started + time_limit, seed)
     result = np.zeros(len(buffers), np.int64)
     result[model.source] = offsets
     height = model.height(offsets)
     return Packing(
         tuple(result.tolist()), height, bound, _status(height, bound, capacity), time.monotonic() - started
     )
+
+
+def require_fit(packing: Packing, capacity: int | None) -> None:
+    """Raise InfeasibleBudgetError or SolverTimeoutError when the packing does not fit the capacity it was made for."""
+    if packing.status == "infeasible":
+        raise InfeasibleBudgetError(
+            f"no packing fits {capacity} bytes: {packing.lower_bound} are needed at least, {packing.height} are enough",
+            packing.lower_bound, "",
+        )  # fmt: skip
+    if packing.status == "timeout":
+        raise SolverTimeoutError(
+            f"no packing within {capacity} bytes was found in {packing.solve_s:.1f} s: the best has {packing.height}, "
+            f"the lower bound is {packing.lower_bound}; give a larger capacity or time limit"
+        )
 
 
 def _best_greedy(model: Model, target: int) -> Array:
@@ -99,40 +113,6 @@ def _best_greedy(model: Model, target: int) -> Array:
         if model.height(best) <= target:
             break
     return best if best is not None else np.zeros(model.count, np.int64)
-
-
-def _improve(model: Model, offsets: Array, bound: int, capacity: int | None, deadline: float, seed: int) -> int:
-    """Lower `offsets` in place, group by group; the best lower bound proven."""
-    from planc.placement.packing_portfolio import Improvement
-
-    target = bound if capacity is None else capacity
-    groups = [g for g in model.components() if int((offsets[g] + model.top[g]).max()) > target]
-    groups.sort(key=lambda group: -int((offsets[group] + model.top[group]).max()))
-    for left, group in zip(range(len(groups), 0, -1), groups, strict=True):
-        part, before = model.select(group), offsets[group]
-        now = time.monotonic()
-        share = now + max(0.0, deadline - now) / left
-        if part.count > SEARCH_BUFFERS:
-            offsets[group] = _best_shuffled(part, before, target, share, seed)
-        else:
-            search = Improvement(part, before, part.height(before), part.load_bound())
-            search.run(target, capacity, share, seed)
-            offsets[group] = search.offsets
-            bound = max(bound, search.bound)
-        if capacity is None:
-            # The slab is as high as its highest group: the others need not be lower than this one.
-            target = max(target, part.height(offsets[group]))
-    return bound
-
-
-def _best_shuffled(model: Model, offsets: Array, target: int, deadline: float, seed: int) -> Array:
-    best = offsets
-    for other in shuffled_packings(model, seed):
-        if model.height(other) < model.height(best):
-            best = other
-        if model.height(best) <= target or time.monotonic() >= deadline:
-            break
-    return best
 
 
 def _status(height: int, bound: int, capacity: int | None) -> Status:

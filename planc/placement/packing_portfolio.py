@@ -8,15 +8,28 @@ on the time limit only, not on which thread is faster: runs go in pairs whose re
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from planc.placement.packing_greedy import shuffled_packings
 from planc.placement.packing_model import Array, Model
 from planc.placement.packing_order import Orders
-from planc.placement.packing_search import EXCESS, FAILED, LOWEST, NONE, STOP, TIGHTEST, build_problem, search
+from planc.placement.packing_search import (
+    EXCESS,
+    FAILED,
+    LOWEST,
+    NONE,
+    STOP,
+    TIGHTEST,
+    Problem,
+    build_problem,
+    search,
+)  # fmt: skip
 
+# Search keeps every pair of buffers that meet in time (4 bytes each way) and may visit all of them along one path.
+SEARCH_BUFFERS = 3_000
 # Found by trying all orders on hard instances: each of these is the best on some of them.
 RULES = (
     (LOWEST, "WAT"), (LOWEST, "AWT"), (TIGHTEST, "WAT"), (LOWEST, "ZWA"), (LOWEST, "YWA"), (LOWEST, "TWA"),
@@ -43,44 +56,63 @@ class _Job:
     future: "Future[Array | int]"
 
 
-@dataclass
-class Improvement:
-    """The best offsets (bytes) known, their height, and the proven lower bound; `run` makes them meet."""
+class Group:
+    """The buffers between two cuts in time, the best offsets (bytes) known, their height, and the proven bound."""
 
-    model: Model
-    offsets: Array
-    height: int
-    bound: int
-    _halvings: int = field(default=1, init=False)
+    def __init__(self, model: Model, offsets: Array, seed: int) -> None:
+        self.model, self.offsets = model, offsets
+        self.height, self.bound = model.height(offsets), model.load_bound()
+        self._seed, self._halvings = seed, 1
+        self._problem: Problem | None = None
+        self._runs = self._turns()
 
-    def run(self, target: int, capacity: int | None, deadline: float, seed: int) -> None:
-        """Search until the height is at most `target`, the bound meets the height or exceeds `capacity`, or the time
-        (time.monotonic seconds) is over. Without a capacity one thread attacks the bound, the other the height."""
-        problem = build_problem(self.model)
-        runs = self._runs(seed)
-        with ThreadPoolExecutor(PAIR) as pool:
-            while not self._settled(target, capacity) and time.monotonic() < deadline:
-                jobs = []
-                for goal in (self.bound, self._below()) if capacity is None else (capacity, capacity):
-                    limit, rank, rule = next(runs)
-                    control = np.array([0, limit, 0, NONE], np.int64)
-                    posed = problem._replace(capacity=goal)
-                    future = pool.submit(search, posed, rank, rule.choice, control, rule.weight)
-                    jobs.append(_Job(goal, control, future))
-                height = self.height
-                self._collect(jobs, target, capacity, deadline)
-                self._halvings = 1 if self.height < height else self._halvings % HALVINGS + 1
+    @property
+    def searchable(self) -> bool:
+        return self.model.count <= SEARCH_BUFFERS
 
-    def _settled(self, target: int, capacity: int | None) -> bool:
-        proven = self.bound > capacity if capacity is not None else False
-        return proven or self.height <= max(target, self.bound)
+    def shuffle(self, target: int, deadline: float) -> None:
+        """A few more heuristic packings: all that is affordable for a group too large to search."""
+        for offsets in shuffled_packings(self.model, self._seed):
+            self._take(offsets)
+            if self.height <= target or time.monotonic() >= deadline:
+                break
+
+    def step(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
+        """One pair of runs. Without a capacity the first attacks the bound, the second the height."""
+        if self._problem is None:
+            self._problem = build_problem(self.model)
+        height = self.height
+        jobs = []
+        for goal in (target, max(target, self._below())) if capacity is None else (capacity, capacity):
+            limit, rank, rule = next(self._runs)
+            control = np.array([0, limit, 0, NONE], np.int64)
+            posed = self._problem._replace(capacity=goal)
+            jobs.append(_Job(goal, control, pool.submit(search, posed, rank, rule.choice, control, rule.weight)))
+        try:
+            for job in jobs:
+                self._collect(job, target if capacity is None else capacity, deadline)
+        finally:
+            for job in jobs:
+                job.control[STOP] = 1
+        self._halvings = 1 if self.height < height else self._halvings % HALVINGS + 1
+
+    def _collect(self, job: _Job, target: int, deadline: float) -> None:
+        wait([job.future], timeout=max(0.0, deadline - time.monotonic()))
+        if not job.future.done() or self.height <= target:
+            job.control[STOP] = 1
+        result = job.future.result()
+        if not isinstance(result, int):
+            self._take(result)
+        elif result == FAILED:
+            # The packing known would not have been pruned at its own height, so the excess is not the initial NONE.
+            self.bound = max(self.bound, job.goal + int(job.control[EXCESS]))
 
     def _below(self) -> int:
-        """A capacity between bound and height: halfway, and closer to the height after every run in vain."""
-        return max(self.bound, self.height - max(1, (self.height - self.bound) >> self._halvings))
+        """A capacity between bound and height: halfway, and closer to the height after every pair in vain."""
+        return self.height - max(1, (self.height - self.bound) >> self._halvings)
 
-    def _runs(self, seed: int) -> Iterator[tuple[int, Array, _Rule]]:
-        random = np.random.default_rng(seed)
+    def _turns(self) -> Iterator[tuple[int, Array, _Rule]]:
+        random = np.random.default_rng(self._seed)
         orders = Orders(self.model)
         rules = [_Rule(choice, keys, np.full(self.model.sections, 1e-3)) for choice, keys in RULES]
         limit, noise = float(NODE_LIMIT), 0.0
@@ -90,23 +122,35 @@ class Improvement:
                 yield int(limit), orders.rank(rule.keys, noise, random, rule.weight), rule
             limit, noise = limit * NODE_GROWTH, NOISE
 
-    def _collect(self, jobs: list["_Job"], target: int, capacity: int | None, deadline: float) -> None:
-        try:
-            for job in jobs:
-                wait([job.future], timeout=max(0.0, deadline - time.monotonic()))
-                if not job.future.done() or self._settled(target, capacity):
-                    job.control[STOP] = 1
-                result = job.future.result()
-                if not isinstance(result, int):
-                    self._take(result)
-                elif result == FAILED:
-                    # Every packing known is at least this high, so the excess is never the initial NONE.
-                    self.bound = max(self.bound, job.goal + int(job.control[EXCESS]))
-        finally:
-            for job in jobs:
-                job.control[STOP] = 1
-
     def _take(self, offsets: Array) -> None:
         height = self.model.height(offsets)
         if height < self.height:
             self.offsets, self.height = offsets, height
+
+
+def improve(
+    model: Model, offsets: Array, bound: int, capacity: int | None, deadline: float, seed: int
+) -> tuple[Array, int]:
+    """Better offsets (bytes) and lower bound, by working on the highest group until `deadline` (time.monotonic, s).
+
+    Ends early when the highest group meets the bound or fits the capacity, or the bound exceeds the capacity.
+    """
+    members = model.components()
+    groups = [Group(model.select(chosen), offsets[chosen], seed) for chosen in members]
+    for group in groups:
+        target = bound if capacity is None else capacity
+        if not group.searchable and group.height > target:
+            group.shuffle(target, deadline)
+    with ThreadPoolExecutor(PAIR) as pool:
+        while time.monotonic() < deadline:
+            highest = max(groups, key=lambda group: group.height)
+            if highest.height <= (bound if capacity is None else capacity) or not highest.searchable:
+                break
+            highest.step(pool, bound, capacity, deadline)
+            bound = max(bound, highest.bound)
+            if capacity is not None and bound > capacity:
+                break
+    better = offsets.copy()
+    for chosen, group in zip(members, groups, strict=True):
+        better[chosen] = group.offsets
+    return better, bound
