@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from planc.costs.table import CostTable
 from planc.graph.footprint import Footprint, footprints, padded_bytes
 from planc.graph.graph import Graph, Role
+from planc.graph.liveness import live_bytes
 from planc.problem.problem import Origin, Problem, Task, Value
 
 _ORIGINS = {
@@ -69,23 +70,7 @@ def _value(graph: Graph, costs: CostTable, storage: int) -> Value:
 
 
 def _liveness_peak(graph: Graph, costs: CostTable, prints: tuple[Footprint, ...]) -> tuple[int, int]:
-    """(bytes, layer) of the peak when every storage is freed after its last use; state and constants live throughout."""
-    last: dict[int, int] = {}
-    for i, p in enumerate(prints):
-        last.update(dict.fromkeys((*p.reads, *p.writes), i))
-    whole = {s for s in last if graph.storages[s].role in (Role.STATE, Role.CONSTANT)} | graph.output_storages
-    live = {s for s in last if graph.storages[s].role is not Role.COMPUTED}
-    held = sum(padded_bytes(graph, s) for s in live)
-    peak, where = 0, 0
-    for i, p in enumerate(prints):
-        need = held + p.working_bytes + costs.layer(i).scratch_bytes
-        if need > peak:
-            peak, where = need, i
-        for storage in p.writes:
-            if storage not in live:
-                live.add(storage)
-                held += padded_bytes(graph, storage)
-        for storage in [s for s in (*p.reads, *p.writes) if last[s] == i and s in live and s not in whole]:
-            live.remove(storage)
-            held -= padded_bytes(graph, storage)
-    return peak, where
+    """(bytes, layer) of the peak when every storage is freed after its last use, each layer's scratch included."""
+    needs = [live + costs.layer(i).scratch_bytes for i, live in enumerate(live_bytes(graph, prints))]
+    peak = max(needs, default=0)
+    return peak, needs.index(peak) if needs else 0

@@ -1,0 +1,216 @@
+"""A plan resolved for reading: which run a slot belongs to, what every stay holds, when it is predicted to be there."""
+
+from bisect import bisect_right
+from collections import defaultdict
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from itertools import accumulate
+
+from planc.errors import PlanError
+from planc.graph.graph import Graph, Role, input_roles
+from planc.plan.plan import Direction, LayerInfo, Plan
+
+
+class Content(StrEnum):
+    """What the bytes of a stay are."""
+
+    STATE = "state"
+    """Parameters, optimizer state, running statistics."""
+
+    CONSTANT = "constants"
+    BATCH = "batch"
+
+    SAVED = "saved activations"
+    """Made in the forward phase, or made again, for a later layer."""
+
+    GRADIENT = "gradients"
+    """Made in the backward or update phase for a later layer."""
+
+    TEMPORARY = "temporaries"
+    """Made and used up within one run of one layer."""
+
+
+_CONTENT_OF_ROLE = {Role.STATE: Content.STATE, Role.CONSTANT: Content.CONSTANT, Role.BATCH: Content.BATCH}
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """A residency, resolved. It holds its bytes on the slots [`begin`, `end`), predicted as [`begin_ns`, `end_ns`).
+
+    `end` is that of the plan, or one less where stay `taken_over_by` takes the same bytes in place, so that no byte is
+    counted twice. It is written by run `maker` or by copy `brought_by`, or (with neither) is there when the step
+    begins; `copied_out_by` lists the copies that read it.
+    """
+
+    index: int
+    storage: str
+    offset: int
+    bytes: int
+    begin: int
+    end: int
+    begin_ns: int
+    end_ns: int
+    content: Content
+    maker: int | None
+    brought_by: int | None
+    copied_out_by: tuple[int, ...]
+    taken_over_by: int | None
+
+
+@dataclass(frozen=True)
+class PlanView:
+    """A plan with its layers' names; make one with `view_of`."""
+
+    plan: Plan
+    layers: tuple[LayerInfo, ...]
+    roles: dict[str, str]
+
+    @cached_property
+    def first_slot(self) -> tuple[int, ...]:
+        """First slot of every run, then the number of slots."""
+        return tuple(accumulate((self.layers[run.layer].operators for run in self.plan.runs), initial=0))
+
+    @property
+    def slots(self) -> int:
+        """Number of slots of a step."""
+        return self.first_slot[-1]
+
+    @cached_property
+    def is_repeat(self) -> tuple[bool, ...]:
+        """For each run whether its layer has run before: a recomputation."""
+        seen: set[int] = set()
+        return tuple(run.layer in seen or seen.add(run.layer) is not None for run in self.plan.runs)
+
+    def run_at(self, slot: int) -> int:
+        """The run that executes `slot`; the last one for the end of the step."""
+        return min(bisect_right(self.first_slot, slot) - 1, len(self.plan.runs) - 1)
+
+    def layer(self, run: int) -> LayerInfo:
+        """The layer of a run."""
+        return self.layers[self.plan.runs[run].layer]
+
+    def title(self, run: int) -> str:
+        """How people call a run: `layer1.0.conv1 forward`, `layer1.0.conv1 recompute`."""
+        layer = self.layer(run)
+        return f"{layer.name} {'recompute' if self.is_repeat[run] else layer.phase}"
+
+    def slot_ns(self, slot: int) -> int:
+        """Predicted start of a slot; a run's operators share its time equally."""
+        if slot >= self.slots:
+            return self.plan.prediction.step_ns
+        run = self.run_at(slot)
+        start, end = self.plan.prediction.runs[run]
+        return start + (end - start) * (slot - self.first_slot[run]) // self.layer(run).operators
+
+    @cached_property
+    def stays(self) -> tuple[Stay, ...]:
+        """Every residency of the plan, in the plan's order."""
+        return tuple(_Resolver(self).stay(index) for index in range(len(self.plan.residencies)))
+
+    @cached_property
+    def movements(self) -> tuple[dict[int, int], dict[int, tuple[int, ...]]]:
+        """For each residency the copy that brings it in and the copies that take it out, where there are any."""
+        brought: dict[int, int] = {}
+        taken: defaultdict[int, tuple[int, ...]] = defaultdict(tuple)
+        for index, copy in enumerate(self.plan.copies):
+            if copy.direction is Direction.IN:
+                brought[copy.residency] = index
+            else:
+                taken[copy.residency] += (index,)
+        return brought, dict(taken)
+
+    @cached_property
+    def takeovers(self) -> dict[int, int]:
+        """For each residency whose bytes another takes in place, that other one."""
+        residencies = self.plan.residencies
+        ending = {(s.offset, s.bytes, s.end): index for index, s in enumerate(residencies)}
+        found: dict[int, int] = {}
+        for index, stay in enumerate(residencies):
+            over = ending.get((stay.offset, stay.bytes, stay.begin + 1))
+            if over is not None and over != index and residencies[over].begin < stay.begin:
+                found[over] = index
+        return found
+
+    @cached_property
+    def makers(self) -> dict[str, int]:
+        """For each computed storage the first run that makes it."""
+        found: dict[str, int] = {}
+        for stay in sorted(self.stays, key=lambda s: s.begin):
+            if stay.maker is not None:
+                found.setdefault(stay.storage, stay.maker)
+        return found
+
+    @cached_property
+    def contents(self) -> dict[str, Content]:
+        """Content of every storage that some stay does not lose within the run that makes it."""
+        found = {name: _CONTENT_OF_ROLE[Role(role)] for name, role in self.roles.items()}
+        for stay in self.plan.residencies:
+            run = self.run_at(stay.begin)
+            if stay.storage not in found and stay.end > self.first_slot[run + 1]:
+                forward = self.layer(run).phase == "forward"
+                found[stay.storage] = Content.SAVED if forward else Content.GRADIENT
+        return found
+
+
+class _Resolver:
+    """Makes a Stay of one residency."""
+
+    def __init__(self, view: PlanView) -> None:
+        self.view, self.prediction = view, view.plan.prediction
+        self.brought, self.taken = view.movements
+
+    def stay(self, index: int) -> Stay:
+        view, residency = self.view, self.view.plan.residencies[index]
+        brought, taken = self.brought.get(index), self.taken.get(index, ())
+        takeover = view.takeovers.get(index)
+        produced = residency.storage not in view.roles and brought is None
+        end = residency.end if takeover is None else residency.end - 1
+        run = view.run_at(residency.begin)
+        within = produced and residency.end <= view.first_slot[run + 1]
+        return Stay(
+            index=index,
+            storage=residency.storage,
+            offset=residency.offset,
+            bytes=residency.bytes,
+            begin=residency.begin,
+            end=end,
+            begin_ns=self._begin_ns(residency.begin, brought, produced),
+            end_ns=self._end_ns(end, taken),
+            content=Content.TEMPORARY if within else view.contents.get(residency.storage, Content.TEMPORARY),
+            maker=run if produced else None,
+            brought_by=brought,
+            copied_out_by=taken,
+            taken_over_by=takeover,
+        )
+
+    def _begin_ns(self, begin: int, brought: int | None, produced: bool) -> int:
+        """A copy in may start while compute still waits to execute the slot at which it claims its bytes."""
+        start = self.view.slot_ns(begin)
+        if brought is not None:
+            return min(start, self.prediction.copies[brought][0])
+        return start if produced or begin else 0
+
+    def _end_ns(self, end: int, taken: tuple[int, ...]) -> int:
+        """Bytes free at a run's first slot are free when the run before it ends, or when they have been copied out."""
+        run = self.view.run_at(end)
+        if end < self.view.slots and self.view.first_slot[run] == end and run:
+            before = self.prediction.runs[run - 1][1]
+            return max([before, *(self.prediction.copies[copy][1] for copy in taken)])
+        return self.view.slot_ns(end)
+
+
+def view_of(plan: Plan, graph: Graph | None = None) -> PlanView:
+    """Resolve `plan` with the names it carries, or with those of its graph.
+
+    Raises PlanError when the graph is another model's, or when neither names the layers.
+    """
+    if graph is not None and graph.content_hash != plan.model.hash:
+        text = f"the plan was made for model {plan.model.hash[:12]} ({plan.model.file}), not for"
+        raise PlanError(f"{text} {graph.content_hash[:12]}: give that model, or compile this one")
+    if graph is None and not plan.layers:
+        raise PlanError("the plan does not name its layers: give its model with --model, or compile it again")
+    if graph is None:
+        return PlanView(plan, plan.layers, plan.inputs)
+    layers = tuple(LayerInfo(x.name, x.kind, x.phase, x.stop - x.start) for x in graph.layers)
+    return PlanView(plan, layers, input_roles(graph))
