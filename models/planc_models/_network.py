@@ -103,9 +103,9 @@ class Network:
         self, x: Tensor, layer: str, channels: int, kernel: int | Sequence[int], *, stride: int = 1,
         padding: int | Sequence[int] = 0, group: int = 1, bias: bool = False,
     ) -> Tensor:  # fmt: skip
-        """Convolution of [N, C, H, W], He initialisation over the fan-out (He et al., 2015), zero bias."""
+        """Convolution of [N, C, H, W], He initialisation over the fan-in (He et al., 2015), zero bias."""
         (kh, kw), (ph, pw) = pair(kernel), pair(padding)
-        deviation = math.sqrt(2 * group / (channels * kh * kw))
+        deviation = math.sqrt(2 * group / (x.shape[1] * kh * kw))
         weight = self.normal(f"{layer}.weight", (channels, x.shape[1] // group, kh, kw), deviation)
         inputs: list[Tensor | str] = [x, weight]
         if bias:

@@ -66,6 +66,8 @@ class Builder:
     """Initializers of the forward model that are constants, not parameters."""
     group: Group = Group("model", "model", "forward")
     _constants: dict[tuple[int, Shape, bytes], Value] = field(default_factory=dict)
+    _scalars: dict[tuple[float, int, int], Value] = field(default_factory=dict)
+    _templates: dict[Group, onnx.NodeProto] = field(default_factory=dict)
     _views: dict[str, Value] = field(default_factory=dict)
     _transposes: dict[str, tuple[Value, Shape, Group]] = field(default_factory=dict)
     _node_names: set[str] = field(default_factory=set)
@@ -98,7 +100,10 @@ class Builder:
         The rank matches because ONNX Runtime's CPU broadcast of [O, I, 1, 1] against shape () or [1] is about a
         hundred times slower than against [1, 1, 1, 1].
         """
-        return self.full((1,) * like.rank, number, like.dtype)
+        key = (number, like.rank, like.dtype)
+        if key not in self._scalars:
+            self._scalars[key] = self.full((1,) * like.rank, number, like.dtype)
+        return self._scalars[key]
 
     def zeros(self, shape: Shape, dtype: int) -> Value:
         """A tensor of zeros made when the step runs, not stored in the model."""
@@ -138,10 +143,22 @@ class Builder:
             output_names.append(output)
             self.values[output] = value = Value(output, tuple(spec[0]), spec[1])
             made.append(value)
-        node = helper.make_node(op_type, [v.name if v else "" for v in inputs], output_names, name=name, **attributes)
-        annotate_node(node, self.group.layer, self.group.kind, self.group.phase)
+        node = onnx.NodeProto()
+        node.CopyFrom(self._template())
+        node.op_type, node.name = op_type, name
+        node.input.extend([v.name if v else "" for v in inputs])
+        node.output.extend(output_names)
+        if attributes:
+            node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
         self.nodes.append(node)
         return tuple(made)
+
+    def _template(self) -> onnx.NodeProto:
+        """A node with the annotation of the current group, made once per group: most of a node's cost."""
+        if self.group not in self._templates:
+            self._templates[self.group] = node = onnx.NodeProto()
+            annotate_node(node, self.group.layer, self.group.kind, self.group.phase)
+        return self._templates[self.group]
 
     def adopt(self, node: onnx.NodeProto) -> None:
         """Append a node of the forward model as it stands; its outputs are known values."""
@@ -171,7 +188,7 @@ class Builder:
             a = self.scalar_for(a, b)
         elif not isinstance(b, Value):
             b = self.scalar_for(b, a)
-        shape = np.broadcast_shapes(a.shape, b.shape)
+        shape = a.shape if a.shape == b.shape else np.broadcast_shapes(a.shape, b.shape)
         return self.op(op_type, [a, b], shape, dtype or a.dtype, name)
 
     def add(self, a: Operand, b: Operand, name: str | None = None) -> Value:

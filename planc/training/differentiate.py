@@ -74,7 +74,8 @@ class _Step:
         self.parameters = trainable(prepared.model, parameters)
         if not self.parameters:
             raise ModelError("the model has no trainable parameter: no float initializer is used as a weight")
-        fixed = {n: t for n, t in self.initial.items() if n not in self.parameters}
+        trained = set(self.parameters)
+        fixed = {n: t for n, t in self.initial.items() if n not in trained}
         self.builder = Builder(values=dict(prepared.values), fixed=fixed)
         self.state: dict[str, Value] = {}
         self.state_initial: dict[str, TensorProto] = {}

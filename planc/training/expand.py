@@ -1,6 +1,7 @@
 """Replaces calls of functions by their bodies: model-local functions, and standard operators planc has no rule for."""
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import onnx
 from onnx import defs, helper, inliner
@@ -49,7 +50,7 @@ def _yields_floats(node: onnx.NodeProto, values: Mapping[str, Value]) -> bool:
 def _body(node: onnx.NodeProto, version: int, values: Mapping[str, Value]) -> onnx.FunctionProto | None:
     """The newest function body of `node`'s operator that the model's opset allows."""
     try:
-        schema = defs.get_schema(node.op_type, version, "")
+        schema: Any = defs.get_schema(node.op_type, version, "")  # its type stub lacks the function members
     except defs.SchemaError as error:
         raise ModelError(f"node {node.name!r}: opset {version} has no operator {node.op_type}") from error
     if schema.has_function:
@@ -66,7 +67,8 @@ def _body(node: onnx.NodeProto, version: int, values: Mapping[str, Value]) -> on
 
 
 def _type(value: Value) -> bytes:
-    return helper.make_tensor_type_proto(value.dtype, value.shape).SerializeToString()
+    text: bytes = helper.make_tensor_type_proto(value.dtype, value.shape).SerializeToString()
+    return text
 
 
 def _instantiated(

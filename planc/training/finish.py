@@ -22,18 +22,17 @@ def finish(
     batch = [i for i in prepared.model.graph.input if i.name in read and i.name not in prepared.initializers]
     states = [_info(Value(name, tuple(t.dims), t.data_type)) for name, t in initial.items()]
     constants = {**prepared.initializers, **b.initializers}
-    graph = helper.make_graph(
-        nodes,
-        "training_step",
-        [*batch, *states],
-        [_info(v) for v in outputs],
-        [*initial.values(), *(t for n, t in constants.items() if n in read and n not in initial)],
-    )
     final = {v.name for v in outputs}
+    model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="planc")
+    model.opset_import.append(helper.make_opsetid("", OPSET))
+    graph = model.graph
+    graph.name = "training_step"
+    graph.node.extend(nodes)
+    graph.input.extend([*batch, *states])
+    graph.output.extend(_info(v) for v in outputs)
+    graph.initializer.extend(initial.values())
+    graph.initializer.extend(t for n, t in constants.items() if n in read and n not in initial)
     graph.value_info.extend(_info(b.values[o]) for n in nodes for o in n.output if o and o not in final)
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="planc"
-    )  # fmt: skip
     annotations.write_model(model, {
         annotations.STATE: json.dumps({name: v.name for name, v in state.items()}),
         annotations.LOSS: loss.name,
@@ -73,4 +72,11 @@ def _index_ranges(nodes: list[onnx.NodeProto], b: Builder, inputs: set[str]) -> 
 
 
 def _info(value: Value) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(value.name, value.dtype, list(value.shape))
+    """As onnx.helper.make_tensor_value_info, in a third of its time: there is one per intermediate."""
+    info = onnx.ValueInfoProto(name=value.name)
+    tensor = info.type.tensor_type
+    tensor.elem_type = value.dtype
+    tensor.shape.SetInParent()
+    for size in value.shape:
+        tensor.shape.dim.add().dim_value = size
+    return info

@@ -54,7 +54,7 @@ def _evaluate(
     if node.op_type in ("Shape", "Size") and node.input[0] in shapes:
         shape = np.array(shapes[node.input[0]], np.int64)
         if node.op_type == "Size":
-            return {node.output[0]: np.prod(shape, dtype=np.int64)}
+            return {node.output[0]: np.array(shape.prod(), np.int64)}
         attributes = attributes_of(node)
         return {node.output[0]: shape[slice(attributes.get("start", 0), attributes.get("end"))]}
     if node.op_type in _RANDOM or not all(name in fixed for name in node.input if name):

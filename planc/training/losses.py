@@ -1,5 +1,8 @@
 """Puts a loss on a forward model: standard nodes from the model's output to a scalar named `loss`."""
 
+
+from typing import Any
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -54,7 +57,7 @@ def _named_output(model: onnx.ModelProto, name: str) -> str:
 
 
 def _node(
-    graph: onnx.GraphProto, op_type: str, inputs: list[str], output: str, kind: str, **attributes: object
+    graph: onnx.GraphProto, op_type: str, inputs: list[str], output: str, kind: str, **attributes: Any
 ) -> None:
     node = helper.make_node(op_type, inputs, [output], name=f"loss.{op_type}.{len(graph.node)}", **attributes)
     annotate_node(node, LOSS, kind, "forward")

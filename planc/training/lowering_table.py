@@ -10,7 +10,7 @@ from typing import Literal
 
 from planc.errors import UsageError
 
-WeightForm = Literal["matmul", "taps", "columns", "conv"]
+WeightForm = Literal["matmul", "taps", "rows", "columns", "patches", "conv"]
 PoolForm = Literal["scatter", "coloured-scatter"]
 GatherForm = Literal["scatter-elements", "one-hot", "segmented-scan"]
 RowSumForm = Literal["reduce", "gemm"]
@@ -27,7 +27,13 @@ class ConvSize:
     kernel: tuple[int, ...]
     output: tuple[int, ...]
     strides: tuple[int, ...]
+    dilations: tuple[int, ...]
     pads: tuple[int, ...]
+
+    @property
+    def disjoint(self) -> bool:
+        """Whether windows neither overlap nor skip, nor reach into padding."""
+        return self.kernel == self.strides and not any(self.pads) and all(d == 1 for d in self.dilations)
 
     @property
     def pointwise(self) -> bool:
@@ -46,19 +52,43 @@ class LoweringTable:
     row_sum: RowSumForm
 
 
+FEW_CHANNELS = 8
+"""Below this, one Gemm per tap is too thin: [O, N L] x [N L, 3]."""
+
+
 def _cpu_conv_weight(size: ConvSize) -> WeightForm:
-    """Grouped: the Conv form is the only one without a Gemm per group. 1x1: one Gemm. Else taps: leanest memory."""
+    """The leanest form within about 1.3 times the fastest (bench, ms):
+
+    | layer (batch, C->O, image)    | conv  | columns | rows | taps | matmul | patches |
+    |-------------------------------|-------|---------|------|------|--------|---------|
+    | 7x7 s2 16, 3->64, 112         | 18.5  | 27.2    | 27.6 | 64.6 |        |         |
+    | 3x3 8, 3->64, 112             | 16.7  | 8.7     | 11.4 | 20.0 |        |         |
+    | 3x3 32, 64->64, 28            | 148.5 | 24.3    | 29.0 | 23.3 |        |         |
+    | 3x3 32, 256->256, 7           | 72.0  | 30.7    | 27.5 | 27.1 |        |         |
+    | 3x3 s2 32, 64->128, 28        | 40.9  | 12.3    | 13.5 | 12.8 |        |         |
+    | 1x1 16, 256->64, 28           | 43.1  |         |      | 4.6  | 6.3    |         |
+    | 1x1 16, 1024->256, 7          | 16.7  |         |      | 2.9  | 6.0    |         |
+    | 16x16 s16 4, 3->768, 224      | 9.5   | 11.5    | 12.0 | 50.3 |        | 12.4    |
+
+    Grouped layers: the Conv form is the only one without a Gemm per group.
+    """
     if size.group > 1:
         return "conv"
-    return "matmul" if size.pointwise else "taps"
+    if size.disjoint and not size.pointwise:
+        return "patches"
+    if size.channels_in < FEW_CHANNELS and not size.pointwise:
+        return "conv" if min(size.kernel) > 3 else "columns"
+    return "taps"
 
 
 def _cuda_conv_weight(size: ConvSize) -> WeightForm:
-    """H100, batch 32: columns .240 / Conv .167 ms at 14x14, .481 / .117 at 7x7; columns .525 / Conv 3.04 at 56x56."""
+    """H100, batch 32, ms: columns .240 / Conv .167 at 14x14, .481 / .117 at 7x7; columns .525 / Conv 3.04 at 56x56."""
     if size.group > 1:
         return "conv"
     if size.pointwise:
         return "matmul"
+    if size.disjoint:
+        return "patches"
     return "conv" if max(size.output) <= 14 else "columns"
 
 

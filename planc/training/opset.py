@@ -36,10 +36,11 @@ def expressed(node: onnx.NodeProto, version: int) -> onnx.NodeProto:
     """
     if version == OPSET:
         return node
+    where = f"node {node.name!r}"
     try:
         schema = defs.get_schema(node.op_type, OPSET, "")
     except defs.SchemaError as error:
-        raise ModelError(f"node {node.name!r}: opset {OPSET} has no operator {node.op_type}, and no rule replaces it") from error
+        raise ModelError(f"{where}: opset {OPSET} has no operator {node.op_type}, and no rule replaces it") from error
     newer = defs.get_schema(node.op_type, version, "")
     if newer.since_version == schema.since_version:
         return node
@@ -50,9 +51,9 @@ def expressed(node: onnx.NodeProto, version: int) -> onnx.NodeProto:
             continue
         default = newer.attributes[attribute.name].default_value
         if helper.get_attribute_value(attribute) != helper.get_attribute_value(default):
-            raise ModelError(f"node {node.name!r}: {node.op_type} with {attribute.name} needs an opset newer than {OPSET}")
+            raise ModelError(f"{where}: {node.op_type} with {attribute.name} needs an opset newer than {OPSET}")
     if len(node.input) > schema.max_input:
-        raise ModelError(f"node {node.name!r}: {node.op_type} with {len(node.input)} inputs needs opset {newer.since_version}")
+        raise ModelError(f"{where}: {node.op_type} with {len(node.input)} inputs needs opset {newer.since_version}")
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     del copy.attribute[:]

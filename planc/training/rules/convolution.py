@@ -55,7 +55,7 @@ def transpose_window(node: ForwardNode, x: Value, w: Value) -> Window:
 
 
 @dataclass(frozen=True)
-class _Weight:
+class WeightGradient:
     """dW [O, C / group, k...] of Y = Conv(X, W), from X [N, C, ...] and dY [N, O, ...]."""
 
     b: Builder
@@ -91,27 +91,45 @@ class _Weight:
     def offsets(self) -> list[tuple[int, ...]]:
         return list(np.ndindex(*self.window.kernel))
 
+    def columns(self) -> Value:
+        """One Gemm over all kernel positions (im2col; Chellapilla et al., 2006): a k-fold temporary."""
+        return self._gemms([self.offsets()])
+
+    def rows(self) -> Value:
+        """One Gemm per kernel row: a temporary as many times X as the kernel is wide."""
+        width = self.window.kernel[-1]
+        offsets = self.offsets()
+        return self._gemms([offsets[i : i + width] for i in range(0, len(offsets), width)])
+
     def taps(self) -> Value:
-        """One Gemm [O, N L] x [N L, C] per kernel position: no k-fold temporary."""
+        """One Gemm [O, N L] x [N L, C] per kernel position: no multiple of X is ever made."""
+        return self._gemms([[offset] for offset in self.offsets()])
+
+    def _gemms(self, batches: list[list[tuple[int, ...]]]) -> Value:
+        """One Gemm per batch of kernel positions, over the batch's taps side by side."""
         b, out, channels = self.b, self.dy.shape[1], self.x.shape[1]
         positions = self.dy.size // out
         rows = b.reshape(self.channel_major(self.dy), (out, positions))
         padded = self.padded(self.channel_major(self.x))
         parts = []
-        for offset in self.offsets():
-            column = b.reshape(self.tap(padded, offset), (channels, positions))
-            parts.append(b.reshape(b.gemm(rows, column, trans_b=True), (out, channels, 1)))
+        for batch in batches:
+            taps = [b.reshape(self.tap(padded, offset), (channels, 1, positions)) for offset in batch]
+            columns = b.reshape(b.concat(taps, 1), (channels * len(batch), positions))
+            parts.append(b.reshape(b.gemm(rows, columns, trans_b=True), (out, channels, len(batch))))
         return b.concat(parts, 2)
 
-    def columns(self) -> Value:
-        """One Gemm over all kernel positions (im2col; Chellapilla et al., 2006): a k-fold temporary."""
-        b, out, channels = self.b, self.dy.shape[1], self.x.shape[1]
+    def patches(self) -> Value:
+        """Windows that neither overlap nor leave gaps: the columns are a permutation of X, then one Gemm."""
+        b, out, (samples, channels) = self.b, self.dy.shape[1], self.x.shape[:2]
+        kernel, spatial = self.window.kernel, self.dy.shape[2:]
+        split = [d for pair in zip(spatial, kernel, strict=True) for d in pair]
+        x = b.slice(self.x, {2 + i: (0, n * k, 1) for i, (n, k) in enumerate(zip(spatial, kernel, strict=True))})
+        grid = b.reshape(x, (samples, channels, *split))
+        places = range(len(kernel))
+        perm = [1, *(3 + 2 * i for i in places), 0, *(2 + 2 * i for i in places)]
         positions = self.dy.size // out
-        rows = b.reshape(self.channel_major(self.dy), (out, positions))
-        padded = self.padded(self.channel_major(self.x))
-        taps = [b.reshape(self.tap(padded, o), (channels, 1, positions)) for o in self.offsets()]
-        columns = b.reshape(b.concat(taps, 1), (channels * len(taps), positions))
-        return b.gemm(rows, columns, trans_b=True)
+        columns = b.reshape(b.transpose(grid, perm), (channels * math.prod(kernel), positions))
+        return b.gemm(b.reshape(self.channel_major(self.dy), (out, positions)), columns, trans_b=True)
 
     def matmul(self) -> Value:
         """1x1 kernels: a batched product per sample, then the sum over samples."""
@@ -146,8 +164,12 @@ class _Weight:
 def weight_gradient(b: Builder, node: ForwardNode, x: Value, dy: Value, window: Window, group: int) -> Value:
     """dW of the Conv that takes X to dY's shape, in the form the table picks."""
     size = ConvSize(
-        x.shape[0], x.shape[1], dy.shape[1], group, window.kernel, dy.shape[2:], window.strides, window.before
-    )
-    weight = _Weight(b, x, dy, window, group)
-    forms = {"taps": weight.taps, "columns": weight.columns, "matmul": weight.matmul, "conv": weight.conv}
+        batch=x.shape[0], channels_in=x.shape[1], channels_out=dy.shape[1], group=group, kernel=window.kernel,
+        output=dy.shape[2:], strides=window.strides, dilations=window.dilations, pads=(*window.before, *window.after),
+    )  # fmt: skip
+    weight = WeightGradient(b, x, dy, window, group)
+    forms = {
+        "taps": weight.taps, "rows": weight.rows, "columns": weight.columns, "patches": weight.patches,
+        "matmul": weight.matmul, "conv": weight.conv,
+    }  # fmt: skip
     return b.reshape(forms[node.table.conv_weight(size)](), (dy.shape[1], x.shape[1] // group, *window.kernel))

@@ -144,7 +144,7 @@ def where(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 @lowering("Dropout")
 def lower_dropout(b: Builder, node: ForwardNode) -> Lowered:
     """Training mode: the operator with its one-byte mask and a fixed seed; else the identity (Srivastava, 2014)."""
-    x, y = node.input(0), node.output
+    y = node.output
     training = node.constant(2)
     if training is None or not bool(training):
         b.emit("Dropout", list(node.inputs[:2]), [(y.shape, y.dtype)], [y.name])

@@ -41,35 +41,31 @@ def _running_statistics(b: Builder, node: ForwardNode, batch: tuple[Value, Value
 
 @gradient("BatchNormalization")
 def batch_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """dx = A dy + B x + C per channel, with inv = 1 / sqrt(var + eps), m values a channel:
+    """With centred = x - mean, inv = 1 / sqrt(variance + epsilon) and m values a channel (Ioffe and Szegedy, 2015):
 
-    dshift = sum dy, dscale = inv sum dy (x - mean), A = scale inv, B = -A inv dscale / m, C = -A dshift / m - B mean
-    (Ioffe and Szegedy, 2015, section 3, collected per channel). With frozen statistics B = C = 0.
+    dshift = sum dy, dscale = inv sum(dy centred),
+    dx = scale inv (dy - dshift / m - centred inv dscale / m); frozen statistics: dx = scale inv dy.
+    Kept: x and two vectors.
     """
     x, scale, dy = node.input(0), node.input(1), sole(grads)
-    column = (1, x.shape[1], *[1] * (x.rank - 2))
-    training = "mean" in node.saved
+    column, training = (1, x.shape[1], *[1] * (x.rank - 2)), "mean" in node.saved
     mean = b.reshape(node.saved["mean"] if training else node.input(3), column)
     variance = b.reshape(node.saved["variance"] if training else node.input(4), column)
-    epsilon = float(node.attribute("epsilon", 1e-5))
-    inverse = b.unary("Reciprocal", b.unary("Sqrt", b.add(variance, epsilon)))
+    inverse = b.unary("Reciprocal", b.unary("Sqrt", b.add(variance, float(node.attribute("epsilon", 1e-5)))))
     gain = b.mul(b.reshape(scale, column), inverse)
-    dshift = dscale = None
-    if training or node.wanted & {1, 2}:
-        dshift = channel_sum(b, node.table, dy)
-        dscale = b.mul(channel_sum(b, node.table, b.mul(dy, b.sub(x, mean))), inverse)
-    found = {}
-    if dshift is not None and dscale is not None:
-        found = {1: b.reshape(dscale, scale.shape), 2: b.reshape(dshift, scale.shape)}
-        found = {i: v for i, v in found.items() if i in node.wanted}
+    if not training and not node.wanted & {1, 2}:
+        return {0: b.mul(dy, gain)}
+    centred = b.sub(x, mean)
+    dshift = channel_sum(b, node.table, dy)
+    dscale = b.mul(channel_sum(b, node.table, b.mul(dy, centred)), inverse)
+    found = {1: b.reshape(dscale, scale.shape), 2: b.reshape(dshift, scale.shape)}
+    found = {i: v for i, v in found.items() if i in node.wanted}
     if 0 in node.wanted:
-        dx = b.mul(dy, gain)
-        if training and dshift is not None and dscale is not None:
-            share = 1 / (x.size // x.shape[1])
-            slope = b.mul(b.mul(b.mul(gain, inverse), dscale), -share)
-            offset = b.add(b.mul(b.mul(gain, dshift), share), b.mul(slope, mean))
-            dx = b.sub(b.add(dx, b.mul(x, slope)), offset)
-        found[0] = dx
+        if training:
+            share = x.shape[1] / x.size
+            slope = b.mul(b.mul(dscale, inverse), share)
+            dy = b.sub(b.sub(dy, b.mul(centred, slope)), b.mul(dshift, share))
+        found[0] = b.mul(dy, gain)
     return found
 
 
@@ -141,9 +137,17 @@ def local_response_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -
     below, above = (size - 1) // 2, size // 2
     window = b.mul(_channel_mean(b, b.mul(x, x), size, below, above), alpha)
     scale = b.add(window, float(node.attribute("bias", 1.0)))
-    direct = b.mul(dy, b.pow(scale, -beta))
+    direct = b.div(dy, _power(b, scale, beta))
     spread = _channel_mean(b, b.mul(b.div(direct, scale), x), size, above, below)
     return {0: b.sub(direct, b.mul(b.mul(spread, 2 * alpha * beta), x))}
+
+
+def _power(b: Builder, a: Value, exponent: float) -> Value:
+    """a ** exponent; by roots for the usual 3/4, since Pow takes six times as long on the CPU."""
+    if exponent != 0.75:
+        return b.pow(a, exponent)
+    root = b.unary("Sqrt", a)
+    return b.mul(root, b.unary("Sqrt", root))
 
 
 def _channel_mean(b: Builder, a: Value, size: int, below: int, above: int) -> Value:

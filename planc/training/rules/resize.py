@@ -1,6 +1,7 @@
 """Gradient of Resize: the transposed interpolation, one axis at a time."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
@@ -69,11 +70,12 @@ def _interpolation(node: ForwardNode, size: int, out: int, scale: float | None) 
         numpy_helper.from_array(given, "scales"),
         numpy_helper.from_array(np.array([size, out], np.int64), "sizes"),
     ]
-    kept = {k: v for k, v in node.attributes.items() if k not in ("axes", "keep_aspect_ratio_policy")}
-    made = helper.make_node("Resize", inputs, ["y"], **kept)
+    kept: dict[str, Any] = {k: v for k, v in node.attributes.items() if k not in ("axes", "keep_aspect_ratio_policy")}
+    made = helper.make_node("Resize", inputs, ["y"], name="resize", **kept)
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
     graph = helper.make_graph([made], "resize", [], [y], initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    return np.asarray(ReferenceEvaluator(model).run(None, {})[0])
+    results: Any = ReferenceEvaluator(model).run(None, {})
+    return np.asarray(results[0])
 
 
