@@ -5,6 +5,7 @@ one; the limits grow, so that in the end some run is exhaustive and proves its a
 on the time limit only, not on which thread is faster: runs go in pairs whose results are taken in order.
 """
 
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -97,7 +98,7 @@ class Group:
         self._halvings = 1 if self.height < height else self._halvings % HALVINGS + 1
 
     def _collect(self, job: _Job, target: int, deadline: float) -> None:
-        wait([job.future], timeout=max(0.0, deadline - time.monotonic()))
+        wait([job.future], timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
         if not job.future.done() or self.height <= target:
             job.control[STOP] = 1
         result = job.future.result()
