@@ -11,6 +11,7 @@ from planc.cli.grad import grad
 from planc.cli.pack import pack
 from planc.cli.profile import profile
 from planc.cli.run import run
+from planc.cli.solve import solve
 from planc.cli.verify import verify_command
 from planc.cli.zoo import zoo
 from planc.errors import PlancError
@@ -29,6 +30,7 @@ app.command("profile")(profile)
 app.command("compile")(compile_command)
 app.command("verify")(verify_command)
 app.command("run")(run)
+app.command("solve")(solve)
 app.command("pack")(pack)
 app.command("doctor")(doctor)
 

@@ -1,0 +1,146 @@
+"""Bare graph instances of rematerialisation, as published with Checkmate and MOCCASIN, read as planning problems.
+
+A file holds `{"name", "nodes": [{"id", "name", "cost", "bytes", "backward"}], "edges": [[u, v], …], "order": […]}`. A
+node's output of `bytes` is live from its own step through its last consumer's step. Costs have no unit; a link's
+bandwidth gives them one, microseconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, isfinite
+from pathlib import Path
+
+import msgspec
+import networkx as nx
+
+from planc.errors import ModelError
+from planc.problem.problem import Origin, Problem, Task, Value
+from planc.schedule.residency import memory_profile
+from planc.schedule.schedule import Schedule
+
+NS_PER_COST = 1000
+"""Duration of one unit of an integer cost; finer where costs are fractions."""
+
+_PRECISION = 10**12
+"""Fractional costs are scaled so that their sum is about this many ns: rounding then loses nothing that shows."""
+
+UNLIMITED = 1 << 62
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One node of an instance file."""
+
+    id: int | str
+    cost: float
+    bytes: float
+    name: str = ""
+    backward: bool = False
+
+
+class _File(msgspec.Struct, frozen=True):
+    nodes: list[Node]
+    edges: list[tuple[int | str, int | str]]
+    name: str = ""
+    order: list[int | str] | None = None
+
+
+@dataclass(frozen=True)
+class Link:
+    """Bandwidths of the two directions in bytes per second."""
+
+    d2h: float
+    h2d: float
+
+
+@dataclass(frozen=True)
+class Instance:
+    """An instance in its topological order: task i and value i of `problem` are `nodes[i]`.
+
+    `peak_bytes` is the peak of the given order without recomputation, `ns_per_cost` the scale of durations.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    problem: Problem
+    peak_bytes: int
+    ns_per_cost: float
+
+    def with_budget(self, budget_bytes: int) -> Problem:
+        """The problem at that budget (bytes)."""
+        return replace(self.problem, budget_bytes=budget_bytes)
+
+
+def read_instance(path: Path, link: Link | None = None) -> Instance:
+    """Read an instance; values are swappable when a `link` is given.
+
+    Raises ModelError for a file that is not an instance, an edge or order with an unknown or repeated node, a negative
+    cost or size, and an order or graph that is not topological.
+    """
+    try:
+        content = msgspec.json.decode(path.read_bytes(), type=_File)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from error
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not an instance of nodes and edges: {error}") from error
+    nodes = {node.id: node for node in content.nodes}
+    _check_nodes(path, content, nodes)
+    order = _order(path, content, nodes)
+    position = {node: i for i, node in enumerate(order)}
+    parents: list[dict[int, None]] = [{} for _ in order]
+    for parent, child in content.edges:
+        if position[parent] >= position[child]:
+            raise ModelError(f"{path}: node {child!r} comes before its input {parent!r} in the order")
+        parents[position[child]][position[parent]] = None
+    ordered = tuple(nodes[node] for node in order)
+    return _instance(content.name or path.stem, ordered, [tuple(p) for p in parents], link)
+
+
+def _check_nodes(path: Path, content: _File, nodes: dict[int | str, Node]) -> None:
+    if not nodes:
+        raise ModelError(f"{path}: the instance has no nodes")
+    if len(nodes) != len(content.nodes):
+        raise ModelError(f"{path}: two nodes have the same id")
+    for node in content.nodes:
+        if not (isfinite(node.cost) and isfinite(node.bytes) and node.cost >= 0 and node.bytes >= 0):
+            raise ModelError(f"{path}: node {node.id!r}: cost {node.cost} and bytes {node.bytes} must be at least 0")
+    for end in (end for edge in content.edges for end in edge):
+        if end not in nodes:
+            raise ModelError(f"{path}: an edge names node {end!r}, which does not exist")
+
+
+def _order(path: Path, content: _File, nodes: dict[int | str, Node]) -> list[int | str]:
+    if content.order is None:
+        graph: nx.DiGraph[int | str] = nx.DiGraph(content.edges)
+        graph.add_nodes_from(nodes)
+        try:
+            return list(nx.lexicographical_topological_sort(graph, key=list(nodes).index))
+        except nx.NetworkXUnfeasible as error:
+            raise ModelError(f"{path}: the graph has a cycle") from error
+    if len(content.order) != len(nodes) or set(content.order) != set(nodes):
+        raise ModelError(f"{path}: the order must name each of the {len(nodes)} nodes once")
+    return content.order
+
+
+def _instance(name: str, nodes: tuple[Node, ...], parents: Sequence[tuple[int, ...]], link: Link | None) -> Instance:
+    total = sum(node.cost for node in nodes)
+    whole = all(float(node.cost).is_integer() for node in nodes)
+    scale = float(NS_PER_COST) if whole or link is not None or total <= 0 else _PRECISION / total
+    sizes = [ceil(node.bytes) for node in nodes]
+    values = tuple(
+        Value(
+            name=node.name or str(node.id),
+            bytes=size,
+            origin=Origin.COMPUTED,
+            swappable=link is not None,
+            copy_out_ns=0 if link is None else ceil(size * 1e9 / link.d2h),
+            copy_in_ns=0 if link is None else ceil(size * 1e9 / link.h2d),
+        )
+        for node, size in zip(nodes, sizes, strict=True)
+    )
+    tasks = tuple(
+        Task(value.name, round(node.cost * scale), parents[i], (i,), value.bytes, recomputable=True)
+        for i, (node, value) in enumerate(zip(nodes, values, strict=True))
+    )
+    problem = Problem(tasks, values, UNLIMITED)
+    peak = max(memory_profile(problem, Schedule(tuple(range(len(tasks))))))
+    return Instance(name, nodes, problem, peak, scale)
