@@ -17,7 +17,7 @@ Grouping = Callable[[PlanView, Stay], str]
 
 @dataclass(frozen=True)
 class MemoryCurve:
-    """Bytes by group, constant on each [`at[i]`, `at[i + 1]`); zero from the last point on.
+    """Bytes by group, constant on each [`at[i]`, `at[i + 1]`), from `at[0]` = 0; zero from the last point on.
 
     `at` counts slots or nanoseconds and never falls; where several operators fall on the same nanosecond, so do their
     points. `groups` maps each group to its bytes (int64, as long as `at`); `total` is their sum.
@@ -90,9 +90,9 @@ def _curve(view: PlanView, by: Grouping, at: Ints, slots: Ints) -> MemoryCurve:
     group = np.array([column[label] for label in labels], np.int64)
     size = np.array([stay.bytes for stay in view.stays], np.int64)
     keys = np.stack([at.T.reshape(-1), slots.T.reshape(-1)], axis=1)
-    points, position = np.unique(keys, axis=0, return_inverse=True)
+    points, position = np.unique(np.vstack([keys, [[0, 0]]]), axis=0, return_inverse=True)
     change = np.zeros((len(points), len(names)), np.int64)
-    np.add.at(change, (position.reshape(-1), np.tile(group, 2)), np.concatenate([size, -size]))
+    np.add.at(change, (position.reshape(-1)[:-1], np.tile(group, 2)), np.concatenate([size, -size]))
     held = change.cumsum(axis=0)
     return MemoryCurve(points[:, 0], {name: held[:, i] for name, i in column.items()})
 
@@ -100,9 +100,19 @@ def _curve(view: PlanView, by: Grouping, at: Ints, slots: Ints) -> MemoryCurve:
 def peak_of(view: PlanView) -> Peak:
     """Where the most bytes are resident, and what is there."""
     curve = memory_over_slots(view)
-    slot = int(curve.at[int(curve.total.argmax())]) if len(curve.at) else 0
+    slot = int(curve.at[int(curve.total.argmax())])
     stays = sorted((s for s in view.stays if s.begin <= slot < s.end), key=lambda s: (-s.bytes, s.storage))
     return Peak(slot, view.run_at(slot), sum(s.bytes for s in stays), tuple(stays))
+
+
+def fullest_points(curve: MemoryCurve, edges: Ints) -> Ints:
+    """For each bin [`edges[i]`, `edges[i + 1]`) the index of the curve's fullest point that lasts into it."""
+    total = curve.total
+    first = np.searchsorted(curve.at, edges[:-1], "left")
+    exact = curve.at[np.minimum(first, len(curve.at) - 1)] == edges[:-1]
+    starts = np.where(exact, first, first - 1)
+    stops = np.maximum(np.searchsorted(curve.at, edges[1:], "left"), starts + 1)
+    return np.array([a + int(total[a:b].argmax()) for a, b in zip(starts, stops, strict=True)], np.int64)
 
 
 def unplanned_bytes(view: PlanView, graph: Graph) -> tuple[int, ...]:

@@ -79,8 +79,8 @@ class PlanView:
     @cached_property
     def is_repeat(self) -> tuple[bool, ...]:
         """For each run whether its layer has run before: a recomputation."""
-        seen: set[int] = set()
-        return tuple(run.layer in seen or seen.add(run.layer) is not None for run in self.plan.runs)
+        first = {run.layer: i for i, run in reversed(list(enumerate(self.plan.runs)))}
+        return tuple(first[run.layer] != i for i, run in enumerate(self.plan.runs))
 
     def run_at(self, slot: int) -> int:
         """The run that executes `slot`; the last one for the end of the step."""

@@ -1,0 +1,189 @@
+"""A plan on the terminal: summary, memory over time, the dearest decisions, one tensor's life, what is at the peak."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from planc.graph.graph import Graph
+from planc.plan.plan import Plan
+from planc.report.decisions import Decision, Kind
+from planc.report.memory import Peak, fullest_points, memory_over_time
+from planc.report.summary import summarize
+from planc.report.tensor import TensorLife
+from planc.report.view import PlanView, view_of
+from planc.report.words import ending_of, facts, origin_of, percent, plural
+from planc.units import NS_PER_MS, format_bytes, format_ns
+
+_ROWS = 6
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_MAX_COLUMNS = 96
+_DEAREST = 10
+_AT_PEAK = 25
+
+
+def print_summary(console: Console, plan: Plan, graph: Graph | None = None) -> None:
+    """Print what the plan comes to. Raises PlanError when `graph` is another model's."""
+    view = view_of(plan, graph)
+    summary = summarize(view)
+    console.print(pairs(facts(view, summary)))
+    console.print()
+    console.print(memory_picture(view, min(console.width, _MAX_COLUMNS)))
+    if summary.decisions:
+        console.print()
+        console.print(decision_table(summary.decisions))
+
+
+def print_measurement(console: Console, plan: Plan, data: Mapping[str, object]) -> None:
+    """Print what `planc run --json` would, with the prediction beside it."""
+    console.print(pairs(_measured_facts(plan, data)))
+
+
+def print_tensor(console: Console, view: PlanView, life: TensorLife) -> None:
+    """Print the life of one tensor."""
+    console.print(tensor_view(view, life))
+
+
+def print_peak(console: Console, view: PlanView, peak: Peak) -> None:
+    """Print what is resident at the peak."""
+    console.print(peak_view(view, peak))
+
+
+def pairs(rows: list[tuple[str, str]]) -> Table:
+    """Labels and values side by side."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, value in rows:
+        grid.add_row(label, value)
+    return grid
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=title, pad_edge=False, show_edge=False, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
+
+
+def memory_picture(view: PlanView, width: int) -> RenderableType:
+    """Resident bytes over predicted time in block characters; every column shows its fullest moment."""
+    curve, step = memory_over_time(view), view.plan.prediction.step_ns
+    top = max(view.plan.memory.slab_bytes, 1)
+    label = len(format_bytes(top)) + 1
+    columns = max(8, width - label - 1)
+    edges = np.linspace(0, max(step, columns), columns + 1).astype(np.int64)
+    heights = np.minimum(curve.total[fullest_points(curve, edges)] / top, 1.0) * _ROWS * 8
+    lines = [Text("memory over predicted time, to the slab's height", style="bold")]
+    for row in reversed(range(_ROWS)):
+        marks = {_ROWS - 1: format_bytes(top), 0: "0 B"}
+        line = Text(marks.get(row, "").rjust(label) + "▕", style="dim")
+        line.append("".join(_BLOCKS[int(np.clip(h - 8 * row, 0, 8))] for h in np.ceil(heights)), style="not dim cyan")
+        lines.append(line)
+    end = format_ns(step)
+    lines.append(Text(" " * (label + 1) + "0" + end.rjust(columns - 1), style="dim"))
+    return Group(*lines)
+
+
+def decision_table(decisions: tuple[Decision, ...]) -> Table:
+    """The decisions that add most to the step, dearest first."""
+    shown = decisions[:_DEAREST]
+    rest = len(decisions) - len(shown)
+    table = _table("decisions by cost" + (f" ({rest} more, see --json or --html)" if rest else ""))
+    table.add_column("what", no_wrap=True)
+    table.add_column("tensor or layer", overflow="fold", ratio=1)
+    for name in ("size", "time", "hidden", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for d in shown:
+        recomputed = d.kind is Kind.RECOMPUTE
+        time = d.compute_ns if recomputed else d.copy_ns
+        hidden = "" if recomputed else percent(d.hidden_ns / d.copy_ns if d.copy_ns else 1.0)
+        cost = format_ns(d.cost_ns) if d.cost_ns else "none"
+        table.add_row(d.kind.value, d.name, format_bytes(d.bytes), format_ns(time), hidden, cost)
+    return table
+
+
+def tensor_view(view: PlanView, life: TensorLife) -> RenderableType:
+    """One tensor: what it is, and each of its stays."""
+    head = [("tensor", life.name), ("content", life.content)]
+    if life.dtype is not None and life.shape is not None:
+        head.append(("type", f"{life.dtype} {list(life.shape)}"))
+    others = [t for t in life.tensors or (life.storage,) if t != life.name]
+    if others:
+        head.append(("shares with", ", ".join(others[:8]) + (f" and {len(others) - 8} more" if others[8:] else "")))
+    head.append(("size", f"{format_bytes(life.stays[0].bytes)} in the slab"))
+    table = _table(plural(len(life.stays), "stay"))
+    for name, right in (("offset", True), ("slots", True), ("predicted", True), ("from", False), ("until", False)):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    if life.readers is not None:
+        table.add_column("read by", overflow="fold", ratio=1)
+    for position, stay in enumerate(life.stays):
+        cells = [
+            f"{stay.offset:,}",
+            f"{stay.begin}–{stay.end}",
+            f"{format_ns(stay.begin_ns)} –\n{format_ns(stay.end_ns)}",
+            origin_of(view, stay),
+            ending_of(view, stay),
+        ]
+        if life.readers is not None:
+            cells.append(", ".join(view.title(run) for run in life.readers[position]) or "nobody")
+        table.add_row(*cells)
+    return Group(pairs(head), Text(), table, *_copy_lines(view, life))
+
+
+def _copy_lines(view: PlanView, life: TensorLife) -> list[Text]:
+    """One line for each copy of the tensor: when it may begin, when it is predicted."""
+    moved = {c for s in life.stays for c in (*s.copied_out_by, *([] if s.brought_by is None else [s.brought_by]))}
+    lines = []
+    for index in sorted(moved):
+        copy, (start, end) = view.plan.copies[index], view.plan.prediction.copies[index]
+        after = f"after {view.title(copy.after - 1)}" if copy.after else "from the step's begin"
+        lines.append(
+            Text(f"copy {index} {copy.direction.value}: {after}, predicted {format_ns(start)} – {format_ns(end)}")
+        )
+    return lines
+
+
+def peak_view(view: PlanView, peak: Peak) -> RenderableType:
+    """What is resident at the peak, by content and by stay."""
+    sums: dict[str, int] = {}
+    for stay in peak.stays:
+        sums[stay.content.value] = sums.get(stay.content.value, 0) + stay.bytes
+    share = Table.grid(padding=(0, 2))
+    for name, size in sorted(sums.items(), key=lambda item: -item[1]):
+        share.add_row(Text(name, style="dim"), format_bytes(size).rjust(10), percent(size / peak.bytes).rjust(7))
+    where = f"{view.title(peak.run)}, slot {peak.slot} of {view.slots}, {format_ns(view.slot_ns(peak.slot))}"
+    rest = len(peak.stays) - _AT_PEAK
+    table = _table(plural(len(peak.stays), "stay") + (f", {rest} smaller ones not shown" if rest > 0 else ""))
+    table.add_column("size", justify="right", no_wrap=True)
+    for name, ratio in (("tensor", 4), ("from", 3), ("until", 4)):
+        table.add_column(name, overflow="fold", ratio=ratio)
+    for stay in peak.stays[:_AT_PEAK]:
+        table.add_row(format_bytes(stay.bytes), stay.storage, origin_of(view, stay), ending_of(view, stay))
+    return Group(Text(f"peak of {format_bytes(peak.bytes)} in {where}", style="bold"), share, Text(), table)
+
+
+def _measured_facts(plan: Plan, data: Mapping[str, object]) -> list[tuple[str, str]]:
+    step, predicted = _number(data["step_ms"]), plan.prediction.step_ns / NS_PER_MS
+    off = f", {percent(step / predicted - 1, signed=True)} on the prediction" if predicted else ""
+    rows = [("step", f"{step:.2f} ms, median of {plural(int(_number(data['steps'])), 'step')}{off}")]
+    if "unplanned_step_ms" in data:
+        unplanned = _number(data["unplanned_step_ms"])
+        rows.append(("unplanned", f"{unplanned:.2f} ms; planned is {percent(step / unplanned - 1, signed=True)}"))
+        equal = "every bit of outputs and state agrees" if data["bitwise_equal"] else "DIFFERENT from the unplanned run"
+        differing = "" if data["bitwise_equal"] else f": {int(_number(data['differing_values'])):,} values"
+        rows.append(("compared", equal + differing))
+    slab, scratch = int(_number(data["peak_slab_bytes"])), int(_number(data["peak_scratch_bytes"]))
+    used = f"slab {format_bytes(slab)} + scratch {format_bytes(scratch)} = {format_bytes(slab + scratch)}"
+    rows.append(("memory", f"{used}, budget {format_bytes(plan.memory.budget_bytes)}"))
+    losses = data.get("losses")
+    if isinstance(losses, list) and losses:
+        rows.append(("loss", f"{losses[0]:.4f} → {losses[-1]:.4f}" if len(losses) > 1 else f"{losses[0]:.4f}"))
+    return rows
+
+
+def _number(value: object) -> float:
+    """A number of a JSON result."""
+    return float(value) if isinstance(value, (int, float)) else 0.0
