@@ -1,0 +1,65 @@
+"""Pack every CSV of a folder and print a Markdown table: height, lower bound, excess, seconds, status.
+
+    python benchmarks/packing.py FOLDER [--minimise] [--time-limit S] [--repeat N]
+
+A capacity is read from names like `A.1048576.csv`; `--minimise` ignores it and asks for the lowest packing. Rows with
+`--repeat` give the median and the largest time over the seeds 0 … N-1, and the worst height and status. The compiled
+code is loaded (or compiled) by an untimed packing first. Every packing is checked by brute force.
+"""
+
+import argparse
+from pathlib import Path
+from statistics import median
+
+from planc.placement.check import Verdict, check_packing
+from planc.placement.packing import Buffer, Packing, pack
+from planc.placement.packing_csv import read_buffers
+
+WARM_UP = [Buffer(str(i), 1 + i * 7 % 5, ((i % 4, i % 4 + 2 + i % 3),)) for i in range(12)]
+
+
+def capacity_of(path: Path) -> int | None:
+    parts = path.name.split(".")
+    return int(parts[-2]) if len(parts) > 2 and parts[-2].isdigit() else None
+
+
+def measure(buffers: tuple[Buffer, ...], capacity: int | None, time_limit: float, repeat: int) -> list[Packing]:
+    packings = [pack(buffers, capacity=capacity, time_limit=time_limit, seed=seed) for seed in range(repeat)]
+    for packing in packings:
+        verdict = check_packing(buffers, packing.offsets, packing.height)
+        if verdict is not Verdict.GOOD:
+            raise SystemExit(f"invalid packing: {verdict.value}")
+    return packings
+
+
+def row(path: Path, buffers: tuple[Buffer, ...], capacity: int | None, packings: list[Packing]) -> str:
+    worst = max(packings, key=lambda packing: packing.height)
+    bound = max(packing.lower_bound for packing in packings)
+    over = 100 * (worst.height - bound) / bound if bound else 0.0
+    seconds = [packing.solve_s for packing in packings]
+    cells = (
+        path.stem, len(buffers), capacity or "–", worst.height, bound, f"{over:.3f}",
+        f"{median(seconds):.3f}", f"{max(seconds):.3f}", worst.status,
+    )  # fmt: skip
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minimise", action="store_true")
+    parser.add_argument("--time-limit", type=float, default=10.0)
+    parser.add_argument("--repeat", type=int, default=1)
+    options = parser.parse_args()
+    pack(WARM_UP, time_limit=1.0)
+    print("| instance | buffers | capacity | height | lower bound | % over | s (median) | s (max) | status |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for path in sorted(options.folder.glob("*.csv")):
+        buffers = read_buffers(path).buffers
+        capacity = None if options.minimise else capacity_of(path)
+        packings = measure(buffers, capacity, options.time_limit, options.repeat)
+        print(row(path, buffers, capacity, packings), flush=True)
+
+
+if __name__ == "__main__":
+    main()
