@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from planc.training import Optimizer, differentiate
 from planc.training.rules import GRADIENTS
+from support.training_steps import run_steps
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -254,14 +254,6 @@ def loss_of(case: Case, parameters: dict[str, np.ndarray], weights: np.ndarray) 
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", case.opset)], ir_version=10)
 
 
-def one_step(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [o.name for o in session.get_outputs()]
-    return dict(zip(names, session.run(names, {}), strict=True))
-
-
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_rule_agrees_with_autograd(case: Case, device: str) -> None:
@@ -279,7 +271,7 @@ def test_rule_agrees_with_autograd(case: Case, device: str) -> None:
         forward, loss="output", optimizer=Optimizer("sgd", learning_rate=1.0), device=device, parameters=list(parameters)
     )
     onnx.checker.check_model(step, full_check=True)
-    results = one_step(step)
+    results = run_steps(step, {})[0]
     expected_loss = float((y.detach() * torch.from_numpy(weights)).sum())
     assert float(results["total"]) == pytest.approx(expected_loss, rel=1e-4, abs=1e-4)
     for leaf, (name, before) in zip(leaves, parameters.items(), strict=True):
