@@ -62,8 +62,8 @@ def compile_model(
     chosen = options or CompileOptions()
     imported = model if isinstance(model, ImportedModel) else import_model(model)
     planning = build_problem(imported.graph, costs)
-    scratch = align_up(planning.scratch_bytes, _ARENA_SLACK) + _ARENA_SLACK
-    budget = _budget(chosen.budget, planning, costs, scratch)
+    scratch = _scratch_bytes(planning)
+    budget = budget_bytes(chosen.budget, planning, costs)
     search = _Search(imported.graph, planning, budget - scratch, scratch, chosen)
     solution, lowered, solve_s = search.run()
     plan = assemble_plan(imported, costs, planning, solution, lowered, budget, scratch, solve_s, chosen)
@@ -71,11 +71,16 @@ def compile_model(
     return Compilation(plan, planning, solution, search.repairs)
 
 
-def _budget(text: str | None, planning: PlanningProblem, costs: CostTable, scratch: int) -> int:
+def _scratch_bytes(planning: PlanningProblem) -> int:
+    return align_up(planning.scratch_bytes, _ARENA_SLACK) + _ARENA_SLACK
+
+
+def budget_bytes(text: str | None, planning: PlanningProblem, costs: CostTable) -> int:
+    """Bytes meant by a budget as `CompileOptions` takes it. Raises UsageError when it cannot be read."""
     if text is None:
         return costs.device.memory_bytes * 9 // 10
     if text == "min":
-        return minimum_budget(planning.problem)[0] + scratch
+        return minimum_budget(planning.problem)[0] + _scratch_bytes(planning)
     return parse_size(text, planning.liveness_peak_bytes)
 
 
