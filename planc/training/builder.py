@@ -22,6 +22,12 @@ Array = npt.NDArray[Any]
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
+HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+"""Types whose sums are accumulated in float32."""
+
+SHARED_BYTES = 1 << 10
+"""Constants of the forward model up to this size are shared with equal ones that rules need."""
+
 MAX_CONCAT_INPUTS = 32
 """CUDA's Concat refuses more inputs than this while a CUDA graph is captured (ONNX Runtime 1.31.1 on an H100)."""
 
@@ -74,6 +80,12 @@ class Builder:
     _serial: dict[str, int] = field(default_factory=dict)
 
     # --- constants
+
+    def __post_init__(self) -> None:
+        for name, tensor in self.fixed.items():
+            if tensor.ByteSize() <= SHARED_BYTES:
+                array = numpy_helper.to_array(tensor)
+                self._constants.setdefault((tensor.data_type, array.shape, array.tobytes()), self.values[name])
 
     def constant(self, array: Array) -> Value:
         """The initializer that holds `array`; equal arrays share one."""
@@ -225,6 +237,10 @@ class Builder:
 
     def cast(self, a: Value, dtype: int, name: str | None = None) -> Value:
         return a if a.dtype == dtype and name is None else self.op("Cast", [a], a.shape, dtype, name, to=dtype)
+
+    def wide(self, a: Value) -> Value:
+        """`a` in float32 where it is half precision, for sums and statistics."""
+        return self.cast(a, TensorProto.FLOAT) if a.dtype in HALVES else a
 
     # --- reductions
 

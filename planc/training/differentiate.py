@@ -12,10 +12,11 @@ from itertools import groupby
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from planc.errors import ModelError
+from planc.errors import ModelError, UsageError
 from planc.graph.annotations import node_annotation
 from planc.training.builder import FLOATS, Builder, Group, Value
 from planc.training.finish import finish
+from planc.training.fold import fold_constants
 from planc.training.losses import append_loss
 from planc.training.lowering_table import LoweringTable, table_for
 from planc.training.opset import expressed
@@ -30,6 +31,7 @@ from planc.training.optimizers import (
     uses_step_count,
 )  # fmt: skip
 from planc.training.parameters import trainable
+from planc.training.precision import master_weights, narrow
 from planc.training.prepare import Prepared, canonical, infer_shapes, prepare
 from planc.training.registry import ForwardNode, attributes_of
 from planc.training.rules import GRADIENTS, LOWERINGS
@@ -48,18 +50,31 @@ def differentiate(
     device: str = "cpu",
     dims: Mapping[str, int] | None = None,
     parameters: Collection[str] | None = None,
+    precision: str = "float32",
+    loss_scale: float = 1.0,
 ) -> onnx.ModelProto:
     """The training graph of `forward`: one step of `optimizer` on `loss`.
 
     `loss` is `cross-entropy`, `mse` or `output` (see planc.training.losses). `device` (`cpu` or `cuda`) picks among
     equivalent operator forms. `dims` binds symbolic dimensions. `parameters` lists the trained initializers where the
-    rule of `planc.training.parameters.trainable` is not wanted. Raises ModelError for a model planc cannot
-    differentiate and UsageError for a wrong option.
+    rule of `planc.training.parameters.trainable` is not wanted. `precision` float16 or bfloat16 computes a float32
+    model in that type with float32 master parameters; `loss_scale` multiplies the loss before differentiation and
+    divides every gradient before its update, which keeps small float16 gradients from vanishing. Raises ModelError
+    for a model planc cannot differentiate and UsageError for a wrong option.
     """
+    if not loss_scale > 0:
+        raise UsageError(f"the loss scale must be positive, not {loss_scale}")
+    table = table_for(device)
     model = canonical(forward, dims or {})
-    loss_name = append_loss(model, loss)
-    step = _Step(prepare(infer_shapes(model), GRADIENTS), optimizer, table_for(device), loss_name, parameters)
-    return step.build()
+    fold_constants(model)
+    trained = trainable(model, parameters)
+    if not trained:
+        raise ModelError("the model has no trainable parameter: no float initializer is used as a weight")
+    originals = narrow(model, precision)
+    master_weights(model, trained, originals)
+    loss_name = append_loss(infer_shapes(model), loss)
+    prepared = prepare(infer_shapes(model), GRADIENTS)
+    return _Step(prepared, optimizer, table, loss_name, trained, loss_scale).build()
 
 
 class _Step:
@@ -67,13 +82,11 @@ class _Step:
 
     def __init__(
         self, prepared: Prepared, optimizer: Optimizer, table: LoweringTable, loss: str,
-        parameters: Collection[str] | None,
+        parameters: list[str], loss_scale: float,
     ) -> None:  # fmt: skip
         self.prepared, self.optimizer, self.table, self.loss = prepared, optimizer, table, loss
-        self.initial = prepared.initializers
-        self.parameters = trainable(prepared.model, parameters)
-        if not self.parameters:
-            raise ModelError("the model has no trainable parameter: no float initializer is used as a weight")
+        self.initial, self.loss_scale = prepared.initializers, loss_scale
+        self.parameters = [name for name in parameters if name in self.initial]
         trained = set(self.parameters)
         fixed = {n: t for n, t in self.initial.items() if n not in trained}
         self.builder = Builder(values=dict(prepared.values), fixed=fixed)
@@ -89,7 +102,7 @@ class _Step:
         if uses_step_count(self.optimizer):
             self._step_count()
         loss = self.builder.values[self.loss]
-        self.grads[self.loss] = self.builder.full(loss.shape, 1.0, loss.dtype)
+        self.grads[self.loss] = self.builder.full(loss.shape, self.loss_scale, loss.dtype)
         pending = self._completed_by(lowered)
         for position in reversed(range(len(lowered))):
             self._backward(lowered[position])
@@ -147,6 +160,8 @@ class _Step:
     def _accumulate(self, name: str, gradient: Value) -> None:
         """Add at once, so that only one tensor of partial sums lives between two contributions."""
         known = self.grads.get(name)
+        if known is not None and known.dtype != gradient.dtype:
+            known, gradient = self.builder.wide(known), self.builder.wide(gradient)
         self.grads[name] = gradient if known is None else self.builder.add(known, gradient)
 
     def _update(self, name: str, group: list[ForwardNode]) -> None:
@@ -157,6 +172,7 @@ class _Step:
         layer, kind, _ = node_annotation(group[0].proto) or ("", "", "")
         self.builder.group = Group(layer, kind, "update")
         parameter, initial = self.builder.values[name], self.initial[name]
+        gradient = self.builder.mul(self.builder.cast(gradient, parameter.dtype), 1 / self.loss_scale)
         kept = slots(self.optimizer, name, numpy_helper.to_array(initial))
         state = [Value(slot.name, parameter.shape, parameter.dtype) for slot in kept]
         following = emit_update(self.builder, self.optimizer, parameter, gradient, state, self.scales)

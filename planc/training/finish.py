@@ -51,7 +51,7 @@ def live_nodes(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeP
     return kept[::-1]
 
 
-_INDEXED = {"Gather": 1, "GatherElements": 1, "ScatterElements": 1, "OneHot": 0}
+_INDEXED = {"Gather": 1, "GatherElements": 1, "ScatterElements": 1}
 
 
 def _index_ranges(nodes: list[onnx.NodeProto], b: Builder, inputs: set[str]) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from planc.errors import ModelError, UsageError
 from planc.graph.annotations import annotate_node
+from planc.training.builder import HALVES
 
 LABELS = "labels"
 TARGET = "target"
@@ -38,10 +39,14 @@ def append_loss(model: onnx.ModelProto, loss: str) -> str:
     for reserved in (LABELS, TARGET, LOSS):
         if reserved in taken:
             raise ModelError(f"tensor {reserved!r} of the model has the name of a loss tensor; rename it")
-    shape = [d.dim_value for d in output.type.tensor_type.shape.dim]
-    _FORMS[kind](model.graph, output.name, shape, output.type.tensor_type.elem_type)
+    shape, dtype = [d.dim_value for d in output.type.tensor_type.shape.dim], output.type.tensor_type.elem_type
+    name = output.name
+    if dtype in HALVES:
+        _node(model.graph, "Cast", [name], "loss.wide", kind, to=TensorProto.FLOAT)
+        name, dtype = "loss.wide", TensorProto.FLOAT
+    _FORMS[kind](model.graph, name, shape, dtype)
     del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info(LOSS, output.type.tensor_type.elem_type, []))
+    model.graph.output.append(helper.make_tensor_value_info(LOSS, dtype, []))
     return LOSS
 
 

@@ -80,7 +80,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
         elif tensor.name not in known:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     try:
-        inferred = shape_inference.infer_shapes(skeleton, strict_mode=True, data_prop=True)
+        inferred = shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
     except shape_inference.InferenceError as error:
         raise ModelError(f"shape inference refuses the model: {str(error).splitlines()[0]}") from error
     for kept, found in zip(_typed(model.graph), _typed(inferred.graph), strict=True):

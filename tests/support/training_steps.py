@@ -44,6 +44,7 @@ def session(step: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the test machine's cores are shared
     return ort.InferenceSession(step.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

@@ -25,7 +25,7 @@ def gather(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
         dy = b.transpose(dy, order)
     moved = (table.shape[axis], *table.shape[:axis], *table.shape[axis + 1 :])
     width = table.size // table.shape[axis]
-    rows, flat = b.reshape(dy, (ids.size, width)), b.reshape(ids, (ids.size,))
+    rows, flat = b.wide(b.reshape(dy, (ids.size, width))), b.reshape(ids, (ids.size,))
     found = b.reshape(_sum_rows(b, node, flat, rows, table.shape[axis]), moved)
     return {0: b.transpose(found, [*range(1, axis + 1), 0, *range(axis + 1, table.rank)])}
 
@@ -75,9 +75,9 @@ def _segmented_scan(b: Builder, ids: Value, rows: Value, count: int) -> Value:
 @gradient("GatherElements")
 def gather_elements(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """dy added back at the indices; not repeatable on CUDA when indices collide, so refused there."""
-    x, index, dy = node.input(0), node.input(1), sole(grads)
+    x, index, dy = node.input(0), node.input(1), b.wide(sole(grads))
     if node.table.device != "cpu":
         raise ModelError(f"{node.where}: its gradient adds at colliding indices, which CUDA does not repeat exactly")
-    zeros = b.expand(b.scalar_for(0.0, x), x.shape)
+    zeros = b.zeros(x.shape, dy.dtype)
     axis = int(node.attribute("axis", 0))
     return {0: b.op("ScatterElements", [zeros, index, dy], x.shape, axis=axis, reduction="add")}

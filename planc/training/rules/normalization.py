@@ -16,16 +16,26 @@ def lower_batch_norm(b: Builder, node: ForwardNode) -> Lowered:
     """
     x, scale, shift = (node.input(i) for i in range(3))
     epsilon, y = float(node.attribute("epsilon", 1e-5)), node.output
+    x = b.wide(x)
     if not node.attribute("training_mode", 0):
-        b.op("BatchNormalization", list(node.inputs), y.shape, name=y.name, epsilon=epsilon)
+        _normalise(b, [x, *node.inputs[1:]], y, epsilon)
         return Lowered()
     mean = channel_mean(b, node.table, x)
     centred = b.sub(x, mean)
     variance = channel_mean(b, node.table, b.mul(centred, centred))
     flat = [b.reshape(v, (x.shape[1],)) for v in (mean, variance)]
-    b.op("BatchNormalization", [x, scale, shift, *flat], y.shape, name=y.name, epsilon=epsilon)
+    _normalise(b, [x, scale, shift, *flat], y, epsilon)
     update = partial(_running_statistics, node=node, batch=(flat[0], flat[1])) if node.has_output(1) else None
     return Lowered({"mean": flat[0], "variance": flat[1]}, update)
+
+
+def _normalise(b: Builder, inputs: list[Value | None], y: Value, epsilon: float) -> None:
+    """The inference operator from float32 inputs to `y`, narrowed where the model's activations are."""
+    x = inputs[0]
+    if x is None or x.dtype == y.dtype:
+        b.op("BatchNormalization", inputs, y.shape, name=y.name, epsilon=epsilon)
+    else:
+        b.cast(b.op("BatchNormalization", inputs, y.shape, epsilon=epsilon), y.dtype, name=y.name)
 
 
 def _running_statistics(b: Builder, node: ForwardNode, batch: tuple[Value, Value]) -> dict[str, Value]:
@@ -47,14 +57,14 @@ def batch_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
     dx = scale inv (dy - dshift / m - centred inv dscale / m); frozen statistics: dx = scale inv dy.
     Kept: x and two vectors.
     """
-    x, scale, dy = node.input(0), node.input(1), sole(grads)
+    x, scale, dy = b.wide(node.input(0)), node.input(1), b.wide(sole(grads))
     column, training = (1, x.shape[1], *[1] * (x.rank - 2)), "mean" in node.saved
     mean = b.reshape(node.saved["mean"] if training else node.input(3), column)
     variance = b.reshape(node.saved["variance"] if training else node.input(4), column)
     inverse = b.unary("Reciprocal", b.unary("Sqrt", b.add(variance, float(node.attribute("epsilon", 1e-5)))))
     gain = b.mul(b.reshape(scale, column), inverse)
     if not training and not node.wanted & {1, 2}:
-        return {0: b.mul(dy, gain)}
+        return {0: b.cast(b.mul(dy, gain), node.input(0).dtype)}
     centred = b.sub(x, mean)
     dshift = channel_sum(b, node.table, dy)
     dscale = b.mul(channel_sum(b, node.table, b.mul(dy, centred)), inverse)
@@ -65,7 +75,7 @@ def batch_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
             share = x.shape[1] / x.size
             slope = b.mul(b.mul(dscale, inverse), share)
             dy = b.sub(b.sub(dy, b.mul(centred, slope)), b.mul(dshift, share))
-        found[0] = b.mul(dy, gain)
+        found[0] = b.cast(b.mul(dy, gain), node.input(0).dtype)
     return found
 
 
@@ -75,7 +85,7 @@ def layer_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
 
     xhat and inv come from the operator itself run on x with unit scale: only x is kept, and it is one kernel.
     """
-    x, scale, dy = node.input(0), node.input(1), sole(grads)
+    x, scale, dy = (b.wide(v) for v in (node.input(0), node.input(1), sole(grads)))
     axis = int(node.attribute("axis", -1)) % x.rank
     kept, found = x.rank - axis, {}
     xhat, inverse = _standardise(b, x, axis, float(node.attribute("epsilon", 1e-5)))
@@ -84,7 +94,8 @@ def layer_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
     if 2 in node.wanted:
         found[2] = _leading(b, node, dy, kept, node.input(2))
     if 0 in node.wanted:
-        found[0] = _through(b, b.mul(dy, scale), xhat, inverse, list(range(axis, x.rank)))
+        dx = _through(b, b.mul(dy, scale), xhat, inverse, list(range(axis, x.rank)))
+        found[0] = b.cast(dx, node.input(0).dtype)
     return found
 
 

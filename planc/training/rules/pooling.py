@@ -34,13 +34,13 @@ def lower_max_pool(b: Builder, node: ForwardNode) -> Lowered:
 @gradient("MaxPool")
 def max_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """Each output's gradient goes to its maximum; where windows overlap, contributions add up."""
-    x, dy, indices = node.input(0), sole(grads), node.saved["indices"]
-    total = b.zeros((x.size,), x.dtype)
+    x, dy, indices = node.input(0), b.wide(sole(grads)), node.saved["indices"]
+    total = b.zeros((x.size,), dy.dtype)
     window = window_of(node, node.attribute("kernel_shape", []), x.shape[2:])
     for part, at in _disjoint(b, node, window, dy, indices):
         flat = [b.reshape(v, (part.size,)) for v in (at, part)]
         total = b.op("ScatterElements", [total, *flat], (x.size,), axis=0, reduction="add")
-    return {0: b.reshape(total, x.shape)}
+    return {0: b.cast(b.reshape(total, x.shape), x.dtype)}
 
 
 def _disjoint(

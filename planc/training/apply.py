@@ -1,0 +1,56 @@
+"""Applies one rule of the library to operators that come already differentiated.
+
+Graphs traced or lowered from elsewhere hold the backward operators themselves. Each is turned back into the forward
+operator it belongs to, so that forward and backward get the same lowering as in `differentiate`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from onnx import helper
+
+from planc.training.builder import Builder, Shape, Value
+from planc.training.lowering_table import LoweringTable
+from planc.training.registry import ForwardNode, Gradients
+from planc.training.rules import GRADIENTS, LOWERINGS
+
+Update = Callable[[Builder], dict[str, Value]]
+Spec = tuple[Shape, int]
+
+
+def forward_node(
+    b: Builder,
+    table: LoweringTable,
+    op_type: str,
+    inputs: Sequence[Value | None],
+    outputs: Sequence[Value | None],
+    name: str = "",
+    **attributes: Any,
+) -> ForwardNode:
+    """The standard operator `op_type` on known tensors, as rules see it; nothing is emitted."""
+    names = [[v.name if v else "" for v in listed] for listed in (inputs, outputs)]
+    proto = helper.make_node(op_type, *names, name=name or f"{b.group.layer}.{op_type}", **attributes)
+    return ForwardNode(proto, tuple(inputs), tuple(outputs), attributes, b.initializers, table)
+
+
+def emit_forward(b: Builder, node: ForwardNode) -> tuple[ForwardNode, Update | None]:
+    """Emit `node` as the library lowers it.
+
+    Returns it with what its gradient will want, and the update of the state it holds, which is to be emitted in a
+    group of its own.
+    """
+    if node.op_type in LOWERINGS:
+        lowered = LOWERINGS[node.op_type](b, node)
+        return replace(node, saved=lowered.saved), lowered.update
+    specs = [(v.shape, v.dtype) if v else None for v in node.outputs]
+    names = [v.name if v else None for v in node.outputs]
+    b.emit(node.op_type, list(node.inputs), specs, names, **node.attributes)
+    return node, None
+
+
+def gradients_of(
+    b: Builder, node: ForwardNode, grads: Sequence[Value | None], wanted: Iterable[int]
+) -> Gradients:  # fmt: skip
+    """The gradients of the inputs of `node` at the positions `wanted`, from those of its outputs."""
+    return GRADIENTS[node.op_type](b, replace(node, wanted=frozenset(wanted)), grads)

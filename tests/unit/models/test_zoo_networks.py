@@ -1,0 +1,133 @@
+"""Every network of the zoo at reduced size: differentiates, keeps the contract, learns, repeats bit for bit."""
+
+import numpy as np
+import onnx
+import pytest
+from support.training_contract import violations
+from support.training_steps import random_batch, run_steps, state_pairs
+
+from planc.errors import UsageError
+from planc.training import Optimizer, differentiate
+from planc.zoo import ZooOptions, build_forward, families
+
+SMALL: dict[str, dict[str, int]] = {
+    "alexnet": {"image": 67, "width": 8},
+    "vgg16": {"image": 32, "width": 4},
+    "vgg19": {"image": 32, "width": 4},
+    "googlenet": {"image": 48, "width": 8},
+    "inception_v4": {"image": 75, "width": 4},
+    "resnet18": {"image": 32, "width": 8},
+    "resnet34": {"image": 32, "width": 8},
+    "resnet50": {"image": 32, "width": 8},
+    "resnet101": {"image": 32, "width": 4},
+    "resnet152": {"image": 32, "width": 4},
+    "resnet": {"image": 32, "width": 4, "depth": 56},
+    "densenet121": {"image": 32, "width": 8},
+    "mobilenet_v2": {"image": 32, "width": 4},
+    "squeezenet": {"image": 48, "width": 12},
+    "shufflenet": {"image": 32, "width": 12},
+    "unet": {"image": 32, "width": 4},
+    "unet_bilinear": {"image": 32, "width": 4},
+    "vit_b16": {"image": 32, "width": 64, "depth": 2},
+    "bert_base": {"width": 64, "depth": 2, "seq": 16},
+    "gpt2": {"width": 64, "depth": 2, "seq": 16},
+    "mlp": {"width": 16},
+}
+
+STEPS = 4
+
+
+def small(name: str, **more: int) -> onnx.ModelProto:
+    return build_forward(name, ZooOptions(**({"batch": 4, "classes": 10} | SMALL[name] | more))).model
+
+
+def test_every_network_is_tested() -> None:
+    assert set(families()) == set(SMALL)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_training_graph_keeps_its_contract(name: str) -> None:
+    forward = small(name)
+    step = differentiate(forward, loss="cross-entropy", optimizer=Optimizer("momentum", learning_rate=0.01))
+    assert violations(step) == []
+    feeds = random_batch(step)
+    results = run_steps(step, feeds, STEPS, threads=2)
+    assert all(np.isfinite(r["loss"]) for r in results)
+    if all(node.op_type != "Dropout" for node in forward.graph.node):
+        assert min(float(r["loss"]) for r in results[1:]) < float(results[0]["loss"])
+    again = run_steps(step, feeds, 1, threads=2)
+    for first, second in zip(results, again, strict=False):
+        assert all(np.array_equal(first[n], second[n]) for n in first)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "gpt2", "unet", "squeezenet"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_other_forms_keep_the_contract(name: str, optimizer: str) -> None:
+    """The operator forms for CUDA, with the smallest and the largest optimizer."""
+    chosen = Optimizer("sgd") if optimizer == "sgd" else Optimizer("adamw")
+    step = differentiate(small(name), loss="cross-entropy", optimizer=chosen, device="cuda")
+    assert violations(step) == []
+    assert np.isfinite(run_steps(step, random_batch(step))[0]["loss"])
+
+
+@pytest.mark.parametrize("name", ["resnet18", "gpt2"])
+def test_half_precision_keeps_the_contract(name: str) -> None:
+    exact = differentiate(small(name), loss="cross-entropy", optimizer=Optimizer("sgd"))
+    half = differentiate(
+        small(name), loss="cross-entropy", optimizer=Optimizer("sgd"), precision="float16", loss_scale=256.0
+    )  # fmt: skip
+    assert violations(half) == []
+    states = {i.name: i.type.tensor_type.elem_type for i in half.graph.input if i.name in state_pairs(half)}
+    assert set(states.values()) == {onnx.TensorProto.FLOAT}
+    feeds = random_batch(exact)
+    assert float(run_steps(half, feeds)[0]["loss"]) == pytest.approx(float(run_steps(exact, feeds)[0]["loss"]), rel=1e-2)
+
+
+def test_same_seed_same_network_other_seed_other_network() -> None:
+    first, second, third = (small("mlp", seed=s).SerializeToString() for s in (1, 1, 2))
+    assert first == second
+    assert first != third
+
+
+def test_tied_embedding_is_one_parameter() -> None:
+    step = differentiate(small("gpt2"), loss="cross-entropy", optimizer=Optimizer("sgd"))
+    assert sum("wte.weight" in name for name in state_pairs(step)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("resnet50", {"seq": 8}, "takes no --seq"),
+        ("resnet50", {"depth": 20}, "takes no --depth"),
+        ("resnet", {"depth": 51}, "3 \\* blocks \\+ 2"),
+        ("gpt2", {"width": 100}, "multiple of 64"),
+        ("unet", {"image": 40}, "multiple of 16"),
+        ("alexnet", {"image": 30}, "too small"),
+        ("mlp", {"batch": 0}, "at least 1"),
+        ("resnet5", {}, "choose one of"),
+    ],
+)
+def test_wrong_options_are_refused(name: str, options: dict[str, int], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        build_forward(name, ZooOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("resnet18", 11_689_512), ("resnet50", 25_557_032), ("densenet121", 7_978_856), ("mobilenet_v2", 3_504_872),
+        ("squeezenet", 1_248_424), ("vit_b16", 86_567_656), ("alexnet", 60_965_224),
+    ],
+)  # fmt: skip
+def test_published_parameter_counts(name: str, parameters: int) -> None:
+    """torchvision's counts at full size (alexnet: the Caffe reference network's)."""
+    model = build_forward(name, ZooOptions(batch=1)).model
+    counted = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims)]
+    learned = [t for t in counted if "running_" not in t.name and not t.name.startswith("scales")]
+    assert sum(int(np.prod(t.dims)) for t in learned) == parameters
+
+
+def test_a_resnet_of_2504_layers_has_that_many() -> None:
+    model = build_forward("resnet", ZooOptions(batch=1, image=32, width=1, classes=2, depth=2504)).model
+    convolutions = [n for n in model.graph.node if n.op_type == "Conv" and "downsample" not in n.name]
+    assert len(convolutions) + 1 == 2504
