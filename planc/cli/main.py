@@ -5,9 +5,11 @@ import sys
 
 import typer
 
+from planc.cli.compare import compare_command
 from planc.cli.compile import compile_command
 from planc.cli.doctor import doctor
 from planc.cli.grad import grad
+from planc.cli.inspect import inspect
 from planc.cli.pack import pack
 from planc.cli.profile import profile
 from planc.cli.run import run
@@ -28,8 +30,10 @@ app.add_typer(zoo, name="zoo")
 app.command("grad")(grad)
 app.command("profile")(profile)
 app.command("compile")(compile_command)
+app.command("inspect")(inspect)
 app.command("verify")(verify_command)
 app.command("run")(run)
+app.command("compare")(compare_command)
 app.command("solve")(solve)
 app.command("pack")(pack)
 app.command("doctor")(doctor)

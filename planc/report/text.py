@@ -9,12 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from planc.graph.graph import Graph
-from planc.plan.plan import Plan
+from planc.plan.plan import Direction, Plan
+from planc.report.comparison import Comparison, Row
 from planc.report.decisions import Decision, Kind
 from planc.report.memory import Peak, fullest_points, memory_over_time
 from planc.report.summary import summarize
 from planc.report.tensor import TensorLife
-from planc.report.view import PlanView, view_of
+from planc.report.view import PlanView, Stay, view_of
 from planc.report.words import ending_of, facts, origin_of, percent, plural
 from planc.units import NS_PER_MS, format_bytes, format_ns
 
@@ -50,6 +51,11 @@ def print_tensor(console: Console, view: PlanView, life: TensorLife) -> None:
 def print_peak(console: Console, view: PlanView, peak: Peak) -> None:
     """Print what is resident at the peak."""
     console.print(peak_view(view, peak))
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """Print one row for each solver and budget."""
+    console.print(comparison_table(comparison))
 
 
 def pairs(rows: list[tuple[str, str]]) -> Table:
@@ -114,36 +120,38 @@ def tensor_view(view: PlanView, life: TensorLife) -> RenderableType:
     if others:
         head.append(("shares with", ", ".join(others[:8]) + (f" and {len(others) - 8} more" if others[8:] else "")))
     head.append(("size", f"{format_bytes(life.stays[0].bytes)} in the slab"))
-    table = _table(plural(len(life.stays), "stay"))
-    for name, right in (("offset", True), ("slots", True), ("predicted", True), ("from", False), ("until", False)):
-        table.add_column(name, justify="right" if right else "left", overflow="fold")
-    if life.readers is not None:
-        table.add_column("read by", overflow="fold", ratio=1)
+    parts: list[RenderableType] = [pairs(head)]
     for position, stay in enumerate(life.stays):
-        cells = [
-            f"{stay.offset:,}",
-            f"{stay.begin}–{stay.end}",
-            f"{format_ns(stay.begin_ns)} –\n{format_ns(stay.end_ns)}",
-            origin_of(view, stay),
-            ending_of(view, stay),
+        readers = life.readers[position] if life.readers is not None else None
+        parts += [
+            Text(),
+            Text(f"stay {position + 1} of {len(life.stays)}", style="bold"),
+            _stay_view(view, stay, readers),
         ]
-        if life.readers is not None:
-            cells.append(", ".join(view.title(run) for run in life.readers[position]) or "nobody")
-        table.add_row(*cells)
-    return Group(pairs(head), Text(), table, *_copy_lines(view, life))
+    return Group(*parts)
 
 
-def _copy_lines(view: PlanView, life: TensorLife) -> list[Text]:
-    """One line for each copy of the tensor: when it may begin, when it is predicted."""
-    moved = {c for s in life.stays for c in (*s.copied_out_by, *([] if s.brought_by is None else [s.brought_by]))}
-    lines = []
-    for index in sorted(moved):
-        copy, (start, end) = view.plan.copies[index], view.plan.prediction.copies[index]
-        after = f"after {view.title(copy.after - 1)}" if copy.after else "from the step's begin"
-        lines.append(
-            Text(f"copy {index} {copy.direction.value}: {after}, predicted {format_ns(start)} – {format_ns(end)}")
-        )
-    return lines
+def _stay_view(view: PlanView, stay: Stay, readers: tuple[int, ...] | None) -> Table:
+    """Where and when a stay is, who makes it, reads it and ends it, with the copies that touch it."""
+    rows = [
+        ("offset", f"{stay.offset:,}"),
+        ("slots", f"{stay.begin} – {stay.end}"),
+        ("predicted", f"{format_ns(stay.begin_ns)} – {format_ns(stay.end_ns)}"),
+        ("from", origin_of(view, stay)),
+    ]
+    if readers is not None:
+        rows.append(("read by", ", ".join(view.title(run) for run in readers) or "nobody"))
+    rows.append(("until", ending_of(view, stay)))
+    copies = (*([] if stay.brought_by is None else [stay.brought_by]), *stay.copied_out_by)
+    return pairs([*rows, *((f"copy {index}", _copy_line(view, index)) for index in copies)])
+
+
+def _copy_line(view: PlanView, index: int) -> str:
+    """What a copy moves where, when it may begin, and when it is predicted to run."""
+    copy, (start, end) = view.plan.copies[index], view.plan.prediction.copies[index]
+    way = "to the host" if copy.direction is Direction.OUT else "from the host"
+    after = f"after {view.title(copy.after - 1)}" if copy.after else "when the step begins"
+    return f"{format_bytes(copy.bytes)} {way} {after}, predicted {format_ns(start)} – {format_ns(end)}"
 
 
 def peak_view(view: PlanView, peak: Peak) -> RenderableType:
@@ -163,6 +171,35 @@ def peak_view(view: PlanView, peak: Peak) -> RenderableType:
     for stay in peak.stays[:_AT_PEAK]:
         table.add_row(format_bytes(stay.bytes), stay.storage, origin_of(view, stay), ending_of(view, stay))
     return Group(Text(f"peak of {format_bytes(peak.bytes)} in {where}", style="bold"), share, Text(), table)
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Solvers by budget; the fastest plan within each budget is bold."""
+    peak = comparison.liveness_peak_bytes
+    base, limit = format_ns(comparison.unconstrained_step_ns), format_bytes(peak)
+    table = _table(f"unlimited memory: {base}, {limit}")
+    for name in ("budget", "solver", "status"):
+        table.add_column(name, overflow="fold")
+    for name in ("step", "overhead", "swapped", "again", "solved in"):
+        table.add_column(name, justify="right", overflow="fold")
+    for budget in dict.fromkeys(row.budget_bytes for row in comparison.rows):
+        rows = [row for row in comparison.rows if row.budget_bytes == budget]
+        best = min((row.predicted_step_ns for row in rows if row.predicted_step_ns is not None), default=None)
+        label = f"{format_bytes(budget)}, {percent(budget / peak if peak else 0.0)}"
+        for position, row in enumerate(rows):
+            cells = [label if position == 0 else "", row.solver, row.status, *_outcome(row), f"{row.solve_s:.1f} s"]
+            fastest = best is not None and row.predicted_step_ns == best
+            table.add_row(*cells, style="bold" if fastest else "", end_section=row is rows[-1])
+    return table
+
+
+def _outcome(row: Row) -> list[str]:
+    """Step, overhead, swapped bytes and recomputed layers; without a plan, what the solver would need."""
+    if row.predicted_step_ns is None or row.overhead is None:
+        needs = f"needs {format_bytes(row.minimum_budget_bytes)}" if row.minimum_budget_bytes else ""
+        return [needs, "", "", ""]
+    swapped, again = format_bytes(row.swapped_bytes or 0), str(row.recomputed_layers)
+    return [format_ns(row.predicted_step_ns), percent(row.overhead, signed=True), swapped, again]
 
 
 def _measured_facts(plan: Plan, data: Mapping[str, object]) -> list[tuple[str, str]]:
