@@ -11,7 +11,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from planc.costs.table import CopyPoint, Link
-from planc.runtime.ort import planned_options
+from planc.runtime.ort import faithful_options
 from planc.runtime.tiers import HostTier, open_tier
 
 _SIZES = tuple(4096 * 4**step for step in range(7))
@@ -130,7 +130,7 @@ def _reference_compute() -> Callable[[], None]:
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4), helper.make_node("Add", ["x", "y"], ["z"])]
     graph = helper.make_graph(nodes, "reference", [infos["x"], infos["w"]], [infos["z"]])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    session = ort.InferenceSession(model.SerializeToString(), planned_options(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.SerializeToString(), faithful_options(), providers=["CPUExecutionProvider"])
 
     def compute() -> None:
         session.run(["z"], {"x": x, "w": w})

@@ -22,7 +22,7 @@ from planc.costs.table import CostTable, DeviceInfo, LayerCost
 from planc.errors import DeviceError
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import Port, SubModel, element_type, sub_model
-from planc.runtime.ort import UNBOUNDED, planned_options, prepare_environment, read_scratch, versions
+from planc.runtime.ort import faithful_options, read_scratch, record_scratch, versions
 
 _WARM_RUNS = 1
 _MIN_RUNS, _MAX_RUNS = 3, 30
@@ -43,7 +43,6 @@ class _Arrays:
 
 def profile_cpu(imported: ImportedModel, progress: Progress = lambda *_: None) -> CostTable:
     """Measure `imported` on the CPU provider. Raises DeviceError naming the layer that does not run."""
-    prepare_environment(UNBOUNDED)
     host = host_info()
     graph = imported.graph
     models = [sub_model(imported, range(layer.start, layer.stop)) for layer in graph.layers]
@@ -124,7 +123,7 @@ def _bind(
 
 
 def _times(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> Sequence[int]:
-    session = ort.InferenceSession(model.model_bytes, planned_options(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(model.model_bytes, faithful_options(), providers=["CPUExecutionProvider"])
     binding = _bind(imported, model, session, arrays)
     run, raw, options = session._sess.run_with_iobinding, binding._iobinding, ort.RunOptions()
 
@@ -143,7 +142,9 @@ def _scratch(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> int:
     """Largest sum of temporary allocations of one operator, as ONNX Runtime reports them."""
     with tempfile.TemporaryDirectory() as folder:
         stats = Path(folder) / "stats.csv"
-        session = ort.InferenceSession(model.model_bytes, planned_options(stats), providers=["CPUExecutionProvider"])
+        options = faithful_options()
+        record_scratch(options, stats)
+        session = ort.InferenceSession(model.model_bytes, options, providers=["CPUExecutionProvider"])
         binding = _bind(imported, model, session, arrays)
         session._sess.run_with_iobinding(binding._iobinding, ort.RunOptions())
         del binding, session

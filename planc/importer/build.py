@@ -1,7 +1,7 @@
 """ONNX structure → Graph: storages by union-find, operators without views, layers, in-place state."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,16 @@ from planc.importer.order import COPY_SUFFIX, order_for_updates
 
 @dataclass(frozen=True)
 class ImportedModel:
-    """A training step ready to be planned or run: the graph, its nodes by `Op.node`, constants and initial state."""
+    """A training step ready to be planned or run: the graph, its nodes by `Op.node`, constants and initial state.
+
+    `state_names` maps each state input to the model's output that holds its next value.
+    """
 
     graph: Graph
     nodes: tuple[onnx.NodeProto, ...]
     opsets: tuple[onnx.OperatorSetIdProto, ...]
     constants: dict[str, np.ndarray]
+    state_names: Mapping[str, str]
     file: ModelFile
 
 
@@ -46,6 +50,7 @@ class _Builder:
 
     def build(self) -> ImportedModel:
         """Name tensors, order nodes, join storages, make operators and layers."""
+        self._check_states()
         nodes = [self._canonical(node) for node in self.bare.model.graph.node]
         for name in self._all_names(nodes):
             self._add_name(name)
@@ -109,29 +114,34 @@ class _Builder:
         next_roots = {self._root(out) for name, out in state.items() if self._root(out) != self._root(name)}
         self.updated = {name for name in self.names if self._root(name) in next_roots}
         for name, out in state.items():
+            self.parent[self._root(out)] = self._root(name)
+
+    def _check_states(self) -> None:
+        for name, out in self.bare.state_names.items():
             if self._type(name) != self._type(out):
                 raise ModelError(
                     f"{self.file.title}: state {name!r} and its next value {out!r} differ in type or shape"
                 )
-            self.parent[self._root(out)] = self._root(name)
 
     def _assemble(self, nodes: list[onnx.NodeProto], state: dict[str, str]) -> ImportedModel:
         storages, storage_of = self._storages()
         tensors = tuple(self._tensor(name, storage_of[self._root(name)]) for name in self.names)
         ops = tuple(self._op(node, position) for position, node in enumerate(nodes))
+        replaced = set(self.bare.state_names.values()) - set(state.values())
         graph = Graph(
             tensors=tensors,
             storages=storages,
             ops=ops,
             layers=_layers(nodes, self._forward_names(nodes)),
             inputs=tuple(self.index[v.name] for v in self.bare.model.graph.input if v.name not in self.constants),
-            outputs=tuple(self.index[v.name] for v in self.bare.model.graph.output),
+            outputs=tuple(self.index[v.name] for v in self.bare.model.graph.output if v.name not in replaced),
             state={self.index[a]: self.index[b] for a, b in state.items()},
             loss=self.index.get(self.bare.loss or ""),
             input_ranges=dict(self.bare.input_ranges),
             content_hash=self.bare.content_hash,
         )
-        return ImportedModel(graph, tuple(nodes), tuple(self.bare.model.opset_import), self.constants, self.file)
+        opsets = tuple(self.bare.model.opset_import)
+        return ImportedModel(graph, tuple(nodes), opsets, self.constants, self.bare.state_names, self.file)
 
     def _storages(self) -> tuple[tuple[Storage, ...], dict[int, int]]:
         members: defaultdict[int, list[int]] = defaultdict(list)

@@ -9,7 +9,6 @@ import mmap
 import queue
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import onnxruntime as ort
 from planc.errors import DeviceError, InternalError
 from planc.importer.submodel import SubModel
 from planc.runtime.device import Engine, Event, Segment, TensorAddress
-from planc.runtime.ort import planned_options, prepare_environment, read_scratch
+from planc.runtime.ort import faithful_options, read_scratch, record_scratch, reserve_scratch, share_scratch
 from planc.runtime.tiers import open_tier, populated
 from planc.units import format_bytes
 
@@ -40,45 +39,39 @@ class _Done:
         return
 
 
-class _Worker(threading.Thread):
-    """One copy engine: takes queued calls in order until None; keeps the first error and skips what follows it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name=name, daemon=True)
-        self.queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self.error: BaseException | None = None
-        self.busy_ns = 0
-
-    def run(self) -> None:
-        while (call := self.queue.get()) is not None:
-            if self.error is None:
-                try:
-                    call()
-                except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
-                    self.error = error
-
-    def timed(self, call: Callable[[], None]) -> Callable[[], None]:
-        def work() -> None:
-            start = time.perf_counter_ns()
-            call()
-            self.busy_ns += time.perf_counter_ns() - start
-
-        return work
-
-
 class _Mark:
-    """An event in a worker's queue; it is set even when the worker failed, so that nobody waits for ever."""
+    """An event in a worker's queue."""
 
-    def __init__(self, worker: _Worker) -> None:
+    def __init__(self, worker: "_Worker") -> None:
         self.worker = worker
         self.passed = threading.Event()
 
     def wait(self) -> None:
         self.passed.wait()
         if self.worker.error is not None:
-            raise DeviceError(
-                f"a copy on engine {self.worker.name!r} failed: {self.worker.error}"
-            ) from self.worker.error
+            raise DeviceError(f"a copy on engine {self.worker.name!r} failed: {self.worker.error}") from self.worker.error
+
+
+class _Worker(threading.Thread):
+    """One copy engine: takes calls and marks in order until None.
+
+    It keeps the first error and skips the calls after it, but passes every mark, so that nobody waits for ever.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self.queue: queue.SimpleQueue[Callable[[], None] | _Mark | None] = queue.SimpleQueue()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        while (item := self.queue.get()) is not None:
+            if isinstance(item, _Mark):
+                item.passed.set()
+            elif self.error is None:
+                try:
+                    item()
+                except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+                    self.error = error
 
 
 class CpuDevice:
@@ -88,10 +81,13 @@ class CpuDevice:
     what was used. Raises DeviceError when memory is refused.
     """
 
+    kind = "cpu"
+    index = 0
+
     def __init__(
         self, slab_bytes: int, host_bytes: int, scratch_bytes: int, host_tier: str = "ram", measure: bool = False
     ) -> None:
-        prepare_environment(scratch_bytes)
+        reserve_scratch(scratch_bytes)
         try:
             self._map = populated(max(slab_bytes, mmap.PAGESIZE))
         except (OSError, ValueError) as error:
@@ -123,10 +119,13 @@ class CpuDevice:
         """Create or reuse the session of `model` and bind its ports."""
         session = self._sessions.get(model.signature)
         if session is None:
-            stats = Path(self._stats.name) / f"{len(self._sessions)}.csv" if self._stats else None
+            options = faithful_options()
+            share_scratch(options)
+            if self._stats:
+                record_scratch(options, Path(self._stats.name) / f"{len(self._sessions)}.csv")
             try:
                 session = ort.InferenceSession(
-                    model.model_bytes, planned_options(stats), providers=["CPUExecutionProvider"]
+                    model.model_bytes, options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:  # ONNX Runtime raises types of its own that share no base
                 raise DeviceError(f"ONNX Runtime refuses a segment of the model: {error}") from error
@@ -153,20 +152,14 @@ class CpuDevice:
         """Queue the transfer on the direction's thread."""
         view = memoryview(self._map)[slab_offset : slab_offset + size]
         move = self._tier.store if engine is Engine.OUT else self._tier.fetch
-        worker = self._workers[engine]
-        worker.queue.put(worker.timed(lambda: move(host_offset, view)))
+        self._workers[engine].queue.put(lambda: move(host_offset, view))
 
     def record(self, engine: Engine) -> Event:
         """Compute events are past at once; a copy thread sets its event when it gets there."""
         if engine is Engine.COMPUTE:
             return _Done()
         mark = _Mark(self._workers[engine])
-        worker = self._workers[engine]
-
-        def pass_mark() -> None:
-            mark.passed.set()
-
-        worker.queue.put(pass_mark)
+        mark.worker.queue.put(mark)
         return mark
 
     def wait(self, engine: Engine, event: Event) -> None:
@@ -185,6 +178,10 @@ class CpuDevice:
         for engine in (Engine.OUT, Engine.IN):
             event = self.record(engine)
             self.wait(Engine.COMPUTE, event)
+
+    def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
+        """Queueing is running here: nothing to save."""
+        return queue
 
     def write_slab(self, offset: int, value: np.ndarray) -> None:
         """Copy `value` to the slab."""

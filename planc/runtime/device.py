@@ -4,7 +4,7 @@ The CPU fills this interface with a thread per copy direction; CUDA fills it wit
 device it is.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol, runtime_checkable
@@ -42,7 +42,20 @@ class TensorAddress:
 
 
 class Device(Protocol):
-    """One device with memory for one plan. All sizes and offsets are bytes."""
+    """One device with memory for one plan. All sizes and offsets are bytes.
+
+    `kind` is `cpu` or `cuda`, `index` says which of several.
+    """
+
+    kind: str
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def peak_scratch_bytes(self) -> int:
+        """Largest scratch of one operator since loading; 0 unless measured."""
+        ...
 
     def load(self, model: SubModel, addresses: Mapping[str, TensorAddress]) -> Segment:
         """Bind a sub-model's ports at slab offsets. Identical sub-models share one session."""
@@ -66,6 +79,13 @@ class Device(Protocol):
 
     def synchronize(self) -> None:
         """Return when all three engines are idle; raises the first error that one of them met."""
+        ...
+
+    def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
+        """A cheaper way to queue what `queue` queues, addresses and order included, or `queue` itself.
+
+        Called between steps, once every segment has run.
+        """
         ...
 
     def write_slab(self, offset: int, value: np.ndarray) -> None:

@@ -52,16 +52,21 @@ class _Segment:
 
 
 class Executor:
-    """A plan bound to a device. `run_step` executes one step; addresses and order never change between steps."""
+    """A plan bound to a device. `run_step` executes one step; addresses and order never change between steps.
+
+    With `replay`, steps after the first are queued as the device's recording of the first one, where it can make one.
+    """
 
     def __init__(
         self,
         plan: Plan,
         imported: ImportedModel,
         device: Device,
+        replay: bool = True,
         progress: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         self._plan, self._device = plan, device
+        self._queue, self._to_record = self._queue_step, replay
         self.stays = StayIndex(plan)
         self._segments: list[_Segment] = []
         starting: defaultdict[int, list[int]] = defaultdict(list)
@@ -91,6 +96,12 @@ class Executor:
 
     def run_step(self) -> None:
         """Queue one whole step and wait for its end. Raises DeviceError when the device fails."""
+        self._queue()
+        self._device.synchronize()
+        if self._to_record:
+            self._queue, self._to_record = self._device.capture(self._queue_step), False
+
+    def _queue_step(self) -> None:
         events: dict[int, Event] = {}
         for segment in self._segments:
             if segment.submit:
@@ -101,7 +112,6 @@ class Executor:
                 self._device.wait(Engine.COMPUTE, events[index])
             if segment.loaded is not None:
                 self._device.launch(segment.loaded)
-        self._device.synchronize()
 
     def _dependency_order(self, copies: Sequence[int]) -> list[int]:
         """The copies of one boundary so that each follows those it waits for."""

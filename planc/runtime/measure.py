@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from planc.graph.graph import Graph, Role
 from planc.importer.build import ImportedModel
-from planc.runtime.ort import unplanned_options
+from planc.runtime.open import open_session
 from planc.runtime.step import TrainingStep
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
@@ -56,27 +56,39 @@ def synthetic_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray[Any, Any]]:
 
 
 class UnplannedStep:
-    """The same training graph in one ordinary ONNX Runtime session, which manages its own memory."""
+    """The same training graph in one ordinary ONNX Runtime session, which manages its own memory.
 
-    def __init__(self, imported: ImportedModel) -> None:
-        graph = imported.graph
+    State stays on the device between steps.
+    """
+
+    def __init__(self, imported: ImportedModel, kind: str = "cpu", index: int = 0) -> None:
         proto = imported.file.proto
         source = str(imported.file.path) if imported.file.path else proto.SerializeToString()
-        self._session = ort.InferenceSession(source, unplanned_options(), providers=["CPUExecutionProvider"])
-        self._outputs = [value.name for value in proto.graph.output]
-        self._next = {graph.tensors[i].name: self._declared(graph, out) for i, out in graph.state.items()}
-        self.state = {name: imported.file.initial_values[name] for name in self._next}
+        self._kind, self._index = kind, index
+        self._session = open_session(source, kind, index)
+        self._next = dict(imported.state_names)
+        self._names = [value.name for value in proto.graph.output]
+        self._state = {name: self._on_device(imported.file.initial_values[name]) for name in self._next}
 
-    @staticmethod
-    def _declared(graph: Graph, out: int) -> str:
-        return graph.tensors[out].name
+    def _on_device(self, value: np.ndarray[Any, Any]) -> ort.OrtValue:
+        return ort.OrtValue.ortvalue_from_numpy(np.asarray(value, order="C"), self._kind, self._index)
+
+    @property
+    def state(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Current value of every state, by input name."""
+        return {name: value.numpy() for name, value in self._state.items()}
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray[Any, Any]]:
-        """Run one step, advance the state, and return all outputs."""
-        values = self._session.run(self._outputs, {**feeds, **self.state})
-        outputs = dict(zip(self._outputs, values, strict=True))
-        self.state = {name: outputs[out] for name, out in self._next.items()}
-        return outputs
+        """Run one step, advance the state, and return the outputs that are not state."""
+        binding = self._session.io_binding()
+        for name, value in {**{n: self._on_device(v) for n, v in feeds.items()}, **self._state}.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self._names:
+            binding.bind_output(name, self._kind, self._index)
+        self._session.run_with_iobinding(binding)
+        outputs = dict(zip(self._names, binding.get_outputs(), strict=True))
+        self._state = {name: outputs.pop(out) for name, out in self._next.items()}
+        return {name: value.numpy() for name, value in outputs.items()}
 
 
 def measure(
@@ -88,7 +100,7 @@ def measure(
 ) -> Measurement:
     """Run `steps` steps on synthetic batches; with `compare` alternate with the unplanned graph and compare every bit."""
     graph = step.imported.graph
-    unplanned = UnplannedStep(step.imported) if compare else None
+    unplanned = UnplannedStep(step.imported, step.device.kind, step.device.index) if compare else None
     loss = graph.tensors[graph.loss].name if graph.loss is not None else None
     planned_ns, unplanned_ns, losses, differing = [], [], list[float](), 0
     for index in range(steps):

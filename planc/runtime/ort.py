@@ -1,7 +1,7 @@
 """Sessions of ONNX Runtime that execute exactly what they are told, in file order, with bounded scratch.
 
 One environment-wide arena serves the scratch of every planned session of the process, and one global thread pool runs
-them: both are set once and cannot be changed afterwards (ONNX Runtime's rule), so the first plan decides.
+them: both are set once and cannot be changed afterwards (ONNX Runtime's rule).
 """
 
 import csv
@@ -19,59 +19,46 @@ _lock = Lock()
 _arena_bytes: int | None = None
 _threads: int | None = None
 
-UNBOUNDED = -1
-"""Arena size that means: grow as needed."""
-
 
 def cpu_threads() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 
-def prepare_environment(arena_bytes: int) -> None:
-    """Set the thread pool and the scratch arena of `arena_bytes` (or UNBOUNDED) for the whole process.
-
-    A later call is satisfied by an arena at least as large. Raises DeviceError when it is smaller.
-    """
-    global _arena_bytes, _threads  # noqa: PLW0603 - ONNX Runtime's environment is one per process
+def prepare_threads() -> None:
+    """Give the whole process one thread pool over all its cores; later calls do nothing."""
+    global _threads  # noqa: PLW0603 - ONNX Runtime's environment is one per process
     with _lock:
         if _threads is None:
             _threads = cpu_threads()
             ort.set_global_thread_pool_sizes(_threads, 1)
+
+
+def reserve_scratch(size: int) -> None:
+    """Bound the scratch of all planned sessions of this process to `size` bytes, held in one arena.
+
+    The first call decides; a later one asks whether its plan fits. To load several plans in one process, call this
+    with the largest `scratch_bytes` first. Raises DeviceError when the arena is smaller than `size`.
+    """
+    global _arena_bytes  # noqa: PLW0603 - ONNX Runtime's environment is one per process
+    with _lock:
         if _arena_bytes is None:
-            _register_arena(arena_bytes)
-            _arena_bytes = arena_bytes
-        enough = _arena_bytes == UNBOUNDED or UNBOUNDED < arena_bytes <= _arena_bytes
-        if not enough:
+            memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+            config = {"arena_extend_strategy": 0, "max_mem": size, "initial_chunk_size_bytes": size}
+            ort.create_and_register_allocator(memory, ort.OrtArenaCfg(config))
+            _arena_bytes = size
+        if size > _arena_bytes:
             raise DeviceError(
                 f"this process's scratch arena is fixed at {format_bytes(_arena_bytes)} by the first plan it loaded, "
-                f"but {format_bytes(arena_bytes)} are needed: load the plan with the largest scratch first, "
+                f"but {format_bytes(size)} are needed: call planc.reserve_scratch({size}) before the first planc.load, "
                 "or use a new process"
             )
 
 
-def _register_arena(size: int) -> None:
-    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    config = {"arena_extend_strategy": 0}
-    if size != UNBOUNDED:
-        config |= {"max_mem": size, "initial_chunk_size_bytes": size}
-    ort.create_and_register_allocator(memory, ort.OrtArenaCfg(config))
-
-
-def planned_options(stats_file: Path | None = None) -> ort.SessionOptions:
-    """Options of a session whose operators run as given: no rewriting, file order, planned scratch.
-
-    With `stats_file` ONNX Runtime writes the scratch allocations of every operator there.
-    """
-    options = unplanned_options()
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    if stats_file is not None:
-        options.add_session_config_entry("session.collect_node_memory_stats_to_file", str(stats_file))
-    return options
-
-
-def unplanned_options() -> ort.SessionOptions:
-    """Options of the reference session: the same kernels in the same order, ONNX Runtime's own memory management."""
+def faithful_options() -> ort.SessionOptions:
+    """Options of a session whose operators run as given, in file order: no rewriting, no memory pattern, one thread
+    pool for the process. The unplanned reference runs with these, so planned and unplanned kernels are the same."""
+    prepare_threads()
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -80,6 +67,16 @@ def unplanned_options() -> ort.SessionOptions:
     options.enable_mem_pattern = False
     options.use_per_session_threads = False
     return options
+
+
+def record_scratch(options: ort.SessionOptions, stats_file: Path) -> None:
+    """Make ONNX Runtime write the scratch allocations of every operator to `stats_file`; see `read_scratch`."""
+    options.add_session_config_entry("session.collect_node_memory_stats_to_file", str(stats_file))
+
+
+def share_scratch(options: ort.SessionOptions) -> None:
+    """Take scratch from the process's bounded arena (`reserve_scratch`)."""
+    options.add_session_config_entry("session.use_env_allocators", "1")
 
 
 def versions() -> dict[str, str]:

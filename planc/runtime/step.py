@@ -8,13 +8,14 @@ from typing import Self
 import numpy as np
 import onnx
 
-from planc.errors import DeviceError, FeedError, PlanError
+from planc.errors import FeedError, PlanError
 from planc.graph.graph import Role, Tensor
 from planc.importer.build import ImportedModel, import_model
 from planc.plan.files import read_plan
 from planc.plan.plan import Direction, Plan
-from planc.runtime.cpu import CpuDevice
+from planc.runtime.device import Device
 from planc.runtime.executor import Executor
+from planc.runtime.open import open_device
 from planc.runtime.state import read_state, write_state
 from planc.verify.verify import require_valid
 
@@ -26,16 +27,14 @@ class TrainingStep:
     statistics) starts from the model's initial values and advances with every step.
     """
 
-    def __init__(self, plan: Plan, imported: ImportedModel, device: CpuDevice) -> None:
+    def __init__(self, plan: Plan, imported: ImportedModel, device: Device, replay: bool = True) -> None:
         self.plan, self.imported, self.device = plan, imported, device
         self._graph = imported.graph
-        self._executor = Executor(plan, imported, device)
+        self._executor = Executor(plan, imported, device, replay)
         self._host = {slot.storage: slot for slot in plan.host_slots}
         self._copied_out = {plan.residencies[c.residency].storage for c in plan.copies if c.direction is Direction.OUT}
         self._by_name = {tensor.name: tensor for tensor in self._graph.tensors}
-        self._state_of = {
-            self._graph.tensors[out].name: self._graph.tensors[i].name for i, out in self._graph.state.items()
-        }
+        self._state_of = {out: name for name, out in imported.state_names.items()}
         self.steps = 0
         for storage in self._graph.storages:
             if storage.role is Role.CONSTANT and storage.name in imported.constants:
@@ -173,11 +172,13 @@ def load(
     *,
     host_tier: str = "ram",
     measure: bool = False,
+    replay: bool = True,
 ) -> TrainingStep:
     """Verify a plan against its model and make it ready to run on the plan's kind of device.
 
-    `host_tier` is `ram` or `file:PATH`; `measure` records the scratch that is really used. Raises PlanError or ModelError for unreadable files, VerificationError when the
-    plan does not compute the model, DeviceError when the device refuses.
+    `host_tier` is `ram` or `file:PATH`; `measure` records the scratch that is really used; without `replay` a CUDA step
+    is launched operator by operator, not replayed as one CUDA graph. Raises PlanError or ModelError for unreadable
+    files, VerificationError when the plan does not compute the model, DeviceError when the device refuses.
     """
     name = str(plan) if isinstance(plan, (str, Path)) else "the plan"
     loaded = plan if isinstance(plan, Plan) else read_plan(Path(plan))
@@ -188,14 +189,9 @@ def load(
             f"({imported.graph.content_hash[:12]}): give that model, or compile this one"
         )
     require_valid(imported.graph, loaded, name)
-    if loaded.costs.kind != "cpu":
-        raise DeviceError(
-            f"{name} is for a {loaded.costs.kind} device; this runtime has cpu: compile with --device cpu"
-        )
-    memory = loaded.memory
-    device = CpuDevice(memory.slab_bytes, memory.host_bytes, memory.scratch_bytes, host_tier, measure)
+    device = open_device(loaded.costs.kind, loaded.memory, host_tier, measure)
     try:
-        return TrainingStep(loaded, imported, device)
+        return TrainingStep(loaded, imported, device, replay)
     except BaseException:
         device.close()
         raise

@@ -1,0 +1,10 @@
+"""One scratch arena for the whole test process, large enough for every plan that the tests load."""
+
+import pytest
+
+from planc.runtime.ort import reserve_scratch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _scratch_arena() -> None:
+    reserve_scratch(64 << 20)

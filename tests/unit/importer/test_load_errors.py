@@ -1,0 +1,108 @@
+"""Bad models: one message that names the file and the node or tensor."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from support.graphs import step_model
+
+from planc.errors import ModelError
+from planc.importer.build import import_model
+
+RELU = [helper.make_node("Relu", ["x"], ["y"], name="relu")]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere\.onnx: no such model file"):
+        import_model(tmp_path / "nowhere.onnx")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model at all", b"\x08\x07\x12\x04\xff\xff\xff\xff"])
+def test_garbage_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"bad\.onnx"):
+        import_model(path)
+
+
+def test_a_truncated_model_is_refused(tmp_path: Path) -> None:
+    data = step_model(RELU, {"x": [4, 8]}, {"y": [4, 8]}, {"x": np.ones((4, 8), np.float32)}).SerializeToString()
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match=r"cut\.onnx"):
+        import_model(path)
+
+
+def test_control_flow_is_named() -> None:
+    body = helper.make_graph([], "b", [], [])
+    node = helper.make_node("If", ["c"], ["y"], name="choose", then_branch=body, else_branch=body)
+    with pytest.raises(ModelError, match=r"'choose' is control flow \(If\)"):
+        import_model(step_model([node], {"c": [1]}, {"y": [1]}))
+
+
+def test_a_foreign_domain_is_named() -> None:
+    node = helper.make_node("ConvGrad", ["x"], ["y"], name="conv_grad", domain="com.microsoft")
+    with pytest.raises(ModelError, match=r"'conv_grad' is com\.microsoft\.ConvGrad.*planc import-ort"):
+        import_model(step_model([node], {"x": [1]}, {"y": [1]}))
+
+
+def test_a_sequence_is_named() -> None:
+    node = helper.make_node("SequenceConstruct", ["x"], ["y"], name="list")
+    with pytest.raises(ModelError, match="'list'.*sequence"):
+        import_model(step_model([node], {"x": [1]}, {"y": [1]}))
+
+
+def test_a_symbolic_dimension_is_named() -> None:
+    with pytest.raises(ModelError, match=r"'[xy]'.*no concrete shape.*--dim"):
+        import_model(step_model(RELU, {"x": ["batch", 8]}, {"y": ["batch", 8]}))
+
+
+def test_strings_are_refused() -> None:
+    model = step_model([helper.make_node("Identity", ["x"], ["y"], name="same")], {}, {})
+    for values, name in ((model.graph.input, "x"), (model.graph.output, "y")):
+        values.append(helper.make_tensor_value_info(name, TensorProto.STRING, [2]))
+    with pytest.raises(ModelError, match="strings"):
+        import_model(model)
+
+
+def test_a_shape_that_contradicts_the_nodes_is_refused() -> None:
+    with pytest.raises(ModelError, match="not a valid ONNX model"):
+        import_model(step_model(RELU, {"x": [4, 8]}, {"y": [4, 9]}))
+
+
+def test_state_metadata_must_name_an_input_and_an_output() -> None:
+    with pytest.raises(ModelError, match="pairs state 'w' with 'w2'"):
+        import_model(step_model(RELU, {"x": [4]}, {"y": [4]}, state={"w": "w2"}))
+
+
+def test_state_may_not_change_its_shape() -> None:
+    nodes = [helper.make_node("ReduceSum", ["x"], ["y"], keepdims=0)]
+    with pytest.raises(ModelError, match="'x' and its next value 'y' differ"):
+        import_model(step_model(nodes, {"x": [4]}, {"y": []}, state={"x": "y"}))
+
+
+def test_the_hash_ignores_state_values_and_sees_constants() -> None:
+    nodes = [helper.make_node("Mul", ["w", "c"], ["w2"])]
+
+    def content_hash(w: float, c: float) -> str:
+        initial = {"w": np.full(4, w, np.float32), "c": np.full(4, c, np.float32)}
+        return import_model(step_model(nodes, {"w": [4]}, {"w2": [4]}, initial, {"w": "w2"})).graph.content_hash
+
+    assert content_hash(1, 2) == content_hash(7, 2)
+    assert content_hash(1, 2) != content_hash(1, 3)
+
+
+def test_external_data_outside_the_folder_is_refused(tmp_path: Path) -> None:
+    model = step_model(RELU, {"x": [4]}, {"y": [4]})
+    tensor = TensorProto(name="secret", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="../outside.bin")
+    model.graph.initializer.append(tensor)
+    (tmp_path / "outside.bin").write_bytes(bytes(16))
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError, match=r"model\.onnx"):
+        import_model(folder / "model.onnx")
+    assert onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer
