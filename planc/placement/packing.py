@@ -64,7 +64,8 @@ def pack(
 
     Greedy packings come first; where they miss the lower bound (the maximum load over time) and the capacity, each
     group of buffers that no cut in time separates goes to an exact search on two threads, for `time_limit` seconds
-    in all. Groups of more than 3,000 buffers get further greedy packings only.
+    in all, besides the greedy packings and, on a machine's first use, some ten seconds of compiling. Groups of more
+    than 3,000 buffers get further greedy packings only.
     Raises PackingError for a negative size or capacity, a bad alignment or time limit, or lifetimes that are empty,
     unsorted or overlapping.
     """
@@ -78,11 +79,13 @@ def pack(
     target = bound if capacity is None else max(bound, capacity)
     if model.count:
         offsets = _best_greedy(model, target)
-        if model.height(offsets) > target and (capacity is None or bound <= capacity):
+        open_question = capacity is None or bound <= capacity
+        if model.height(offsets) > target and open_question and time_limit > 0:
             # numba takes half a second to import, and the easy cases do not get here.
-            from planc.placement.packing_portfolio import improve
+            from planc.placement.packing_portfolio import improve, load_search
 
-            offsets, bound = improve(model, offsets, bound, capacity, started + time_limit, seed)
+            load_search(model)
+            offsets, bound = improve(model, offsets, bound, capacity, time.monotonic() + time_limit, seed)
     result = np.zeros(len(buffers), np.int64)
     result[model.source] = offsets
     height = model.height(offsets)

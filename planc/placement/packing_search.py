@@ -22,6 +22,10 @@ from planc.placement.packing_jit import compiled
 from planc.placement.packing_model import Array, Model
 
 FAILED, FOUND, STOPPED = 0, 1, 2
+# Bounds of delayed buffers may push each other up in steps of the smallest size; a few rounds give most of it.
+ROUNDS = 8
+# Entries of the memory of failed subproblems, a power of two.
+MEMORY = 1 << 18
 # Which buffer to branch on: the one that rests lowest, or the one that rests on the section with the least to spare.
 LOWEST, TIGHTEST = 0, 1
 NONE = 1 << 62
@@ -29,8 +33,9 @@ NONE = 1 << 62
 # that some pruning missed the capacity by, so that a failed search also disproves every capacity below that excess.
 NODES, LIMIT, STOP, EXCESS = range(4)
 # Fields of a frame: its buffers are work[BEGIN : BEGIN + COUNT]; trail lengths before it and before its placement;
-# the buffer placed, whether it had no alternative, and how far its components are solved.
-BEGIN, COUNT, ENTRY, PLACED, BUFFER, FORCED, CURSOR = range(7)
+# the buffer placed, whether it had no alternative, and how far its components are solved; its place in the memory of
+# failures.
+BEGIN, COUNT, ENTRY, PLACED, BUFFER, FORCED, CURSOR, SLOT, KEY = range(9)
 
 
 class Problem(NamedTuple):
@@ -65,6 +70,7 @@ class State(NamedTuple):
     work: Array
     trail: Array
     frames: Array
+    failed: Array
 
 
 def build_problem(model: Model) -> Problem:
@@ -92,7 +98,8 @@ def search(problem: Problem, rank: Array, choice: int, control: Array, weight: n
         np.zeros(count, np.int64), np.zeros(count, np.bool_), np.zeros(count, np.bool_),
         problem.load.copy(), np.zeros(sections, np.int64), np.empty((count + 1) * (count + 2) // 2, np.int64),
         # Along one path a pair of buffers enters the trail at most once by placing; the rest is for delays.
-        np.empty((len(problem.near) + 64 * count + 1024, 3), np.int64), np.zeros((count + 2, 7), np.int64),
+        np.empty((len(problem.near) + 64 * count + 1024, 3), np.int64), np.zeros((count + 2, 9), np.int64),
+        np.zeros(MEMORY, np.int64),
     )  # fmt: skip
     outcome = _search(problem, state, rank, choice, control, weight)
     return state.offset if outcome == FOUND else outcome
@@ -121,6 +128,7 @@ def _search(
             if chosen < 0:
                 tail = _undo(s, tail if tail >= 0 else -1 - tail, frame[ENTRY])
                 entering, result = False, FAILED
+                s.failed[frame[SLOT]] = frame[KEY]
                 depth -= 1
                 continue
             frame[PLACED], frame[BUFFER], frame[CURSOR] = tail, chosen, 0
@@ -136,7 +144,11 @@ def _search(
             depth += 1
             child = s.frames[depth]
             child[BEGIN], child[COUNT], child[ENTRY] = frame[BEGIN] + frame[COUNT], size, tail
-            entering = True
+            child[SLOT], child[KEY] = _signature(s, s.work[child[BEGIN] : child[BEGIN] + size])
+            entering = s.failed[child[SLOT]] != child[KEY]
+            if not entering:
+                result = FAILED
+                depth -= 1
             continue
         tail = _undo(s, tail, frame[PLACED])
         for i in members:
@@ -144,6 +156,7 @@ def _search(
                 _unplace(p, s, i)
         if frame[FORCED]:
             tail = _undo(s, tail, frame[ENTRY])
+            s.failed[frame[SLOT]] = frame[KEY]
             depth -= 1
             continue
         tail = _delay_kind(p, s, members, frame[BUFFER], tail)
@@ -152,16 +165,37 @@ def _search(
 
 
 @compiled
+def _signature(s: State, members: Array) -> tuple[int, int]:
+    """What decides a subproblem's outcome, hashed twice: the place in the memory and the key stored there (not 0)."""
+    slot, key = 0, 0
+    for i in members:
+        state = 2 * s.offset[i] + s.delayed[i]
+        slot += _mixed(state * 0x1F83D9ABFB41BD6B + i)
+        key += _mixed(state * 0x2545F4914F6CDD1D + (i + 1) * 0x5851F42D4C957F2D)
+    return slot & (MEMORY - 1), key | 1
+
+
+@compiled
+def _mixed(value: int) -> int:
+    """A 64-bit hash (multiply and shift, wrapping)."""
+    value = (value ^ (value >> 29)) * 0x3C79AC492BA7B653
+    value = (value ^ (value >> 32)) * 0x1C69B3F74AC4AE35
+    return value ^ (value >> 27)
+
+
+@compiled
 def _propagate(
     p: Problem, s: State, members: Array, tail: int, control: Array, weight: npt.NDArray[np.float64]
 ) -> int:
-    """Raise bounds until nothing changes. The trail's new length n, or -1 - n at a dead end."""
+    """Raise bounds until nothing changes, or ROUNDS times. The trail's new length n, or -1 - n at a dead end."""
     begin, stop = len(s.floor), 0
     for i in members:
         begin, stop = min(begin, p.lower[p.first[i]]), max(stop, p.upper[p.first[i + 1] - 1])
     limit = len(s.trail) - 2 * len(p.size)
     room = p.capacity + p.padding
-    while tail < limit:
+    for _ in range(ROUNDS):
+        if tail >= limit:
+            break
         s.floor[begin:stop] = NONE
         for i in members:
             bound = s.offset[i]
