@@ -11,6 +11,9 @@ from planc.units import format_bytes, format_ns
 WIDTH, HEIGHT = 860.0, 400.0
 LEFT, RIGHT, TOP, BOTTOM = 70.0, 20.0, 56.0, 46.0
 _NO_PLAN_Y = 26.0
+_CROSS = 13.0
+"""Distance between the crosses of two solvers at the same budget."""
+
 _FLOOR = 1e-3
 """Overheads below 0.1 % are drawn there: a logarithmic axis has no zero."""
 
@@ -67,11 +70,14 @@ def scatter_scene(rows: Sequence[Row], liveness_peak_bytes: int) -> ScatterScene
         share = math.log10(max(overhead, _FLOOR) / _FLOOR) / decades
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
-    def mark(row: Row) -> Mark:
-        missed = row.overhead is None
-        return Mark(x(row.budget_bytes), _NO_PLAN_Y if row.overhead is None else y(row.overhead), _tip(row), missed)
-
     names = list(dict.fromkeys(row.solver for row in rows))
+
+    def mark(row: Row) -> Mark:
+        if row.overhead is not None:
+            return Mark(x(row.budget_bytes), y(row.overhead), _tip(row), missed=False)
+        aside = _CROSS * (names.index(row.solver) - (len(names) - 1) / 2)
+        return Mark(x(row.budget_bytes) + aside, _NO_PLAN_Y, _tip(row), missed=True)
+
     series = []
     for position, name in enumerate(names):
         mine = sorted((row for row in rows if row.solver == name), key=lambda row: row.budget_bytes)

@@ -83,7 +83,7 @@ class MemoryScene:
 
 @dataclass(frozen=True)
 class SlabScene:
-    """Stays as address × time; `left_out` of them are too small to see and are not drawn."""
+    """Stays as address × time; `left_out` counts the smallest, which are not drawn."""
 
     boxes: tuple[Box, ...]
     left_out: int

@@ -55,7 +55,7 @@ def print_peak(console: Console, view: PlanView, peak: Peak) -> None:
 
 def print_comparison(console: Console, comparison: Comparison) -> None:
     """Print one row for each solver and budget."""
-    console.print(comparison_table(comparison))
+    console.print(comparison_view(comparison))
 
 
 def pairs(rows: list[tuple[str, str]]) -> Table:
@@ -173,33 +173,42 @@ def peak_view(view: PlanView, peak: Peak) -> RenderableType:
     return Group(Text(f"peak of {format_bytes(peak.bytes)} in {where}", style="bold"), share, Text(), table)
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """Solvers by budget; the fastest plan within each budget is bold."""
+def comparison_view(comparison: Comparison) -> RenderableType:
+    """Solvers by budget, the fastest plan within each budget in bold; below, what solvers without a plan would need."""
     peak = comparison.liveness_peak_bytes
-    base, limit = format_ns(comparison.unconstrained_step_ns), format_bytes(peak)
-    table = _table(f"unlimited memory: {base}, {limit}")
+    table = _table(f"unlimited memory: {format_ns(comparison.unconstrained_step_ns)}, {format_bytes(peak)}")
+    table.padding = (0, 1, 0, 0)
     for name in ("budget", "solver", "status"):
-        table.add_column(name, overflow="fold")
-    for name in ("step", "overhead", "swapped", "again", "solved in"):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, no_wrap=name != "solver", overflow="fold")
+    for name in ("step", "overhead", "swapped", "again", "solve"):
+        table.add_column(name, justify="right", no_wrap=True)
     for budget in dict.fromkeys(row.budget_bytes for row in comparison.rows):
         rows = [row for row in comparison.rows if row.budget_bytes == budget]
         best = min((row.predicted_step_ns for row in rows if row.predicted_step_ns is not None), default=None)
-        label = f"{format_bytes(budget)}, {percent(budget / peak if peak else 0.0)}"
-        for position, row in enumerate(rows):
-            cells = [label if position == 0 else "", row.solver, row.status, *_outcome(row), f"{row.solve_s:.1f} s"]
+        label = [percent(budget / peak if peak else 0.0), format_bytes(budget)]
+        labels = ["\n".join(label)] if len(rows) == 1 else [*label, *[""] * (len(rows) - 2)]
+        for cell, row in zip(labels, rows, strict=True):
             fastest = best is not None and row.predicted_step_ns == best
-            table.add_row(*cells, style="bold" if fastest else "", end_section=row is rows[-1])
-    return table
+            values = [row.solver, row.status, *_outcome(row), f"{row.solve_s:.1f} s"]
+            table.add_row(cell, *values, style="bold" if fastest else "", end_section=row is rows[-1])
+    return Group(table, *_needs(comparison))
 
 
 def _outcome(row: Row) -> list[str]:
-    """Step, overhead, swapped bytes and recomputed layers; without a plan, what the solver would need."""
+    """Step, overhead, swapped bytes and recomputed layers of a plan."""
     if row.predicted_step_ns is None or row.overhead is None:
-        needs = f"needs {format_bytes(row.minimum_budget_bytes)}" if row.minimum_budget_bytes else ""
-        return [needs, "", "", ""]
+        return [""] * 4
     swapped, again = format_bytes(row.swapped_bytes or 0), str(row.recomputed_layers)
     return [format_ns(row.predicted_step_ns), percent(row.overhead, signed=True), swapped, again]
+
+
+def _needs(comparison: Comparison) -> list[Text]:
+    """For each solver with an infeasible budget the most that it is known to need."""
+    needs: dict[str, int] = {}
+    for row in comparison.rows:
+        if row.overhead is None and row.minimum_budget_bytes is not None:
+            needs[row.solver] = max(needs.get(row.solver, 0), row.minimum_budget_bytes)
+    return [Text(f"{solver} needs at least {format_bytes(size)}", style="dim") for solver, size in needs.items()]
 
 
 def _measured_facts(plan: Plan, data: Mapping[str, object]) -> list[tuple[str, str]]:

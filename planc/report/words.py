@@ -8,7 +8,7 @@ from planc.units import format_bytes, format_ns
 def percent(share: float, *, signed: bool = False) -> str:
     """`0.0123` → `1.23 %`; three digits or fewer, `+` in front of a gain when `signed`."""
     value = 100 * share
-    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    digits = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
     return f"{value:{'+' if signed else ''}.{digits}f} %"
 
 
