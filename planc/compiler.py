@@ -22,8 +22,8 @@ from planc.schedule.solver import Progress, Solution, SolveOptions, Solver, load
 from planc.units import align_up, format_bytes, parse_size
 from planc.verify.verify import require_valid
 
-_ARENA_SLACK = 64 << 10
-"""Bytes added to the largest scratch of a layer: the arena rounds each allocation up to 256 bytes."""
+_ARENA_SLACK = 4096
+"""Bytes added to the largest scratch of a layer: the arena rounds each allocation of a kernel up to 256 bytes."""
 
 _MAX_REPAIRS = 8
 
@@ -72,7 +72,7 @@ def compile_model(
 
 
 def _scratch_bytes(planning: PlanningProblem) -> int:
-    return align_up(planning.scratch_bytes, _ARENA_SLACK) + _ARENA_SLACK
+    return align_up(planning.scratch_bytes + _ARENA_SLACK, _ARENA_SLACK)
 
 
 def budget_bytes(text: str | None, planning: PlanningProblem, costs: CostTable) -> int:

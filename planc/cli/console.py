@@ -54,7 +54,9 @@ def progress(title: str) -> Iterator[Update]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, TextColumn("{task.fields[message]}"), console=err(), transient=True) as bar:
+    with Progress(
+        *columns, TextColumn("{task.fields[message]}"), console=err(), transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
         task = bar.add_task(title, total=None, message="")
 
         def update(done: int, total: int, message: str = "") -> None:

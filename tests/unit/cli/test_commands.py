@@ -1,0 +1,185 @@
+"""The command line: results, exit codes, and messages instead of tracebacks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+from support import networks
+
+from planc.cli.main import main
+from planc.costs.table import write_costs
+from planc.importer.build import import_model
+from planc.plan.files import read_plan
+from support.costs import made_up_costs
+
+Result = tuple[int, str, str]
+Planc = Callable[..., Result]
+
+
+@pytest.fixture
+def planc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Planc:
+    def call(*arguments: object) -> Result:
+        monkeypatch.setattr("sys.argv", ["planc", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def train(tmp_path: Path, planc: Planc) -> Path:
+    """A training graph made by `planc grad`, with costs beside it."""
+    onnx.save(networks.forward_cnn(batch=8, channels=16, image=32), tmp_path / "forward.onnx")
+    path = tmp_path / "train.onnx"
+    assert planc("grad", tmp_path / "forward.onnx", "--loss", "cross-entropy", "--optimizer", "momentum", "-o", path)[0] == 0
+    write_costs(made_up_costs(import_model(path).graph, scratch=640 << 10), tmp_path / "costs.json")
+    return path
+
+
+def _compile(planc: Planc, train: Path, budget: str, *more: str) -> Result:
+    costs = train.parent / "costs.json"
+    return planc("compile", train, "--costs", costs, "--budget", budget, "--time-limit", "5", *more)
+
+
+def test_compile_verify_inspect_run(planc: Planc, train: Path, tmp_path: Path) -> None:
+    code, out, err = _compile(planc, train, "90%", "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result["status"] in ("optimal", "feasible")
+    assert result["slab_bytes"] + result["scratch_bytes"] <= result["budget_bytes"]
+    assert result["lower_bound_ns"] <= result["predicted_step_ns"]
+    plan = tmp_path / "train.plan.json"
+    assert read_plan(plan).memory.slab_bytes == result["slab_bytes"]
+
+    code, out, _ = planc("verify", plan, "--json")
+    assert (code, json.loads(out)) == (0, {"valid": True, "violations": []})
+
+    code, out, _ = planc("inspect", plan)
+    assert code == 0
+    assert "budget" in out
+
+    code, out, _ = planc("run", plan, "--steps", "3", "--compare", "--json")
+    measured = json.loads(out)
+    assert (code, measured["bitwise_equal"], measured["differing_values"]) == (0, True, 0)
+    assert measured["steps"] == len(measured["losses"]) == 3
+    assert measured["peak_slab_bytes"] + measured["peak_scratch_bytes"] <= result["budget_bytes"]
+    assert measured["predicted_step_ns"] == result["predicted_step_ns"]
+
+
+def test_an_infeasible_budget_names_the_smallest_and_its_layer(planc: Planc, train: Path) -> None:
+    code, out, err = _compile(planc, train, "2%", "--json")
+    assert (code, out) == (4, "")
+    assert "the smallest feasible one is" in err
+    smallest = err.split("smallest feasible one is ")[1].split(" bytes")[0]
+    layer = err.split("set by layer '")[1].split("'")[0]
+    assert layer.split()[-1] in ("forward", "backward", "update")
+    assert _compile(planc, train, smallest)[0] == 0
+    assert _compile(planc, train, str(int(smallest) - 64))[0] == 4
+
+
+def test_the_budget_min_is_that_smallest_one(planc: Planc, train: Path) -> None:
+    result = json.loads(_compile(planc, train, "min", "--json")[1])
+    assert result["budget_bytes"] == result["minimum_budget_bytes"]
+
+
+@pytest.mark.parametrize("budget", ["lots", "-5", "0", "50 furlongs", "0%"])
+def test_an_unreadable_budget_is_a_usage_error(planc: Planc, train: Path, budget: str) -> None:
+    code, _, err = _compile(planc, train, budget)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+def test_a_forward_model_is_answered_with_the_command_to_run(planc: Planc, train: Path) -> None:
+    code, _, err = planc("compile", train.parent / "forward.onnx")
+    assert code == 2
+    assert f"planc grad {train.parent / 'forward.onnx'} --loss" in err
+
+
+def test_a_forward_model_is_differentiated_on_the_way(
+    planc: Planc, train: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLANC_CACHE_DIR", str(train.parent / "cache"))
+    forward = train.parent / "forward.onnx"
+    code, out, _ = planc("compile", forward, "--loss", "cross-entropy", "--time-limit", "3", "--json")
+    assert code == 0
+    assert json.loads(out)["plan"].endswith("forward.train.plan.json")
+    assert len(list((train.parent / "cache").iterdir())) == 1
+
+
+def test_an_unknown_solver_or_device_is_a_usage_error(planc: Planc, train: Path) -> None:
+    assert _compile(planc, train, "80%", "--solver", "magic")[0] == 2
+    assert planc("compile", train, "--device", "abacus")[0] == 2
+    assert planc("profile", train, "--device", "abacus", "-o", train.parent / "c.json")[0] == 2
+
+
+def test_costs_of_another_model_are_refused(planc: Planc, train: Path) -> None:
+    write_costs(made_up_costs(networks.mlp().graph), train.parent / "costs.json")
+    code, _, err = _compile(planc, train, "80%")
+    assert code == 7
+    assert "another model" in err
+
+
+def test_a_missing_model_plan_or_cost_table_is_named(planc: Planc, train: Path, tmp_path: Path) -> None:
+    for arguments, code, name in (
+        (("compile", tmp_path / "no.onnx"), 3, "no.onnx"),
+        (("verify", tmp_path / "no.json"), 3, "no.json"),
+        (("run", tmp_path / "no.json"), 3, "no.json"),
+        (("compile", train, "--costs", tmp_path / "no.json"), 7, "no.json"),
+    ):
+        got, out, err = planc(*arguments)
+        assert (got, out) == (code, "")
+        assert name in err
+        assert "Traceback" not in err
+
+
+def test_an_altered_plan_fails_verification(planc: Planc, train: Path, tmp_path: Path) -> None:
+    _compile(planc, train, "90%")
+    path = tmp_path / "train.plan.json"
+    raw = json.loads(path.read_text())
+    raw["residencies"][5]["offset"] += 64
+    raw["runs"] = raw["runs"][::-1]
+    path.write_text(json.dumps(raw))
+    code, out, err = planc("verify", path, "--json")
+    assert code == 6
+    assert json.loads(out)["valid"] is False
+    assert json.loads(out)["violations"]
+    assert planc("run", path)[0] == 6
+    assert "Traceback" not in err
+
+
+def test_a_plan_of_another_model_is_refused(planc: Planc, train: Path, tmp_path: Path) -> None:
+    _compile(planc, train, "90%")
+    onnx.save(networks.mlp().file.proto, tmp_path / "other.onnx")
+    code, _, err = planc("run", tmp_path / "train.plan.json", "--model", tmp_path / "other.onnx")
+    assert code == 3
+    assert "was compiled for train.onnx" in err
+
+
+def test_nothing_is_left_half_written(planc: Planc, train: Path, tmp_path: Path) -> None:
+    before = sorted(p.name for p in tmp_path.iterdir())
+    assert _compile(planc, train, "80%", "-o", str(tmp_path / "missing" / "p.json"))[0] == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+
+
+def test_every_policy_goes_the_whole_way(planc: Planc, train: Path, tmp_path: Path) -> None:
+    for solver, budget in (("keep-all", "110%"), ("vdnn-all", "90%"), ("sqrt-n", "105%"), ("mip", "90%")):
+        code, _, err = _compile(planc, train, budget, "--solver", solver)
+        assert code == 0, (solver, err)
+        code, out, _ = planc("run", tmp_path / "train.plan.json", "--steps", "2", "--compare", "--json")
+        assert (code, json.loads(out)["bitwise_equal"]) == (0, True), solver
+
+
+def test_zoo_and_doctor(planc: Planc, tmp_path: Path) -> None:
+    assert "resnet18" in planc("zoo", "list")[1]
+    assert planc("zoo", "build", "nothing", "-o", tmp_path / "n.onnx")[0] == 2
+    assert "mip" in json.loads(planc("doctor", "--json")[1])["solvers"]
+
+
+def test_unknown_commands_and_options_are_usage_errors(planc: Planc) -> None:
+    assert planc("fly")[0] == 2
+    assert planc("compile")[0] == 2
+    assert planc("compile", "x", "--no-such-option")[0] == 2
