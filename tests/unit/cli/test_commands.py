@@ -111,14 +111,14 @@ def test_a_forward_model_is_differentiated_on_the_way(
 
 
 def test_an_unknown_solver_or_device_is_a_usage_error(planc: Planc, train: Path) -> None:
-    assert _compile(planc, train, "80%", "--solver", "magic")[0] == 2
+    assert _compile(planc, train, "90%", "--solver", "magic")[0] == 2
     assert planc("compile", train, "--device", "abacus")[0] == 2
     assert planc("profile", train, "--device", "abacus", "-o", train.parent / "c.json")[0] == 2
 
 
 def test_costs_of_another_model_are_refused(planc: Planc, train: Path) -> None:
     write_costs(made_up_costs(networks.mlp().graph), train.parent / "costs.json")
-    code, _, err = _compile(planc, train, "80%")
+    code, _, err = _compile(planc, train, "90%")
     assert code == 7
     assert "another model" in err
 
@@ -161,7 +161,7 @@ def test_a_plan_of_another_model_is_refused(planc: Planc, train: Path, tmp_path:
 
 def test_nothing_is_left_half_written(planc: Planc, train: Path, tmp_path: Path) -> None:
     before = sorted(p.name for p in tmp_path.iterdir())
-    assert _compile(planc, train, "80%", "-o", str(tmp_path / "missing" / "p.json"))[0] == 3
+    assert _compile(planc, train, "90%", "-o", str(tmp_path / "missing" / "p.json"))[0] == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == before
 
 
