@@ -73,7 +73,7 @@ def differentiate(
     originals = narrow(model, precision)
     master_weights(model, trained, originals)
     loss_name = append_loss(infer_shapes(model), loss)
-    prepared = prepare(infer_shapes(model), GRADIENTS)
+    prepared = prepare(infer_shapes(model), GRADIENTS, trained)
     return _Step(prepared, optimizer, table, loss_name, trained, loss_scale).build()
 
 

@@ -1,6 +1,6 @@
 """Evaluates, once and for all, what a model computes from constants alone."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,24 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     kept = [t for t in graph.initializer if t.name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def share_constants(model: onnx.ModelProto, trained: Collection[str]) -> None:
+    """Let equal constants be one initializer, in place; parameters and running statistics stay apart."""
+    graph, alias = model.graph, dict[str, str]()
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    state = set(trained) | {o.name for o in graph.output} | {i.name for i in graph.input}
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            state.update(node.input[3:])
+    for tensor in graph.initializer:
+        if tensor.name not in state:
+            content = (tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes())
+            alias[tensor.name] = first.setdefault(content, tensor.name)
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            node.input[position] = alias.get(name, name)
+    _drop_unused(graph)
 
 
 def bypass_identities(model: onnx.ModelProto, values: Mapping[str, Value]) -> None:

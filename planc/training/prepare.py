@@ -4,6 +4,7 @@ Operator set 18, concrete shapes, no Constant nodes and no arithmetic on constan
 are contiguous. What planc cannot treat is refused by name: control flow, sequences, unknown domains.
 """
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,11 @@ from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
 from planc.training.builder import Shape, Value
 from planc.training.expand import expand_operators, inline_local_functions
-from planc.training.fold import bypass_identities, fold_constants
+from planc.training.fold import bypass_identities, fold_constants, share_constants
 from planc.training.opset import at_least_target
 
-LARGE_BYTES = 1 << 10
-"""Initializers above this size are kept out of shape inference, which copies the whole model."""
+SHAPE_ELEMENTS = 64
+"""Initializers up to this size may be shapes, axes or scales; larger ones only make shape inference copy them."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,14 @@ def canonical(forward: onnx.ModelProto, dims: Mapping[str, int]) -> onnx.ModelPr
     return infer_shapes(at_least_target(model))
 
 
-def prepare(model: onnx.ModelProto, ruled: Collection[str]) -> Prepared:
+def prepare(model: onnx.ModelProto, ruled: Collection[str], trained: Collection[str]) -> Prepared:
     """Expand what is not in `ruled`, fold constants, order layers and resolve every shape of a canonical model."""
     fold_constants(model)
     while expand_operators(model, ruled, _known_values(infer_shapes(model))):
         infer_shapes(model)
         fold_constants(model)
     bypass_identities(model, _values(infer_shapes(model)))
+    share_constants(model, trained)
     infer_shapes(model)
     _assign_layers(model)
     version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
@@ -75,7 +77,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     known = {i.name for i in model.graph.input}
     graph.input.extend(model.graph.input)
     for tensor in model.graph.initializer:
-        if tensor.ByteSize() <= LARGE_BYTES:
+        if math.prod(tensor.dims) <= SHAPE_ELEMENTS:
             graph.initializer.append(tensor)
         elif tensor.name not in known:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
@@ -95,6 +97,11 @@ def _typed(graph: onnx.GraphProto) -> tuple[Any, Any]:
 
 def _refuse_unsupported(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise ModelError(
+                f"node {node.name!r}: operator {node.domain}::{node.op_type} is not a standard ONNX operator; export "
+                "the model with standard operators"
+            )
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
             raise ModelError(f"node {node.name!r}: control flow ({node.op_type}) is not supported; unroll it first")
         if node.op_type.startswith(("Sequence", "Optional", "ConcatFromSequence", "SplitToSequence")):
