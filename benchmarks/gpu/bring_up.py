@@ -1,0 +1,200 @@
+"""First contact with a card: every part of the CUDA runtime once, each step on its own, a table last.
+
+    PYTHONPATH=SITE:tests python3 benchmarks/gpu/bring_up.py [--out FOLDER] [STEP ...]
+"""
+
+import argparse
+import json
+import statistics
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+from networks import build
+from support.plans import random_plan
+
+from planc.importer.build import ImportedModel
+from planc.importer.submodel import sub_model
+from planc.plan.plan import Plan
+from planc.runtime import cuda_graph
+from planc.runtime.cuda_driver import Context, call
+from planc.runtime.cuda_provider import cuda_session, load_libraries, reserve_scratch
+from planc.runtime.measure import UnplannedStep, measure, synthetic_feeds
+from planc.runtime.ort import faithful_options, record_scratch
+from planc.runtime.step import load
+
+SCRATCH = 1 << 30
+MIB = 1 << 20
+facts: dict[str, Any] = {}
+
+
+def for_cuda(plan: Plan) -> Plan:
+    """The same plan for a card, with an arena that certainly is large enough."""
+    memory = plan.memory
+    return msgspec.structs.replace(
+        plan,
+        costs=msgspec.structs.replace(plan.costs, kind="cuda"),
+        memory=msgspec.structs.replace(memory, scratch_bytes=SCRATCH, budget_bytes=memory.slab_bytes + SCRATCH),
+    )
+
+
+def used() -> int:
+    """Device memory in use on the whole card."""
+    free, total = call("cuMemGetInfo")
+    return int(total - free)
+
+
+def machine() -> dict[str, object]:
+    info = Context().info()
+    return {"name": info.name, "driver": info.driver_version, "ort": ort.__version__, "used_MiB": used() // MIB}
+
+
+def provider() -> dict[str, object]:
+    load_libraries()
+    reserve_scratch(SCRATCH)
+    return {"available": ",".join(ort.get_available_providers())}
+
+
+def repeatable(name: str) -> dict[str, object]:
+    """Two unplanned sessions over the same batches."""
+    imported = build(name)
+    first, second = UnplannedStep(imported, "cuda"), UnplannedStep(imported, "cuda")
+    different: Counter[str] = Counter()
+    for seed in range(3):
+        feeds = synthetic_feeds(imported.graph, seed)
+        a, b = first(feeds), second(feeds)
+        for mine, theirs in ((a, b), (first.state, second.state)):
+            for key, value in mine.items():
+                different[key] += int((value != theirs[key]).sum())
+    wrong = {k: v for k, v in different.items() if v}
+    return {"hash": imported.graph.content_hash[:12], "operators": len(imported.graph.ops), "different": wrong}
+
+
+def scratch(name: str) -> dict[str, object]:
+    """What ONNX Runtime's statistics say of the provider's scratch, by operator."""
+    imported = build(name)
+    model = sub_model(imported, range(len(imported.graph.ops)))
+    options = faithful_options()
+    record_scratch(options, Path("/tmp/stats.csv"))
+    before = used()
+    session = cuda_session(model.model_bytes, 0, None, options)
+    created = used() - before
+    tensors = imported.graph.tensors
+    feeds = {
+        port.name: np.ones(tensors[port.tensor].shape, tensors[port.tensor].dtype)
+        if np.dtype(tensors[port.tensor].dtype).kind == "f"
+        else np.zeros(tensors[port.tensor].shape, tensors[port.tensor].dtype)
+        for port in model.inputs
+    }
+    session.run([model.outputs[-1].name], feeds)
+    ran = used() - before
+    del session
+    lines = Path("/tmp/stats.csv").read_text().splitlines()
+    (OUT / f"stats-{name}.csv").write_text("\n".join(lines))
+    return {"created_MiB": created // MIB, "ran_MiB": ran // MIB, "header": lines[0], "rows": len(lines)}
+
+
+def planned(name: str, seed: int) -> dict[str, object]:
+    """A random schedule: swaps and recomputations; launched and replayed steps against the unplanned graph."""
+    imported = build(name)
+    plan = for_cuda(random_plan(imported, seed))
+    before = used()
+    with load(plan, imported, measure=True, replay=False) as step:
+        after = used()
+        launched = measure(step, 3, 0, compare=True)
+        loaded = used()
+        launch_ms = timed(step)
+    with load(plan, imported) as step:
+        replayed = measure(step, 4, 0, compare=True)
+        replay_ms = timed(step)
+        refused = step.device.capture_refused
+        nodes = [r.nodes for r in step.device._replays]
+        sessions = step.device.session_count
+    closed = used()
+    return {
+        "segments": len(plan.segments),
+        "copies": len(plan.copies),
+        "sessions": sessions,
+        "launched_differing": launched.differing_values,
+        "replayed_differing": replayed.differing_values,
+        "loss": launched.losses[-1],
+        "launch_ms": launch_ms,
+        "replay_ms": replay_ms,
+        "refused": refused,
+        "nodes": nodes,
+        "slab_MiB": plan.memory.slab_bytes // MIB,
+        "scratch_MiB": launched.peak_scratch_bytes // MIB,
+        "device_MiB": [(x - before) // MIB for x in (after, loaded, closed)],
+    }
+
+
+def timed(step: Any) -> float:
+    """Median ms of a step without feeding."""
+    times = []
+    for _ in range(8):
+        start = time.perf_counter()
+        step._executor.run_step()
+        times.append((time.perf_counter() - start) * 1e3)
+    return round(statistics.median(times), 3)
+
+
+def host_nodes() -> dict[str, object]:
+    """Which kinds of graph nodes a captured step has: counted before host callbacks are bridged."""
+    kinds: Counter[str] = Counter()
+    bridge = cuda_graph._bridge_host_nodes
+
+    def count(graph: Any) -> None:
+        for node in call("cuGraphGetNodes", graph, call("cuGraphGetNodes", graph, 0)[1])[0]:
+            kinds[str(call("cuGraphNodeGetType", node)).split("_TYPE_")[-1]] += 1
+        bridge(graph)
+
+    cuda_graph._bridge_host_nodes = count
+    try:
+        imported = build("gpt-small")
+        with load(for_cuda(random_plan(imported, 3)), imported) as step:
+            feeds = synthetic_feeds(imported.graph, 0)
+            for _ in range(3):
+                step(feeds)
+    finally:
+        cuda_graph._bridge_host_nodes = bridge
+    return dict(kinds)
+
+
+def attempt(name: str, work: Callable[[], dict[str, object]]) -> None:
+    start = time.perf_counter()
+    try:
+        facts[name] = work()
+    except Exception as error:
+        traceback.print_exc(limit=6)
+        facts[name] = {"FAILED": f"{type(error).__name__}: {str(error)[:600]}"}
+    facts[name]["seconds"] = round(time.perf_counter() - start, 1)
+    print(f"{name}: {json.dumps(facts[name], default=str)}", flush=True)
+    (OUT / "bring_up.json").write_text(json.dumps(facts, indent=1, default=str))
+
+
+STEPS: dict[str, Callable[[], dict[str, object]]] = {
+    "machine": machine,
+    "provider": provider,
+    "repeat-r18": lambda: repeatable("r18-small"),
+    "repeat-gpt": lambda: repeatable("gpt-small"),
+    "scratch-r18": lambda: scratch("r18-small"),
+    "scratch-gpt": lambda: scratch("gpt-small"),
+    "planned-r18": lambda: planned("r18-small", 0),
+    "planned-gpt": lambda: planned("gpt-small", 1),
+    "host-nodes": host_nodes,
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("steps", nargs="*", default=list(STEPS))
+    options = parser.parse_args()
+    OUT = options.out
+    for chosen in options.steps:
+        attempt(chosen, STEPS[chosen])

@@ -1,0 +1,35 @@
+"""The training steps that are measured on a card, built with the operator forms for CUDA."""
+
+from dataclasses import dataclass
+
+from planc.importer.build import ImportedModel, import_model
+from planc.training import differentiate
+from planc.training.optimizers import Optimizer
+from planc.zoo import ZooOptions, build_forward
+
+
+@dataclass(frozen=True)
+class Case:
+    """A zoo network with its options, optimizer and precision."""
+
+    network: str
+    options: ZooOptions
+    optimizer: Optimizer
+    precision: str = "float32"
+
+
+CASES = {
+    "r18-small": Case("resnet18", ZooOptions(batch=16, image=112), Optimizer("momentum")),
+    "gpt-small": Case("gpt2", ZooOptions(batch=4, seq=128, depth=4, width=256, classes=2000), Optimizer("adamw")),
+    "r50-32": Case("resnet50", ZooOptions(batch=32), Optimizer("momentum")),
+    "r50-64": Case("resnet50", ZooOptions(batch=64), Optimizer("momentum")),
+    "r152-32": Case("resnet152", ZooOptions(batch=32), Optimizer("momentum")),
+    "gpt2": Case("gpt2", ZooOptions(batch=8, seq=1024), Optimizer("adamw")),
+}
+
+
+def build(name: str) -> ImportedModel:
+    """The training step of a case, imported."""
+    case = CASES[name]
+    forward = build_forward(case.network, case.options)
+    return import_model(differentiate(forward.model, loss=forward.loss, optimizer=case.optimizer, device="cuda"))

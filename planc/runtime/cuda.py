@@ -1,0 +1,259 @@
+"""A CUDA card as a device: one slab, one pinned host slab, one compute stream for all sessions, one stream for each
+copy direction, events for exactly the waits that a plan lists.
+
+Nothing here blocks the host but `synchronize`, the four reads and writes, and loading. A device belongs to the thread
+that made it: ONNX Runtime keeps library handles for each thread.
+"""
+
+import contextlib
+import ctypes
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from planc.errors import DeviceError, InternalError, UsageError
+from planc.importer.submodel import SubModel
+from planc.runtime.cuda_driver import (
+    Context,
+    allocate,
+    allocate_pinned,
+    call,
+    new_event,
+    new_stream,
+)
+from planc.runtime.cuda_graph import Replay, record
+from planc.runtime.cuda_provider import cuda_session, load_libraries, reserve_scratch, run_options
+from planc.runtime.device import Engine, Event, Segment, TensorAddress
+from planc.runtime.ort import faithful_options, read_scratch, record_scratch, share_scratch
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A session with its bindings; `binding` keeps the addresses alive."""
+
+    run: Callable[..., None]
+    binding: ort.SessionIOBinding
+
+
+class CudaDevice:
+    """ONNX Runtime's CUDA provider over one device slab of `slab_bytes` and one pinned slab of `host_bytes`.
+
+    `scratch_bytes` bounds the operators' scratch. With `measure`, `peak_scratch_bytes` tells what was used. Raises
+    DeviceError when memory is refused or the provider does not load, UsageError for a host tier other than `ram`.
+    """
+
+    kind = "cuda"
+
+    def __init__(
+        self,
+        slab_bytes: int,
+        host_bytes: int,
+        scratch_bytes: int,
+        host_tier: str = "ram",
+        measure: bool = False,
+        index: int = 0,
+    ) -> None:
+        if host_tier != "ram":
+            raise UsageError(f"host tier {host_tier!r}: swapped bytes of a CUDA plan go to page-locked memory (ram)")
+        load_libraries()
+        self._context = Context(index)
+        self._closed = False
+        self._size, self._host_size = slab_bytes, host_bytes
+        self._slab = self._host = 0
+        self._streams: dict[Engine, Any] = {}
+        self._events: list[Any] = []
+        self._used_events = 0
+        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._bindings: list[_Bound] = []
+        self._replays: list[Replay] = []
+        self._stats = tempfile.TemporaryDirectory(prefix="planc-") if measure else None
+        try:
+            self._slab = allocate(slab_bytes, "the plan's slab")
+            self._host = allocate_pinned(host_bytes, "the plan's host slab") if host_bytes else 0
+            self._streams = {engine: new_stream() for engine in Engine}
+            reserve_scratch(scratch_bytes, index)
+        except BaseException:
+            self.close()
+            raise
+        self._queue_only = run_options()
+        self.capture_refused = ""
+
+    @property
+    def index(self) -> int:
+        """Which card."""
+        return self._context.index
+
+    @property
+    def peak_scratch_bytes(self) -> int:
+        """Largest scratch of one operator since loading, from ONNX Runtime's own statistics; 0 unless measured."""
+        files = Path(self._stats.name).glob("*.csv") if self._stats else ()
+        return max((read_scratch(file) for file in files), default=0)
+
+    @property
+    def session_count(self) -> int:
+        """Number of distinct sessions loaded so far."""
+        return len(self._sessions)
+
+    @property
+    def used_bytes(self) -> int:
+        """Device memory that the driver counts as taken on the whole card, by anybody."""
+        free, total = call("cuMemGetInfo")
+        return int(total - free)
+
+    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress]) -> Segment:
+        """Create or reuse the session of `model` and bind its ports."""
+        session = self._sessions.get(model.signature) or self._new_session(model)
+        binding = session.io_binding()
+        for port in model.inputs:
+            a = addresses[port.name]
+            binding.bind_input(port.name, "cuda", self.index, a.element_type, a.shape, self._slab + a.offset)
+        for port in model.outputs:
+            a = addresses[port.name]
+            binding.bind_output(port.name, "cuda", self.index, a.element_type, a.shape, self._slab + a.offset)
+        self._bindings.append(_Bound(session._sess.run_with_iobinding, binding._iobinding))
+        return self._bindings[-1]
+
+    def _new_session(self, model: SubModel) -> ort.InferenceSession:
+        options = faithful_options()
+        share_scratch(options)
+        if self._stats:
+            record_scratch(options, Path(self._stats.name) / f"{len(self._sessions)}.csv")
+        stream = int(self._streams[Engine.COMPUTE])
+        session = cuda_session(model.model_bytes, self.index, stream, options)
+        self._sessions[model.signature] = session
+        return session
+
+    def launch(self, segment: Segment) -> None:
+        """Queue the segment's kernels."""
+        if not isinstance(segment, _Bound):
+            raise InternalError("a segment of another device was launched on CUDA")
+        self._run(segment, self._queue_only)
+
+    def _run(self, segment: _Bound, options: ort.RunOptions) -> None:
+        try:
+            segment.run(segment.binding, options)
+        except Exception as error:  # ONNX Runtime raises types of its own that share no base
+            raise DeviceError(f"ONNX Runtime failed inside a segment: {error}") from error
+
+    def copy(self, engine: Engine, slab_offset: int, host_offset: int, size: int) -> None:
+        """Queue the transfer on the direction's stream."""
+        slab, host, stream = self._slab + slab_offset, self._host + host_offset, self._streams[engine]
+        if engine is Engine.OUT:
+            call("cuMemcpyDtoHAsync", host, slab, size, stream)
+        else:
+            call("cuMemcpyHtoDAsync", slab, host, size, stream)
+
+    def record(self, engine: Engine) -> Event:
+        """Record one of the device's events; it is free again after the next `synchronize`."""
+        if self._used_events == len(self._events):
+            self._events.append(new_event())
+        event = self._events[self._used_events]
+        self._used_events += 1
+        call("cuEventRecord", event, self._streams[engine])
+        return event
+
+    def wait(self, engine: Engine, event: Event) -> None:
+        """Make a stream wait for an event that was recorded since the last `synchronize`."""
+        call("cuStreamWaitEvent", self._streams[engine], event, 0)
+
+    def synchronize(self) -> None:
+        """Wait for the three streams and raise what the driver met."""
+        for stream in self._streams.values():
+            call("cuStreamSynchronize", stream)
+        self._used_events = 0
+
+    def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
+        """Record a step as a CUDA graph and return its replay; where the driver refuses, `queue` itself.
+
+        Every segment must have run before, so that libraries are set up. `capture_refused` then says why not.
+        """
+        compute, *copies = self._streams.values()
+        try:
+            replay = record(queue, compute, copies)
+        except DeviceError as error:
+            self.capture_refused = str(error)
+            self.synchronize()
+            return queue
+        self._used_events = 0
+        self._replays.append(replay)
+        return replay
+
+    def write_slab(self, offset: int, value: np.ndarray) -> None:
+        """Copy a host array to the slab, in the order of the compute stream."""
+        array = np.ascontiguousarray(value)
+        self._check(offset, array.nbytes, self._size, "slab")
+        call("cuMemcpyHtoDAsync", self._slab + offset, array.ctypes.data, array.nbytes, self._streams[Engine.COMPUTE])
+        call("cuStreamSynchronize", self._streams[Engine.COMPUTE])
+
+    def read_slab(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """A copy of an array in the slab."""
+        array = np.empty(shape, dtype)
+        self._check(offset, array.nbytes, self._size, "slab")
+        call("cuMemcpyDtoHAsync", array.ctypes.data, self._slab + offset, array.nbytes, self._streams[Engine.COMPUTE])
+        call("cuStreamSynchronize", self._streams[Engine.COMPUTE])
+        return array
+
+    def write_host(self, offset: int, value: np.ndarray) -> None:
+        """Store an array in the pinned slab."""
+        self._host_array(offset, value.dtype, value.shape)[...] = value
+
+    def read_host(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """A copy of an array in the pinned slab."""
+        return self._host_array(offset, dtype, shape).copy()
+
+    def _host_array(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        self._check(offset, size, self._host_size, "host slab")
+        return pinned_array(self._host + offset, size).view(dtype).reshape(shape)
+
+    @staticmethod
+    def _check(offset: int, size: int, limit: int, where: str) -> None:
+        if offset + size > limit:
+            raise InternalError(f"{size} bytes at {offset} lie outside the {where} of {limit}")
+
+    def close(self) -> None:
+        """Free everything, whatever state the card is in; raises nothing that the driver says of it."""
+        if self._closed:
+            return
+        self._closed = True
+        for step in (self._context.enter, self._settle, *(r.close for r in self._replays), self._drop_sessions):
+            _quietly(step)
+        for event in self._events:
+            _quietly(call, "cuEventDestroy", event)
+        for stream in self._streams.values():
+            _quietly(call, "cuStreamDestroy", stream)
+        if self._host:
+            _quietly(call, "cuMemFreeHost", self._host)
+        if self._slab:
+            _quietly(call, "cuMemFree", self._slab)
+        _quietly(self._context.close)
+        if self._stats:
+            self._stats.cleanup()
+
+    def _settle(self) -> None:
+        """Run every session once more with the synchronising options: the host callbacks that free its pinned
+        metadata must be past before the session goes, or the process dies in them."""
+        self.synchronize()
+        last = {id(bound.run.__self__): bound for bound in self._bindings}
+        for bound in last.values():
+            self._run(bound, ort.RunOptions())
+
+    def _drop_sessions(self) -> None:
+        self._bindings.clear()
+        self._sessions.clear()
+
+
+def pinned_array(address: int, size: int) -> np.ndarray:
+    """The `size` bytes of host memory at `address` as an array that does not own them."""
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+
+
+def _quietly(step: Callable[..., object], *arguments: object) -> None:
+    """Closing goes on: what the driver says of a broken card was raised where it broke."""
+    with contextlib.suppress(DeviceError):
+        step(*arguments)
