@@ -29,13 +29,16 @@ def print_json(value: Mapping[str, object]) -> None:
     sys.stdout.write(json.dumps(value) + "\n")
 
 
-def report_training_graph(model: onnx.ModelProto, path: Path, as_json: bool) -> None:
-    """Say what a command that made a training graph has written."""
+def report_written(model: onnx.ModelProto, path: Path, as_json: bool) -> None:
+    """Say what a command that made a model has written."""
     nodes, states = len(model.graph.node), len(read_json(model, STATE))
     if as_json:
         print_json({"model": str(path), "nodes": nodes, "states": states})
     else:
-        err().print(f"{path}: training graph of {nodes} operators, {states} state tensors")
+        kind = (
+            f"training graph of {nodes} operators, {states} state tensors" if states else f"{nodes} operators, forward"
+        )
+        err().print(f"{path}: {kind}")
 
 
 class Update(Protocol):

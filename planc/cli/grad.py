@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from planc.cli.console import report_training_graph
+from planc.cli.console import report_written
 from planc.cli.options import Json, dimensions, optimizer_of
 from planc.importer.load import read_model
 from planc.importer.save import write_model
@@ -31,4 +31,4 @@ def grad(
         dims=dimensions(dim or ()),
     )
     write_model(model, output)
-    report_training_graph(model, output, json)
+    report_written(model, output, json)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from planc.cli.console import out, print_json, report_training_graph
+from planc.cli.console import out, print_json, report_written
 from planc.cli.options import Json, optimizer_of
 from planc.importer.save import write_model
 from planc.training import differentiate
@@ -40,10 +40,13 @@ def build(
         float | None, typer.Option(help="Step size; the optimizer's usual one if not given.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial values.")] = 0,
+    forward: Annotated[bool, typer.Option("--forward", help="Write the forward model only, for `planc grad`.")] = False,
     json: Json = False,
 ) -> None:
     """Build the training step of network NAME: forward, backward and update in one graph of standard operators."""
-    forward = build_forward(name, ZooOptions(batch, image, depth, width, seq, classes, seed))
-    model = differentiate(forward.model, loss=forward.loss, optimizer=optimizer_of(optimizer, learning_rate))
+    built = build_forward(name, ZooOptions(batch, image, depth, width, seq, classes, seed))
+    model = built.model
+    if not forward:
+        model = differentiate(model, loss=built.loss, optimizer=optimizer_of(optimizer, learning_rate))
     write_model(model, output)
-    report_training_graph(model, output, json)
+    report_written(model, output, json)

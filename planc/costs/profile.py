@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from planc.costs.boundary import measure_boundary
 from planc.costs.host import HostInfo, host_info
 from planc.costs.link import measure_link
 from planc.costs.table import CostTable, DeviceInfo, LayerCost
@@ -64,14 +65,9 @@ def profile_cpu(imported: ImportedModel, progress: Progress = lambda *_: None) -
         unique=tuple(costs),
         layers=tuple(index[model.signature] for model in models),
         link=measure_link(),
-        boundary_ns=_BOUNDARY_NS,
+        boundary_ns=measure_boundary(),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
-
-
-_BOUNDARY_NS = 30_000
-"""Host time of one more segment on the CPU: a run call with some tens of bound tensors and the hand-over to a copy
-thread, measured by benchmarks/segments.py."""
 
 
 def _device(host: HostInfo) -> DeviceInfo:
