@@ -73,7 +73,7 @@ class Group:
     def __init__(self, model: Model, offsets: Array, seed: int) -> None:
         self.model, self.offsets = model, offsets
         self.height, self.bound = model.height(offsets), model.load_bound()
-        self._seed, self._halvings = seed, 1
+        self._seed, self._halvings, self._pairs = seed, 1, 0
         self._problem: Problem | None = None
         self._runs = self._turns()
 
@@ -89,12 +89,12 @@ class Group:
                 break
 
     def step(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
-        """One pair of runs. Without a capacity the first attacks the bound, the second the height."""
+        """One pair of runs, at the capacity or, without one, at goals between the bound and the height."""
         if self._problem is None:
             self._problem = build_problem(self.model)
         height = self.height
         jobs = []
-        for goal in (target, max(target, self._below())) if capacity is None else (capacity, capacity):
+        for goal in self._goals(target) if capacity is None else (capacity, capacity):
             limit, rank, rule = next(self._runs)
             control = np.array([0, limit, 0, NONE], np.int64)
             posed = self._problem._replace(capacity=goal)
@@ -106,7 +106,8 @@ class Group:
             # Also when interrupted: the pool waits for its threads.
             for job in jobs:
                 job.control[STOP] = 1
-        self._halvings = 1 if self.height < height else self._halvings % HALVINGS + 1
+        step = -1 if self.height < height else 1
+        self._halvings = min(max(1, self._halvings + step), HALVINGS)
 
     def _collect(self, job: _Job, target: int, deadline: float) -> None:
         if self.height > target:
@@ -120,8 +121,14 @@ class Group:
             # The packing known would not have been pruned at its own height, so the excess is not the initial NONE.
             self.bound = max(self.bound, job.goal + int(job.control[EXCESS]))
 
+    def _goals(self, target: int) -> tuple[int, int]:
+        """Every other pair attacks the bound with one run; all other runs lower the height."""
+        self._pairs += 1
+        below = max(target, self._below())
+        return (target if self._pairs % 2 else below), below
+
     def _below(self) -> int:
-        """A capacity between bound and height: halfway, and closer to the height after every pair in vain."""
+        """A capacity between bound and height: halfway, closer to the height after a pair in vain, and back after a success."""
         return self.height - max(1, (self.height - self.bound) >> self._halvings)
 
     def _turns(self) -> Iterator[tuple[int, Array, _Rule]]:
