@@ -8,7 +8,7 @@ from enum import StrEnum
 import numpy as np
 
 from planc.plan.plan import Direction
-from planc.report.view import PlanView
+from planc.report.view import Content, PlanView
 
 
 class Kind(StrEnum):
@@ -123,7 +123,7 @@ def _recomputations(view: PlanView) -> list[Decision]:
             repeats[run.layer].append(position)
     rebuilt: defaultdict[int, int] = defaultdict(int)
     for stay in view.stays:
-        if stay.maker is not None and stay.end > view.first_slot[stay.maker + 1]:
+        if stay.maker is not None and stay.content is not Content.TEMPORARY:
             rebuilt[stay.maker] += stay.bytes
     times = view.plan.prediction.runs
     return [

@@ -5,7 +5,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from planc.errors import PlanError
 from planc.graph.graph import Graph, Role, input_roles
@@ -38,9 +38,10 @@ _CONTENT_OF_ROLE = {Role.STATE: Content.STATE, Role.CONSTANT: Content.CONSTANT, 
 class Stay:
     """A residency, resolved. It holds its bytes on the slots [`begin`, `end`), predicted as [`begin_ns`, `end_ns`).
 
-    `end` is that of the plan, or one less where stay `taken_over_by` takes the same bytes in place, so that no byte is
-    counted twice. It is written by run `maker` or by copy `brought_by`, or (with neither) is there when the step
-    begins; `copied_out_by` lists the copies that read it.
+    `end` is that of the plan, or earlier where stay `taken_over_by` gets the same bytes before it: in place, or brought
+    back to the address that it was copied out from. So no byte is counted twice; a stay that is brought in for the
+    operator that takes its bytes in place has no slot of its own. It is written by run `maker` or by copy `brought_by`,
+    or (with neither) is there when the step begins; `copied_out_by` lists the copies that read it.
     """
 
     index: int
@@ -122,14 +123,18 @@ class PlanView:
 
     @cached_property
     def takeovers(self) -> dict[int, int]:
-        """For each residency whose bytes another takes in place, that other one."""
-        residencies = self.plan.residencies
-        ending = {(s.offset, s.bytes, s.end): index for index, s in enumerate(residencies)}
-        found: dict[int, int] = {}
+        """For each residency whose bytes another gets before its end, that other one.
+
+        Both have the same offset and bytes. Of two that begin at once, one made by an operator follows one brought in.
+        """
+        residencies, (brought, _) = self.plan.residencies, self.movements
+        places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for index, stay in enumerate(residencies):
-            over = ending.get((stay.offset, stay.bytes, stay.begin + 1))
-            if over is not None and over != index and residencies[over].begin < stay.begin:
-                found[over] = index
+            places[stay.offset, stay.bytes].append(index)
+        found: dict[int, int] = {}
+        for indices in places.values():
+            indices.sort(key=lambda i: (residencies[i].begin, i not in brought))
+            found |= {a: b for a, b in pairwise(indices) if residencies[b].begin < residencies[a].end}
         return found
 
     @cached_property
@@ -159,13 +164,12 @@ class _Resolver:
     def __init__(self, view: PlanView) -> None:
         self.view, self.prediction = view, view.plan.prediction
         self.brought, self.taken = view.movements
+        self.takes_over = {later: index for index, later in view.takeovers.items()}
 
     def stay(self, index: int) -> Stay:
         view, residency = self.view, self.view.plan.residencies[index]
-        brought, taken = self.brought.get(index), self.taken.get(index, ())
         takeover = view.takeovers.get(index)
-        produced = residency.storage not in view.roles and brought is None
-        end = residency.end if takeover is None else residency.end - 1
+        produced = self._produced(index)
         run = view.run_at(residency.begin)
         within = produced and residency.end <= view.first_slot[run + 1]
         return Stay(
@@ -174,30 +178,40 @@ class _Resolver:
             offset=residency.offset,
             bytes=residency.bytes,
             begin=residency.begin,
-            end=end,
-            begin_ns=self._begin_ns(residency.begin, brought, produced),
-            end_ns=self._end_ns(end, taken),
+            end=residency.end if takeover is None else view.plan.residencies[takeover].begin,
+            begin_ns=self._begin_ns(index),
+            end_ns=self._end_ns(index) if takeover is None else self._begin_ns(takeover),
             content=Content.TEMPORARY if within else view.contents.get(residency.storage, Content.TEMPORARY),
             maker=run if produced else None,
-            brought_by=brought,
-            copied_out_by=taken,
+            brought_by=self.brought.get(index),
+            copied_out_by=self.taken.get(index, ()),
             taken_over_by=takeover,
         )
 
-    def _begin_ns(self, begin: int, brought: int | None, produced: bool) -> int:
-        """A copy in may start while compute still waits to execute the slot at which it claims its bytes."""
-        start = self.view.slot_ns(begin)
-        if brought is not None:
-            return min(start, self.prediction.copies[brought][0])
-        return start if produced or begin else 0
+    def _produced(self, index: int) -> bool:
+        return self.view.plan.residencies[index].storage not in self.view.roles and index not in self.brought
 
-    def _end_ns(self, end: int, taken: tuple[int, ...]) -> int:
+    def _begin_ns(self, index: int) -> int:
+        """A copy in may start while compute still waits to execute the slot at which it claims its bytes; it claims
+        them later where they are still being copied out."""
+        begin = self.view.plan.residencies[index].begin
+        start = self.view.slot_ns(begin)
+        if index in self.brought:
+            start = min(start, self.prediction.copies[self.brought[index]][0])
+            return max([start, *self._copied_out_ns(self.takes_over.get(index))])
+        return start if self._produced(index) or begin else 0
+
+    def _end_ns(self, index: int) -> int:
         """Bytes free at a run's first slot are free when the run before it ends, or when they have been copied out."""
-        run = self.view.run_at(end)
-        if end < self.view.slots and self.view.first_slot[run] == end and run:
-            before = self.prediction.runs[run - 1][1]
-            return max([before, *(self.prediction.copies[copy][1] for copy in taken)])
-        return self.view.slot_ns(end)
+        view, end = self.view, self.view.plan.residencies[index].end
+        run = view.run_at(end)
+        if end < view.slots and view.first_slot[run] == end and run:
+            return max([self.prediction.runs[run - 1][1], *self._copied_out_ns(index)])
+        return view.slot_ns(end)
+
+    def _copied_out_ns(self, index: int | None) -> list[int]:
+        """When the copies out of a residency end."""
+        return [] if index is None else [self.prediction.copies[copy][1] for copy in self.taken.get(index, ())]
 
 
 def view_of(plan: Plan, graph: Graph | None = None) -> PlanView:

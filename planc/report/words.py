@@ -106,7 +106,7 @@ def ending_of(view: PlanView, stay: Stay) -> str:
     """The last layer during which a stay holds its bytes, and what ends it there besides the last reading."""
     if stay.end >= view.slots:
         return "step ends"
-    last = view.title(view.run_at(stay.end if stay.taken_over_by is not None else stay.end - 1))
-    if stay.taken_over_by is not None:
-        return f"{last}, in place"
+    last = view.title(view.run_at(max(stay.begin, stay.end - 1)))
+    if stay.taken_over_by is not None and view.stays[stay.taken_over_by].storage != stay.storage:
+        return f"{view.title(view.run_at(stay.end))}, in place"
     return ", ".join([last, *(f"copy {copy} out" for copy in stay.copied_out_by)])
