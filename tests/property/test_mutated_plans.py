@@ -92,7 +92,9 @@ def shift_lifetime(plan: Plan, rng: random.Random) -> Plan | None:
     at = rng.randrange(len(plan.residencies))
     stay = plan.residencies[at]
     begin = max(0, stay.begin + rng.choice((-3, -1, 1, 3)))
-    return replace(plan, residencies=_with(plan.residencies, at, replace(stay, begin=begin, end=max(begin + 1, stay.end))))
+    return replace(
+        plan, residencies=_with(plan.residencies, at, replace(stay, begin=begin, end=max(begin + 1, stay.end)))
+    )
 
 
 def flip_initial(plan: Plan, rng: random.Random) -> Plan | None:

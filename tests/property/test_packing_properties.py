@@ -23,9 +23,7 @@ def lifetimes(draw: st.DrawFn, horizon: int, intervals: int) -> tuple[tuple[int,
 
 
 def buffer_lists(most: int, size: int, horizon: int, alignments: tuple[int, ...]) -> st.SearchStrategy[list[Buffer]]:
-    buffer = st.builds(
-        Buffer, st.just("b"), st.integers(0, size), lifetimes(horizon, 2), st.sampled_from(alignments)
-    )
+    buffer = st.builds(Buffer, st.just("b"), st.integers(0, size), lifetimes(horizon, 2), st.sampled_from(alignments))
     return st.lists(buffer, max_size=most)
 
 

@@ -10,7 +10,9 @@ def made_up_costs(graph: Graph, scratch: int = 2 << 20, bandwidth: int = 10**9) 
     layers = []
     for layer in graph.layers:
         touched = {s for op in range(layer.start, layer.stop) for s in (*graph.op_reads[op], *graph.op_writes[op])}
-        layers.append(LayerCost(compute_ns=1000 + sum(padded_bytes(graph, s) for s in touched) // 4, scratch_bytes=scratch))
+        layers.append(
+            LayerCost(compute_ns=1000 + sum(padded_bytes(graph, s) for s in touched) // 4, scratch_bytes=scratch)
+        )
     points = tuple(
         CopyPoint(size=size, out_ns=1000 + size * 10**9 // bandwidth, in_ns=1000 + size * 10**9 // bandwidth)
         for size in (64, 1 << 20, 1 << 30)

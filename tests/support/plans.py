@@ -23,7 +23,9 @@ def plan_of(imported: ImportedModel, schedule: Schedule) -> Plan:
     base = planning.problem.base_duration_ns
     solution = Solution(schedule, timeline, lowered.slab_bytes, base, "every schedule", 0.0, Status.FEASIBLE)
     budget = lowered.slab_bytes + SCRATCH
-    return assemble_plan(imported, costs, planning, solution, lowered, budget, SCRATCH, 0.0, CompileOptions(solver="test"))
+    return assemble_plan(
+        imported, costs, planning, solution, lowered, budget, SCRATCH, 0.0, CompileOptions(solver="test")
+    )
 
 
 def random_plan(imported: ImportedModel, seed: int) -> Plan:

@@ -1,6 +1,7 @@
 """Random valid schedules: what any solver might return."""
 
 import random
+from itertools import pairwise
 
 from planc.problem.problem import Origin, Problem
 from planc.schedule.schedule import Copy, Direction, Schedule
@@ -31,9 +32,7 @@ def _repeatable(problem: Problem, producer: int, before: int) -> bool:
     return all(m is None or m >= before for m in mutators)
 
 
-def _swapped(
-    problem: Problem, steps: list[int], value: int, rng: random.Random, host_start: set[int]
-) -> list[Copy]:
+def _swapped(problem: Problem, steps: list[int], value: int, rng: random.Random, host_start: set[int]) -> list[Copy]:
     """Copies of one value: out after a use and in before the next; state may start on the host."""
     touches = [p for p, t in enumerate(steps) if value in problem.tasks[t].reads or value in problem.tasks[t].writes]
     origin, end = problem.values[value].origin, len(steps)
@@ -47,7 +46,9 @@ def _swapped(
             out = rng.randint(touches[-1] + 1, end)
             copies.append(Copy(value, Direction.OUT, out, rng.randint(out, end)))
         return copies
-    gaps = [(a, b) for a, b in zip(touches, touches[1:], strict=False) if b > a + 1 and not _made(problem, steps[b], value)]
+    gaps = [
+        (a, b) for a, b in pairwise(touches) if b > a + 1 and not _made(problem, steps[b], value)
+    ]
     if not gaps:
         return []
     a, b = rng.choice(gaps)

@@ -128,7 +128,8 @@ def waste(step: onnx.ModelProto) -> list[str]:
         chained = n.op_type == "Transpose" and transposed.get(n.input[0]) == key(n)
         problems += [f"{n.name} transposes a transpose"] if chained else []
         problems += [f"{n.name} joins {len(n.input)} tensors"] if n.op_type == "Concat" and len(n.input) > 32 else []
-    fixed = [t for t in graph.initializer if t.name not in state]
+    frozen = {i for n in graph.node if n.op_type == "BatchNormalization" for i in n.input[1:]}
+    fixed = [t for t in graph.initializer if t.name not in state and t.name not in frozen]
     constants = Counter((t.data_type, tuple(t.dims), numpy_helper.to_array(t).tobytes()) for t in fixed)
     problems += [f"{count} equal constants of shape {k[1]}" for k, count in constants.items() if count > 1]
     unused = {t.name for t in graph.initializer} - read - set(state)

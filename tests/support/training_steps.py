@@ -10,6 +10,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from planc.graph import annotations
+from planc.runtime.ort import faithful_options
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -38,19 +39,14 @@ def random_batch(step: onnx.ModelProto, seed: int = 3) -> Arrays:
     return feeds
 
 
-def session(step: onnx.ModelProto, threads: int = 1) -> ort.InferenceSession:
-    """A plain session with optimisations off."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the test machine's cores are shared
-    return ort.InferenceSession(step.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def session(step: onnx.ModelProto) -> ort.InferenceSession:
+    """A session with optimisations off, on the process's one thread pool."""
+    return ort.InferenceSession(step.SerializeToString(), faithful_options(), providers=["CPUExecutionProvider"])
 
 
-def run_steps(step: onnx.ModelProto, feeds: Arrays, count: int = 1, threads: int = 1) -> list[Arrays]:
+def run_steps(step: onnx.ModelProto, feeds: Arrays, count: int = 1) -> list[Arrays]:
     """The outputs of `count` successive steps on the same batch."""
-    running, state, feeds = session(step, threads), state_pairs(step), dict(feeds)
+    running, state, feeds = session(step), state_pairs(step), dict(feeds)
     names = [o.name for o in step.graph.output]
     results = []
     for _ in range(count):

@@ -35,7 +35,10 @@ def train(tmp_path: Path, planc: Planc) -> Path:
     """A training graph made by `planc grad`, with costs beside it."""
     onnx.save(networks.forward_cnn(batch=8, channels=16, image=32), tmp_path / "forward.onnx")
     path = tmp_path / "train.onnx"
-    assert planc("grad", tmp_path / "forward.onnx", "--loss", "cross-entropy", "--optimizer", "momentum", "-o", path)[0] == 0
+    assert (
+        planc("grad", tmp_path / "forward.onnx", "--loss", "cross-entropy", "--optimizer", "momentum", "-o", path)[0]
+        == 0
+    )
     write_costs(made_up_costs(import_model(path).graph, scratch=640 << 10), tmp_path / "costs.json")
     return path
 

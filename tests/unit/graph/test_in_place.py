@@ -24,7 +24,9 @@ def _session(op: str, arity: int, attributes: dict[str, object] | None = None) -
 
 def _values() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {n: rng.uniform(0.1, 2, SHAPE).astype(np.float32) * rng.choice([1, -1], SHAPE).astype(np.float32) for n in "ab"}
+    return {
+        n: rng.uniform(0.1, 2, SHAPE).astype(np.float32) * rng.choice([1, -1], SHAPE).astype(np.float32) for n in "ab"
+    }
 
 
 def _in_place(session: ort.InferenceSession, values: dict[str, np.ndarray], over: str) -> np.ndarray:

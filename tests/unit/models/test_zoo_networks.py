@@ -51,11 +51,11 @@ def test_training_graph_keeps_its_contract(name: str) -> None:
     step = differentiate(forward, loss="cross-entropy", optimizer=Optimizer("momentum", learning_rate=0.01))
     assert violations(step) == []
     feeds = random_batch(step)
-    results = run_steps(step, feeds, STEPS, threads=2)
+    results = run_steps(step, feeds, STEPS)
     assert all(np.isfinite(r["loss"]) for r in results)
     if all(node.op_type != "Dropout" for node in forward.graph.node):
         assert min(float(r["loss"]) for r in results[1:]) < float(results[0]["loss"])
-    again = run_steps(step, feeds, 1, threads=2)
+    again = run_steps(step, feeds, 1)
     for first, second in zip(results, again, strict=False):
         assert all(np.array_equal(first[n], second[n]) for n in first)
 

@@ -41,7 +41,7 @@ def test_light_models_differentiate_and_run(path: Path) -> None:
     assert state_pairs(step)
     if step.ByteSize() < LARGE:
         assert violations(step) == []
-    assert np.isfinite(run_steps(step, random_batch(step), threads=2)[0]["loss"])
+    assert np.isfinite(run_steps(step, random_batch(step))[0]["loss"])
 
 
 def test_there_are_nine_light_models() -> None:
