@@ -19,7 +19,6 @@ import onnxruntime as ort
 from networks import build
 from support.plans import random_plan
 
-from planc.importer.build import ImportedModel
 from planc.importer.submodel import sub_model
 from planc.plan.plan import Plan
 from planc.runtime import cuda_graph

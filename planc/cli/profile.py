@@ -7,8 +7,7 @@ import typer
 
 from planc.cli.console import err, print_json, progress
 from planc.cli.options import Device, Json
-from planc.costs.cache import check_device
-from planc.costs.profile import profile_cpu
+from planc.costs.profile import profile as profile_model
 from planc.costs.table import write_costs
 from planc.importer.build import import_model
 from planc.units import format_ns
@@ -21,10 +20,9 @@ def profile(
     json: Json = False,
 ) -> None:
     """Measure every layer of MODEL, its scratch memory, and the copies to the host tier."""
-    check_device(device)
     imported = import_model(model)
     with progress("profiling") as update:
-        table = profile_cpu(imported, update)
+        table = profile_model(imported, device, update)
     write_costs(table, output)
     total = sum(table.layer(i).compute_ns for i in range(len(table.layers)))
     if json:

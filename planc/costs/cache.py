@@ -7,17 +7,17 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from planc.costs.host import host_info
-from planc.costs.profile import Progress, profile_cpu
+from planc.costs.profile import Progress, profile
 from planc.costs.table import CostTable, read_costs, write_costs
-from planc.errors import DeviceError, UsageError
+from planc.errors import DeviceError
 from planc.importer.build import ImportedModel
+from planc.runtime.cuda_driver import Context
 from planc.runtime.ort import versions
 
 
 def costs_for(imported: ImportedModel, device: str, progress: Progress = lambda *_: None) -> CostTable:
     """The cost table of a model on `device`, measured on first use. Raises UsageError for an unknown device."""
-    check_device(device)
-    path = _folder() / f"{_key(imported)}.json"
+    path = _folder() / f"{_key(imported, device)}.json"
     if path.exists():
         try:
             table = read_costs(path)
@@ -25,16 +25,10 @@ def costs_for(imported: ImportedModel, device: str, progress: Progress = lambda 
             return table
         except DeviceError:
             pass  # a damaged or outdated cache entry is measured again
-    table = profile_cpu(imported, progress)
+    table = profile(imported, device, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_costs(table, path)
     return table
-
-
-def check_device(device: str) -> None:
-    """Raise UsageError unless this planc can measure and run on `device`."""
-    if device != "cpu":
-        raise UsageError(f"unknown device {device!r}: this planc measures and runs on cpu")
 
 
 def _folder() -> Path:
@@ -42,12 +36,18 @@ def _folder() -> Path:
     return Path(given) if given else user_cache_path("planc") / "costs"
 
 
-def _key(imported: ImportedModel) -> str:
-    host = host_info()
-    parts = [
-        imported.graph.content_hash,
-        host.name,
-        str(host.threads),
-        *sorted(f"{k}={v}" for k, v in versions().items()),
-    ]
+def _key(imported: ImportedModel, device: str) -> str:
+    parts = [imported.graph.content_hash, *_machine(device), *sorted(f"{k}={v}" for k, v in versions().items())]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
+
+
+def _machine(device: str) -> tuple[str, ...]:
+    """What tells this device from others of its kind."""
+    kind, _, index = device.partition(":")
+    if kind == "cuda":
+        context = Context(int(index or 0))
+        info = context.info()
+        context.close()
+        return device, info.name, info.driver_version
+    host = host_info()
+    return host.name, str(host.threads)

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from planc.costs.table import CopyPoint, Link
+from planc.costs.table import CopyPoint, Link, monotone
 from planc.runtime.ort import faithful_options
 from planc.runtime.tiers import HostTier, open_tier
 
@@ -27,7 +27,7 @@ def measure_link(host_tier: str = "ram") -> Link:
     try:
         tier.store(0, slab.data)  # touch every page once, as the runtime does before its first step
         points = tuple(_point(tier, slab, size) for size in _SIZES)
-        return Link(points=_monotone(points), **_contention(tier, slab))
+        return Link(points=monotone(points), **_contention(tier, slab))
     finally:
         tier.close()
 
@@ -39,15 +39,6 @@ def _point(tier: HostTier, slab: np.ndarray, size: int) -> CopyPoint:
     out = [_timed(tier.store, o, slab[o : o + size]) for o in offsets]
     in_ = [_timed(tier.fetch, o, slab[o : o + size]) for o in offsets]
     return CopyPoint(size=size, out_ns=int(statistics.median(out)), in_ns=int(statistics.median(in_)))
-
-
-def _monotone(points: tuple[CopyPoint, ...]) -> tuple[CopyPoint, ...]:
-    """A larger copy never takes less time: measurement noise is lifted."""
-    lifted: list[CopyPoint] = []
-    for p in points:
-        before = lifted[-1] if lifted else p
-        lifted.append(CopyPoint(size=p.size, out_ns=max(p.out_ns, before.out_ns), in_ns=max(p.in_ns, before.in_ns)))
-    return tuple(lifted)
 
 
 def _timed(move: Callable[[int, memoryview], None], offset: int, part: np.ndarray) -> int:

@@ -1,147 +1,104 @@
 """The profiler: measures on this machine what every layer and every copy costs.
 
-Each distinct layer is run as the segment it will be, with every tensor bound; its time is the median of repeated runs
-once warm. Scratch is what ONNX Runtime itself reports for each operator.
+Each distinct layer is run as the segment it will be, with every tensor bound. How it is timed, and how its scratch is
+found, differs between devices: a meter for each knows.
 """
 
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import onnxruntime as ort
 
-from planc.costs.boundary import measure_boundary
-from planc.costs.host import HostInfo, host_info
-from planc.costs.link import measure_link
-from planc.costs.table import CostTable, DeviceInfo, LayerCost
-from planc.errors import DeviceError
+from planc.costs.table import CostTable, DeviceInfo, LayerCost, Link
+from planc.errors import DeviceError, UsageError
 from planc.importer.build import ImportedModel
-from planc.importer.submodel import Port, SubModel, element_type, sub_model
-from planc.runtime.ort import faithful_options, read_scratch, record_scratch, versions
-
-_WARM_RUNS = 1
-_MIN_RUNS, _MAX_RUNS = 3, 30
-_TARGET_NS = 60_000_000
-"""A layer is repeated until about this long has been measured, within the limits above."""
+from planc.importer.submodel import Port, SubModel, sub_model
 
 Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
-class _Arrays:
-    """Real values for a sub-model's inputs and places for its outputs."""
+class Meter(Protocol):
+    """Measures on one device. Any exception of `layer` means that the layer does not run there."""
 
-    inputs: dict[str, Array]
-    outputs: dict[str, Array]
+    def layer(self, imported: ImportedModel, model: SubModel) -> LayerCost:
+        """Time, spread and scratch of one execution of `model`."""
+        ...
+
+    def link(self) -> Link:
+        """Copies to the host tier and back, and what the engines cost each other."""
+        ...
+
+    def boundary_ns(self) -> int:
+        """Time that one more segment takes."""
+        ...
+
+    def device(self) -> DeviceInfo:
+        """The device, after everything else was measured."""
+        ...
+
+    def close(self) -> None: ...
 
 
-def profile_cpu(imported: ImportedModel, progress: Progress = lambda *_: None) -> CostTable:
-    """Measure `imported` on the CPU provider. Raises DeviceError naming the layer that does not run."""
-    host = host_info()
+def open_meter(device: str) -> Meter:
+    """The meter of `cpu` or `cuda[:index]`. Raises UsageError for another device, DeviceError for an unusable one."""
+    kind, _, index = device.partition(":")
+    if device == "cpu":
+        from planc.costs.profile_cpu import CpuMeter
+
+        return CpuMeter()
+    if kind == "cuda" and (not index or index.isdigit()):
+        from planc.costs.profile_cuda import CudaMeter
+
+        return CudaMeter(int(index or 0))
+    raise UsageError(f"unknown device {device!r}: this planc measures and runs on cpu, cuda and cuda:INDEX")
+
+
+def profile(imported: ImportedModel, device: str, progress: Progress = lambda *_: None) -> CostTable:
+    """Measure `imported` on `device`. Raises DeviceError naming the layer that does not run, UsageError."""
+    meter = open_meter(device)
+    try:
+        return _profile(imported, meter, device, progress)
+    finally:
+        meter.close()
+
+
+def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progress) -> CostTable:
     graph = imported.graph
     models = [sub_model(imported, range(layer.start, layer.stop)) for layer in graph.layers]
-    order = list(dict.fromkeys(model.signature for model in models))
-    first = {signature: next(i for i, m in enumerate(models) if m.signature == signature) for signature in order}
+    first: dict[str, int] = {}
+    for position, model in enumerate(models):
+        first.setdefault(model.signature, position)
     costs = []
-    for done, signature in enumerate(order):
-        layer = graph.layers[first[signature]]
-        progress(done, len(order), layer.title)
+    for done, position in enumerate(first.values()):
+        layer = graph.layers[position]
+        progress(done, len(first), layer.title)
         try:
-            costs.append(_measure(imported, models[first[signature]]))
+            costs.append(meter.layer(imported, models[position]))
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
-            raise DeviceError(f"layer {layer.title!r} does not run on the CPU: {error}") from error
-    progress(len(order), len(order), "copies")
-    index = {signature: position for position, signature in enumerate(order)}
+            raise DeviceError(f"layer {layer.title!r} does not run on {device}: {error}") from error
+    progress(len(first), len(first), "copies")
+    index = {signature: rank for rank, signature in enumerate(first)}
     return CostTable(
         model_hash=graph.content_hash,
-        device=_device(host),
         unique=tuple(costs),
         layers=tuple(index[model.signature] for model in models),
-        link=measure_link(),
-        boundary_ns=measure_boundary(),
+        link=meter.link(),
+        boundary_ns=meter.boundary_ns(),
+        device=meter.device(),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
-def _device(host: HostInfo) -> DeviceInfo:
-    return DeviceInfo(
-        name=host.name, kind="cpu", memory_bytes=host.free_bytes, threads=host.threads, versions=versions()
-    )
-
-
-def _measure(imported: ImportedModel, model: SubModel) -> LayerCost:
-    arrays = _arrays(imported, model)
-    times = _times(imported, model, arrays)
-    median = int(statistics.median(times))
-    spread = int(statistics.median(abs(t - median) for t in times))
-    return LayerCost(compute_ns=max(1, median), scratch_bytes=_scratch(imported, model, arrays), spread_ns=spread)
-
-
-def _arrays(imported: ImportedModel, model: SubModel) -> _Arrays:
-    """Inputs: the initial state where known, else values that keep every operator in range."""
-    rng = np.random.default_rng(0)
-    tensors, known = imported.graph.tensors, {**imported.file.initial_values, **imported.constants}
-
-    def value(port: Port) -> Array:
-        tensor = tensors[port.tensor]
-        if tensor.name in known and known[tensor.name].shape == tensor.shape:
-            return np.asarray(known[tensor.name], order="C")
-        dtype = np.dtype(tensor.dtype)
-        if dtype.kind == "f" or dtype.name == "bfloat16":
-            return (rng.random(tensor.shape, np.float32) + np.float32(0.01)).astype(dtype)
-        low, high = imported.graph.input_ranges.get(tensor.name, (0, 1))
-        return rng.integers(low, high, tensor.shape).astype(dtype)
-
-    return _Arrays(
-        {port.name: value(port) for port in model.inputs},
-        {port.name: np.empty(tensors[port.tensor].shape, tensors[port.tensor].dtype) for port in model.outputs},
-    )
-
-
-def _bind(
-    imported: ImportedModel, model: SubModel, session: ort.InferenceSession, arrays: _Arrays
-) -> ort.SessionIOBinding:
-    binding = session.io_binding()
-    for port in model.inputs:
-        a = arrays.inputs[port.name]
-        binding.bind_input(port.name, "cpu", 0, element_type(imported, port.tensor), a.shape, a.ctypes.data)
-    for port in model.outputs:
-        a = arrays.outputs[port.name]
-        binding.bind_output(port.name, "cpu", 0, element_type(imported, port.tensor), a.shape, a.ctypes.data)
-    return binding
-
-
-def _times(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> Sequence[int]:
-    session = ort.InferenceSession(model.model_bytes, faithful_options(), providers=["CPUExecutionProvider"])
-    binding = _bind(imported, model, session, arrays)
-    run, raw, options = session._sess.run_with_iobinding, binding._iobinding, ort.RunOptions()
-
-    def once() -> int:
-        start = time.perf_counter_ns()
-        run(raw, options)
-        return time.perf_counter_ns() - start
-
-    for _ in range(_WARM_RUNS):
-        estimate = once()
-    repeats = min(_MAX_RUNS, max(_MIN_RUNS, _TARGET_NS // max(1, estimate)))
-    return [once() for _ in range(repeats)]
-
-
-def _scratch(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> int:
-    """Largest sum of temporary allocations of one operator, as ONNX Runtime reports them."""
-    with tempfile.TemporaryDirectory() as folder:
-        stats = Path(folder) / "stats.csv"
-        options = faithful_options()
-        record_scratch(options, stats)
-        session = ort.InferenceSession(model.model_bytes, options, providers=["CPUExecutionProvider"])
-        binding = _bind(imported, model, session, arrays)
-        session._sess.run_with_iobinding(binding._iobinding, ort.RunOptions())
-        del binding, session
-        return read_scratch(stats)
+def sample_value(imported: ImportedModel, port: Port, rng: np.random.Generator) -> Array:
+    """An input's value: the initial state or constant where known, else one that keeps every operator in range."""
+    tensor = imported.graph.tensors[port.tensor]
+    known = imported.file.initial_values.get(tensor.name, imported.constants.get(tensor.name))
+    if known is not None and known.shape == tensor.shape:
+        return np.asarray(known, order="C")
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind == "f" or dtype.name == "bfloat16":
+        return (rng.random(tensor.shape, np.float32) + np.float32(0.01)).astype(dtype)
+    low, high = imported.graph.input_ranges.get(tensor.name, (0, 1))
+    return rng.integers(low, high, tensor.shape).astype(dtype)

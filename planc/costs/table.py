@@ -75,6 +75,15 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
         return a.out_ns + (b.out_ns - a.out_ns) * share // span, a.in_ns + (b.in_ns - a.in_ns) * share // span
 
 
+def monotone(points: tuple[CopyPoint, ...]) -> tuple[CopyPoint, ...]:
+    """A larger copy never takes less time: measurement noise is lifted."""
+    lifted: list[CopyPoint] = []
+    for p in points:
+        before = lifted[-1] if lifted else p
+        lifted.append(CopyPoint(size=p.size, out_ns=max(p.out_ns, before.out_ns), in_ns=max(p.in_ns, before.in_ns)))
+    return tuple(lifted)
+
+
 class CostTable(msgspec.Struct, frozen=True, kw_only=True):
     """Costs of one model on one device. `layers` follows the graph's layers as indices into `unique`.
 

@@ -36,6 +36,7 @@ from planc.runtime.ort import faithful_options, read_scratch, record_scratch, sh
 class _Bound:
     """A session with its bindings; `binding` keeps the addresses alive."""
 
+    session: ort.InferenceSession
     run: Callable[..., None]
     binding: ort.SessionIOBinding
 
@@ -115,7 +116,7 @@ class CudaDevice:
         for port in model.outputs:
             a = addresses[port.name]
             binding.bind_output(port.name, "cuda", self.index, a.element_type, a.shape, self._slab + a.offset)
-        self._bindings.append(_Bound(session._sess.run_with_iobinding, binding._iobinding))
+        self._bindings.append(_Bound(session, session._sess.run_with_iobinding, binding._iobinding))
         return self._bindings[-1]
 
     def _new_session(self, model: SubModel) -> ort.InferenceSession:
@@ -152,7 +153,7 @@ class CudaDevice:
         """Record one of the device's events; it is free again after the next `synchronize`."""
         if self._used_events == len(self._events):
             self._events.append(new_event())
-        event = self._events[self._used_events]
+        event: Event = self._events[self._used_events]
         self._used_events += 1
         call("cuEventRecord", event, self._streams[engine])
         return event
@@ -239,7 +240,7 @@ class CudaDevice:
         """Run every session once more with the synchronising options: the host callbacks that free its pinned
         metadata must be past before the session goes, or the process dies in them."""
         self.synchronize()
-        last = {id(bound.run.__self__): bound for bound in self._bindings}
+        last = {id(bound.session): bound for bound in self._bindings}
         for bound in last.values():
             self._run(bound, ort.RunOptions())
 
@@ -250,7 +251,7 @@ class CudaDevice:
 
 def pinned_array(address: int, size: int) -> np.ndarray:
     """The `size` bytes of host memory at `address` as an array that does not own them."""
-    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
 
 
 def _quietly(step: Callable[..., object], *arguments: object) -> None:

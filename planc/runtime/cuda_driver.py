@@ -12,7 +12,7 @@ from planc.errors import DeviceError
 from planc.units import format_bytes
 
 try:
-    from cuda.bindings import driver
+    from cuda.bindings import driver as driver
 except ImportError:
     driver = None
 
@@ -128,9 +128,9 @@ def pinned_limits() -> str:
     """The limits that bound page-locked memory here, in words."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     words = [f"locked memory limit {'none' if soft == resource.RLIM_INFINITY else format_bytes(soft)}"]
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable"):
-            words.append(f"{format_bytes(int(line.split()[1]) * 1024)} of memory available")
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+    words += [f"{format_bytes(size)} of memory available" for size in available]
     group = Path("/sys/fs/cgroup/memory.max")
     if group.exists() and (text := group.read_text().strip()).isdigit():
         words.append(f"control group limit {format_bytes(int(text))}")

@@ -3,7 +3,7 @@
 import ctypes
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -39,7 +39,7 @@ def load_libraries() -> None:
     Bounds cuBLAS's workspaces first: it reads the environment when a handle is made. Raises DeviceError naming a
     library that is nowhere.
     """
-    global _loaded  # noqa: PLW0603 - the libraries are loaded once a process
+    global _loaded
     with _lock:
         if _loaded:
             return
@@ -47,15 +47,27 @@ def load_libraries() -> None:
         missing = missing_libraries()
         if missing:
             raise DeviceError(
-                f"ONNX Runtime's CUDA provider needs {missing[0]}, which is not installed: install CUDA 13 and cuDNN 9, "
-                "for example with: pip install 'planc[cuda]'"
+                f"ONNX Runtime's CUDA provider needs {missing[0]}, which is not installed: install CUDA 13 and cuDNN 9,"
+                " for example with: pip install 'planc[cuda]'"
             )
+        ort.set_default_logger_severity(3)  # it warns for every session that CUDA is no plug-in
         _loaded = True
 
 
 def missing_libraries() -> list[str]:
     """Load every library of the provider and name those that cannot be."""
     return [name for name in _LIBRARIES if not any(_loads(candidate) for candidate in _candidates(name))]
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of cuDNN and cuBLAS, which choose the kernels."""
+    functions = {"cudnn": ("libcudnn.so.9", "cudnnGetVersion"), "cublas": ("libcublasLt.so.13", "cublasLtGetVersion")}
+    found = {}
+    for name, (library, function) in functions.items():
+        get = getattr(ctypes.CDLL(library), function)
+        get.restype = ctypes.c_size_t
+        found[name] = str(get())
+    return found
 
 
 def _candidates(name: str) -> Iterator[str]:
@@ -90,14 +102,22 @@ def provider_options(index: int, stream: int | None = None) -> dict[str, str]:
 
 
 def cuda_session(
-    source: str | bytes, index: int, stream: int | None = None, options: ort.SessionOptions | None = None
+    source: str | bytes,
+    index: int,
+    stream: int | None = None,
+    options: ort.SessionOptions | None = None,
+    extra: Mapping[str, str] | None = None,
 ) -> ort.InferenceSession:
-    """A session whose operators all run on card `index`. Raises DeviceError when one of them cannot."""
+    """A session whose operators all run on card `index`; `extra` are more provider options.
+
+    Raises DeviceError when an operator cannot run there.
+    """
     load_libraries()
     chosen = options or faithful_options()
     chosen.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    provider = (NAME, {**provider_options(index, stream), **(extra or {})})
     try:
-        return ort.InferenceSession(source, chosen, providers=[(NAME, provider_options(index, stream))], enable_fallback=0)
+        return ort.InferenceSession(source, chosen, providers=[provider], enable_fallback=0)
     except Exception as error:  # ONNX Runtime raises types of its own that share no base
         raise DeviceError(f"ONNX Runtime's CUDA provider refuses the model: {error}") from error
 
@@ -122,8 +142,8 @@ def reserve_scratch(size: int, index: int = 0) -> None:
             ort.create_and_register_allocator_v2(NAME, _memory_info(index), {"device_id": str(index)}, _arena(size))
         if size > _arenas[index]:
             raise DeviceError(
-                f"this process's scratch arena on the card is fixed at {format_bytes(_arenas[index])} by the first plan "
-                f"it loaded, but {format_bytes(size)} are needed: call "
+                f"this process's scratch arena on the card is fixed at {format_bytes(_arenas[index])} by the first "
+                f"plan it loaded, but {format_bytes(size)} are needed: call "
                 f"planc.runtime.cuda_provider.reserve_scratch({size}) before the first planc.load, or use a new process"
             )
 
