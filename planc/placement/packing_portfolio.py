@@ -128,7 +128,7 @@ class Group:
         return (target if self._pairs % 2 else below), below
 
     def _below(self) -> int:
-        """A capacity between bound and height: halfway, closer to the height after a pair in vain, and back after a success."""
+        """A capacity between bound and height: halfway, closer to the height after failures, back after successes."""
         return self.height - max(1, (self.height - self.bound) >> self._halvings)
 
     def _turns(self) -> Iterator[tuple[int, Array, _Rule]]:
