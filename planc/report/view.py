@@ -107,7 +107,8 @@ class PlanView:
     @cached_property
     def stays(self) -> tuple[Stay, ...]:
         """Every residency of the plan, in the plan's order."""
-        return tuple(_Resolver(self).stay(index) for index in range(len(self.plan.residencies)))
+        resolver = _Resolver(self)
+        return tuple(map(resolver.stay, range(len(self.plan.residencies))))
 
     @cached_property
     def movements(self) -> tuple[dict[int, int], dict[int, tuple[int, ...]]]:
