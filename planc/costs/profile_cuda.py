@@ -50,6 +50,7 @@ class CudaMeter:
         self._index, self._stream = index, new_stream()
         self._work = _Work()
         self._rng = np.random.default_rng(0)
+        self._link: LinkMeter | None = None
         self._settled = False
 
     def layer(self, imported: ImportedModel, model: SubModel) -> LayerCost:
@@ -151,17 +152,20 @@ class CudaMeter:
 
     def link(self) -> Link:
         """Copies between device and page-locked memory."""
-        self._work.release()
+        self._release()
         gc.collect()
         self._link = LinkMeter(self._index)
         return self._link.measure()
 
     def boundary_ns(self) -> int:
         """Device time of one more hand-over between streams within a replayed step."""
+        if self._link is None:
+            self._link = LinkMeter(self._index)
         return self._link.boundary_ns()
 
     def device(self) -> DeviceInfo:
         """The card; memory is what is free once the context and the libraries are there."""
+        self._release()
         info = self._context.info()
         major, minor = info.capability
         known = {
@@ -178,11 +182,15 @@ class CudaMeter:
             versions=known,
         )
 
+    def _release(self) -> None:
+        self._work.release()
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
     def close(self) -> None:
         """Free the buffers and the context."""
-        self._work.release()
-        if hasattr(self, "_link"):
-            self._link.close()
+        self._release()
         self._context.close()
 
 

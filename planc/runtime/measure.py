@@ -2,12 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
+from onnx import helper
 
 from planc.graph.graph import Graph, Role
 from planc.importer.build import ImportedModel
@@ -63,10 +65,9 @@ class UnplannedStep:
 
     def __init__(self, imported: ImportedModel, kind: str = "cpu", index: int = 0) -> None:
         proto = imported.file.proto
-        source = str(imported.file.path) if imported.file.path else proto.SerializeToString()
         self._kind, self._index = kind, index
-        self._session = open_session(source, kind, index)
         self._next = dict(imported.state_names)
+        self._session = open_session(_without(proto, set(self._next)).SerializeToString(), kind, index)
         self._names = [value.name for value in proto.graph.output]
         self._state = {name: self._on_device(imported.file.initial_values[name]) for name in self._next}
 
@@ -91,6 +92,16 @@ class UnplannedStep:
         return {name: value.numpy() for name, value in outputs.items()}
 
 
+def _without(proto: onnx.ModelProto, initializers: Collection[str]) -> onnx.ModelProto:
+    """The model without the initial values of some inputs: a session would hold a second copy of each."""
+    graph = proto.graph
+    kept = [tensor for tensor in graph.initializer if tensor.name not in initializers]
+    lean = helper.make_graph(graph.node, graph.name, graph.input, graph.output, kept, value_info=graph.value_info)
+    return helper.make_model(
+        lean, opset_imports=proto.opset_import, ir_version=proto.ir_version, functions=proto.functions
+    )
+
+
 def measure(
     step: TrainingStep,
     steps: int,
@@ -98,7 +109,7 @@ def measure(
     compare: bool,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Measurement:
-    """Run `steps` steps on synthetic batches; with `compare` alternate with the unplanned graph and compare every bit."""
+    """Run `steps` steps on synthetic batches; with `compare` take turns with the unplanned graph and compare every bit."""
     graph = step.imported.graph
     unplanned = UnplannedStep(step.imported, step.device.kind, step.device.index) if compare else None
     loss = graph.tensors[graph.loss].name if graph.loss is not None else None
