@@ -29,8 +29,8 @@ def forward_node(
     **attributes: Any,
 ) -> ForwardNode:
     """The standard operator `op_type` on known tensors, as rules see it; nothing is emitted."""
-    names = [[v.name if v else "" for v in listed] for listed in (inputs, outputs)]
-    proto = helper.make_node(op_type, *names, name=name or f"{b.group.layer}.{op_type}", **attributes)
+    read, made = ([v.name if v else "" for v in listed] for listed in (inputs, outputs))
+    proto = helper.make_node(op_type, read, made, name=name or f"{b.group.layer}.{op_type}", **attributes)
     return ForwardNode(proto, tuple(inputs), tuple(outputs), attributes, b.initializers, table)
 
 

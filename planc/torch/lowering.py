@@ -1,0 +1,276 @@
+"""Lowers the ATen operators of a traced step to ONNX, each by a registered handler."""
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_args
+
+import torch
+from onnx import TensorProto
+
+from planc.errors import InternalError, ModelError
+from planc.torch.tensors import (
+    Constant,
+    Expanded,
+    Permuted,
+    Picked,
+    Recorded,
+    Tensor,
+    composed,
+    onnx_dtype,
+    to_numpy,
+    view_through,
+)
+from planc.training.apply import Update
+from planc.training.builder import Builder, Group, Operand, Shape, Value
+from planc.training.lowering_table import LoweringTable
+
+aten = torch.ops.aten
+
+FOLDED_BYTES = 1 << 28
+"""Results of constants larger than this stay computed."""
+
+Handler = Callable[..., Any]
+H = TypeVar("H", bound=Handler)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A handler and the arguments that it takes as they are, not materialised."""
+
+    handler: Handler
+    raw: frozenset[str]
+
+
+HANDLERS: dict[Any, Registered] = {}
+
+
+def lower(*targets: Any, raw: tuple[str, ...] = ()) -> Callable[[H], H]:
+    """Register the handler of ATen operators: called with the context and the operator's arguments by name."""
+
+    def register(handler: H) -> H:
+        HANDLERS.update(dict.fromkeys(targets, Registered(handler, frozenset(raw))))
+        return handler
+
+    return register
+
+
+@dataclass
+class Lowering:
+    """The state of one lowering: what each traced node became, and what is still to be emitted."""
+
+    b: Builder
+    table: LoweringTable
+    resident: set[str] = field(default_factory=set)
+    """Names of tensors that live through the whole step: reading them again costs no memory."""
+    known: dict[torch.fx.Node, Any] = field(default_factory=dict)
+    updates: list[Update] = field(default_factory=list)
+    index_ranges: dict[str, int] = field(default_factory=dict)
+    """Number of classes that each integer input names."""
+    forward_of: dict[tuple[str, str], Any] = field(default_factory=dict)
+    """(operator, input tensor) -> forward node, for gradients that torch computes from the input but we do not."""
+    specs: list[tuple[Shape, int]] = field(default_factory=list)
+    """(shape, dtype) of the results of the operator being lowered."""
+    _promised: set[str] = field(default_factory=set)
+    _copies: dict[str, list[tuple[Shape, Value, Group]]] = field(default_factory=dict)
+    _views: dict[tuple[str, Shape, Group], Value] = field(default_factory=dict)
+
+    # --- one operator
+
+    def run(self, node: torch.fx.Node) -> None:
+        """Lower one call. Raises ModelError for an operator without handler."""
+        if node.target is operator.getitem:
+            source, index = node.args
+            self.known[node] = self.known[source][index]
+            return
+        given = _bound(node)
+        if self._foldable(node):
+            self.known[node] = self._folded(node)
+            return
+        registered = HANDLERS.get(node.target)
+        if registered is None:
+            raise ModelError(
+                f"torch operator {node.target} (layer {self.b.group.layer!r}, {self.b.group.phase}) has no lowering to "
+                "ONNX; express the module with other operators"
+            )
+        self.specs = [(tuple(v.shape), onnx_dtype(v.dtype)) for v in _values(node) if isinstance(v, torch.Tensor)]
+        ready = {name: self._argument(v, name in registered.raw) for name, v in given.items()}
+        result = registered.handler(self, **ready)
+        self._check(node, result)
+        self.known[node] = result
+
+    def _argument(self, given: Any, raw: bool) -> Any:
+        if isinstance(given, torch.fx.Node):
+            known = self.known[given]
+            return known if raw or not isinstance(known, get_args(Tensor)) else self.value(known)
+        if isinstance(given, (list, tuple)):
+            return [self._argument(item, raw) for item in given]
+        return given
+
+    def _check(self, node: torch.fx.Node, result: Any) -> None:
+        """What a handler returns must be what torch says the operator returns."""
+        for made, expected in zip(result if isinstance(result, tuple) else (result,), _values(node), strict=False):
+            if isinstance(made, Value) and isinstance(expected, torch.Tensor):
+                wanted = (tuple(expected.shape), onnx_dtype(expected.dtype))
+                if (made.shape, made.dtype) != wanted:
+                    raise InternalError(f"{node.target} was lowered to {made}, torch says {wanted}")
+
+    # --- constants
+
+    def _foldable(self, node: torch.fx.Node) -> bool:
+        parts = [self.known.get(n) for n in node.all_input_nodes]
+        if not all(isinstance(part, Constant) for part in parts):
+            return False
+        sizes = [v.numel() * v.element_size() for v in _values(node) if isinstance(v, torch.Tensor)]
+        random = torch.Tag.nondeterministic_seeded in node.target.tags
+        return bool(sizes) and not random and sum(sizes) <= FOLDED_BYTES
+
+    def _folded(self, node: torch.fx.Node) -> Any:
+        def real(item: Any) -> Any:
+            if isinstance(item, torch.fx.Node):
+                return self.known[item].tensor
+            if isinstance(item, torch.device):
+                return torch.device("cpu")
+            return [real(part) for part in item] if isinstance(item, (list, tuple)) else item
+
+        made = node.target(*real(node.args), **{k: real(v) for k, v in node.kwargs.items()})
+        return tuple(Constant(t) for t in made) if isinstance(made, (tuple, list)) else Constant(made)
+
+    def fresh(self, op_type: str) -> str:
+        """A name for the output of an operator that a rule of the library will emit."""
+        stem = f"{self.b.group.layer}.{op_type}"
+        name, serial = stem, 2
+        while name in self.b.values or name in self._promised:
+            name, serial = f"{stem}.{serial}", serial + 1
+        self._promised.add(name)
+        return name
+
+    def number(self, a: Any) -> float | int | bool | None:
+        """The number that a plain number or a uniform constant stands for, None for anything else."""
+        if isinstance(a, (int, float, bool)):
+            return a
+        if isinstance(a, Constant) and a.tensor.numel() == 1:
+            number: float | int | bool = a.tensor.item()
+            return number
+        return self.b.known_scalar(a.value) if isinstance(a, Expanded) else None
+
+    def uniform(self, number: float) -> Expanded:
+        """The first result of this operator, all elements equal to `number`."""
+        shape, dtype = self.specs[0]
+        return Expanded(self.b.full((1,) * len(shape), number, dtype), shape)
+
+    # --- tensors
+
+    def value(self, a: Tensor) -> Value:
+        """The tensor's elements in order, as an ONNX value."""
+        if isinstance(a, Permuted):
+            return self._transposed(a)
+        if isinstance(a, Constant):
+            return self.b.constant(to_numpy(a.tensor))
+        if isinstance(a, Expanded):
+            return self._expanded(a)
+        if isinstance(a, Picked):
+            return self._scattered(a)
+        return self._kept(a) if isinstance(a, Recorded) else a
+
+    def _kept(self, a: Recorded) -> Value:
+        """What a forward operator keeps, where it is read as the tensor that torch gives: a dropout's mask only."""
+        mask = a.node.saved.get("mask")
+        if mask is None:
+            raise ModelError(f"{a.node.where}: a statistic or index that torch returns beside its result is read")
+        return mask
+
+    def _expanded(self, a: Expanded) -> Value:
+        number = self.b.known_scalar(a.value)
+        if number == 0.0 and a.shape:
+            return self.b.zeros(a.shape, a.value.dtype) if a.value.dtype != TensorProto.BOOL else self._plain(a)
+        return self.b.reshape(a.value, ()) if not a.shape else self._plain(a)
+
+    def _plain(self, a: Expanded) -> Value:
+        return self.b.expand(a.value, a.shape)
+
+    def _scattered(self, a: Picked) -> Value:
+        zeros = self.b.zeros(a.shape, a.log_probabilities.dtype)
+        return self.b.op("ScatterElements", [zeros, a.index, a.share], a.shape, axis=1)
+
+    def _transposed(self, a: Permuted) -> Value:
+        """One Transpose, shared inside a group; across groups it reads a copy that lives anyway, not the source."""
+        source, group = a.source, self.b.group
+        copies = self._copies.setdefault(source.name, [])
+        for perm, made, home in copies:
+            if perm == a.perm and (home == group or source.name not in self.resident):
+                return made
+        base, perm = source, a.perm
+        if copies and source.name not in self.resident:
+            first, base, _ = copies[-1]
+            perm = tuple(first.index(axis) for axis in a.perm)
+        made = self.b.transpose(base, perm)
+        copies.append((a.perm, made, group))
+        return made
+
+    def permute(self, a: Tensor, perm: list[int]) -> Tensor:
+        """`a` with permuted axes, not yet materialised."""
+        if isinstance(a, Permuted):
+            return composed(a, perm)
+        plain = self.value(a)
+        moved = [axis for axis in perm if plain.shape[axis] != 1]
+        if moved == sorted(moved):
+            return self.reshape(plain, [plain.shape[axis] for axis in perm])
+        return composed(plain, perm)
+
+    def view(self, a: Tensor, shape: Sequence[int]) -> Value:
+        """`a` under another shape, its elements in order."""
+        return self.value(self.reshape(a, shape))
+
+    def reshape(self, a: Tensor, shape: Sequence[int]) -> Tensor:
+        """A view of `a`; of a permuted tensor a permuted view where that is possible."""
+        shape = tuple(int(d) for d in shape)
+        if isinstance(a, Expanded) and a.value.size == 1:
+            return Expanded(self.b.reshape(a.value, (1,) * len(shape)), shape)
+        if isinstance(a, Permuted):
+            if a.shape == shape:
+                return a
+            through = view_through(a, shape)
+            if through is not None:
+                return self.permute(self.view(a.source, through.source_shape), list(through.perm))
+        plain = self.value(a)
+        if plain.shape == shape:
+            return plain
+        key = (plain.name, shape, self.b.group)
+        if key not in self._views:
+            self._views[key] = self.b.reshape(plain, shape)
+        return self._views[key]
+
+    def matrix(self, a: Tensor) -> tuple[Value, bool]:
+        """A matrix operand and whether it is to be read transposed."""
+        return (a.source, True) if isinstance(a, Permuted) else (self.value(a), False)
+
+    def operand(self, a: Tensor | float, like: Shape) -> Operand:
+        """An operand that broadcasts against a tensor of shape `like`."""
+        number = self.number(a)
+        if number is not None and not isinstance(number, bool):
+            return number
+        if isinstance(a, Expanded) and len(a.shape) <= len(like):
+            return a.value
+        return self.value(self._tensor(a))
+
+    @staticmethod
+    def _tensor(a: Tensor | float) -> Tensor:
+        """Plain booleans as constants."""
+        return a if isinstance(a, get_args(Tensor)) else Constant(torch.tensor(a))
+
+
+def _values(node: torch.fx.Node) -> tuple[Any, ...]:
+    value = node.meta.get("val")
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _bound(node: torch.fx.Node) -> dict[str, Any]:
+    """The arguments of a call by the names of its schema, defaults filled in."""
+    arguments = node.target._schema.arguments
+    positional = {a.name: v for a, v in zip(arguments, node.args, strict=False)}
+    defaults = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    return {**defaults, **positional, **node.kwargs}
+
+
+__all__ = ["HANDLERS", "Lowering", "Tensor", "aten", "lower"]

@@ -1,0 +1,113 @@
+"""Embeddings, gathers and scatters."""
+
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from planc.errors import ModelError
+from planc.torch.lowering import Lowering, aten, lower
+from planc.training.apply import forward_node, gradients_of
+from planc.training.builder import Value
+
+
+@lower(aten.embedding.default)
+def embedding(
+    c: Lowering, weight: Value, indices: Value, padding_idx: int = -1, scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Value:  # fmt: skip
+    """Rows of `weight`."""
+    del padding_idx, scale_grad_by_freq, sparse
+    c.index_ranges[indices.name] = min(weight.shape[0], c.index_ranges.get(indices.name, weight.shape[0]))
+    return c.b.op("Gather", [weight, indices], c.specs[0][0], axis=0)
+
+
+@lower(aten.embedding_dense_backward.default)
+def embedding_backward(
+    c: Lowering, grad_output: Value, indices: Value, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> Value:
+    """Rows summed by index, in the library's repeatable form; the padding row gets none."""
+    if scale_grad_by_freq:
+        raise ModelError("embeddings whose gradient is scaled by frequency are not supported")
+    table = Value("", (num_weights, grad_output.shape[-1]), grad_output.dtype)
+    found = _gather_gradient(c, table, indices, grad_output, 0)
+    if not 0 <= padding_idx < num_weights:
+        return found
+    kept = np.ones((num_weights, 1), np.float32)
+    kept[padding_idx] = 0
+    return c.b.mul(found, c.b.cast(c.b.constant(kept), found.dtype))
+
+
+def _gather_gradient(c: Lowering, table: Value, indices: Value, dy: Value, axis: int) -> Value:
+    node = forward_node(c.b, c.table, "Gather", [table, indices], [dy], axis=axis)
+    return c.b.cast(gradients_of(c.b, node, [dy], [0])[0], table.dtype)
+
+
+@lower(aten.index_select.default)
+def index_select(c: Lowering, self: Value, dim: int, index: Value) -> Value:
+    """Positions `index` of an axis."""
+    return c.b.op("Gather", [self, index], c.specs[0][0], axis=dim % self.rank)
+
+
+def _sole_index(indices: list[Value | None]) -> tuple[int, Value]:
+    """(axis, index) of indexing by one integer tensor."""
+    given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
+    if len(given) != 1 or given[0][1].dtype == TensorProto.BOOL:
+        raise ModelError("indexing by several tensors or by a mask has no lowering to ONNX; use gather or where")
+    return given[0]
+
+
+@lower(aten.index.Tensor, aten._unsafe_index.Tensor)
+def index(c: Lowering, self: Value, indices: list[Value | None]) -> Value:
+    """self[..., index, ...] by one integer tensor."""
+    axis, at = _sole_index(indices)
+    return c.b.op("Gather", [self, at], c.specs[0][0], axis=axis)
+
+
+@lower(aten.index_put.default, aten._unsafe_index_put.default, raw=("self",))
+def index_put(c: Lowering, self: Any, indices: list[Value | None], values: Value, accumulate: bool = False) -> Value:
+    """Values added at the positions of one integer tensor: the gradient of indexing."""
+    axis, at = _sole_index(indices)
+    if not accumulate:
+        raise ModelError("assignment to indexed positions has no repeatable lowering to ONNX; use where")
+    shape, dtype = c.specs[0]
+    added = _gather_gradient(c, Value("", shape, dtype), at, values, axis)
+    return added if c.number(self) == 0 else c.b.add(c.value(self), added)
+
+
+@lower(aten.gather.default)
+def gather(c: Lowering, self: Value, dim: int, index: Value, sparse_grad: bool = False) -> Value:
+    """One element per index along an axis."""
+    del sparse_grad
+    return c.b.op("GatherElements", [self, index], index.shape, self.dtype, axis=dim % self.rank)
+
+
+@lower(aten.scatter_add.default, raw=("self",))
+def scatter_add(c: Lowering, self: Any, dim: int, index: Value, src: Value) -> Value:
+    """src added at `index` along an axis; onto zeros it is the gradient of a gather."""
+    shape, dtype = c.specs[0]
+    axis, part = dim % len(shape), src
+    if src.shape != index.shape:
+        part = c.b.slice(src, {i: (0, d, 1) for i, d in enumerate(index.shape)})
+    node = forward_node(
+        c.b, c.table, "GatherElements", [Value("", shape, dtype), index], [part], axis=axis
+    )
+    added = c.b.cast(gradients_of(c.b, node, [part], [0])[0], dtype)
+    return added if c.number(self) == 0 else c.b.add(c.value(self), added)
+
+
+@lower(aten.scatter.value, aten.scatter.src)
+def scatter(c: Lowering, self: Value, dim: int, index: Value, value: Any = None, src: Value | None = None) -> Value:
+    """Elements replaced at `index` along an axis; indices must not collide."""
+    part = src if src is not None else c.b.expand(c.b.scalar_for(float(value), self), index.shape)
+    return c.b.op("ScatterElements", [self, index, part], self.shape, axis=dim % self.rank)
+
+
+@lower(aten.one_hot.default)
+def one_hot(c: Lowering, self: Value, num_classes: int = -1) -> Value:
+    """1 at each label, else 0."""
+    levels = c.b.constant(np.array([0, 1], np.int64))
+    del num_classes
+    return c.b.op("OneHot", [self, c.b.ints([c.specs[0][0][-1]]), levels], *c.specs[0])
+
+

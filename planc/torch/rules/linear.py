@@ -1,0 +1,35 @@
+"""Matrix products; operands are read transposed in place where ONNX's Gemm can."""
+
+from typing import Any
+
+from planc.torch.lowering import Lowering, aten, lower
+from planc.training.builder import Value
+
+
+@lower(aten.mm.default, raw=("self", "mat2"))
+def mm(c: Lowering, self: Any, mat2: Any) -> Value:
+    """[M, K] x [K, N]."""
+    (a, trans_a), (b, trans_b) = c.matrix(self), c.matrix(mat2)
+    return c.b.gemm(a, b, trans_a=trans_a, trans_b=trans_b)
+
+
+@lower(aten.addmm.default, raw=("mat1", "mat2"))
+def addmm(c: Lowering, self: Value, mat1: Any, mat2: Any, beta: float = 1, alpha: float = 1) -> Value:
+    """beta self + alpha mat1 mat2."""
+    (a, trans_a), (b, trans_b) = c.matrix(mat1), c.matrix(mat2)
+    flags: dict[str, Any] = {k: 1 for k, on in (("transA", trans_a), ("transB", trans_b)) if on}
+    flags |= {k: float(v) for k, v in (("alpha", alpha), ("beta", beta)) if v != 1}
+    return c.b.op("Gemm", [a, b, self], c.specs[0][0], a.dtype, **flags)
+
+
+@lower(aten.bmm.default)
+def bmm(c: Lowering, self: Value, mat2: Value) -> Value:
+    """A product per batch element."""
+    return c.b.matmul(self, mat2)
+
+
+@lower(aten.baddbmm.default)
+def baddbmm(c: Lowering, self: Value, batch1: Value, batch2: Value, beta: float = 1, alpha: float = 1) -> Value:
+    """beta self + alpha batch1 batch2."""
+    product = c.b.mul(c.b.matmul(batch1, batch2), float(alpha))
+    return c.b.add(product, c.b.mul(self, float(beta))) if beta else product

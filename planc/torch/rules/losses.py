@@ -1,0 +1,63 @@
+"""Log-probabilities and the negative log-likelihood of labels."""
+
+from typing import Any
+
+from planc.errors import ModelError
+from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.tensors import Picked
+from planc.training.apply import forward_node, gradients_of
+from planc.training.builder import Value
+from planc.training.likelihood import Labels, likelihood, likelihood_gradient, read_labels
+
+_REDUCTIONS = ("none", "mean", "sum")
+
+
+@lower(aten._log_softmax.default)
+def log_softmax(c: Lowering, self: Value, dim: int, half_to_float: bool = False) -> Value:
+    """x - log sum exp(x) along an axis."""
+    del half_to_float
+    return c.b.unary("LogSoftmax", self, axis=dim % self.rank)
+
+
+@lower(aten._log_softmax_backward_data.default, raw=("grad_output",))
+def log_softmax_backward(c: Lowering, grad_output: Any, output: Value, dim: int, input_dtype: Any) -> Value:
+    """From the output; of picked labels in one pass over the classes."""
+    del input_dtype
+    axis = dim % output.rank
+    if isinstance(grad_output, Picked) and axis == 1:
+        return likelihood_gradient(c.b, output, grad_output.index, grad_output.share)
+    node = forward_node(c.b, c.table, "LogSoftmax", [None], [output], axis=axis)
+    return gradients_of(c.b, node, [c.value(grad_output)], [0])[0]
+
+
+def _labels(c: Lowering, logp: Value, target: Value, weight: Value | None, ignored: int) -> Labels:
+    if weight is not None:
+        raise ModelError("cross-entropy with class weights is not supported")
+    c.index_ranges.setdefault(target.name, logp.shape[1])
+    return read_labels(c.b, logp, target, ignored)
+
+
+@lower(aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)
+def nll_loss(
+    c: Lowering, self: Value, target: Value, weight: Value | None, reduction: int, ignore_index: int
+) -> tuple[Value, Value]:
+    """The loss and the number of labels that count, as torch returns them."""
+    labels = _labels(c, self, target, weight, ignore_index)
+    return likelihood(c.b, self, labels, _REDUCTIONS[reduction]), labels.count
+
+
+@lower(aten.nll_loss_backward.default, aten.nll_loss2d_backward.default)
+def nll_loss_backward(
+    c: Lowering, grad_output: Value, self: Value, target: Value, weight: Value | None, reduction: int,
+    ignore_index: int, total_weight: Value,
+) -> Picked:  # fmt: skip
+    """-share at each label, where share is the gradient of the loss by one position."""
+    labels = _labels(c, self, target, weight, ignore_index)
+    share = c.b.unary("Neg", labels.counted)
+    if _REDUCTIONS[reduction] == "mean":
+        share = c.b.div(share, c.view(total_weight, (1,) * self.rank))
+    known = c.b.known_scalar(grad_output)
+    if known != 1.0:
+        each = labels.index.shape if grad_output.shape else (1,) * self.rank
+        share = c.b.mul(share, c.view(grad_output, each))
+    return Picked(self, labels.index, share)

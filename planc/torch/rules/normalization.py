@@ -1,0 +1,199 @@
+"""Normalisation layers and softmax."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from onnx import helper
+
+from planc.errors import ModelError
+from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.tensors import Recorded
+from planc.training.apply import emit_forward, forward_node, gradients_of
+from planc.training.builder import Builder, Value
+from planc.training.registry import ForwardNode
+from planc.training.rules.reductions import channel_sum
+
+
+def _vector(c: Lowering, given: Value | None, size: int, number: float, dtype: int) -> Value:
+    return given if given is not None else c.b.full((size,), number, dtype)
+
+
+def _batch_norm_node(
+    c: Lowering, x: Value, y: Value, weight: Value | None, bias: Value | None, statistics: tuple[Value | None, ...],
+    training: bool, epsilon: float,
+) -> ForwardNode:  # fmt: skip
+    channels = x.shape[1]
+    scale, shift = _vector(c, weight, channels, 1.0, x.dtype), _vector(c, bias, channels, 0.0, x.dtype)
+    mean, variance = (
+        _vector(c, s, channels, n, x.dtype) for s, n in zip(statistics, (0.0, 1.0), strict=True)
+    )
+    inputs = [x, scale, shift, mean, variance]
+    return forward_node(
+        c.b, c.table, "BatchNormalization", inputs, [y], epsilon=float(epsilon), training_mode=int(training)
+    )
+
+
+@lower(aten._native_batch_norm_legit_functional.default)
+def batch_norm(
+    c: Lowering, input: Value, weight: Value | None, bias: Value | None, running_mean: Value, running_var: Value,
+    training: bool, momentum: float, eps: float,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Batch statistics, the statistics' record for the gradient, and the running statistics that follow.
+
+    torch keeps the unbiased variance in its running statistics. They are emitted later, in an update layer.
+    """
+    y = Value(c.fresh("BatchNormalization"), *c.specs[0])
+    node = _batch_norm_node(c, input, y, weight, bias, (running_mean, running_var), training, eps)
+    record = Recorded(emit_forward(c.b, node)[0])
+    if not training:
+        return y, record, record, running_mean, running_var
+    count = input.size // input.shape[1]
+    unbiased = count / (count - 1) if count > 1 else 1.0
+    moved = []
+    for statistic, running, factor in (("mean", running_mean, 1.0), ("variance", running_var, unbiased)):
+        following = Value(f"{running.name}.next", running.shape, running.dtype)
+        c.updates.append(partial(_moved, running, record.node.saved[statistic], following, momentum, factor))
+        moved.append(following)
+    return y, record, record, *moved
+
+
+def _moved(
+    running: Value, batch: Value, following: Value, momentum: float, factor: float, b: Builder
+) -> dict[str, Value]:
+    """running (1 - momentum) + batch factor momentum."""
+    kept = b.mul(running, 1 - momentum)
+    return {running.name: b.add(kept, b.mul(batch, momentum * factor), name=following.name)}
+
+
+@lower(aten._native_batch_norm_legit.no_stats)
+def batch_norm_without_statistics(
+    c: Lowering, input: Value, weight: Value | None, bias: Value | None, training: bool, momentum: float, eps: float
+) -> tuple[Any, ...]:
+    """Batch statistics only."""
+    del momentum
+    y = Value(c.fresh("BatchNormalization"), *c.specs[0])
+    node = _batch_norm_node(c, input, y, weight, bias, (None, None), training, eps)
+    record = Recorded(emit_forward(c.b, node)[0])
+    return y, record, record
+
+
+@lower(aten._native_batch_norm_legit_no_training.default)
+def batch_norm_frozen(
+    c: Lowering, input: Value, weight: Value | None, bias: Value | None, running_mean: Value, running_var: Value,
+    momentum: float, eps: float,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Normalisation by the running statistics, which stay as they are."""
+    y, record, *_ = batch_norm(c, input, weight, bias, running_mean, running_var, False, momentum, eps)
+    return y, record, record
+
+
+@lower(aten.native_batch_norm_backward.default, raw=("save_mean", "save_invstd"))
+def batch_norm_backward(
+    c: Lowering, grad_out: Value, input: Value, weight: Value | None, running_mean: Value | None,
+    running_var: Value | None, save_mean: Any, save_invstd: Any, train: bool, eps: float, output_mask: list[bool],
+) -> tuple[Value | None, ...]:  # fmt: skip
+    """The gradients of input, weight and bias."""
+    del save_invstd
+    if isinstance(save_mean, Recorded):
+        node = save_mean.node
+    elif not train:
+        node = _batch_norm_node(c, input, grad_out, weight, None, (running_mean, running_var), False, eps)
+    else:
+        raise ModelError("a batch-norm's gradient without its forward operator has no lowering to ONNX")
+    found = gradients_of(c.b, node, [grad_out], [i for i, asked in enumerate(output_mask) if asked])
+    return tuple(found.get(i) for i in range(3))
+
+
+def _layer_norm_node(
+    c: Lowering, x: Value, y: Value, normalized_shape: list[int], weight: Value | None, bias: Value | None, eps: float
+) -> ForwardNode:
+    shape = tuple(normalized_shape)
+    numpy_type = helper.tensor_dtype_to_np_dtype(x.dtype)
+    scale = weight or c.b.constant(np.ones(shape, numpy_type))
+    inputs = [x, scale] if bias is None else [x, scale, bias]
+    return forward_node(
+        c.b, c.table, "LayerNormalization", inputs, [y], axis=-len(shape), epsilon=float(eps)
+    )
+
+
+@lower(aten.native_layer_norm.default)
+def layer_norm(
+    c: Lowering, input: Value, normalized_shape: list[int], weight: Value | None, bias: Value | None, eps: float
+) -> tuple[Any, ...]:
+    """The output; mean and deviation are computed anew where the gradient needs them."""
+    y = Value(c.fresh("LayerNormalization"), *c.specs[0])
+    node = _layer_norm_node(c, input, y, normalized_shape, weight, bias, eps)
+    record = Recorded(emit_forward(c.b, node)[0])
+    return y, record, record
+
+
+@lower(aten.native_layer_norm_backward.default, raw=("mean", "rstd"))
+def layer_norm_backward(
+    c: Lowering, grad_out: Value, input: Value, normalized_shape: list[int], mean: Any, rstd: Any,
+    weight: Value | None, bias: Value | None, output_mask: list[bool],
+) -> tuple[Value | None, ...]:  # fmt: skip
+    """The gradients of input, weight and bias."""
+    del input, normalized_shape, rstd, weight, bias
+    if not isinstance(mean, Recorded):
+        raise ModelError("a layer-norm's gradient without its forward operator has no lowering to ONNX")
+    found = gradients_of(c.b, mean.node, [grad_out], [i for i, asked in enumerate(output_mask) if asked])
+    return tuple(found.get(i) for i in range(3))
+
+
+@lower(aten.native_group_norm.default)
+def group_norm(
+    c: Lowering, input: Value, weight: Value | None, bias: Value | None, N: int, C: int, HxW: int, group: int,
+    eps: float,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Groups of channels normalised per sample (Wu and He, 2018): an instance norm of [N, group, rest], then scaled."""
+    del C, HxW
+    b, column = c.b, (1, input.shape[1], *[1] * (input.rank - 2))
+    rows = c.view(input, (N, group, input.size // (N * group)))
+    one, zero = (b.full((group,), n, input.dtype) for n in (1.0, 0.0))
+    xhat = Value(c.fresh("InstanceNormalization"), rows.shape, rows.dtype)
+    node = forward_node(b, c.table, "InstanceNormalization", [rows, one, zero], [xhat], epsilon=float(eps))
+    record = Recorded(emit_forward(b, node)[0])
+    y = c.view(xhat, input.shape)
+    y = y if weight is None else b.mul(y, c.view(weight, column))
+    return (y if bias is None else b.add(y, c.view(bias, column))), record, record
+
+
+@lower(aten.native_group_norm_backward.default, raw=("mean", "rstd"))
+def group_norm_backward(
+    c: Lowering, grad_out: Value, input: Value, mean: Any, rstd: Any, weight: Value | None, N: int, C: int, HxW: int,
+    group: int, output_mask: list[bool],
+) -> tuple[Value | None, ...]:  # fmt: skip
+    """The gradients of input, weight and bias; the normalised input is computed anew, so only the input is kept."""
+    del rstd, N, C, HxW, group
+    if not isinstance(mean, Recorded):
+        raise ModelError("a group-norm's gradient without its forward operator has no lowering to ONNX")
+    b, node, channels = c.b, mean.node, input.shape[1]
+    found: list[Value | None] = [None, None, None]
+    if output_mask[1]:
+        again = b.op("InstanceNormalization", list(node.inputs), node.output.shape, **node.attributes)
+        xhat = c.view(again, input.shape)
+        found[1] = c.view(channel_sum(b, c.table, b.mul(grad_out, xhat)), (channels,))
+    if output_mask[2]:
+        found[2] = c.view(channel_sum(b, c.table, grad_out), (channels,))
+    if output_mask[0]:
+        column = (1, channels, *[1] * (input.rank - 2))
+        scaled = grad_out if weight is None else b.mul(grad_out, c.view(weight, column))
+        rows = gradients_of(b, node, [c.view(scaled, node.output.shape)], [0])[0]
+        found[0] = c.view(rows, input.shape)
+    return tuple(found)
+
+
+@lower(aten._softmax.default)
+def softmax(c: Lowering, self: Value, dim: int, half_to_float: bool = False) -> Value:
+    """exp(x) / sum exp(x) along an axis."""
+    del half_to_float
+    return c.b.unary("Softmax", self, axis=dim % self.rank)
+
+
+@lower(aten._softmax_backward_data.default)
+def softmax_backward(c: Lowering, grad_output: Value, output: Value, dim: int, input_dtype: Any) -> Value:
+    """From the output."""
+    del input_dtype
+    node = forward_node(c.b, c.table, "Softmax", [None], [output], axis=dim % output.rank)
+    return gradients_of(c.b, node, [grad_output], [0])[0]

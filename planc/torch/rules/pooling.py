@@ -1,0 +1,213 @@
+"""Pools and resizing."""
+
+import math
+from typing import Any
+
+import numpy as np
+from onnx import helper
+
+from planc.errors import ModelError
+from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.tensors import Recorded
+from planc.training.apply import emit_forward, forward_node, gradients_of
+from planc.training.builder import Array, Value
+from planc.training.registry import ForwardNode
+
+
+def _pads(
+    x: Value, y: tuple[int, ...], kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]
+) -> list[int]:
+    """(before..., after...): what a ceiling of the output size adds becomes padding behind."""
+    after = []
+    for i, k in enumerate(kernel):
+        reach = (y[2 + i] - 1) * stride[i] + dilation[i] * (k - 1) + 1
+        after.append(max(padding[i], reach - x.shape[2 + i] - padding[i]))
+    return [*padding, *after]
+
+
+def _full(values: list[int] | int | None, dims: int, default: list[int]) -> list[int]:
+    if not values and values != 0:
+        return default
+    listed = [values] if isinstance(values, int) else list(values)
+    return listed * (dims // len(listed))
+
+
+@lower(aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default)
+def max_pool(
+    c: Lowering, self: Value, kernel_size: list[int], stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> tuple[Value, Recorded]:  # fmt: skip
+    """Maximum of each window; what the gradient needs instead of torch's indices."""
+    del ceil_mode
+    dims = self.rank - 2
+    kernel = _full(kernel_size, dims, [])
+    strides, dilations = _full(stride, dims, kernel), _full(dilation, dims, [1] * dims)
+    pads = _pads(self, c.specs[0][0], kernel, strides, _full(padding, dims, [0] * dims), dilations)
+    y = Value(c.fresh("MaxPool"), *c.specs[0])
+    node = forward_node(
+        c.b, c.table, "MaxPool", [self], [y], kernel_shape=kernel, strides=strides, pads=pads, dilations=dilations
+    )
+    return y, Recorded(emit_forward(c.b, node)[0])
+
+
+@lower(
+    aten.max_pool2d_with_indices_backward.default, aten.max_pool3d_with_indices_backward.default, raw=("indices",)
+)
+def max_pool_backward(c: Lowering, grad_output: Value, self: Value, indices: Any, **_: Any) -> Value:
+    """To the maxima that the forward pool found."""
+    del self
+    if not isinstance(indices, Recorded):
+        raise ModelError("a max pool's gradient without its forward operator has no lowering to ONNX")
+    return gradients_of(c.b, indices.node, [grad_output], [0])[0]
+
+
+def _average_node(
+    c: Lowering, x: Value, y: Value, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool,
+    count_include_pad: bool, divisor_override: int | None,
+) -> ForwardNode:  # fmt: skip
+    dims = x.rank - 2
+    kernel, given = _full(kernel_size, dims, []), _full(padding, dims, [0] * dims)
+    strides = _full(stride, dims, kernel)
+    pads = _pads(x, y.shape, kernel, strides, given, [1] * dims)
+    if divisor_override is not None or (ceil_mode and count_include_pad and pads[dims:] != given and any(given)):
+        raise ModelError(f"average pool of layer {c.b.group.layer!r}: this divisor has no counterpart in ONNX")
+    include = int(count_include_pad and pads[dims:] == given)
+    return forward_node(
+        c.b, c.table, "AveragePool", [x], [y], kernel_shape=kernel, strides=strides, pads=pads,
+        count_include_pad=include,
+    )  # fmt: skip
+
+
+@lower(aten.avg_pool2d.default, aten.avg_pool3d.default)
+def average_pool(
+    c: Lowering, self: Value, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    count_include_pad: bool = True, divisor_override: int | None = None,
+) -> Value:  # fmt: skip
+    """Mean of each window."""
+    y = Value(c.fresh("AveragePool"), *c.specs[0])
+    emit_forward(
+        c.b,
+        _average_node(c, self, y, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override),
+    )
+    return y
+
+
+@lower(aten.avg_pool2d_backward.default, aten.avg_pool3d_backward.default)
+def average_pool_backward(
+    c: Lowering, grad_output: Value, self: Value, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool,
+    count_include_pad: bool, divisor_override: int | None,
+) -> Value:  # fmt: skip
+    """Each window's gradient shared among its inputs."""
+    node = _average_node(
+        c, self, grad_output, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+    return gradients_of(c.b, node, [grad_output], [0])[0]
+
+
+def _adaptive_weights(size: int, out: int) -> Array:
+    """[out, size]: the windows [floor(i size / out), ceil((i + 1) size / out)) of torch's adaptive pools."""
+    weights = np.zeros((out, size))
+    for i in range(out):
+        start, end = i * size // out, -(-(i + 1) * size // out)
+        weights[i, start:end] = 1 / (end - start)
+    return weights
+
+
+def _along_axes(c: Lowering, a: Value, rows: Array, columns: Array) -> Value:
+    """rows · a · columnsᵀ over the last two axes; factors of one row or square identities are left to the caller."""
+    dtype = helper.tensor_dtype_to_np_dtype(a.dtype)
+    left, right = c.b.constant(rows.astype(dtype)), c.b.constant(np.ascontiguousarray(columns.T.astype(dtype)))
+    return c.b.matmul(left, c.b.matmul(a, right))
+
+
+@lower(aten._adaptive_avg_pool2d.default)
+def adaptive_average_pool(c: Lowering, self: Value, output_size: list[int]) -> Value:
+    """A plain pool where the windows tile the image, else a product per axis."""
+    size = self.shape[2:]
+    if all(s % o == 0 for s, o in zip(size, output_size, strict=True)):
+        kernel = [s // o for s, o in zip(size, output_size, strict=True)]
+        return self if math.prod(kernel) == 1 else average_pool(c, self, kernel)
+    return _along_axes(c, self, *(_adaptive_weights(s, o) for s, o in zip(size, output_size, strict=True)))
+
+
+@lower(aten._adaptive_avg_pool2d_backward.default)
+def adaptive_average_pool_backward(c: Lowering, grad_output: Value, self: Value) -> Value:
+    """The transpose of the forward product, or the gradient of the plain pool."""
+    size, out = self.shape[2:], grad_output.shape[2:]
+    if all(s % o == 0 for s, o in zip(size, out, strict=True)):
+        kernel = [s // o for s, o in zip(size, out, strict=True)]
+        plain = math.prod(kernel) == 1
+        return (
+            grad_output if plain
+            else average_pool_backward(c, grad_output, self, kernel, kernel, 0, False, True, None)
+        )  # fmt: skip
+    weights = [_adaptive_weights(s, o).T for s, o in zip(size, out, strict=True)]
+    return _along_axes(c, grad_output, weights[0], weights[1])
+
+
+def _resize_node(
+    c: Lowering, x: Value, y: Value, mode: str, align_corners: bool, scales: tuple[float | None, ...]
+) -> ForwardNode:
+    """The Resize operator of torch's interpolation; given scale factors, not sizes, set its coordinates."""
+    transform = "asymmetric" if mode == "nearest" else "align_corners" if align_corners else "half_pixel"
+    attributes: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": transform}
+    if mode == "nearest":
+        attributes["nearest_mode"] = "floor"
+    if all(scales):
+        factors = c.b.constant(np.array([1.0, 1.0, *(float(s or 0) for s in scales)], np.float32))
+        inputs = [x, None, factors]
+    else:
+        inputs = [x, None, None, c.b.ints(y.shape)]
+    return forward_node(c.b, c.table, "Resize", inputs, [y], **attributes)
+
+
+def _resize(c: Lowering, x: Value, mode: str, align_corners: bool, *scales: float | None) -> Value:
+    y = Value(c.fresh("Resize"), *c.specs[0])
+    emit_forward(c.b, _resize_node(c, x, y, mode, align_corners, scales))
+    return y
+
+
+def _resize_backward(
+    c: Lowering, dy: Value, size: list[int], mode: str, align_corners: bool, *scales: float | None
+) -> Value:
+    node = _resize_node(c, Value("", tuple(size), dy.dtype), dy, mode, align_corners, scales)
+    return gradients_of(c.b, node, [dy], [0])[0]
+
+
+@lower(aten.upsample_nearest2d.default)
+def nearest(
+    c: Lowering, self: Value, output_size: Any, scales_h: float | None = None, scales_w: float | None = None
+) -> Value:
+    """Nearest neighbour."""
+    del output_size
+    return _resize(c, self, "nearest", False, scales_h, scales_w)
+
+
+@lower(aten.upsample_nearest2d_backward.default)
+def nearest_backward(
+    c: Lowering, grad_output: Value, output_size: Any, input_size: list[int], scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> Value:  # fmt: skip
+    """The sum over the copies."""
+    del output_size
+    return _resize_backward(c, grad_output, input_size, "nearest", False, scales_h, scales_w)
+
+
+@lower(aten.upsample_bilinear2d.default)
+def bilinear(
+    c: Lowering, self: Value, output_size: Any, align_corners: bool, scales_h: float | None = None,
+    scales_w: float | None = None,
+) -> Value:  # fmt: skip
+    """Linear along both axes."""
+    del output_size
+    return _resize(c, self, "linear", align_corners, scales_h, scales_w)
+
+
+@lower(aten.upsample_bilinear2d_backward.default)
+def bilinear_backward(
+    c: Lowering, grad_output: Value, output_size: Any, input_size: list[int], align_corners: bool,
+    scales_h: float | None = None, scales_w: float | None = None,
+) -> Value:  # fmt: skip
+    """The transposed interpolation."""
+    del output_size
+    return _resize_backward(c, grad_output, input_size, "linear", align_corners, scales_h, scales_w)

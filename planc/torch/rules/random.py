@@ -1,0 +1,58 @@
+"""Dropout and random tensors; each operator has a fixed seed of its own, drawn from its name."""
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from planc.errors import ModelError
+from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.tensors import Recorded
+from planc.training.apply import emit_forward, forward_node, gradients_of
+from planc.training.builder import Value
+
+
+@lower(aten.native_dropout.default)
+def dropout(c: Lowering, input: Value, p: float, train: bool | None) -> tuple[Value, Recorded]:
+    """The operator with its one-byte mask."""
+    y = Value(c.fresh("Dropout"), *c.specs[0])
+    ratio, training = c.b.full((), p, input.dtype), c.b.constant(np.array(bool(train)))
+    node = forward_node(c.b, c.table, "Dropout", [input, ratio, training], [y], name=y.name)
+    return y, Recorded(emit_forward(c.b, node)[0])
+
+
+@lower(aten.native_dropout_backward.default, raw=("mask",))
+def dropout_backward(c: Lowering, grad_output: Value, mask: Any, scale: float) -> Value:
+    """dy mask / (1 - p)."""
+    del scale
+    if not isinstance(mask, Recorded):
+        raise ModelError("a dropout's gradient without its forward operator has no lowering to ONNX")
+    return gradients_of(c.b, mask.node, [grad_output], [0])[0]
+
+
+@lower(aten.rand_like.default, aten.rand.default)
+def rand_like(c: Lowering, self: Any = None, **_: Any) -> Value:
+    """Uniform in [0, 1)."""
+    del self
+    return _sampled(c, "RandomUniform")
+
+
+@lower(aten.randn_like.default, aten.randn.default)
+def randn_like(c: Lowering, self: Any = None, **_: Any) -> Value:
+    """Standard normal."""
+    del self
+    return _sampled(c, "RandomNormal")
+
+
+def _sampled(c: Lowering, op_type: str) -> Value:
+    shape, dtype = c.specs[0]
+    name = c.fresh(op_type)
+    seed = float(zlib.crc32(name.encode()) & 0xFFFFFF)
+    return c.b.emit(op_type, [], [(shape, dtype)], [name], shape=list(shape), dtype=dtype, seed=seed)[0]
+
+
+@lower(aten.bernoulli.p, raw=("self",))
+def bernoulli(c: Lowering, self: Any, p: float = 0.5, generator: Any = None) -> Value:
+    """1 with probability p, else 0."""
+    del self, generator
+    return c.b.cast(c.b.compare("Less", _sampled(c, "RandomUniform"), float(p)), c.specs[0][1])

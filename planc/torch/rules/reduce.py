@@ -1,0 +1,77 @@
+"""Reductions, in the forms that the library's lowering table picks for the device."""
+
+import math
+from typing import Any
+
+from planc.torch.lowering import Lowering, aten, lower
+from planc.training.builder import Value
+from planc.training.rules.reductions import channel_mean, channel_sum, leading_sum
+
+
+def _axes(self: Value, dim: Any) -> list[int]:
+    listed = [dim] if isinstance(dim, int) else list(dim or [])
+    return sorted(d % self.rank for d in listed) if listed else list(range(self.rank))
+
+
+def _reduced(c: Lowering, op_type: str, a: Value, axes: list[int]) -> Value:
+    """`a` reduced over `axes`, in the shape torch gives the result."""
+    shape = c.specs[0][0]
+    if len(axes) == a.rank:
+        return c.view(c.b.op(op_type, [a], (), keepdims=0), shape)
+    if op_type != "ReduceSum" and op_type != "ReduceMean":
+        return c.view(c.b.reduce(op_type, a, axes), shape)
+    whole_channels = a.rank > 2 and axes == [0, *range(2, a.rank)]
+    if whole_channels:
+        form = channel_sum if op_type == "ReduceSum" else channel_mean
+        return c.view(form(c.b, c.table, a), shape)
+    if op_type == "ReduceSum" and axes == list(range(len(axes))) and math.prod(a.shape[: len(axes)]) > 1:
+        return c.view(leading_sum(c.b, c.table, a, a.rank - len(axes)), shape)
+    return c.view(c.b.reduce(op_type, a, axes), shape)
+
+
+@lower(aten.sum.dim_IntList, aten.sum.default)
+def sum_(c: Lowering, self: Value, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
+    """The sum over the given axes, over all where none is given."""
+    del keepdim, dtype
+    return _reduced(c, "ReduceSum", c.b.cast(self, c.specs[0][1]), _axes(self, dim))
+
+
+@lower(aten.mean.dim, aten.mean.default)
+def mean(c: Lowering, self: Value, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Value:
+    """The mean over the given axes, over all where none is given."""
+    del keepdim, dtype
+    return _reduced(c, "ReduceMean", c.b.cast(self, c.specs[0][1]), _axes(self, dim))
+
+
+@lower(aten.amax.default)
+def amax(c: Lowering, self: Value, dim: Any = (), keepdim: bool = False) -> Value:
+    """The maximum over the given axes."""
+    del keepdim
+    return _reduced(c, "ReduceMax", self, _axes(self, dim))
+
+
+@lower(aten.amin.default)
+def amin(c: Lowering, self: Value, dim: Any = (), keepdim: bool = False) -> Value:
+    """The minimum over the given axes."""
+    del keepdim
+    return _reduced(c, "ReduceMin", self, _axes(self, dim))
+
+
+@lower(aten.var.correction)
+def variance(c: Lowering, self: Value, dim: Any = None, correction: Any = None, keepdim: bool = False) -> Value:
+    """The mean squared deviation times n / (n - correction)."""
+    del keepdim
+    axes = _axes(self, dim)
+    centred = c.b.sub(self, c.b.mean(self, axes))
+    count = math.prod(self.shape[axis] for axis in axes)
+    scale = count / (count - (1 if correction is None else correction))
+    return c.view(c.b.mul(c.b.mean(c.b.mul(centred, centred), axes), scale), c.specs[0][0])
+
+
+@lower(aten.argmax.default)
+def argmax(c: Lowering, self: Value, dim: int | None = None, keepdim: bool = False) -> Value:
+    """The position of the maximum."""
+    a, axis = (self, dim % self.rank) if dim is not None else (c.view(self, (self.size,)), 0)
+    found = c.b.op("ArgMax", [a], tuple(1 if i == axis else d for i, d in enumerate(a.shape)), c.specs[0][1], axis=axis)
+    del keepdim
+    return c.view(found, c.specs[0][0])

@@ -1,0 +1,237 @@
+"""Operators that move or view elements."""
+
+from typing import Any
+
+import numpy as np
+
+from planc.errors import ModelError
+from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.tensors import Expanded
+from planc.training.builder import Value
+from planc.training.rules.shape import spread
+
+
+@lower(
+    aten.detach.default, aten.alias.default, aten.clone.default, aten.lift_fresh_copy.default,
+    aten.contiguous.default, raw=("self",),
+)  # fmt: skip
+def same(_c: Lowering, self: Any, **_: Any) -> Any:
+    """The tensor itself: values never change in the traced graph."""
+    return self
+
+
+@lower(aten.copy.default, raw=("src",))
+def copy(c: Lowering, self: Value, src: Any, non_blocking: bool = False) -> Any:
+    """`src` broadcast to self and in its type."""
+    del non_blocking
+    return c.b.expand(c.b.cast(c.value(src), self.dtype), self.shape)
+
+
+@lower(aten.view.default, aten._unsafe_view.default, aten.reshape.default, raw=("self",))
+def view(c: Lowering, self: Any, size: Any = None, shape: Any = None) -> Any:
+    """The same elements under the shape that torch resolved."""
+    del size, shape
+    return c.reshape(self, c.specs[0][0])
+
+
+@lower(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.unsqueeze.default, raw=("self",))
+def squeeze(c: Lowering, self: Any, dim: Any = None) -> Any:
+    """Axes of length one dropped or added."""
+    del dim
+    return c.reshape(self, c.specs[0][0])
+
+
+@lower(aten.permute.default, raw=("self",))
+def permute(c: Lowering, self: Any, dims: list[int]) -> Any:
+    """Axes in another order."""
+    return c.permute(self, [d % len(dims) for d in dims])
+
+
+@lower(aten.transpose.int, raw=("self",))
+def transpose(c: Lowering, self: Any, dim0: int, dim1: int) -> Any:
+    """Two axes exchanged."""
+    rank = len(self.shape)
+    perm = list(range(rank))
+    perm[dim0 % rank], perm[dim1 % rank] = dim1 % rank, dim0 % rank
+    return c.permute(self, perm)
+
+
+@lower(aten.t.default, raw=("self",))
+def t(c: Lowering, self: Any) -> Any:
+    """A matrix transposed."""
+    return c.permute(self, [1, 0]) if len(self.shape) == 2 else self
+
+
+@lower(aten.expand.default, raw=("self",))
+def expand(c: Lowering, self: Any, size: Any, implicit: bool = False) -> Any:
+    """Broadcast; nothing is copied until an operator needs the elements."""
+    del size, implicit
+    shape = c.specs[0][0]
+    if tuple(self.shape) == shape:
+        return self
+    source = self.value if isinstance(self, Expanded) else c.value(self)
+    lead = len(shape) - source.rank
+    return Expanded(c.view(source, (1,) * lead + source.shape) if lead else source, shape)
+
+
+@lower(aten.cat.default)
+def cat(c: Lowering, tensors: list[Value], dim: int = 0) -> Value:
+    """Concatenation; empty tensors are left out, as torch does."""
+    parts = [part for part in tensors if part.shape != (0,)]
+    return c.b.concat([c.b.cast(part, c.specs[0][1]) for part in parts], dim % parts[0].rank)
+
+
+@lower(aten.stack.default)
+def stack(c: Lowering, tensors: list[Value], dim: int = 0) -> Value:
+    """Concatenation along a new axis."""
+    at = dim % (tensors[0].rank + 1)
+    rows = [c.view(part, (*part.shape[:at], 1, *part.shape[at:])) for part in tensors]
+    return c.b.concat(rows, at)
+
+
+@lower(aten.split.Tensor, aten.split_with_sizes.default, raw=("self",))
+def split(c: Lowering, self: Any, split_size: Any = None, split_sizes: Any = None, dim: int = 0) -> tuple[Value, ...]:
+    """Consecutive parts along an axis."""
+    del split_size, split_sizes
+    whole = c.value(self)
+    axis = dim % whole.rank
+    if len(c.specs) == 1:
+        return (whole,)
+    sizes = c.b.ints(shape[axis] for shape, _ in c.specs)
+    return c.b.emit("Split", [whole, sizes], list(c.specs), axis=axis)
+
+
+@lower(aten.unbind.int)
+def unbind(c: Lowering, self: Value, dim: int = 0) -> tuple[Value, ...]:
+    """The parts of length one along an axis, without it."""
+    axis = dim % self.rank
+    part = (*self.shape[:axis], 1, *self.shape[axis + 1 :])
+    if self.shape[axis] == 1:
+        return (c.view(self, c.specs[0][0]),)
+    specs = [(part, self.dtype)] * self.shape[axis]
+    made = c.b.emit("Split", [self, c.b.ints([1] * self.shape[axis])], specs, axis=axis)
+    return tuple(c.view(v, c.specs[0][0]) for v in made)
+
+
+def _range(size: int, start: int | None, end: int | None, step: int) -> tuple[int, int, int]:
+    first, last, step = slice(start, end, step).indices(size)
+    return first, max(first, last), step
+
+
+@lower(aten.slice.Tensor, raw=("self",))
+def slice_(
+    c: Lowering, self: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Any:
+    """Every step-th element of [start, end) along an axis."""
+    shape = tuple(self.shape)
+    axis = dim % len(shape)
+    taken = _range(shape[axis], start, end, step)
+    return self if taken == (0, shape[axis], 1) else c.b.slice(c.value(self), {axis: taken})
+
+
+@lower(aten.slice_backward.default)
+def slice_backward(
+    c: Lowering, grad_output: Value, input_sizes: list[int], dim: int, start: int, end: int, step: int
+) -> Value:
+    """The gradient put back among zeros."""
+    axis = dim % len(input_sizes)
+    first, _, stride = _range(input_sizes[axis], start, end, step)
+    return _placed(c, spread(c.b, grad_output, {axis: stride}), axis, first, input_sizes[axis])
+
+
+def _placed(c: Lowering, a: Value, axis: int, first: int, size: int) -> Value:
+    """`a` at position `first` of an axis of length `size`, zeros elsewhere."""
+    before, after = [0] * a.rank, [0] * a.rank
+    before[axis], after[axis] = first, size - first - a.shape[axis]
+    return c.b.pad(a, before, after)
+
+
+@lower(aten.select.int)
+def select(c: Lowering, self: Value, dim: int, index: int) -> Value:
+    """One position of an axis, which disappears."""
+    axis = dim % self.rank
+    at = index % self.shape[axis]
+    return c.view(c.b.slice(self, {axis: (at, at + 1, 1)}), c.specs[0][0])
+
+
+@lower(aten.select_backward.default)
+def select_backward(c: Lowering, grad_output: Value, input_sizes: list[int], dim: int, index: int) -> Value:
+    """The gradient put back among zeros."""
+    axis = dim % len(input_sizes)
+    row = c.view(grad_output, (*input_sizes[:axis], 1, *input_sizes[axis + 1 :]))
+    return _placed(c, row, axis, index % input_sizes[axis], input_sizes[axis])
+
+
+@lower(aten.slice_scatter.default)
+def slice_scatter(
+    c: Lowering, self: Value, src: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Value:
+    """self with a slice replaced by `src`."""
+    axis = dim % self.rank
+    first, last, stride = _range(self.shape[axis], start, end, step)
+    if stride != 1:
+        raise ModelError("assignment to every second element or fewer has no lowering to ONNX")
+    parts = [c.b.slice(self, {axis: (0, first, 1)})] if first else []
+    parts.append(src)
+    parts += [c.b.slice(self, {axis: (last, self.shape[axis], 1)})] if last < self.shape[axis] else []
+    return c.b.concat(parts, axis)
+
+
+@lower(aten.select_scatter.default)
+def select_scatter(c: Lowering, self: Value, src: Value, dim: int, index: int) -> Value:
+    """self with one position of an axis replaced by `src`."""
+    axis = dim % self.rank
+    at = index % self.shape[axis]
+    row = c.view(src, (*self.shape[:axis], 1, *self.shape[axis + 1 :]))
+    return slice_scatter(c, self, row, axis, at, at + 1)
+
+
+@lower(aten.constant_pad_nd.default)
+def constant_pad(c: Lowering, self: Value, pad: list[int], value: float = 0) -> Value:
+    """`pad` lists (before, after) from the last axis on; negative amounts crop."""
+    before, after = [0] * self.rank, [0] * self.rank
+    for i in range(len(pad) // 2):
+        before[self.rank - 1 - i], after[self.rank - 1 - i] = pad[2 * i], pad[2 * i + 1]
+    if not value or not any(p > 0 for p in pad):
+        return c.b.pad(self, before, after)
+    fill = c.b.full((), value, self.dtype)
+    return c.b.op("Pad", [self, c.b.ints([*before, *after]), fill], c.specs[0][0])
+
+
+@lower(aten.repeat.default)
+def repeat(c: Lowering, self: Value, repeats: list[int]) -> Value:
+    """Copies side by side along each axis."""
+    full = c.view(self, (1,) * (len(repeats) - self.rank) + self.shape)
+    return c.b.op("Tile", [full, c.b.ints(repeats)], c.specs[0][0])
+
+
+@lower(aten.tril.default)
+def tril(c: Lowering, self: Value, diagonal: int = 0) -> Value:
+    """The lower triangle."""
+    return c.b.op("Trilu", [self, _scalar(c, diagonal)], self.shape, upper=0)
+
+
+@lower(aten.triu.default)
+def triu(c: Lowering, self: Value, diagonal: int = 0) -> Value:
+    """The upper triangle."""
+    return c.b.op("Trilu", [self, _scalar(c, diagonal)], self.shape, upper=1)
+
+
+def _scalar(c: Lowering, number: int) -> Value:
+    return c.b.constant(np.array(number, np.int64))
+
+
+@lower(aten.flip.default)
+def flip(c: Lowering, self: Value, dims: list[int]) -> Value:
+    """Reversed along each axis of `dims`."""
+    for dim in dims:
+        axis = dim % self.rank
+        self = c.b.op("Gather", [self, c.b.ints(reversed(range(self.shape[axis])))], self.shape, axis=axis)
+    return self
+
+
+@lower(aten.cumsum.default)
+def cumsum(c: Lowering, self: Value, dim: int, dtype: Any = None) -> Value:
+    """Running sums along an axis."""
+    del dtype
+    return c.b.op("CumSum", [c.b.cast(self, c.specs[0][1]), _scalar(c, dim % self.rank)], self.shape)
