@@ -34,8 +34,8 @@ def compare_command(
     with progress("comparing") as update:
         result = compare(imported, table, sizes, names, time_limit, seed, update)
     if html is not None:
-        write_comparison_page(html, result.rows, imported.file.title, result.liveness_peak_bytes)
-        err().print(f"wrote {html}")
+        write_comparison_page(html, result.rows, model.name, result.liveness_peak_bytes)
+        err().print(f"wrote {html}", soft_wrap=True)
     if json:
         print_json(result.as_json())
     else:

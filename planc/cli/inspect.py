@@ -34,10 +34,10 @@ def inspect(
     life = life_of(view, tensor, graph) if tensor is not None else None
     if html is not None:
         write_page(html, loaded, graph)
-        err().print(f"wrote {html}")
+        err().print(f"wrote {html}", soft_wrap=True)
     if trace is not None:
         write_trace(trace, loaded, graph)
-        err().print(f"wrote {trace}")
+        err().print(f"wrote {trace}", soft_wrap=True)
     summary = summarize(view)
     if json:
         print_json(inspection_json(view, summary, life, at_peak))
