@@ -322,6 +322,14 @@ class Builder:
         starts, ends, steps = (self.ints(column) for column in zip(*kept.values(), strict=True))
         return self.op("Slice", [a, starts, ends, self.ints(kept), steps], tuple(shape))
 
+    def flip(self, a: Value, axes: Sequence[int]) -> Value:
+        """`a` reversed along each of `axes` that is longer than one."""
+        axes = [axis for axis in axes if a.shape[axis] > 1]
+        if not axes:
+            return a
+        starts, ends = (self.ints([number] * len(axes)) for number in (-1, -(2**31)))
+        return self.op("Slice", [a, starts, ends, self.ints(axes), starts], a.shape)
+
     def pad(self, a: Value, before: Sequence[int], after: Sequence[int]) -> Value:
         """`a` with zeros added at both ends of each axis; negative amounts crop."""
         if not any(before) and not any(after):

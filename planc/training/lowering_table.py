@@ -11,6 +11,7 @@ from typing import Literal
 from planc.errors import UsageError
 
 WeightForm = Literal["matmul", "taps", "rows", "columns", "patches", "conv"]
+InputForm = Literal["transpose", "flipped"]
 PoolForm = Literal["scatter", "coloured-scatter"]
 GatherForm = Literal["scatter-elements", "one-hot", "segmented-scan"]
 RowSumForm = Literal["reduce", "gemm"]
@@ -46,6 +47,8 @@ class LoweringTable:
 
     device: str
     conv_weight: Callable[[ConvSize], WeightForm]
+    conv_input: InputForm
+    """Input gradient of a convolution, and a transposed convolution itself."""
     max_pool: PoolForm
     gather: Callable[[int, int], GatherForm]
     """(number of indices, rows of the table) -> form."""
@@ -95,6 +98,7 @@ def _cuda_conv_weight(size: ConvSize) -> WeightForm:
 CPU = LoweringTable(
     device="cpu",
     conv_weight=_cpu_conv_weight,
+    conv_input="transpose",
     max_pool="scatter",
     gather=lambda _indices, _rows: "scatter-elements",
     row_sum="reduce",
@@ -103,8 +107,16 @@ CPU = LoweringTable(
 CUDA = LoweringTable(
     device="cuda",
     conv_weight=_cuda_conv_weight,
+    # cuDNN picks algorithms for the transposed convolution that add by atomics: GoogLeNet, DenseNet-121 and U-Net at
+    # small images differed from run to run (H100, benchmarks/gpu/reproducibility.py). The Conv of the turned kernel
+    # takes .115 ms for .104 at 3x3 64->64 56x56 and .094 for .080 at 512->512 7x7.
+    conv_input="flipped",
+    # ScatterElements repeats when no two indices are equal, so the windows are taken in turns that do not overlap.
     max_pool="coloured-scatter",
+    # H100, tokens x vocabulary at width 768, ms with launches: scatter .10-.38, never repeatable; one-hot .15 at
+    # 1,024 x 2,000, .53 at 4,096 x 8,000, 5.99 at 8,192 x 50,257; segmented scan .93, 1.10, 2.02.
     gather=lambda indices, rows: "one-hot" if indices * rows <= 1 << 26 else "segmented-scan",
+    # H100, bias of [4096, 3072]: ReduceSum .048 ms and not repeatable, Gemm with a row of ones .029.
     row_sum="gemm",
 )
 

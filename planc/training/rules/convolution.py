@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planc.training.builder import Builder, Value
+from planc.training.builder import Builder, Shape, Value
 from planc.training.lowering_table import ConvSize
-from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
+from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
 from planc.training.rules.reductions import channel_sum
+from planc.training.rules.shape import spread
 from planc.training.rules.windows import Window, window_of
 
 
@@ -27,10 +28,7 @@ def conv(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     if 1 in node.wanted:
         found[1] = weight_gradient(b, node, x, dy, window, group)
     if 0 in node.wanted:
-        padding = window.output_padding(x.shape[2:], dy.shape[2:])
-        found[0] = b.op(
-            "ConvTranspose", [dy, w], x.shape, group=group, output_padding=padding, **window.attributes()
-        )  # fmt: skip
+        found[0] = input_gradient(b, node, dy, w, window, x.shape)
     return found
 
 
@@ -47,6 +45,68 @@ def conv_transpose(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gra
     if 0 in node.wanted:
         found[0] = b.op("Conv", [dy, w], x.shape, group=group, **window.attributes())
     return found
+
+
+@lowering("ConvTranspose")
+def lower_conv_transpose(b: Builder, node: ForwardNode) -> Lowered:
+    """The operator itself, or where the device does not repeat it, the form that its table asks for."""
+    x, w, y = node.input(0), node.input(1), node.output
+    window, group = transpose_window(node, x, w), int(node.attribute("group", 1))
+    biased = node.has_input(2)
+    if node.table.conv_input == "transpose":
+        padding = window.output_padding(y.shape[2:], x.shape[2:])
+        settings = {**window.attributes(), "output_padding": padding, "group": group}
+        b.op("ConvTranspose", list(node.inputs), y.shape, name=y.name, **settings)
+    elif biased:
+        bias = b.reshape(node.input(2), (1, y.shape[1], *[1] * (y.rank - 2)))
+        b.add(input_gradient(b, node, x, w, window, y.shape), bias, name=y.name)
+    else:
+        input_gradient(b, node, x, w, window, y.shape, name=y.name)
+    return Lowered()
+
+
+def input_gradient(
+    b: Builder, node: ForwardNode, dy: Value, w: Value, window: Window, shape: Shape, name: str | None = None
+) -> Value:  # fmt: skip
+    """dX [N, C, ...] of the Conv with weight W [O, C / group, ...], in the form the table picks."""
+    group = int(node.attribute("group", 1))
+    if node.table.conv_input == "transpose":
+        padding = window.output_padding(shape[2:], dy.shape[2:])
+        settings = {**window.attributes(), "output_padding": padding, "group": group}
+        return b.op("ConvTranspose", [dy, w], shape, name=name, **settings)
+    return _flipped_conv(b, dy, _exchanged(b, w, group), window, shape, group, name)
+
+
+def _flipped_conv(
+    b: Builder, dy: Value, w: Value, window: Window, shape: Shape, group: int, name: str | None
+) -> Value:  # fmt: skip
+    """A stride-1 Conv of dY, spread by the stride, with the turned kernel; of a 1x1 kernel, spread afterwards."""
+    strides = {2 + i: s for i, s in enumerate(window.strides)}
+    pointwise = all(k == 1 for k in window.kernel) and not any((*window.before, *window.after))
+    late = pointwise and max(window.strides) > 1 and name is None
+    spaced = dy if late else spread(b, dy, strides)
+    reach = [window.extent(i) - 1 for i in range(len(window.kernel))]
+    sizes = spaced.shape[2:] if late else shape[2:]
+    before = [r - p for r, p in zip(reach, window.before, strict=True)]
+    after = [n - m + p for n, m, p in zip(sizes, spaced.shape[2:], window.before, strict=True)]
+    cropped = b.pad(spaced, [0, 0, *(min(0, v) for v in before)], [0, 0, *(min(0, v) for v in after)])
+    product = b.op(
+        "Conv", [cropped, w], (*shape[:2], *sizes), name=None if late else name, group=group,
+        kernel_shape=window.kernel, dilations=window.dilations, pads=[max(0, v) for v in (*before, *after)],
+    )  # fmt: skip
+    if not late:
+        return product
+    grown = spread(b, product, strides)
+    missing = [n - m for n, m in zip(shape, grown.shape, strict=True)]
+    return b.pad(grown, [0] * len(shape), missing) if any(missing) else grown
+
+
+def _exchanged(b: Builder, w: Value, group: int) -> Value:
+    """[O, C / group, k...] as [C, O / group, k...], every kernel turned around."""
+    out, share, *kernel = w.shape
+    split = b.reshape(w, (group, out // group, share, *kernel))
+    swapped = b.transpose(split, (0, 2, 1, *range(3, split.rank)))
+    return b.flip(b.reshape(swapped, (group * share, out // group, *kernel)), range(2, w.rank))
 
 
 def transpose_window(node: ForwardNode, x: Value, w: Value) -> Window:

@@ -3,6 +3,7 @@
 from planc.errors import ModelError
 from planc.training.builder import Builder
 from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.rules.reductions import total
 
 
 @lowering("SoftmaxCrossEntropyLoss")
@@ -19,8 +20,8 @@ def lower_cross_entropy(b: Builder, node: ForwardNode) -> Lowered:
     if reduction == "none":
         b.reshape(b.unary("Neg", picked), labels.shape, name=node.output.name)
     else:
-        total = b.op("ReduceMean" if reduction == "mean" else "ReduceSum", [picked], (), keepdims=0)
-        b.unary("Neg", total, name=node.output.name)
+        share = 1 / picked.size if reduction == "mean" else 1.0
+        b.mul(total(b, node.table, picked), -share, name=node.output.name)
     return Lowered({"logp": logp, "index": index})
 
 
