@@ -100,5 +100,22 @@ def sample_value(imported: ImportedModel, port: Port, rng: np.random.Generator) 
     dtype = np.dtype(tensor.dtype)
     if dtype.kind == "f" or dtype.name == "bfloat16":
         return (rng.random(tensor.shape, np.float32) + np.float32(0.01)).astype(dtype)
+    extent = _pooled_extent(imported, port.tensor)
+    if extent is not None:
+        count = int(np.prod(tensor.shape, dtype=np.int64))
+        return (np.arange(count) * extent // count).reshape(tensor.shape).astype(dtype)
     low, high = imported.graph.input_ranges.get(tensor.name, (0, 1))
     return rng.integers(low, high, tensor.shape).astype(dtype)
+
+
+def _pooled_extent(imported: ImportedModel, tensor: int) -> int | None:
+    """Number of values that positions made by a MaxPool point into, None for any other tensor.
+
+    They must be spread as pooling spreads them: zeros would make all of a scattered gradient meet in one element.
+    """
+    graph = imported.graph
+    storage = graph.tensors[tensor].storage
+    for op in graph.ops:
+        if op.op_type == "MaxPool" and len(op.outputs) > 1 and graph.tensors[op.outputs[1]].storage == storage:
+            return int(np.prod(graph.tensors[op.inputs[0]].shape, dtype=np.int64))
+    return None
