@@ -19,7 +19,7 @@ def replay(instance: Mapping[str, Any], answer: Mapping[str, Any], budget: float
     inputs: dict[Any, set[Any]] = {node: set() for node in size}
     for parent, child in instance["edges"]:
         inputs[child].add(parent)
-    starts, stops = _copies(answer.get("copies", []))
+    events = _events(answer.get("copies", []))
     held: dict[Any, int] = defaultdict(int)
     ready: set[Any] = set()
     host: set[Any] = set()
@@ -29,15 +29,18 @@ def replay(instance: Mapping[str, Any], answer: Mapping[str, Any], budget: float
         node = entry["node"]
         if node not in size:
             return [f"entry {position} names node {node!r}, which the instance does not have"]
-        for value, direction in starts.pop(position, ()):
-            if direction == "out" and value not in ready:
+        for kind, value in events[position]:
+            if kind == "out start" and value not in ready:
                 wrong.append(f"position {position} copies {value!r} out while it is not on the device")
-            if direction == "in":
+            if kind == "in start" and value not in host:
+                wrong.append(f"position {position} copies {value!r} in before it was copied out")
+            if kind == "in start":
                 held[value] += 1
-                if value not in host:
-                    wrong.append(f"position {position} copies {value!r} in before it was copied out")
-        for value, direction in stops.pop(position, ()):
-            (host if direction == "out" else ready).add(value)
+                ready.discard(value)
+            elif kind == "out stop":
+                host.add(value)
+            elif kind == "in stop":
+                ready.add(value)
         wrong.extend(
             f"entry {position} ({node!r}) reads {parent!r}, which is not on the device"
             for parent in sorted(inputs[node] - ready, key=str)
@@ -65,11 +68,12 @@ def replay(instance: Mapping[str, Any], answer: Mapping[str, Any], budget: float
     return wrong
 
 
-def _copies(copies: list[Mapping[str, Any]]) -> tuple[dict[int, list[Any]], dict[int, list[Any]]]:
-    """Copies by the position at which they start and by the one that awaits them; outs before ins."""
-    starts: defaultdict[int, list[Any]] = defaultdict(list)
-    stops: defaultdict[int, list[Any]] = defaultdict(list)
-    for copy in sorted(copies, key=lambda c: c["direction"] == "in"):
-        starts[copy["start"]].append((copy["node"], copy["direction"]))
-        stops[copy["stop"]].append((copy["node"], copy["direction"]))
-    return dict(starts), dict(stops)
+def _events(copies: list[Mapping[str, Any]]) -> defaultdict[int, list[tuple[str, Any]]]:
+    """What happens to copies at each position, in the order in which the engines allow it."""
+    events: defaultdict[int, list[tuple[str, Any]]] = defaultdict(list)
+    for direction in ("out", "in"):
+        for end in ("start", "stop"):
+            for copy in copies:
+                if copy["direction"] == direction:
+                    events[copy[end]].append((f"{direction} {end}", copy["node"]))
+    return events

@@ -181,7 +181,7 @@ def _outs(c: Coarse, value: int, first: int, last: int) -> Terms:
 
 def _saved_rows(c: Coarse, value: int) -> None:
     """A copy in needs the host copy; what is absent at a critical task is on the host by then, or recomputed later."""
-    producer, last = c.problem.producer[value], c.stages - 1
+    last = c.stages - 1
     birth, horizon = c.birth[value], c.horizon[value]
     if c.swappable(value):
         c.model.row(_outs(c, value, birth, horizon), upper=1.0)
@@ -194,9 +194,7 @@ def _saved_rows(c: Coarse, value: int) -> None:
         if (value, k) in c.fixed or not (later or c.problem.values[value].needed_after_step):
             continue
         until = later[0] if later else horizon
-        again = (c.recomputed.get((producer, q)) for q in range(k + 1, until + 1)) if producer is not None else ()
-        terms = [(c.present[value, k], 1.0), *_outs(c, value, birth, k), *((x, 1.0) for x in again if x is not None)]
-        c.model.row(terms, lower=1.0)
+        c.model.row(_content(c, value, k, until), lower=1.0)
     if c.problem.values[value].needed_after_step:
         c.model.row([*c.supply(value, last), *_outs(c, value, birth, horizon)], lower=1.0)
 
@@ -228,13 +226,27 @@ def _merged(*parts: Terms) -> Terms:
 
 
 def _input_rows(c: Coarse) -> None:
-    """A recomputation finds its inputs."""
+    """A recomputation finds its inputs, whose content at the critical task before was on the device or on the host."""
     for (task, k), repeat in c.recomputed.items():
         for value in c.problem.accesses[task]:
-            if c.problem.values[value].origin is Origin.COMPUTED and c.birth[value] == k:
+            computed = c.problem.values[value].origin is Origin.COMPUTED
+            if computed and c.birth[value] == k:
                 continue
             if (value, k - 1) not in c.fixed:
                 c.model.row([(repeat, 1.0), *((x, -w) for x, w in c.supply(value, k))], upper=0.0)
+            if computed and c.swappable(value):
+                for before in range(c.birth[value], k):
+                    if (value, before) not in c.fixed:
+                        content = _content(c, value, before, k)
+                        c.model.row([(repeat, 1.0), *((x, -w) for x, w in content)], upper=0.0)
+
+
+def _content(c: Coarse, value: int, before: int, until: int) -> Terms:
+    """Where a computed value's content lies at critical task `before`, or its recomputation up to stage `until`."""
+    producer = c.problem.producer[value]
+    again = (c.recomputed.get((producer, q)) for q in range(before + 1, until + 1)) if producer is not None else ()
+    held = [(c.present[value, before], 1.0), *_outs(c, value, c.birth[value], before)]
+    return [*held, *((x, 1.0) for x in again if x is not None)]
 
 
 def _pair_cuts(c: Coarse) -> None:

@@ -73,8 +73,9 @@ def decode(coarse: Coarse, arrays: Arrays, point: Point, threshold: float = 0.5)
 def _give_up(coarse: Coarse, writer: _Writer, point: Point, value: int, k: int) -> None:
     """Drop `value` at critical task k, to be fetched or recomputed, whichever the point does more from there on."""
     producer = coarse.problem.producer[value]
-    repeats = sum(point[x] for (t, q), x in coarse.recomputed.items() if t == producer and q > k) if producer else 0.0
-    copies = sum(point[x] for (v, q), x in coarse.copied_in.items() if v == value and q > k)
+    later = range(k + 1, coarse.stages)
+    repeats = sum(point[x] for q in later if producer is not None and (x := coarse.recomputed.get((producer, q))))
+    copies = sum(point[x] for q in later if (x := coarse.copied_in.get((value, q))))
     repeatable = producer is not None and coarse.problem.tasks[producer].recomputable
     if coarse.swappable(value) and (copies >= repeats or not repeatable):
         writer.away.add(value)

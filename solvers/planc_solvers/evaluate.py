@@ -190,16 +190,12 @@ def _accumulate(a: Arrays, s: Plan, w: Workspace) -> None:
 def evaluate(a: Arrays, s: Plan, w: Workspace) -> bool:
     """Fill `w` for the plan `s`; False when it does not compute the problem.
 
-    `w.total` then holds the excess (byte-positions over the budgets, before copies are placed) and the makespan in ns,
-    which for a plan with excess is only the larger of compute and each direction's copies.
+    `w.total` then holds the excess (byte-positions over the budgets, before copies are placed) and the makespan in ns;
+    where the plan itself is over the budget, no instance in transit is held.
     """
     if not _scan(a, s, w):
         return False
     _accumulate(a, s, w)
-    busy = max(w.total[COMPUTE], w.total[OUT_TOTAL], w.total[IN_TOTAL])
-    if w.total[EXCESS] > 0:
-        w.total[MAKESPAN] = busy
-        return True
     if w.tally[OUTS] + w.tally[INS] == 0:
         w.total[MAKESPAN] = w.total[COMPUTE]
         return True

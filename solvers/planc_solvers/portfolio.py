@@ -5,8 +5,6 @@ import time
 from collections import deque
 from math import inf
 
-import numpy as np
-
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
@@ -14,11 +12,11 @@ from planc.schedule.solver import OPTIMAL_GAP, Progress, SolveOptions
 from planc.units import format_bytes
 from planc_solvers.arrays import Plan, arrays_of, empty_plan
 from planc_solvers.build import schedule_of
-from planc_solvers.coarse import coarse_model
-from planc_solvers.decode import decode, give_up_all
+from planc_solvers.decode import give_up_all
 from planc_solvers.evaluate import evaluate
+from planc_solvers.prover import Prover
 from planc_solvers.search import BEST, PRICE, anneal, annealing, copy_plan, start
-from planc_solvers.workspace import EXCESS, MAKESPAN, Workspace, workspace
+from planc_solvers.workspace import EXCESS, MAKESPAN, workspace
 
 CHUNK_S = 0.2
 """Time between two looks at the clock and at the other half."""
@@ -28,9 +26,6 @@ CYCLES = 3
 
 HOT, COLD = 3e-3, 2e-6
 """Annealing temperatures relative to the base duration."""
-
-MODEL_LIMIT = 4
-"""Critical tasks up to which the model is solved with integers; larger ones are relaxed."""
 
 
 class Portfolio:
@@ -78,7 +73,7 @@ class Portfolio:
             thread.join()
         self.improve()
         self.stop.set()
-        thread.join()
+        thread.join(timeout=CHUNK_S)
 
     def seed_plans(self) -> None:
         """Propose the simple policies."""
@@ -87,35 +82,14 @@ class Portfolio:
             self.proposals.append(give_up_all(self.problem, self.arrays, lambda _: True))
 
     def prove(self) -> None:
-        """Bounds: one critical task at the peak, then the worst violation of the decoded plan, one by one."""
-        place = workspace(self.arrays)
-        keep = empty_plan(self.arrays)
-        evaluate(self.arrays, keep, place)
-        critical: tuple[int, ...] = (int(np.argmax(place.memory[: keep.length[0]])),)
-        while not self.finished():
-            coarse = coarse_model(self.problem, critical)
-            answer = coarse.model.solve(self.left() * 0.5, relaxed=len(critical) > MODEL_LIMIT)
-            if answer.infeasible:
-                self.infeasible = True
-                return
-            if answer.bound > 0 and np.isfinite(answer.bound):
-                self.bound_ns = max(self.bound_ns, int(answer.bound * self.base * (1 - 1e-6)))
-            if answer.point is None:
-                return
-            plans = [decode(coarse, self.arrays, answer.point, t) for t in (0.5, 0.9)]
+        """Raise the bound and propose plans until finished."""
+        prover = Prover(self.problem, self.arrays, self.left, self.finished)
+        for bound, plans in prover.rounds():
+            self.bound_ns = max(self.bound_ns, bound)
             self.proposals.extend(plans)
-            worst = self._worst(plans[0], place, critical)
-            if worst < 0 or (self.options.workers == 1 and len(critical) >= MODEL_LIMIT):
-                return
-            critical = tuple(sorted({*critical, worst}))
-
-    def _worst(self, plan: Plan, place: Workspace, critical: tuple[int, ...]) -> int:
-        evaluate(self.arrays, plan, place)
-        length = int(plan.length[0])
-        over = place.memory[:length] - self.problem.budget_bytes
-        first = {int(t): p for p, t in reversed(list(enumerate(plan.seq[:length])))}
-        ranked = sorted(first, key=lambda t: -over[first[t]])
-        return next((t for t in ranked if t not in critical and over[first[t]] > 0), -1)
+            if self.finished():
+                break
+        self.infeasible = prover.infeasible
 
     def improve(self) -> None:
         """Plans: anneal in cycles, taking up proposals at the start of each and restarting from the best."""

@@ -344,7 +344,7 @@ def anneal(a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: 
                 m.state[BEST] = w.total[MAKESPAN]
                 copy_plan(s, m.best)
         place = m.places[int(m.state[CURRENT])]
-        m.state[PRICE] = max(lowest, m.state[PRICE] * (1.002 if place.total[EXCESS] > 0 else 0.999))
+        m.state[PRICE] = max(lowest, m.state[PRICE] * (1.0001 if place.total[EXCESS] > 0 else 0.99995))
         m.state[SCORE] = _score(place, m.state[PRICE])
     return evaluated
 

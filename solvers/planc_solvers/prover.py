@@ -1,0 +1,139 @@
+"""The half of the planner that proves bounds, by coarse models of chosen critical tasks, and proposes decoded plans.
+
+Every set of critical tasks gives a bound; which set gives the best is found by trying. More critical tasks are not
+always better for the relaxation, because work may spread over more stages, and always slower.
+"""
+
+from collections.abc import Callable, Iterator
+from math import inf
+
+import numpy as np
+
+from planc.problem.problem import Problem
+from planc_solvers.arrays import Arrays, Plan, empty_plan
+from planc_solvers.coarse import Coarse, coarse_model
+from planc_solvers.decode import decode
+from planc_solvers.evaluate import evaluate
+from planc_solvers.linear import Answer
+from planc_solvers.workspace import EXCESS, MAKESPAN, Workspace, workspace
+
+GRID = 12
+"""Single critical tasks tried along the stretch where keeping everything is over the budget."""
+
+THRESHOLDS = (0.3, 0.5, 0.9)
+"""Fractions present below which decoding gives a value up."""
+
+SLACK = 2e-6
+"""Relative error that the solver's tolerances leave in a bound."""
+
+INTEGER_SHARE = 0.35
+"""Part of the remaining time that one model with integers may take."""
+
+
+INTEGER_TASKS = 4
+"""Critical tasks up to which a recompute-only model is solved with integers."""
+
+
+class Prover:
+    """Bounds of one problem. `left` gives the seconds that remain, `stopped` says when to give up."""
+
+    def __init__(
+        self, problem: Problem, arrays: Arrays, left: Callable[[], float], stopped: Callable[[], bool]
+    ) -> None:
+        self.problem, self.arrays, self.left, self.stopped = problem, arrays, left, stopped
+        self.base = max(problem.base_duration_ns, 1)
+        self.swaps = any(value.swappable for value in problem.values)
+        self.place: Workspace = workspace(arrays)
+        self.infeasible = False
+        self.last: Plan | None = None
+        keep = empty_plan(arrays)
+        evaluate(arrays, keep, self.place)
+        self.keep_memory = self.place.memory[: keep.length[0]].copy()
+        self.best: dict[tuple[int, ...], float] = {}
+
+    def rounds(self) -> Iterator[tuple[int, list[Plan]]]:
+        """Pairs of a proven bound (ns) and plans decoded from the model, until nothing is left to try."""
+        peak = int(np.argmax(self.keep_memory))
+        yield from self._solve((peak,), integer=not self.swaps)
+        if self.swaps:
+            yield from self._scan()
+            yield from self._grow()
+        else:
+            yield from self._violations((peak,))
+
+    def _solve(self, critical: tuple[int, ...], integer: bool) -> Iterator[tuple[int, list[Plan]]]:
+        coarse = coarse_model(self.problem, critical)
+        answer = coarse.model.solve(self.left() * (INTEGER_SHARE if integer else 0.9), relaxed=not integer)
+        self.infeasible = self.infeasible or answer.infeasible
+        self.best[critical] = max(self.best.get(critical, -inf), answer.bound)
+        if not self.infeasible:
+            yield self._bound_ns(answer.bound), self._decoded(coarse, answer)
+
+    def _bound_ns(self, bound: float) -> int:
+        return int(bound * self.base * (1 - SLACK)) if np.isfinite(bound) else 0
+
+    def _decoded(self, coarse: Coarse, answer: Answer) -> list[Plan]:
+        """The best one or two decodings of the model's point."""
+        if answer.point is None:
+            return []
+        self.last = decode(coarse, self.arrays, answer.point)
+        scored: list[tuple[float, int, Plan]] = []
+        for i, threshold in enumerate(THRESHOLDS):
+            plan = decode(coarse, self.arrays, answer.point, threshold)
+            if evaluate(self.arrays, plan, self.place):
+                over = self.place.total[EXCESS] / max(self.arrays.budget, 1)
+                scored.append((self.place.total[MAKESPAN] + over * self.base, i, plan))
+        return [plan for _, _, plan in sorted(scored)[:2]]
+
+    def _scan(self) -> Iterator[tuple[int, list[Plan]]]:
+        """Single critical tasks: a grid over the tight stretch, then halving steps around the best."""
+        tight = np.flatnonzero(self.keep_memory > self.problem.budget_bytes)
+        done = np.cumsum(self.arrays.duration)[tight]
+        for share in range(1, GRID):
+            at = int(tight[np.searchsorted(done, done[0] + (done[-1] - done[0]) * share / GRID)])
+            yield from self._try((at,))
+        step = max(1, int(tight[-1] - tight[0]) // (2 * GRID))
+        while step and not self.stopped():
+            centre = max((k for k in self.best if len(k) == 1), key=self.best.__getitem__)[0]
+            for at in (centre - step, centre + step):
+                yield from self._try((int(np.clip(at, tight[0], tight[-1])),))
+            step //= 2
+
+    def _try(self, critical: tuple[int, ...]) -> Iterator[tuple[int, list[Plan]]]:
+        if critical not in self.best and not self.stopped() and not self.infeasible:
+            yield from self._solve(critical, integer=False)
+
+    def _grow(self) -> Iterator[tuple[int, list[Plan]]]:
+        """Add the best single tasks to the best set while that helps; then the best set with integers."""
+        singles = sorted((k for k in self.best if len(k) == 1), key=self.best.__getitem__, reverse=True)
+        current: tuple[int, ...] = singles[0]
+        for (task,) in singles[1:]:
+            trial = tuple(sorted({*current, task}))
+            yield from self._try(trial)
+            if self.best.get(trial, -inf) > self.best[current] * (1 + SLACK):
+                current = trial
+            if len(current) >= 5:
+                break
+        for critical in sorted(self.best, key=self.best.__getitem__, reverse=True)[:3]:
+            if not self.stopped():
+                yield from self._solve(critical, integer=True)
+
+    def _violations(self, critical: tuple[int, ...]) -> Iterator[tuple[int, list[Plan]]]:
+        """Add the task at which the last decoded plan is most over the budget, with integers while they are few."""
+        while not self.stopped() and not self.infeasible:
+            worst = self._worst(critical)
+            if worst < 0:
+                return
+            critical = tuple(sorted({*critical, worst}))
+            yield from self._solve(critical, integer=len(critical) <= INTEGER_TASKS)
+
+    def _worst(self, critical: tuple[int, ...]) -> int:
+        """The task outside `critical` most over the budget in the plan evaluated last; -1 when none is over."""
+        plan = self.last
+        if plan is None or not evaluate(self.arrays, plan, self.place):
+            return -1
+        length = int(plan.length[0])
+        over = self.place.memory[:length] - self.problem.budget_bytes
+        first = {int(task): p for p, task in reversed(list(enumerate(plan.seq[:length])))}
+        ranked = sorted((t for t in first if over[first[t]] > 0 and t not in critical), key=lambda t: -over[first[t]])
+        return ranked[0] if ranked else -1

@@ -1,0 +1,109 @@
+"""Brute force on tiny problems: optimal step times that share no code with the solver."""
+
+import heapq
+import itertools
+from collections.abc import Iterator
+
+from planc.problem.problem import Origin, Problem
+from planc.schedule.residency import ScheduleError, memory_profile, residencies
+from planc.schedule.schedule import Copy, Direction, Schedule
+from planc.schedule.simulate import simulate
+
+
+def best_recompute_only(problem: Problem) -> int | None:
+    """Least total duration of a sequence within the budget, first executions in the given order; None if there is none.
+
+    Dijkstra over (tasks begun, values held); any held value may be dropped at any time. Computed and batch values only.
+    """
+    tasks, size = problem.tasks, [v.bytes for v in problem.values]
+    start = frozenset(v for v, p in enumerate(problem.producer) if p is None)
+    queue: list[tuple[int, int, int, frozenset[int]]] = [(0, 0, 0, start)]
+    seen: set[tuple[int, frozenset[int]]] = set()
+    ticket = 0
+    while queue:
+        cost, _, begun, held = heapq.heappop(queue)
+        if begun == len(tasks):
+            return cost
+        if (begun, held) in seen:
+            continue
+        seen.add((begun, held))
+        for task in range(begun + 1):
+            info = tasks[task]
+            if not held.issuperset(info.reads) or (task < begun and not info.recomputable):
+                continue
+            for kept in _subsets(held, frozenset(info.reads)):
+                if sum(size[v] for v in kept) + info.working_bytes <= problem.budget_bytes:
+                    ticket += 1
+                    after = kept | frozenset(info.writes)
+                    state = (cost + info.duration_ns, ticket, begun + (task == begun), after)
+                    heapq.heappush(queue, state)
+    return None
+
+
+def _subsets(items: frozenset[int], fixed: frozenset[int]) -> Iterator[frozenset[int]]:
+    free = sorted(items - fixed)
+    for count in range(len(free) + 1):
+        for chosen in itertools.combinations(free, count):
+            yield fixed | frozenset(chosen)
+
+
+def best_with_swaps(problem: Problem, repeats: int = 1) -> int | None:
+    """Least simulated step time over every schedule with at most `repeats` recomputations, and one copy each way a value.
+
+    Enumerates sequences with first executions in the given order, host starts, and every start and stop of the copies.
+    """
+    best: int | None = None
+    for steps in _sequences(problem, repeats):
+        for copies, host in _copy_sets(problem, steps):
+            schedule = Schedule(steps, copies, host)
+            try:
+                if max(memory_profile(problem, schedule)) > problem.budget_bytes:
+                    continue
+                time = simulate(problem, schedule).step_ns
+            except ScheduleError:
+                continue
+            best = time if best is None else min(best, time)
+    return best
+
+
+def _sequences(problem: Problem, repeats: int) -> Iterator[tuple[int, ...]]:
+    base = tuple(range(len(problem.tasks)))
+    yield base
+    if repeats:
+        for task, info in enumerate(problem.tasks):
+            for position in range(task + 2, len(base) + 1) if info.recomputable else ():
+                yield (*base[:position], task, *base[position:])
+
+
+def _copy_sets(problem: Problem, steps: tuple[int, ...]) -> Iterator[tuple[tuple[Copy, ...], frozenset[int]]]:
+    swappable = [v for v, info in enumerate(problem.values) if info.swappable]
+    for options in itertools.product(*(_valid(problem, v, steps) for v in swappable)):
+        copies = [copy for copies, _ in options for copy in copies]
+        copies.sort(key=lambda c: (c.start, c.stop))
+        yield tuple(copies), frozenset(v for v, (_, home) in zip(swappable, options, strict=True) if home)
+
+
+def _valid(problem: Problem, value: int, steps: tuple[int, ...]) -> list[tuple[tuple[Copy, ...], bool]]:
+    found = []
+    for copies, home in _options(problem, value, len(steps)):
+        try:
+            residencies(problem, Schedule(steps, copies, frozenset({value} if home else ())))
+        except ScheduleError:
+            continue
+        found.append((copies, home))
+    return found
+
+
+def _options(problem: Problem, value: int, length: int) -> list[tuple[tuple[Copy, ...], bool]]:
+    """Nothing; out and in; for what may start on the host also in from there, and for state out again after it."""
+    spans = list(itertools.combinations_with_replacement(range(length + 1), 2))
+    outs = [Copy(value, Direction.OUT, a, b) for a, b in spans]
+    ins = [Copy(value, Direction.IN, a, b) for a, b in spans]
+    found: list[tuple[tuple[Copy, ...], bool]] = [((), False)]
+    found += [((o, i), False) for o in outs for i in ins if o.stop <= i.start]
+    origin = problem.values[value].origin
+    if origin is Origin.STATE:
+        found += [((i, o), True) for o in outs for i in ins if i.stop <= o.start]
+    elif origin is not Origin.COMPUTED:
+        found += [((i,), True) for i in ins]
+    return found
