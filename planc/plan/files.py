@@ -40,5 +40,5 @@ def read_plan(path: Path) -> Plan:
 
 
 def plan_schema() -> dict[str, Any]:
-    """JSON Schema of a plan file."""
-    return msgspec.json.schema(Plan)
+    """JSON Schema of a plan file, in JSON's own types: defaults that are tuples become lists."""
+    return msgspec.json.decode(msgspec.json.encode(msgspec.json.schema(Plan)), type=dict[str, Any])
