@@ -58,7 +58,7 @@ class _Assembly:
     ) -> None:
         self.traced, self.settings = traced, settings
         self.b = Builder()
-        self.c = Lowering(self.b, table)
+        self.c = Lowering(self.b, table=table)
         self.nodes = list(traced.graph.nodes)
         self.placeholders = [node for node in self.nodes if node.op == "placeholder"]
         self.loss, self.grads, self.following = self._outputs()

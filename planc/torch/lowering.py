@@ -12,18 +12,16 @@ from planc.errors import InternalError, ModelError
 from planc.torch.tensors import (
     Constant,
     Expanded,
-    Permuted,
     Picked,
     Recorded,
     Tensor,
-    composed,
     onnx_dtype,
     to_numpy,
-    view_through,
 )
 from planc.training.apply import Update
-from planc.training.builder import Builder, Group, Operand, Shape, Value
-from planc.training.lowering_table import LoweringTable
+from planc.training.builder import Operand, Shape, Value
+from planc.training.lazy import LazyViews, Permuted
+from planc.training.lowering_table import CPU, LoweringTable
 
 aten = torch.ops.aten
 
@@ -56,13 +54,10 @@ def lower(*targets: Any, raw: tuple[str, ...] = ()) -> Callable[[H], H]:
 
 
 @dataclass
-class Lowering:
+class Lowering(LazyViews):
     """The state of one lowering: what each traced node became, and what is still to be emitted."""
 
-    b: Builder
-    table: LoweringTable
-    resident: set[str] = field(default_factory=set)
-    """Names of tensors that live through the whole step: reading them again costs no memory."""
+    table: LoweringTable = CPU
     known: dict[torch.fx.Node, Any] = field(default_factory=dict)
     updates: list[Update] = field(default_factory=list)
     index_ranges: dict[str, int] = field(default_factory=dict)
@@ -72,8 +67,6 @@ class Lowering:
     specs: list[tuple[Shape, int]] = field(default_factory=list)
     """(shape, dtype) of the results of the operator being lowered."""
     _promised: set[str] = field(default_factory=set)
-    _copies: dict[str, list[tuple[Shape, Value, Group]]] = field(default_factory=dict)
-    _views: dict[tuple[str, Shape, Group], Value] = field(default_factory=dict)
 
     # --- one operator
 
@@ -164,7 +157,7 @@ class Lowering:
     def value(self, a: Tensor) -> Value:
         """The tensor's elements in order, as an ONNX value."""
         if isinstance(a, Permuted):
-            return self._transposed(a)
+            return self.ordered(a)
         if isinstance(a, Constant):
             return self.b.constant(to_numpy(a.tensor))
         if isinstance(a, Expanded):
@@ -193,57 +186,23 @@ class Lowering:
         zeros = self.b.zeros(a.shape, a.log_probabilities.dtype)
         return self.b.op("ScatterElements", [zeros, a.index, a.share], a.shape, axis=1)
 
-    def _transposed(self, a: Permuted) -> Value:
-        """One Transpose, shared inside a group; across groups it reads a copy that lives anyway, not the source."""
-        source, group = a.source, self.b.group
-        copies = self._copies.setdefault(source.name, [])
-        for perm, made, home in copies:
-            if perm == a.perm and (home == group or source.name not in self.resident):
-                return made
-        base, perm = source, a.perm
-        if copies and source.name not in self.resident:
-            first, base, _ = copies[-1]
-            perm = tuple(first.index(axis) for axis in a.perm)
-        made = self.b.transpose(base, perm)
-        copies.append((a.perm, made, group))
-        return made
-
     def permute(self, a: Tensor, perm: list[int]) -> Tensor:
         """`a` with permuted axes, not yet materialised."""
-        if isinstance(a, Permuted):
-            return composed(a, perm)
-        plain = self.value(a)
-        moved = [axis for axis in perm if plain.shape[axis] != 1]
-        if moved == sorted(moved):
-            return self.reshape(plain, [plain.shape[axis] for axis in perm])
-        return composed(plain, perm)
+        return self.permuted(a if isinstance(a, Permuted) else self.value(a), perm)
 
     def view(self, a: Tensor, shape: Sequence[int]) -> Value:
         """`a` under another shape, its elements in order."""
         return self.value(self.reshape(a, shape))
 
     def reshape(self, a: Tensor, shape: Sequence[int]) -> Tensor:
-        """A view of `a`; of a permuted tensor a permuted view where that is possible."""
-        shape = tuple(int(d) for d in shape)
+        """A view of `a`, not yet materialised where that can be avoided."""
         if isinstance(a, Expanded) and a.value.size == 1:
-            return Expanded(self.b.reshape(a.value, (1,) * len(shape)), shape)
-        if isinstance(a, Permuted):
-            if a.shape == shape:
-                return a
-            through = view_through(a, shape)
-            if through is not None:
-                return self.permute(self.view(a.source, through.source_shape), list(through.perm))
-        plain = self.value(a)
-        if plain.shape == shape:
-            return plain
-        key = (plain.name, shape, self.b.group)
-        if key not in self._views:
-            self._views[key] = self.b.reshape(plain, shape)
-        return self._views[key]
+            return Expanded(self.b.reshape(a.value, (1,) * len(shape)), tuple(shape))
+        return self.viewed(a if isinstance(a, Permuted) else self.value(a), shape)
 
-    def matrix(self, a: Tensor) -> tuple[Value, bool]:
+    def factor(self, a: Tensor) -> tuple[Value, bool]:
         """A matrix operand and whether it is to be read transposed."""
-        return (a.source, True) if isinstance(a, Permuted) else (self.value(a), False)
+        return self.matrix(a if isinstance(a, Permuted) else self.value(a))
 
     def operand(self, a: Tensor | float, like: Shape) -> Operand:
         """An operand that broadcasts against a tensor of shape `like`."""

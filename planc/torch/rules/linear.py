@@ -9,14 +9,14 @@ from planc.training.builder import Value
 @lower(aten.mm.default, raw=("self", "mat2"))
 def mm(c: Lowering, self: Any, mat2: Any) -> Value:
     """[M, K] x [K, N]."""
-    (a, trans_a), (b, trans_b) = c.matrix(self), c.matrix(mat2)
+    (a, trans_a), (b, trans_b) = c.factor(self), c.factor(mat2)
     return c.b.gemm(a, b, trans_a=trans_a, trans_b=trans_b)
 
 
 @lower(aten.addmm.default, raw=("mat1", "mat2"))
 def addmm(c: Lowering, self: Value, mat1: Any, mat2: Any, beta: float = 1, alpha: float = 1) -> Value:
     """beta self + alpha mat1 mat2."""
-    (a, trans_a), (b, trans_b) = c.matrix(mat1), c.matrix(mat2)
+    (a, trans_a), (b, trans_b) = c.factor(mat1), c.factor(mat2)
     flags: dict[str, Any] = {k: 1 for k, on in (("transA", trans_a), ("transB", trans_b)) if on}
     flags |= {k: float(v) for k, v in (("alpha", alpha), ("beta", beta)) if v != 1}
     return c.b.op("Gemm", [a, b, self], c.specs[0][0], a.dtype, **flags)
