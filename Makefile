@@ -12,7 +12,7 @@ $(BIN)/planc: pyproject.toml
 	touch $@
 
 $(VENV)/.test: $(BIN)/planc
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,report,torch]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[test,torch]"
 	touch $@
 
 # ResNet-18 at half its memory: build, profile, compile, verify, run against the unplanned graph, draw.

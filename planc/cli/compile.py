@@ -11,11 +11,14 @@ from planc.compiler import Compilation, CompileOptions, compile_model
 from planc.costs.cache import costs_for
 from planc.costs.table import read_costs
 from planc.errors import UsageError
+from planc.graph.graph import Graph
 from planc.importer.build import ImportedModel, import_model
 from planc.importer.load import ModelFile, read_model
 from planc.importer.save import write_model
 from planc.plan.files import write_plan
+from planc.report.summary import summarize, summary_json
 from planc.report.text import print_summary
+from planc.report.view import view_of
 from planc.schedule.solver import Progress
 from planc.training import differentiate
 from planc.units import format_ns
@@ -52,7 +55,7 @@ def compile_command(
     result = _compile(imported, budget, device, costs, solver, time_limit, seed)
     write_plan(result.plan, target)
     if json:
-        print_json(compile_json(result, target))
+        print_json(compile_json(result, imported.graph, target))
     else:
         print_summary(out(), result.plan, imported.graph)
         err().print(f"wrote {target}")
@@ -88,28 +91,7 @@ def _compile(
         return compile_model(imported, table, options)
 
 
-def compile_json(result: Compilation, path: Path) -> dict[str, object]:
-    """The JSON result of a compilation."""
-    plan = result.plan
-    memory, prediction, certificate = plan.memory, plan.prediction, plan.certificate
-    recomputed = len(plan.runs) - plan.model.layers
-    return {
-        "plan": str(path),
-        "status": certificate.status,
-        "budget_bytes": memory.budget_bytes,
-        "slab_bytes": memory.slab_bytes,
-        "scratch_bytes": memory.scratch_bytes,
-        "host_bytes": memory.host_bytes,
-        "liveness_peak_bytes": memory.liveness_peak_bytes,
-        "minimum_budget_bytes": memory.minimum_budget_bytes,
-        "minimum_layer": memory.minimum_layer,
-        "predicted_step_ns": prediction.step_ns,
-        "unconstrained_step_ns": prediction.unconstrained_step_ns,
-        "lower_bound_ns": certificate.lower_bound_ns,
-        "gap": certificate.gap,
-        "solve_s": certificate.solve_s,
-        "layers": plan.model.layers,
-        "swapped_bytes": sum(copy.bytes for copy in plan.copies if copy.direction == "out"),
-        "recomputed_layers": recomputed,
-        "repairs": result.repairs,
-    }
+def compile_json(result: Compilation, graph: Graph, path: Path) -> dict[str, object]:
+    """The JSON result of a compilation: the plan's summary, where it lies, and how often packing was repaired."""
+    view = view_of(result.plan, graph)
+    return {"plan": str(path), "repairs": result.repairs, **summary_json(view, summarize(view))}

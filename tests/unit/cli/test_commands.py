@@ -7,27 +7,14 @@ from pathlib import Path
 import onnx
 import pytest
 from support import networks
+from support.costs import made_up_costs
 
-from planc.cli.main import main
 from planc.costs.table import write_costs
 from planc.importer.build import import_model
 from planc.plan.files import read_plan
-from support.costs import made_up_costs
 
 Result = tuple[int, str, str]
 Planc = Callable[..., Result]
-
-
-@pytest.fixture
-def planc(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Planc:
-    def call(*arguments: object) -> Result:
-        monkeypatch.setattr("sys.argv", ["planc", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
