@@ -71,20 +71,20 @@ class _Stays:
         storage = self.planning.storages[residency.value]
         copies = self.schedule.copies
         begin = self.slots.begin[residency.first]
-        end = max([begin + 1] + [self.slots.begin[copies[c].stop] for c in residency.copied_out_by])
+        ends = [self.slots.begin[copies[c].stop] for c in residency.copied_out_by]
         if residency.produced_by_step is not None:
             begin, last = self.slots.touches(residency.produced_by_step)[storage]
-            end = max(end, last + 1) if residency.copied_out_by else last + 1
+            ends.append(last + 1)
         if residency.produced_by_copy is not None:
-            end = max(end, self.slots.begin[copies[residency.produced_by_copy].stop])
+            ends.append(self.slots.begin[copies[residency.produced_by_copy].stop])
         if residency.last_reader is not None:
-            end = max(end, self.slots.touches(residency.last_reader)[storage][1] + 1)
+            ends.append(self.slots.touches(residency.last_reader)[storage][1] + 1)
         if residency.until_step_end:
-            end = self.slots.total
+            ends.append(self.slots.total)
         return Stay(
             storage,
             begin,
-            max(end, begin + 1),
+            max([begin + 1, *ends]),
             residency.produced_by_copy,
             residency.copied_out_by,
             home=self._is_home(storage, residency),
