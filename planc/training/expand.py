@@ -66,9 +66,7 @@ def _type(value: Value) -> bytes:
     return text
 
 
-def _instantiated(
-    call: onnx.NodeProto, body: onnx.FunctionProto, version: int, prefix: str
-) -> list[onnx.NodeProto]:
+def _instantiated(call: onnx.NodeProto, body: onnx.FunctionProto, version: int, prefix: str) -> list[onnx.NodeProto]:
     """The body's nodes with its formal names replaced by the call's, its attributes bound and the rest prefixed."""
     renamed = dict.fromkeys((*body.input, *body.output), "")
     renamed |= dict(zip(body.input, call.input, strict=False)) | dict(zip(body.output, call.output, strict=False))

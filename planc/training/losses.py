@@ -1,6 +1,5 @@
 """Puts a loss on a forward model: standard nodes from the model's output to a scalar named `loss`."""
 
-
 from typing import Any
 
 import numpy as np
@@ -61,9 +60,7 @@ def _named_output(model: onnx.ModelProto, name: str) -> str:
     return wanted
 
 
-def _node(
-    graph: onnx.GraphProto, op_type: str, inputs: list[str], output: str, kind: str, **attributes: Any
-) -> None:
+def _node(graph: onnx.GraphProto, op_type: str, inputs: list[str], output: str, kind: str, **attributes: Any) -> None:
     node = helper.make_node(op_type, inputs, [output], name=f"loss.{op_type}.{len(graph.node)}", **attributes)
     annotate_node(node, LOSS, kind, "forward")
     graph.node.append(node)

@@ -185,4 +185,3 @@ def _unique_name(node: onnx.NodeProto, taken: set[str]) -> str:
     while name in taken:
         name, serial = f"{node.name or node.op_type}.{serial}", serial + 1
     return name
-

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.training_steps import run_steps
 
 from planc.training import Optimizer, differentiate
 from planc.training.rules import GRADIENTS
-from support.training_steps import run_steps
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -49,7 +49,9 @@ def i64(*values: int) -> np.ndarray:
 
 
 def conv(stride=1, padding=0, dilation=1, groups=1):
-    return lambda x, w, *b: F.conv2d(x, w, *(b or (None,)), stride=stride, padding=padding, dilation=dilation, groups=groups)
+    return lambda x, w, *b: F.conv2d(
+        x, w, *(b or (None,)), stride=stride, padding=padding, dilation=dilation, groups=groups
+    )
 
 
 def conv_case(label, x, w, bias=False, stride=1, pads=(0, 0), dilation=1, group=1, **more):
@@ -65,7 +67,14 @@ def same_conv(x, w):
 
 def transposed(stride=1, padding=0, output_padding=0, groups=1, dilation=1):
     return lambda x, w, *b: F.conv_transpose2d(
-        x, w, *(b or (None,)), stride=stride, padding=padding, output_padding=output_padding, groups=groups, dilation=dilation
+        x,
+        w,
+        *(b or (None,)),
+        stride=stride,
+        padding=padding,
+        output_padding=output_padding,
+        groups=groups,
+        dilation=dilation,
     )
 
 
@@ -85,6 +94,7 @@ MEAN, VAR = np.array([0.1, -0.4, 0.3], np.float32), np.array([0.8, 1.7, 1.1], np
 MEAN_T, VAR_T = torch.from_numpy(MEAN).double(), torch.from_numpy(VAR).double()
 IDS = np.array([[2, 0, 2], [4, 2, 0]], np.int64)
 MASK = np.random.default_rng(5).random((3, 4)) > 0.5
+MASK_T = torch.from_numpy(MASK)
 
 CASES = [
     Case("Add", [[2, 3, 4], [3, 1]], torch.add),
@@ -106,7 +116,7 @@ CASES = [
     Case("Reciprocal", [[3, 4]], torch.reciprocal, low=0.5),
     Case("Max", [[3, 4], [4]], torch.maximum),
     Case("Min", [[3, 4], [3, 1]], torch.minimum),
-    Case("Where", [[3, 4], [4]], lambda a, b: torch.where(torch.from_numpy(MASK), a, b), constants=[MASK], constants_first=True),
+    Case("Where", [[3, 4], [4]], lambda a, b: torch.where(MASK_T, a, b), constants=[MASK], constants_first=True),
     Case("Identity", [[3, 4]], lambda x: x * 1),
     Case("Cast", [[3, 4]], lambda x: x * 1, {"to": TensorProto.DOUBLE}),
     Case("Relu", [[3, 4]], torch.relu),
@@ -122,18 +132,41 @@ CASES = [
     Case("Clip", [[4, 5]], F.relu6, constants=[np.float32(0), np.float32(6)], low=-3, high=9),
     Case("Clip", [[4, 5]], lambda x: x.clamp(min=0.1), constants=[np.float32(0.1)], label="min"),
     Case("Gelu", [[3, 5]], F.gelu, opset=20, low=-3, high=3),
-    Case("Gelu", [[3, 5]], lambda x: F.gelu(x, approximate="tanh"), {"approximate": "tanh"}, opset=20, low=-3, high=3, label="tanh"),
+    Case(
+        "Gelu",
+        [[3, 5]],
+        lambda x: F.gelu(x, approximate="tanh"),
+        {"approximate": "tanh"},
+        opset=20,
+        low=-3,
+        high=3,
+        label="tanh",
+    ),
     Case("Mish", [[3, 5]], F.mish, low=-3, high=3, label="function"),
     Case("Selu", [[3, 5]], F.selu, low=-3, high=3, label="function"),
-    Case("GroupNormalization", [[2, 6, 3, 2], [6], [6]], lambda x, g, b: F.group_norm(x, 3, g, b, 1e-5), {"num_groups": 3}, opset=21, label="function"),
+    Case(
+        "GroupNormalization",
+        [[2, 6, 3, 2], [6], [6]],
+        lambda x, g, b: F.group_norm(x, 3, g, b, 1e-5),
+        {"num_groups": 3},
+        opset=21,
+        label="function",
+    ),
     Case("RMSNormalization", [[2, 3, 8], [8]], lambda x, g: F.rms_norm(x, (8,), g, 1e-5), opset=23, label="function"),
     Case(
-        "Attention", [[2, 2, 5, 8], [2, 2, 5, 8], [2, 2, 5, 8]], lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
-        opset=23, label="function",
+        "Attention",
+        [[2, 2, 5, 8], [2, 2, 5, 8], [2, 2, 5, 8]],
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v),
+        opset=23,
+        label="function",
     ),
     Case(
-        "Attention", [[2, 2, 5, 8], [2, 2, 5, 8], [2, 2, 5, 8]],
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), {"is_causal": 1}, opset=23, label="causal",
+        "Attention",
+        [[2, 2, 5, 8], [2, 2, 5, 8], [2, 2, 5, 8]],
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+        {"is_causal": 1},
+        opset=23,
+        label="causal",
     ),
     Case("MatMul", [[3, 4], [4, 5]], torch.matmul),
     Case("MatMul", [[2, 3, 4], [4, 5]], torch.matmul, label="shared-right"),
@@ -143,11 +176,14 @@ CASES = [
     Case("MatMul", [[2, 3, 4], [4]], torch.matmul, label="column"),
     *[
         Case(
-            "Gemm", [[4, 3] if ta else [3, 4], [5, 4] if tb else [4, 5], [5]],
+            "Gemm",
+            [[4, 3] if ta else [3, 4], [5, 4] if tb else [4, 5], [5]],
             lambda a, b, c, ta=ta, tb=tb: 0.5 * (a.T if ta else a) @ (b.T if tb else b) + 2 * c,
-            {"transA": ta, "transB": tb, "alpha": 0.5, "beta": 2.0}, label=f"{ta}{tb}",
+            {"transA": ta, "transB": tb, "alpha": 0.5, "beta": 2.0},
+            label=f"{ta}{tb}",
         )
-        for ta in (0, 1) for tb in (0, 1)
+        for ta in (0, 1)
+        for tb in (0, 1)
     ],
     Case("Gemm", [[3, 4], [4, 5], [3, 1]], lambda a, b, c: a @ b + c, label="column-bias"),
     conv_case("3x3", [2, 3, 7, 6], [4, 3, 3, 3], True, pads=(1, 1)),
@@ -165,32 +201,84 @@ CASES = [
     Case("Conv", [[1, 2, 4, 5, 4], [3, 2, 2, 3, 2]], F.conv3d, label="3d"),
     Case("ConvTranspose", [[2, 3, 4, 5], [3, 4, 2, 2], [4]], transposed(2), {"strides": [2, 2]}),
     Case(
-        "ConvTranspose", [[2, 4, 4, 5], [4, 2, 3, 3]], transposed(2, 1, 1, 2),
-        {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1], "group": 2}, label="grouped",
+        "ConvTranspose",
+        [[2, 4, 4, 5], [4, 2, 3, 3]],
+        transposed(2, 1, 1, 2),
+        {"strides": [2, 2], "pads": [1] * 4, "output_padding": [1, 1], "group": 2},
+        label="grouped",
     ),
-    Case("MaxPool", [[2, 3, 7, 6]], lambda x: F.max_pool2d(x, 3, 2, 1), {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4}),
-    Case("MaxPool", [[2, 3, 6, 6]], lambda x: F.max_pool2d(x, 2), {"kernel_shape": [2, 2], "strides": [2, 2]}, label="disjoint"),
-    Case("MaxPool", [[1, 2, 6, 7]], lambda x: F.max_pool2d(x, 3, 1, 1), {"kernel_shape": [3, 3], "pads": [1] * 4}, label="stride-1"),
-    Case("MaxPool", [[1, 2, 6, 7]], lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True), {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}, label="ceil"),
-    Case("AveragePool", [[2, 3, 6, 4]], average(kernel_size=2), {"kernel_shape": [2, 2], "strides": [2, 2]}, label="tiles"),
     Case(
-        "AveragePool", [[2, 3, 6, 5]], average(kernel_size=3, stride=1, padding=1, count_include_pad=False),
+        "MaxPool",
+        [[2, 3, 7, 6]],
+        lambda x: F.max_pool2d(x, 3, 2, 1),
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4},
+    ),
+    Case(
+        "MaxPool",
+        [[2, 3, 6, 6]],
+        lambda x: F.max_pool2d(x, 2),
+        {"kernel_shape": [2, 2], "strides": [2, 2]},
+        label="disjoint",
+    ),
+    Case(
+        "MaxPool",
+        [[1, 2, 6, 7]],
+        lambda x: F.max_pool2d(x, 3, 1, 1),
+        {"kernel_shape": [3, 3], "pads": [1] * 4},
+        label="stride-1",
+    ),
+    Case(
+        "MaxPool",
+        [[1, 2, 6, 7]],
+        lambda x: F.max_pool2d(x, 3, 2, ceil_mode=True),
+        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+        label="ceil",
+    ),
+    Case(
+        "AveragePool",
+        [[2, 3, 6, 4]],
+        average(kernel_size=2),
+        {"kernel_shape": [2, 2], "strides": [2, 2]},
+        label="tiles",
+    ),
+    Case(
+        "AveragePool",
+        [[2, 3, 6, 5]],
+        average(kernel_size=3, stride=1, padding=1, count_include_pad=False),
         {"kernel_shape": [3, 3], "pads": [1] * 4},
     ),
     Case(
-        "AveragePool", [[2, 3, 8, 7]], average(kernel_size=3, stride=2, padding=1, count_include_pad=True),
-        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "count_include_pad": 1}, label="include-pad",
+        "AveragePool",
+        [[2, 3, 8, 7]],
+        average(kernel_size=3, stride=2, padding=1, count_include_pad=True),
+        {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1] * 4, "count_include_pad": 1},
+        label="include-pad",
     ),
     Case(
-        "AveragePool", [[2, 3, 8, 9]], average(kernel_size=3, stride=2, ceil_mode=True, count_include_pad=False),
-        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}, label="ceil",
+        "AveragePool",
+        [[2, 3, 8, 9]],
+        average(kernel_size=3, stride=2, ceil_mode=True, count_include_pad=False),
+        {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1},
+        label="ceil",
     ),
-    Case("AveragePool", [[1, 2, 9, 9]], average(kernel_size=2, stride=3), {"kernel_shape": [2, 2], "strides": [3, 3]}, label="gaps"),
+    Case(
+        "AveragePool",
+        [[1, 2, 9, 9]],
+        average(kernel_size=2, stride=3),
+        {"kernel_shape": [2, 2], "strides": [3, 3]},
+        label="gaps",
+    ),
     Case("GlobalAveragePool", [[2, 3, 4, 5]], lambda x: x.mean((2, 3), True)),
     Case("GlobalMaxPool", [[2, 3, 4, 5]], lambda x: x.amax((2, 3), True)),
     Case("BatchNormalization", [[2, 3, 4, 5], [3], [3]], batch_norm_frozen, constants=[MEAN, VAR], label="frozen"),
     Case("LayerNormalization", [[2, 3, 8], [8], [8]], lambda x, g, b: F.layer_norm(x, (8,), g, b)),
-    Case("LayerNormalization", [[2, 3, 4, 2], [4, 2]], lambda x, g: F.layer_norm(x, (4, 2), g), {"axis": 2}, label="two-axes"),
+    Case(
+        "LayerNormalization",
+        [[2, 3, 4, 2], [4, 2]],
+        lambda x, g: F.layer_norm(x, (4, 2), g),
+        {"axis": 2},
+        label="two-axes",
+    ),
     Case("InstanceNormalization", [[2, 3, 4, 5], [3], [3]], lambda x, g, b: F.instance_norm(x, None, None, g, b)),
     Case("LRN", [[2, 7, 3, 4]], lrn, {"size": 5, "alpha": 0.3, "beta": 0.75, "bias": 1.5}),
     Case("Softmax", [[2, 3, 5]], lambda x: x.softmax(1), {"axis": 1}),
@@ -213,19 +301,59 @@ CASES = [
     Case("Pad", [[3, 4]], lambda x: F.pad(x, (2, 1, 1, 0)), {}, [i64(1, 2, 0, 1)]),
     Case("Expand", [[3, 1]], lambda x: x.expand(2, 3, 4), {}, [i64(2, 3, 4)]),
     Case("Tile", [[3, 4]], lambda x: x.repeat(2, 3), {}, [i64(2, 3)]),
-    Case("DepthToSpace", [[2, 12, 2, 3]], lambda x: F.pixel_shuffle(x, 2), {"blocksize": 2, "mode": "CRD"}, label="CRD"),
-    Case("DepthToSpace", [[2, 12, 2, 3]], lambda x: x.reshape(2, 2, 2, 3, 2, 3).permute(0, 3, 4, 1, 5, 2).reshape(2, 3, 4, 6), {"blocksize": 2}),
-    Case("SpaceToDepth", [[2, 3, 4, 6]], lambda x: x.reshape(2, 3, 2, 2, 3, 2).permute(0, 3, 5, 1, 2, 4).reshape(2, 12, 2, 3), {"blocksize": 2}),
+    Case(
+        "DepthToSpace", [[2, 12, 2, 3]], lambda x: F.pixel_shuffle(x, 2), {"blocksize": 2, "mode": "CRD"}, label="CRD"
+    ),
+    Case(
+        "DepthToSpace",
+        [[2, 12, 2, 3]],
+        lambda x: x.reshape(2, 2, 2, 3, 2, 3).permute(0, 3, 4, 1, 5, 2).reshape(2, 3, 4, 6),
+        {"blocksize": 2},
+    ),
+    Case(
+        "SpaceToDepth",
+        [[2, 3, 4, 6]],
+        lambda x: x.reshape(2, 3, 2, 2, 3, 2).permute(0, 3, 5, 1, 2, 4).reshape(2, 12, 2, 3),
+        {"blocksize": 2},
+    ),
     Case("Trilu", [[4, 5]], torch.tril, {"upper": 0}),
     Case("CumSum", [[3, 4]], lambda x: x.cumsum(1), {}, [np.int64(1)]),
     Case("Gather", [[5, 4]], lambda t: t[torch.from_numpy(IDS)], {}, [IDS]),
     Case("Gather", [[3, 5, 2]], lambda t: t[:, torch.from_numpy(IDS)], {"axis": 1}, [IDS], label="axis-1"),
     Case("GatherElements", [[5, 3]], lambda t: t.gather(0, torch.from_numpy(IDS)), {"axis": 0}, [IDS]),
-    Case("Resize", [[1, 2, 3, 4]], lambda x: F.interpolate(x, scale_factor=2), {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, [np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32)], label="nearest"),
-    Case("Resize", [[1, 2, 3, 4]], lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), {"mode": "linear"}, [np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32)], label="bilinear"),
-    Case("Resize", [[1, 2, 3, 4]], lambda x: F.interpolate(x, size=(5, 7), mode="bilinear", align_corners=True), {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, [np.zeros(0, np.float32), np.zeros(0, np.float32), i64(1, 2, 5, 7)], label="corners"),
-    Case("Resize", [[1, 2, 5, 6]], lambda x: F.interpolate(x, size=(7, 4), mode="bicubic"), {"mode": "cubic", "cubic_coeff_a": -0.75}, [np.zeros(0, np.float32), np.zeros(0, np.float32), i64(1, 2, 7, 4)], label="bicubic"),
-]  # fmt: skip
+    Case(
+        "Resize",
+        [[1, 2, 3, 4]],
+        lambda x: F.interpolate(x, scale_factor=2),
+        {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+        [np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32)],
+        label="nearest",
+    ),
+    Case(
+        "Resize",
+        [[1, 2, 3, 4]],
+        lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"),
+        {"mode": "linear"},
+        [np.zeros(0, np.float32), np.array([1, 1, 2, 2], np.float32)],
+        label="bilinear",
+    ),
+    Case(
+        "Resize",
+        [[1, 2, 3, 4]],
+        lambda x: F.interpolate(x, size=(5, 7), mode="bilinear", align_corners=True),
+        {"mode": "linear", "coordinate_transformation_mode": "align_corners"},
+        [np.zeros(0, np.float32), np.zeros(0, np.float32), i64(1, 2, 5, 7)],
+        label="corners",
+    ),
+    Case(
+        "Resize",
+        [[1, 2, 5, 6]],
+        lambda x: F.interpolate(x, size=(7, 4), mode="bicubic"),
+        {"mode": "cubic", "cubic_coeff_a": -0.75},
+        [np.zeros(0, np.float32), np.zeros(0, np.float32), i64(1, 2, 7, 4)],
+        label="bicubic",
+    ),
+]
 
 
 def drawn(case: Case) -> dict[str, np.ndarray]:
@@ -268,7 +396,11 @@ def test_rule_agrees_with_autograd(case: Case, device: str) -> None:
 
     forward = loss_of(case, parameters, weights)
     step = differentiate(
-        forward, loss="output", optimizer=Optimizer("sgd", learning_rate=1.0), device=device, parameters=list(parameters)
+        forward,
+        loss="output",
+        optimizer=Optimizer("sgd", learning_rate=1.0),
+        device=device,
+        parameters=list(parameters),
     )
     onnx.checker.check_model(step, full_check=True)
     results = run_steps(step, {})[0]

@@ -129,7 +129,9 @@ def test_training_batch_norm_and_its_running_statistics(device: str) -> None:
     mean, variance = (torch.from_numpy(tensors[n]).double() for n in ("mean", "var"))
     count = x.size // 3
     first, second = run_steps(step, feeds, 2)
-    y = F.batch_norm(torch.from_numpy(x).double() + leaves["shift"], mean, variance, leaves["g"], leaves["b"], True, 0.2)
+    y = F.batch_norm(
+        torch.from_numpy(x).double() + leaves["shift"], mean, variance, leaves["g"], leaves["b"], True, 0.2
+    )
     F.mse_loss(y, torch.from_numpy(feeds["target"]).double()).backward()
     for name in learned:
         np.testing.assert_allclose(first[f"{name}.next"], tensors[name] - leaves[name].grad.numpy(), atol=2e-5)
@@ -188,7 +190,9 @@ def test_tied_weights_accumulate_before_one_update() -> None:
     step = differentiate(forward, loss="mse", optimizer=Optimizer("sgd", 1.0))
     feeds = random_batch(step)
     leaf = torch.from_numpy(w).double().requires_grad_()
-    F.mse_loss(torch.from_numpy(feeds["x"]).double() @ leaf @ leaf.T, torch.from_numpy(feeds["target"]).double()).backward()
+    F.mse_loss(
+        torch.from_numpy(feeds["x"]).double() @ leaf @ leaf.T, torch.from_numpy(feeds["target"]).double()
+    ).backward()
     np.testing.assert_allclose(run_steps(step, feeds)[0]["w.next"], w - leaf.grad.numpy(), rtol=1e-4, atol=1e-5)
 
 

@@ -71,7 +71,6 @@ def _segmented_scan(b: Builder, ids: Value, rows: Value, count: int) -> Value:
     return _scatter(b, ordered, b.mul(rows, last), count)
 
 
-
 @gradient("GatherElements")
 def gather_elements(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """dy added back at the indices; not repeatable on CUDA when indices collide, so refused there."""

@@ -77,5 +77,3 @@ def _interpolation(node: ForwardNode, size: int, out: int, scale: float | None) 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     results: Any = ReferenceEvaluator(model).run(None, {})
     return np.asarray(results[0])
-
-

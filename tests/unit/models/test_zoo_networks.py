@@ -80,7 +80,9 @@ def test_half_precision_keeps_the_contract(name: str) -> None:
     states = {i.name: i.type.tensor_type.elem_type for i in half.graph.input if i.name in state_pairs(half)}
     assert set(states.values()) == {onnx.TensorProto.FLOAT}
     feeds = random_batch(exact)
-    assert float(run_steps(half, feeds)[0]["loss"]) == pytest.approx(float(run_steps(exact, feeds)[0]["loss"]), rel=1e-2)
+    assert float(run_steps(half, feeds)[0]["loss"]) == pytest.approx(
+        float(run_steps(exact, feeds)[0]["loss"]), rel=1e-2
+    )
 
 
 def test_same_seed_same_network_other_seed_other_network() -> None:

@@ -58,7 +58,7 @@ def test_opsets_are_brought_to_18(opset: int) -> None:
 def test_symbolic_dimensions_are_bound() -> None:
     step = differentiate(linear("batch"), loss="mse", optimizer=SGD, dims={"batch": 5})
     assert random_batch(step)["x"].shape == (5, 4)
-    with pytest.raises(ModelError, match="'batch'.*--dim batch=16"):
+    with pytest.raises(ModelError, match=r"'batch'.*--dim batch=16"):
         differentiate(linear("batch"), loss="mse", optimizer=SGD)
 
 
@@ -117,9 +117,8 @@ def test_a_model_without_parameters_is_refused() -> None:
 
 
 def control_flow() -> onnx.ModelProto:
-    then = helper.make_graph(
-        [helper.make_node("Identity", ["x"], ["t"])], "then", [], [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)]
-    )  # fmt: skip
+    output = helper.make_tensor_value_info("t", TensorProto.FLOAT, None)
+    then = helper.make_graph([helper.make_node("Identity", ["x"], ["t"])], "then", [], [output])
     node = helper.make_node("If", ["c"], ["y"], name="branch", then_branch=then, else_branch=then)
     return linear(nodes=[node])
 
@@ -131,7 +130,10 @@ def control_flow() -> onnx.ModelProto:
         (linear(nodes=[helper.make_node("Fancy", ["x", "w"], ["y"], domain="acme", name="f")]), "acme::Fancy"),
         (linear(nodes=[helper.make_node("SequenceConstruct", ["x"], ["y"], name="s")]), "'s'.*sequences"),
         (linear(nodes=[helper.make_node("MatMul", ["w", "w"], ["y"], name="m")]), "shape inference"),
-        (linear(nodes=[helper.make_node("Einsum", ["x", "w"], ["y"], name="e", equation="ij,jk->ik")]), "'e'.*no gradient"),
+        (
+            linear(nodes=[helper.make_node("Einsum", ["x", "w"], ["y"], name="e", equation="ij,jk->ik")]),
+            "'e'.*no gradient",
+        ),
     ],
     ids=["control-flow", "domain", "sequence", "inconsistent", "no-rule"],
 )
@@ -179,5 +181,5 @@ def test_colliding_adds_are_refused_on_cuda() -> None:
     nodes = [helper.make_node("GatherElements", ["w", "i"], ["y"], name="g", axis=0)]
     model = linear(nodes=nodes)
     model.graph.initializer.append(numpy_helper.from_array(np.zeros((2, 2), np.int64), "i"))
-    with pytest.raises(ModelError, match="'g'.*CUDA"):
+    with pytest.raises(ModelError, match=r"'g'.*CUDA"):
         differentiate(model, loss="mse", optimizer=SGD, device="cuda", parameters=["w"])
