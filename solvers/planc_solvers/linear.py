@@ -23,6 +23,23 @@ class Answer:
     infeasible: bool = False
 
 
+def _run(proto: model_pb2.ModelProto, seconds: float, relaxed: bool, gap: float) -> mathopt.SolveResult | None:
+    """HiGHS for integers; for relaxations GLOP's dual simplex, whose bound holds even when time cuts it short."""
+    limit = timedelta(seconds=max(seconds, 0.01))
+    if relaxed:
+        solver = mathopt.SolverType.GLOP
+        parameters = mathopt.SolveParameters(time_limit=limit, lp_algorithm=mathopt.LPAlgorithm.DUAL_SIMPLEX)
+    else:
+        solver = mathopt.SolverType.HIGHS
+        options = highs_pb2.HighsOptionsProto(string_options={"parallel": "off"})
+        parameters = mathopt.SolveParameters(time_limit=limit, relative_gap_tolerance=gap, highs=options)
+    try:
+        return mathopt.solve(mathopt.Model.from_model_proto(proto), solver, params=parameters)
+    except (AttributeError, RuntimeError, ValueError):
+        # MathOpt raises the first of these where HiGHS ends with a status that MathOpt does not know.
+        return None
+
+
 @dataclass(slots=True)
 class LinearModel:
     """Minimise cost · x subject to rows; variables are numbered from 0."""
@@ -76,19 +93,13 @@ class LinearModel:
         return proto
 
     def solve(self, seconds: float, *, relaxed: bool = False, gap: float = 1e-5) -> Answer:
-        """Solve within `seconds`; `relaxed` drops integrality. The bound of an unfinished relaxation is -infinity."""
-        parameters = mathopt.SolveParameters(
-            time_limit=timedelta(seconds=max(seconds, 0.01)),
-            relative_gap_tolerance=None if relaxed else gap,
-            highs=highs_pb2.HighsOptionsProto(string_options={"parallel": "off"}),
-        )
-        model = mathopt.Model.from_model_proto(self._proto(relaxed))
-        result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters)
+        """Solve within `seconds`; `relaxed` drops integrality. The bound of a solve that failed is -infinity."""
+        result = _run(self._proto(relaxed), seconds, relaxed, gap)
+        if result is None:
+            return Answer(-inf, inf, None)
         reason = result.termination.reason
         if reason in (mathopt.TerminationReason.INFEASIBLE, mathopt.TerminationReason.INFEASIBLE_OR_UNBOUNDED):
             return Answer(inf, inf, None, infeasible=True)
-        if relaxed and reason is not mathopt.TerminationReason.OPTIMAL:
-            return Answer(-inf, inf, None)
         bound = result.termination.objective_bounds.dual_bound
         if reason not in _SOLVED or not result.has_primal_feasible_solution():
             return Answer(bound, inf, None)

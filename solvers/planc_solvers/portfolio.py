@@ -24,8 +24,8 @@ CHUNK_S = 0.2
 CYCLES = 3
 """Annealing cycles of one solve; each ends cold and the next restarts from the best plan."""
 
-HOT, COLD = 3e-3, 2e-6
-"""Annealing temperatures relative to the base duration."""
+HOT, COLD, COOLER = 3e-3, 2e-6, 0.4
+"""Annealing temperatures relative to the base duration; each cycle starts that much cooler than the one before."""
 
 
 class Portfolio:
@@ -99,8 +99,9 @@ class Portfolio:
         total = self.left()
         while not self.finished():
             done = 1 - self.left() / max(total, 1e-9)
-            phase = (done * CYCLES) % 1.0
-            hot = self.base * HOT * (COLD / HOT) ** phase
+            cycle, phase = divmod(done * CYCLES, 1.0)
+            hot = self.base * HOT * COOLER**cycle
+            hot *= (self.base * COLD / hot) ** phase
             began = time.monotonic()
             anneal(self.arrays, self.search, self.swaps, chunk, hot, hot * 0.9, seed % (1 << 32))
             seed += 1

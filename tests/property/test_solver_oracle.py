@@ -1,0 +1,63 @@
+"""Optimality claims against brute force on tiny problems."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from tests.support.oracle import best_recompute_only, best_with_swaps
+from tests.support.problems import random_dag, small_swap_problem
+
+from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.problem.bounds import minimum_budget
+from planc.problem.problem import Problem
+from planc.schedule.residency import memory_profile
+from planc.schedule.schedule import Schedule
+from planc.schedule.solver import SolveOptions, Status, solve
+from planc_solvers.coarse import coarse_model
+from planc_solvers.mip import Mip
+
+
+def _tight(problem: Problem, seed: int) -> Problem:
+    peak = max(memory_profile(problem, Schedule(tuple(range(len(problem.tasks))))))
+    least, _ = minimum_budget(problem)
+    return replace(problem, budget_bytes=random.Random(seed).randint(least, max(least, peak - 1)))
+
+
+def _bounds(problem: Problem, seed: int) -> list[float]:
+    """Bounds of four random choices of critical tasks; infinite where the model is infeasible."""
+    rng, tasks, found = random.Random(seed), len(problem.tasks), []
+    for _ in range(4):
+        critical = tuple(sorted(rng.sample(range(1, tasks), rng.randint(1, min(3, tasks - 1)))))
+        answer = coarse_model(problem, critical).model.solve(10)
+        found.append(answer.bound * problem.base_duration_ns)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_bound_exceeds_the_optimum_of_recomputation(seed: int) -> None:
+    problem = _tight(random_dag(seed), seed)
+    best = best_recompute_only(problem)
+    if best is not None:
+        assert max(_bounds(problem, seed)) <= best * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_no_bound_exceeds_the_optimum_with_swaps(seed: int) -> None:
+    problem = _tight(small_swap_problem(seed), seed)
+    best = best_with_swaps(problem)
+    if best is not None:
+        assert max(_bounds(problem, seed)) <= best * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_recomputation_is_solved_to_the_optimum(seed: int) -> None:
+    problem = _tight(random_dag(seed), seed)
+    best = best_recompute_only(problem)
+    try:
+        solution = solve(Mip(), problem, SolveOptions(time_limit_s=0.5, workers=1))
+    except (InfeasibleBudgetError, SolverTimeoutError):
+        assert best is None
+        return
+    assert best is not None
+    assert solution.lower_bound_ns <= best <= solution.timeline.step_ns
+    assert solution.timeline.step_ns == best
