@@ -74,6 +74,7 @@ class Builder:
     _constants: dict[tuple[int, Shape, bytes], Value] = field(default_factory=dict)
     _scalars: dict[tuple[float, int, int], Value] = field(default_factory=dict)
     _templates: dict[Group, onnx.NodeProto] = field(default_factory=dict)
+    _zeros: set[str] = field(default_factory=set)
     _views: dict[str, Value] = field(default_factory=dict)
     _transposes: dict[str, tuple[Value, Shape, Group]] = field(default_factory=dict)
     _node_names: set[str] = field(default_factory=set)
@@ -120,7 +121,21 @@ class Builder:
     def zeros(self, shape: Shape, dtype: int) -> Value:
         """A tensor of zeros made when the step runs, not stored in the model."""
         value = helper.make_tensor("value", dtype, [1], [0.0])
-        return self.op("ConstantOfShape", [self.ints(shape)], shape, dtype, value=value)
+        made = self.op("ConstantOfShape", [self.ints(shape)], shape, dtype, value=value)
+        self._zeros.add(made.name)
+        return made
+
+    def scattered_onto(self, base: Value, scattered: Value) -> bool:
+        """Let the last node, where it is a ScatterElements onto zeros that made `scattered`, add onto `base` instead.
+
+        A tied embedding then needs neither the zeros nor the sum, each as large as the table.
+        """
+        node = self.nodes[-1]
+        fits = node.op_type == "ScatterElements" and node.output[0] == scattered.name and node.input[0] in self._zeros
+        if fits and base.dtype == scattered.dtype:
+            node.input[0] = base.name
+            return True
+        return False
 
     def known_scalar(self, value: Value) -> float | None:
         """The number that a one-element constant holds, None for anything else."""

@@ -162,7 +162,8 @@ class _Step:
         known = self.grads.get(name)
         if known is not None and known.dtype != gradient.dtype:
             known, gradient = self.builder.wide(known), self.builder.wide(gradient)
-        self.grads[name] = gradient if known is None else self.builder.add(known, gradient)
+        joined = known is None or self.builder.scattered_onto(known, gradient)
+        self.grads[name] = gradient if joined or known is None else self.builder.add(known, gradient)
 
     def _update(self, name: str, group: list[ForwardNode]) -> None:
         """Emit the optimizer's step for one parameter whose gradient is complete."""

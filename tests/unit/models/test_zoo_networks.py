@@ -91,6 +91,14 @@ def test_same_seed_same_network_other_seed_other_network() -> None:
     assert first != third
 
 
+def test_a_tied_embedding_is_scattered_onto_the_decoders_gradient() -> None:
+    """No table of zeros and no sum of two tables."""
+    step = differentiate(small("gpt2"), loss="cross-entropy", optimizer=Optimizer("sgd"))
+    scatter = next(n for n in step.graph.node if n.name.startswith("wte.backward.ScatterElements"))
+    assert any(scatter.input[0] in n.output and n.op_type == "Gemm" for n in step.graph.node)
+    assert all(n.op_type != "ConstantOfShape" for n in step.graph.node)
+
+
 def test_tied_embedding_is_one_parameter() -> None:
     step = differentiate(small("gpt2"), loss="cross-entropy", optimizer=Optimizer("sgd"))
     assert sum("wte.weight" in name for name in state_pairs(step)) == 1
