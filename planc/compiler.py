@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -10,22 +10,19 @@ from pathlib import Path
 import onnx
 
 from planc.costs.table import CostTable
-from planc.errors import InfeasibleBudgetError
-from planc.graph.graph import Graph, input_roles
+from planc.graph.graph import input_roles
 from planc.importer.build import ImportedModel, import_model
-from planc.lowering.lower import Lowered, lower
+from planc.lowering.lower import Lowered
 from planc.plan import plan as p
 from planc.problem.bounds import minimum_budget
 from planc.problem.build import PlanningProblem, build_problem
-from planc.problem.problem import Problem
-from planc.schedule.solver import Progress, Solution, SolveOptions, Solver, load_solver, solve
-from planc.units import align_up, format_bytes, parse_size
+from planc.repair import Limits, PlanSearch
+from planc.schedule.solver import Progress, Solution, load_solver
+from planc.units import align_up, parse_size
 from planc.verify.verify import require_valid
 
 _ARENA_SLACK = 4096
 """Bytes added to the largest scratch of a layer: the arena rounds each allocation of a kernel up to 256 bytes."""
-
-_MAX_REPAIRS = 8
 
 
 @dataclass(frozen=True)
@@ -64,8 +61,11 @@ def compile_model(
     planning = build_problem(imported.graph, costs)
     scratch = _scratch_bytes(planning)
     budget = budget_bytes(chosen.budget, planning, costs)
-    search = _Search(imported.graph, planning, budget - scratch, scratch, chosen)
-    solution, lowered, solve_s = search.run()
+    started = time.perf_counter()
+    limits = Limits(budget - scratch, scratch, chosen.time_limit_s, chosen.seed, chosen.on_progress)
+    search = PlanSearch(imported.graph, planning, load_solver(chosen.solver), limits)
+    solution, lowered = search.run()
+    solve_s = time.perf_counter() - started
     plan = assemble_plan(imported, costs, planning, solution, lowered, budget, scratch, solve_s, chosen)
     require_valid(imported.graph, plan, "the compiled plan")
     return Compilation(plan, planning, solution, search.repairs)
@@ -82,53 +82,6 @@ def budget_bytes(text: str | None, planning: PlanningProblem, costs: CostTable) 
     if text == "min":
         return minimum_budget(planning.problem)[0] + _scratch_bytes(planning)
     return parse_size(text, planning.liveness_peak_bytes)
-
-
-@dataclass
-class _Search:
-    """Solve, pack, and where packing misses the capacity, narrow the problem by the excess and solve again."""
-
-    graph: Graph
-    planning: PlanningProblem
-    capacity: int
-    scratch: int
-    options: CompileOptions
-    repairs: int = 0
-
-    def run(self) -> tuple[Solution, Lowered, float]:
-        start = time.perf_counter()
-        solver = load_solver(self.options.solver)
-        narrowed = self.capacity
-        while True:
-            left = self.options.time_limit_s - (time.perf_counter() - start)
-            limit = self.options.time_limit_s if self.repairs == 0 else max(left, self.options.time_limit_s / 4)
-            solution = self._solve(solver, replace(self.planning.problem, budget_bytes=narrowed), limit)
-            lowered = lower(self.graph, self.planning, solution.schedule, self.capacity)
-            excess = lowered.slab_bytes - self.capacity
-            if excess <= 0:
-                return solution, lowered, time.perf_counter() - start
-            if self.repairs == _MAX_REPAIRS:
-                raise self._unpackable(lowered.slab_bytes)
-            self.repairs += 1
-            narrowed = min(narrowed - excess, solution.peak_bytes - excess)
-
-    def _solve(self, solver: Solver, problem: Problem, limit_s: float) -> Solution:
-        options = SolveOptions(limit_s, self.options.seed, on_progress=self.options.on_progress)
-        try:
-            return solve(solver, problem, options)
-        except InfeasibleBudgetError as error:
-            need = error.minimum_budget_bytes + self.scratch
-            raise InfeasibleBudgetError(
-                f"a budget of {format_bytes(self.capacity + self.scratch)} is too small: the smallest feasible one is "
-                f"{need} bytes ({format_bytes(need)}), set by layer {error.layer!r}",
-                need,
-                error.layer,
-            ) from error
-
-    def _unpackable(self, slab: int) -> InfeasibleBudgetError:
-        need, layer = slab + self.scratch, minimum_budget(self.planning.problem)[1]
-        text = f"no packing within the budget was found in {self.repairs} attempts; {need} bytes are known to be enough"
-        return InfeasibleBudgetError(text, need, layer)
 
 
 def assemble_plan(

@@ -1,4 +1,4 @@
-"""Schedule → stays of storages in op slots: the residencies of the schedule made exact to the operator, temporaries added."""
+"""Schedule → stays of storages in op slots: residencies made exact to the operator, temporaries added."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -1,0 +1,58 @@
+"""Copies in as late and copies out as short as they can be for the same predicted step: room for the packer.
+
+A solver fetches as early as memory allows, which fills the slab without making the step faster. What a copy holds
+without need is given back only when packing misses, since an early fetch also hides what the prediction does not know.
+"""
+
+from bisect import bisect_left, bisect_right
+from dataclasses import replace
+
+from planc.problem.problem import Problem
+from planc.schedule.residency import ScheduleError
+from planc.schedule.schedule import Copy, Direction, Schedule
+from planc.schedule.simulate import Timeline, simulate
+
+_MARGINS = (16, 4, 0)
+"""Spare time before a fetched value is needed, in durations of its copy: what is tried, leanest last."""
+
+_TOLERANCE_PPM = 200
+"""How much slower, in parts per million of the step, a schedule with shorter copies may be predicted."""
+
+
+def slackened(problem: Problem, schedule: Schedule, timeline: Timeline) -> list[tuple[Schedule, Timeline]]:
+    """Variants of `schedule` whose copies hold their bytes shorter, none predicted slower; the leanest is last."""
+    limit = timeline.step_ns + timeline.step_ns * _TOLERANCE_PPM // 1_000_000
+    found = []
+    for margin in _MARGINS:
+        shorter = _shortened(schedule, timeline, margin)
+        try:
+            times = simulate(problem, shorter)
+        except ScheduleError:
+            continue
+        if times.step_ns <= limit and shorter != schedule:
+            found.append((shorter, times))
+    return found
+
+
+def _shortened(schedule: Schedule, timeline: Timeline, margin: int) -> Schedule:
+    starts = [start for start, _ in timeline.steps] + [timeline.step_ns]
+    ends = [0] + [end for _, end in timeline.steps]
+    copies = list(schedule.copies)
+    latest = timeline.step_ns
+    for index in reversed(range(len(copies))):
+        copy = copies[index]
+        begin, end = timeline.copies[index]
+        if copy.direction is Direction.IN:
+            latest = max(begin, min(latest, starts[copy.stop] - margin * (end - begin)) - (end - begin))
+            copies[index] = _later(copy, bisect_right(ends, latest) - 1)
+        else:
+            copies[index] = _shorter(copy, bisect_left(starts, end))
+    return replace(schedule, copies=tuple(copies))
+
+
+def _later(copy: Copy, position: int) -> Copy:
+    return replace(copy, start=min(max(copy.start, position), copy.stop))
+
+
+def _shorter(copy: Copy, position: int) -> Copy:
+    return replace(copy, stop=max(min(copy.stop, position), copy.start))

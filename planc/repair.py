@@ -1,0 +1,171 @@
+"""Solve, pack, and repair where packing misses: the loop between schedules and addresses, under one time limit.
+
+A schedule that fits the budget by its load may still not pack. What is tried, cheapest first:
+
+1. the schedule as it is;
+2. the same schedule with shorter copies (`planc.lowering.slack`), which costs no predicted time;
+3. a new schedule of a problem in which the layers that lie over the capacity in the best packing need as many bytes
+   more as they miss (the local form of AutoTM's repair, Hildebrand et al., ASPLOS 2020);
+4. as a last resort a problem whose whole budget shrinks step by step.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.graph.graph import Graph
+from planc.lowering.lower import Lowered, lower
+from planc.lowering.slack import slackened
+from planc.lowering.stays import slot_map
+from planc.problem.bounds import minimum_budget
+from planc.problem.build import PlanningProblem
+from planc.problem.problem import Problem
+from planc.schedule.residency import memory_profile
+from planc.schedule.solver import OPTIMAL_GAP, Progress, Solution, SolveOptions, Solver, Status, solve
+from planc.units import format_bytes
+
+_FIRST_SHARE, _REPAIR_SHARE = 0.8, 0.5
+"""Parts of the time that is left for the first solve and for each repair; packing and more repairs take the rest."""
+
+_PACK_SHARE, _PACK_S = 0.2, 10.0
+"""Part of the time left, and most seconds, for the exact search of one packing."""
+
+_LEAST_S = 0.5
+"""Shortest useful time for a solve."""
+
+_SHRINKS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+"""The last resort gives up these parts of what lies between the budget and the smallest one, one after the other."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes that the slab may take, bytes of the budget beside it, seconds for everything, the seed of the solver."""
+
+    capacity: int
+    beside: int
+    time_limit_s: float
+    seed: int = 0
+    on_progress: Callable[[Progress], None] = field(default=lambda _: None)
+
+
+@dataclass
+class PlanSearch:
+    """One search for a schedule that packs. `repairs` counts the schedules that did not, even with shorter copies."""
+
+    graph: Graph
+    planning: PlanningProblem
+    solver: Solver
+    limits: Limits
+    repairs: int = 0
+    _deadline: float = 0.0
+
+    def run(self) -> tuple[Solution, Lowered]:
+        """A solution and its lowered form within the capacity.
+
+        Raises InfeasibleBudgetError with the smallest budget (bytes) when a layer alone does not fit, or with one known
+        to be enough when nothing packs; SolverTimeoutError when the first solve found no schedule.
+        """
+        self._deadline = time.perf_counter() + self.limits.time_limit_s
+        problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
+        try:
+            first = self._solve(problem, self._left() * _FIRST_SHARE)
+        except InfeasibleBudgetError as error:
+            raise self._too_small(error) from error
+        solution, lowered = self._fitting(problem, first)
+        return _bounded(solution, first), lowered
+
+    def _too_small(self, error: InfeasibleBudgetError) -> InfeasibleBudgetError:
+        need, beside = error.minimum_budget_bytes + self.limits.beside, self.limits.beside
+        return InfeasibleBudgetError(
+            f"a budget of {format_bytes(self.limits.capacity + beside)} is too small: the smallest feasible one is "
+            f"{need} bytes ({format_bytes(need)}), set by layer {error.layer!r}",
+            need,
+            error.layer,
+        )
+
+    def _fitting(self, problem: Problem, solution: Solution) -> tuple[Solution, Lowered]:
+        """Repair `solution` of `problem` until it packs."""
+        best = self._packed(solution)
+        while best[1].slab_bytes > self.limits.capacity:
+            self.repairs += 1
+            problem = self._narrowed(problem, *best)
+            try:
+                again = self._solve(problem, self._left() * _REPAIR_SHARE) if self._left() > _LEAST_S else None
+            except (InfeasibleBudgetError, SolverTimeoutError):
+                again = None
+            if again is None:
+                return self._last_resort(best[1].slab_bytes)
+            best = self._packed(again)
+        return best
+
+    def _left(self) -> float:
+        return max(0.0, self._deadline - time.perf_counter())
+
+    def _solve(self, problem: Problem, limit_s: float) -> Solution:
+        limits = self.limits
+        return solve(self.solver, problem, SolveOptions(limit_s, limits.seed, on_progress=limits.on_progress))
+
+    def _packed(self, solution: Solution) -> tuple[Solution, Lowered]:
+        """The first variant of the solution that packs, else the one with the lowest packing after an exact search."""
+        tried: list[tuple[Solution, Lowered]] = []
+        for variant in self._variants(solution):
+            tried.append((variant, self._lowered(variant, 0.0)))
+            if tried[-1][1].slab_bytes <= self.limits.capacity:
+                return tried[-1]
+        lowest, _ = min(tried, key=lambda pair: pair[1].slab_bytes)
+        return lowest, self._lowered(lowest, min(_PACK_S, self._left() * _PACK_SHARE))
+
+    def _lowered(self, solution: Solution, time_limit_s: float) -> Lowered:
+        return lower(self.graph, self.planning, solution.schedule, self.limits.capacity, time_limit_s)
+
+    def _variants(self, solution: Solution) -> Iterator[Solution]:
+        """The solution, then the same with shorter copies."""
+        yield solution
+        problem = self.planning.problem
+        for schedule, timeline in slackened(problem, solution.schedule, solution.timeline):
+            peak = max(memory_profile(problem, schedule))
+            yield replace(solution, schedule=schedule, timeline=timeline, peak_bytes=peak)
+
+    def _narrowed(self, problem: Problem, solution: Solution, lowered: Lowered) -> Problem:
+        """Every layer that some byte over the capacity lives through needs as many bytes more, as far as it can."""
+        slots = slot_map(self.graph, solution.schedule.steps)
+        over = [0] * (slots.total + 1)
+        for stay in lowered.residencies:
+            excess = stay.offset + stay.bytes - self.limits.capacity
+            for slot in range(stay.begin, stay.end) if excess > 0 else ():
+                over[slot] = max(over[slot], excess)
+        missing: dict[int, int] = {}
+        for step, task in enumerate(slots.steps):
+            worst = max(over[slots.begin[step] : slots.begin[step + 1]], default=0)
+            missing[task] = max(missing.get(task, 0), min(worst, problem.budget_bytes - problem.entry_bytes(task)))
+        tasks = (replace(t, working_bytes=t.working_bytes + missing.get(i, 0)) for i, t in enumerate(problem.tasks))
+        return replace(problem, tasks=tuple(tasks))
+
+    def _last_resort(self, known_bytes: int) -> tuple[Solution, Lowered]:
+        """A schedule within a smaller budget. `known_bytes` are known to be enough for a slab."""
+        problem, capacity = self.planning.problem, self.limits.capacity
+        room = capacity - minimum_budget(problem)[0]
+        for part in _SHRINKS:
+            try:
+                smaller = replace(problem, budget_bytes=capacity - int(room * part))
+                found = self._packed(self._solve(smaller, _LEAST_S))
+            except (InfeasibleBudgetError, SolverTimeoutError):
+                continue
+            if found[1].slab_bytes <= capacity:
+                return found
+            known_bytes = min(known_bytes, found[1].slab_bytes)
+        raise InfeasibleBudgetError(
+            f"no packing within the budget was found in {self.repairs + len(_SHRINKS)} attempts; "
+            f"{known_bytes + self.limits.beside} bytes are known to be enough",
+            known_bytes + self.limits.beside,
+            minimum_budget(problem)[1],
+        )
+
+
+def _bounded(solution: Solution, first: Solution) -> Solution:
+    """`solution` with the bound of `first`: one that was proved for a narrowed problem says nothing of the original."""
+    gap = max(0.0, 1 - first.lower_bound_ns / solution.timeline.step_ns) if solution.timeline.step_ns else 0.0
+    status = Status.OPTIMAL if gap <= OPTIMAL_GAP else Status.FEASIBLE
+    bound, scope = first.lower_bound_ns, first.bound_scope
+    return replace(solution, lower_bound_ns=bound, bound_scope=scope, gap=gap, status=status)
