@@ -76,7 +76,8 @@ class CudaDevice:
         try:
             self._slab = allocate(slab_bytes, "the plan's slab")
             self._host = allocate_pinned(host_bytes, "the plan's host slab") if host_bytes else 0
-            self._streams = {engine: new_stream() for engine in Engine}
+            for engine in Engine:
+                self._streams[engine] = new_stream()
             reserve_scratch(scratch_bytes, index)
         except BaseException:
             self.close()

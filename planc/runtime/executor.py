@@ -114,14 +114,15 @@ class Executor:
                 self._device.launch(segment.loaded)
 
     def _dependency_order(self, copies: Sequence[int]) -> list[int]:
-        """The copies of one boundary so that each follows those it waits for."""
-        pending, ordered = list(copies), []
-        while pending:
-            ready = [i for i in pending if not set(self._plan.copies[i].waits) & (set(pending) - {i})]
-            if not ready:
+        """The copies of one boundary so that each follows those it waits for; each direction keeps its order."""
+        queues = [[i for i in copies if self._plan.copies[i].direction is direction] for direction in Direction]
+        ordered: list[int] = []
+        while len(ordered) < len(copies):
+            pending = {i for queue in queues for i in queue}
+            queue = next((q for q in queues if q and not pending & set(self._plan.copies[q[0]].waits)), None)
+            if queue is None:
                 raise InternalError("copies of one boundary wait for each other")
-            ordered += ready
-            pending = [i for i in pending if i not in ready]
+            ordered.append(queue.pop(0))
         return ordered
 
     def _submit(self, index: int, copy: Copy, computed: Event, events: dict[int, Event]) -> None:

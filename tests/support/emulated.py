@@ -7,7 +7,6 @@ import msgspec
 import numpy as np
 import pytest
 from cuda_emulator import emulator as emu
-from support.costs import made_up_costs
 
 from planc.graph.graph import Role
 from planc.importer.build import ImportedModel
@@ -15,6 +14,7 @@ from planc.importer.submodel import element_type, sub_model
 from planc.plan.plan import Plan
 from planc.runtime.measure import synthetic_feeds
 from planc.runtime.step import TrainingStep, load
+from support.costs import made_up_costs
 
 _loaded: list[emu.Emulator] = []
 

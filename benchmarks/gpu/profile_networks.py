@@ -1,0 +1,94 @@
+"""Profiles networks on the card and, for comparison, times each as one ordinary session.
+
+    PYTHONPATH=SITE python3 benchmarks/gpu/profile_networks.py --out FOLDER [CASE ...]
+
+Writes CASE.costs.json for each; prints a line for each.
+"""
+
+import argparse
+import json
+import statistics
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from networks import CASES, build
+
+from planc.costs.profile import profile
+from planc.costs.table import write_costs
+from planc.importer.build import ImportedModel
+from planc.runtime.cuda_driver import Context, call
+from planc.runtime.measure import UnplannedStep, synthetic_feeds
+
+MIB = 1 << 20
+
+
+def used() -> int:
+    """Device memory in use on the whole card."""
+    free, total = call("cuMemGetInfo")
+    return int(total - free)
+
+
+def unplanned(imported: ImportedModel) -> dict[str, Any]:
+    """Wall-clock time of whole steps, what of it is between the run's first and last kernel, and memory."""
+    Context()
+    before = used()
+    step = UnplannedStep(imported, "cuda")
+    feeds = synthetic_feeds(imported.graph, 0)
+    walls, runs = [], []
+    for _ in range(7):
+        start = time.perf_counter()
+        step(feeds)
+        walls.append((time.perf_counter() - start) * 1e3)
+        binding = step._session.io_binding()
+        for name, value in {**{n: step._on_device(v) for n, v in feeds.items()}, **step._state}.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in step._names:
+            binding.bind_output(name, "cuda", 0)
+        begin = time.perf_counter()
+        step._session.run_with_iobinding(binding)
+        runs.append((time.perf_counter() - begin) * 1e3)
+    memory = used() - before
+    return {"wall_ms": statistics.median(walls), "run_ms": statistics.median(runs), "memory_MiB": memory // MIB}
+
+
+def one(name: str, out: Path) -> dict[str, Any]:
+    start = time.perf_counter()
+    imported = build(name)
+    built = time.perf_counter()
+    table = profile(imported, "cuda")
+    done = time.perf_counter()
+    write_costs(table, out / f"{name}.costs.json")
+    layers = [table.layer(i) for i in range(len(table.layers))]
+    facts: dict[str, Any] = {
+        "build_s": round(built - start, 1),
+        "profile_s": round(done - built, 1),
+        "distinct": len(table.unique),
+        "layers_ms": sum(x.compute_ns for x in layers) / 1e6,
+        "scratch_MiB": max(x.scratch_bytes for x in layers) / MIB,
+        "boundary_us": table.boundary_ns / 1e3,
+    }
+    top = sorted(range(len(layers)), key=lambda i: -layers[i].compute_ns)[:12]
+    facts["slowest"] = [(imported.graph.layers[i].title, round(layers[i].compute_ns / 1e6, 3)) for i in top]
+    try:
+        facts["unplanned"] = unplanned(imported)
+    except Exception as error:
+        facts["unplanned"] = str(error)[:300]
+    return facts
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("cases", nargs="*", default=list(CASES))
+    options = parser.parse_args()
+    results = {}
+    for case in options.cases:
+        try:
+            results[case] = one(case, options.out)
+        except Exception as error:
+            traceback.print_exc(limit=5)
+            results[case] = {"FAILED": str(error)[:500]}
+        print(case, json.dumps(results[case]), flush=True)
+        (options.out / "profiles.json").write_text(json.dumps(results, indent=1))
