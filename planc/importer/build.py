@@ -1,5 +1,6 @@
 """ONNX structure → Graph: storages by union-find, operators without views, layers, in-place state."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class _Builder:
         nodes = [self._canonical(node) for node in self.bare.model.graph.node]
         for name in self._all_names(nodes):
             self._add_name(name)
-        nodes = [node for node in nodes if not self._join_view(node)]
+        nodes = [node for node in nodes if not self._fold_shape(node) and not self._join_view(node)]
         order = order_for_updates(nodes, self.bare.state_names, self._root, self._dtype_shape)
         for name in order.copied:
             self._add_name(name + COPY_SUFFIX)
@@ -90,6 +91,19 @@ class _Builder:
     def _dtype_shape(self, name: str) -> tuple[str, tuple[int, ...]]:
         code, shape = self._type(name)
         return onnx.helper.tensor_dtype_to_np_dtype(code).name, shape
+
+    def _fold_shape(self, node: onnx.NodeProto) -> bool:
+        """Make a Shape or Size node a constant. ONNX Runtime runs these ahead of file order, on which addresses rely."""
+        if node.op_type not in ("Shape", "Size") or not node.input[0]:
+            return False
+        shape = self.bare.types[node.input[0]][1]
+        if node.op_type == "Size":
+            value = np.array(math.prod(shape), np.int64)
+        else:
+            part = {a.name: a.i for a in node.attribute}
+            value = np.array(shape[part.get("start", 0) : part.get("end", len(shape))], np.int64)
+        self.constants[node.output[0]] = value
+        return True
 
     def _join_view(self, node: onnx.NodeProto) -> bool:
         """Join a view's output to its input; a view of a constant becomes a constant."""
@@ -162,7 +176,7 @@ class _Builder:
 
     def _nbytes(self, name: str) -> int:
         code, shape = self._type(name)
-        return int(np.prod(shape, dtype=np.int64)) * onnx.helper.tensor_dtype_to_np_dtype(code).itemsize
+        return math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(code).itemsize
 
     def _tensor(self, name: str, storage: int) -> Tensor:
         dtype, shape = self._dtype_shape(name)

@@ -3,11 +3,16 @@
 import numpy as np
 import onnx
 import onnxruntime as ort
+from onnx import helper
 from support import networks
+from support.graphs import step_model
+from support.plans import random_plan
 
 from planc.importer.build import import_model
 from planc.importer.submodel import sub_model
+from planc.runtime.measure import measure
 from planc.runtime.ort import faithful_options
+from planc.runtime.step import load
 from planc.training import differentiate
 from planc.training.optimizers import Optimizer
 
@@ -58,3 +63,17 @@ def test_a_repeated_operator_runs_twice_and_later_readers_see_the_second() -> No
     assert [p.tensor for p in model.outputs[:half]] == [p.tensor for p in model.outputs[half:]]
     for first, second in zip(outputs[:half], outputs[half:], strict=True):
         assert first.tobytes() == second.tobytes()
+
+
+def test_shapes_are_constants() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"], start=1),
+        helper.make_node("Cast", ["s"], ["f"], to=1),
+        helper.make_node("Mul", ["w", "f"], ["w2"]),
+    ]
+    model = step_model(nodes, {"x": [4, 2, 8], "w": [2]}, {"w2": [2]}, {"w": np.ones(2, np.float32)}, {"w": "w2"})
+    imported = import_model(model)
+    assert [op.op_type for op in imported.graph.ops] == ["Cast", "Mul"]
+    with load(random_plan(imported, 0), imported) as step:
+        assert measure(step, 2, 0, compare=True).bitwise_equal is True
+        assert step.state()["w"].tolist() == [4.0, 64.0]
