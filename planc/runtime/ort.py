@@ -32,7 +32,7 @@ def cpu_threads() -> int:
 
 def prepare_threads() -> None:
     """Give the whole process one thread pool over all its cores; later calls do nothing."""
-    global _threads  # noqa: PLW0603 - ONNX Runtime's environment is one per process
+    global _threads  # ONNX Runtime's environment is one per process
     with _lock:
         if _threads is None:
             _threads = cpu_threads()
@@ -45,7 +45,7 @@ def reserve_scratch(size: int) -> None:
     The first call decides; a later one asks whether its plan fits. To load several plans in one process, call this
     with the largest `scratch_bytes` first. Raises DeviceError when the arena is smaller than `size`.
     """
-    global _arena_bytes  # noqa: PLW0603 - ONNX Runtime's environment is one per process
+    global _arena_bytes  # ONNX Runtime's environment is one per process
     with _lock:
         if _arena_bytes is None:
             memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)

@@ -33,5 +33,6 @@ def test_aligning_gives_the_smallest_multiple(size: int, alignment: int) -> None
 
 
 def test_numbers_are_written_for_people() -> None:
-    assert [format_bytes(v) for v in (0, 1023, 1536, 5 << 20, 3 << 40)] == ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "3.0 TiB"]
+    sizes = {0: "0 B", 1023: "1023 B", 1536: "1.5 KiB", 5 << 20: "5.0 MiB", 3 << 40: "3.0 TiB"}
+    assert [format_bytes(v) for v in sizes] == list(sizes.values())
     assert [format_ns(v) for v in (5, 1500, 2_500_000, 3 * 10**9)] == ["5 ns", "1.50 µs", "2.50 ms", "3.00 s"]
