@@ -9,6 +9,7 @@ from planc.cli.compare import compare_command
 from planc.cli.compile import compile_command
 from planc.cli.doctor import doctor
 from planc.cli.grad import grad
+from planc.cli.import_ort import import_ort
 from planc.cli.inspect import inspect
 from planc.cli.pack import pack
 from planc.cli.profile import profile
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.add_typer(zoo, name="zoo")
 app.command("grad")(grad)
+app.command("import-ort")(import_ort)
 app.command("profile")(profile)
 app.command("compile")(compile_command)
 app.command("inspect")(inspect)

@@ -11,33 +11,55 @@ from planc.training.builder import Builder, Value
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels read for one loss: `index` [N, 1, ...] with ignored labels set to 0, `counted` [N, 1, ...] 1 for a label
-    that counts, else 0, and `count` the scalar number of those, both in the type of the log-probabilities."""
+    """Labels read for one loss: `index` [N, 1, ...] with ignored labels set to 0, and which of them count.
+
+    `counted` [N, 1, ...] is 1 for a label that counts, else 0, in the type of the log-probabilities, and `count` the
+    scalar number of those; `counted` is None where no label can be ignored.
+    """
 
     index: Value
-    counted: Value
+    counted: Value | None
     count: Value
 
 
-def read_labels(b: Builder, logp: Value, labels: Value, ignored: int) -> Labels:
+def read_labels(b: Builder, logp: Value, labels: Value, ignored: int | None) -> Labels:
     """Tell the labels that count from the ignored ones: a few operators on one number a position."""
     index = b.reshape(labels, (logp.shape[0], 1, *logp.shape[2:]))
+    if ignored is None:
+        return Labels(index, None, b.full((), float(index.size), logp.dtype))
     counts = b.unary("Not", b.compare("Equal", index, ignored))
     counted = b.cast(counts, logp.dtype)
     count = b.op("ReduceSum", [counted], (), keepdims=0)
     return Labels(b.mul(index, b.cast(counts, labels.dtype)), counted, count)
 
 
-def likelihood(b: Builder, logp: Value, labels: Labels, reduction: str, name: str | None = None) -> Value:
+def likelihood(b: Builder, logp: Value, labels: Labels, reduction: str) -> Value:
     """-log p of the labels: `none` per position, their `sum`, or their `mean` over the labels that count."""
     picked = b.op("GatherElements", [logp, labels.index], labels.index.shape, logp.dtype, axis=1)
-    counted = b.mul(picked, labels.counted)
+    if labels.counted is not None:
+        picked = b.mul(picked, labels.counted)
     if reduction == "none":
-        return b.reshape(b.unary("Neg", counted), (logp.shape[0], *logp.shape[2:]), name=name)
-    total = b.op("ReduceSum", [counted], (), keepdims=0)
+        return b.reshape(b.unary("Neg", picked), (logp.shape[0], *logp.shape[2:]))
+    total = b.op("ReduceSum", [picked], (), keepdims=0)
+    return b.unary("Neg", b.div(total, labels.count) if reduction == "mean" else total)
+
+
+def label_gradient(b: Builder, labels: Labels, reduction: str, dy: Value) -> Value:
+    """The gradient of each label's log-probability, [N, 1, ...]: -dy for a label that counts, over their number for a
+    mean. `dy` is a scalar, or for `none` one number a position."""
+    shape, known = labels.index.shape, b.known_scalar(dy)
+    minus: Value | float = -known if known is not None else b.unary("Neg", b.reshape(dy, shape if dy.shape else ()))
     if reduction == "mean":
-        total = b.div(total, labels.count)
-    return b.unary("Neg", total, name=name)
+        if isinstance(minus, float) and labels.counted is None:
+            minus = minus / labels.index.size
+        else:
+            minus = b.div(minus, labels.count)
+    if isinstance(minus, Value) and not minus.shape:
+        minus = b.reshape(minus, (1,) * len(shape))
+    if labels.counted is not None:
+        return b.mul(labels.counted, minus)
+    each = minus if isinstance(minus, Value) else b.scalar_for(minus, Value("", shape, labels.count.dtype))
+    return b.expand(each, shape)
 
 
 def likelihood_gradient(b: Builder, logp: Value, index: Value, share: Value) -> Value:
@@ -47,5 +69,3 @@ def likelihood_gradient(b: Builder, logp: Value, index: Value, share: Value) -> 
     """
     spread = b.mul(b.unary("Exp", logp), b.unary("Neg", share))
     return b.op("ScatterElements", [spread, index, share], logp.shape, axis=1, reduction="add")
-
-

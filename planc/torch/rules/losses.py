@@ -7,7 +7,7 @@ from planc.torch.lowering import Lowering, aten, lower
 from planc.torch.tensors import Picked
 from planc.training.apply import forward_node, gradients_of
 from planc.training.builder import Value
-from planc.training.likelihood import Labels, likelihood, likelihood_gradient, read_labels
+from planc.training.likelihood import Labels, label_gradient, likelihood, likelihood_gradient, read_labels
 
 _REDUCTIONS = ("none", "mean", "sum")
 
@@ -51,13 +51,7 @@ def nll_loss_backward(
     c: Lowering, grad_output: Value, self: Value, target: Value, weight: Value | None, reduction: int,
     ignore_index: int, total_weight: Value,
 ) -> Picked:  # fmt: skip
-    """-share at each label, where share is the gradient of the loss by one position."""
+    """Nothing but the gradients at the labels; the labels are read anew, which is cheaper than keeping them."""
+    del total_weight
     labels = _labels(c, self, target, weight, ignore_index)
-    share = c.b.unary("Neg", labels.counted)
-    if _REDUCTIONS[reduction] == "mean":
-        share = c.b.div(share, c.view(total_weight, (1,) * self.rank))
-    known = c.b.known_scalar(grad_output)
-    if known != 1.0:
-        each = labels.index.shape if grad_output.shape else (1,) * self.rank
-        share = c.b.mul(share, c.view(grad_output, each))
-    return Picked(self, labels.index, share)
+    return Picked(self, labels.index, label_gradient(c.b, labels, _REDUCTIONS[reduction], grad_output))

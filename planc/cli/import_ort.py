@@ -1,0 +1,51 @@
+"""`planc import-ort`: ONNX Runtime's training artifacts → training graph."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from onnx import numpy_helper
+
+from planc.cli.console import err, report_written
+from planc.cli.options import Json, dimensions
+from planc.importer.load import read_model
+from planc.importer.save import write_model
+from planc.runtime.state import read_state
+from planc.training.ort_artifacts import LEARNING_RATE, import_artifacts
+
+
+def import_ort(
+    training_model: Path,
+    optimizer_model: Path,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the training graph goes.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Initial values by name: the forward .onnx model or a .safetensors file; random otherwise."),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Step size.")] = LEARNING_RATE,
+    dim: Annotated[list[str] | None, typer.Option(help="Bind a symbolic dimension, e.g. batch=16; may repeat.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of initial values that no file gives.")] = 0,
+    json: Json = False,
+) -> None:
+    """Lower TRAINING_MODEL and OPTIMIZER_MODEL of onnxruntime-training and join them into one step."""
+    model = import_artifacts(
+        read_model(training_model).proto,
+        read_model(optimizer_model).proto,
+        dims=dimensions(dim or ()),
+        weights=_read_weights(weights),
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    write_model(model, output)
+    if weights is None:
+        err().print("no --weights: the parameters start from random values, not from the artifacts' checkpoint")
+    report_written(model, output, json)
+
+
+def _read_weights(path: Path | None) -> dict[str, np.ndarray]:
+    if path is None:
+        return {}
+    if path.suffix == ".onnx":
+        return {t.name: numpy_helper.to_array(t) for t in read_model(path).proto.graph.initializer}
+    return read_state(path)
