@@ -173,7 +173,8 @@ class ArtifactLowering(LazyViews):
         attributes = attributes_of(node)
         if node.op_type in LOWERINGS:
             plain = [shape for shape, _ in shapes]
-            return list(self.emit(call, node.op_type, inputs, plain, **attributes).outputs)
+            outputs = self.emit(call, node.op_type, inputs, plain, **attributes).outputs
+            return [self.b.values.get(v.name) if v else None for v in outputs]
         wanted = [spec if name else None for name, spec in zip(node.output, shapes, strict=True)]
         made = iter(self.b.emit(node.op_type, inputs, wanted, **attributes))
         return [next(made) if spec else None for spec in wanted]
