@@ -4,14 +4,17 @@ Each distinct layer is run as the segment it will be, with every tensor bound. H
 found, differs between devices: a meter for each knows.
 """
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 
 from planc.costs.table import CostTable, DeviceInfo, LayerCost, Link
 from planc.errors import DeviceError, UsageError
+from planc.graph.footprint import padded_bytes
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import Port, SubModel, sub_model
 
@@ -24,6 +27,15 @@ class Meter(Protocol):
 
     def layer(self, imported: ImportedModel, model: SubModel) -> LayerCost:
         """Time, spread and scratch of one execution of `model`."""
+        ...
+
+    @property
+    def stretch_bytes(self) -> int:
+        """Most memory that `stretch` may take; 0 where it is not needed."""
+        ...
+
+    def stretch(self, imported: ImportedModel, model: SubModel) -> int:
+        """Time in ns of consecutive layers in each other's company."""
         ...
 
     def link(self) -> Link:
@@ -78,17 +90,57 @@ def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progr
             costs.append(meter.layer(imported, models[position]))
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
             raise DeviceError(f"layer {layer.title!r} does not run on {device}: {error}") from error
-    progress(len(first), len(first), "copies")
     index = {signature: rank for rank, signature in enumerate(first)}
+    layers = tuple(index[model.signature] for model in models)
+    progress(len(first), len(first), "stretches of layers")
+    costs = _in_context(imported, meter, costs, layers)
+    progress(len(first), len(first), "copies")
     return CostTable(
         model_hash=graph.content_hash,
         unique=tuple(costs),
-        layers=tuple(index[model.signature] for model in models),
+        layers=layers,
         link=meter.link(),
         boundary_ns=meter.boundary_ns(),
         device=meter.device(),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _in_context(
+    imported: ImportedModel, meter: Meter, costs: Sequence[LayerCost], layers: Sequence[int]
+) -> list[LayerCost]:
+    """Costs scaled so that they add up to what stretches of layers take: alone, a layer finds other bytes in caches."""
+    ratios: list[list[float]] = [[] for _ in costs]
+    for begin, end in _stretches(imported, meter.stretch_bytes):
+        model = sub_model(imported, range(imported.graph.layers[begin].start, imported.graph.layers[end - 1].stop))
+        alone = sum(costs[layers[i]].compute_ns for i in range(begin, end))
+        ratio = meter.stretch(imported, model) / alone
+        for i in range(begin, end):
+            ratios[layers[i]].append(ratio)
+    return [
+        msgspec.structs.replace(cost, compute_ns=max(1, round(cost.compute_ns * statistics.fmean(ratio))))
+        if ratio
+        else cost
+        for cost, ratio in zip(costs, ratios, strict=True)
+    ]
+
+
+def _stretches(imported: ImportedModel, limit: int) -> Iterator[tuple[int, int]]:
+    """Half-open ranges of layers whose storages together stay within `limit` bytes."""
+    graph = imported.graph
+    begin, held, size = 0, set[int](), 0
+    for index, layer in enumerate(graph.layers):
+        touched = {s for op in range(layer.start, layer.stop) for s in (*graph.op_reads[op], *graph.op_writes[op])}
+        if size + sum(padded_bytes(graph, s) for s in touched - held) > limit:
+            if begin < index:
+                yield begin, index
+            begin, held, size = index, set(), 0
+        size += sum(padded_bytes(graph, s) for s in touched - held)
+        held |= touched
+        if size > limit:  # this layer alone does not fit
+            begin, held, size = index + 1, set(), 0
+    if begin < len(graph.layers):
+        yield begin, len(graph.layers)
 
 
 def sample_value(imported: ImportedModel, port: Port, rng: np.random.Generator) -> Array:
@@ -114,8 +166,10 @@ def _pooled_extent(imported: ImportedModel, tensor: int) -> int | None:
     They must be spread as pooling spreads them: zeros would make all of a scattered gradient meet in one element.
     """
     graph = imported.graph
-    storage = graph.tensors[tensor].storage
-    for op in graph.ops:
-        if op.op_type == "MaxPool" and len(op.outputs) > 1 and graph.tensors[op.outputs[1]].storage == storage:
-            return int(np.prod(graph.tensors[op.inputs[0]].shape, dtype=np.int64))
-    return None
+    makers = {graph.tensors[t].storage: (op, k) for op in graph.ops for k, t in enumerate(op.outputs) if t >= 0}
+    op, output = makers.get(graph.tensors[tensor].storage, (None, 0))
+    while op is not None and op.op_type == "Cast":
+        op, output = makers.get(graph.tensors[op.inputs[0]].storage, (None, 0))
+    if op is None or op.op_type != "MaxPool" or output != 1:
+        return None
+    return int(np.prod(graph.tensors[op.inputs[0]].shape, dtype=np.int64))

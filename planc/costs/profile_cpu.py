@@ -47,6 +47,12 @@ class CpuMeter:
         spread = int(statistics.median(abs(t - median) for t in times))
         return LayerCost(compute_ns=max(1, median), scratch_bytes=_scratch(imported, model, arrays), spread_ns=spread)
 
+    stretch_bytes = 0
+
+    def stretch(self, imported: ImportedModel, model: SubModel) -> int:
+        """Median time of the stretch; not asked for, since a layer alone takes as long as in company here."""
+        return int(statistics.median(_times(imported, model, _arrays(imported, model))))
+
     def link(self) -> Link:
         """Copies through memory."""
         return measure_link()

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from planc.costs.cuda_link import LinkMeter
 from planc.costs.profile import Array, sample_value
 from planc.costs.table import DeviceInfo, LayerCost, Link
+from planc.graph.footprint import padded_bytes
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import Port, SubModel, element_type
 from planc.runtime.cuda_driver import Context, allocate, call, elapsed_ns, new_event, new_stream
@@ -34,6 +35,9 @@ _COLD_BYTES = 128 << 20
 _MAX_COPIES = 16
 _GRAPH_NS, _MAX_REPEATS = 2_000_000, 64
 """A graph repeats the layer until it lasts about this long, within the limit."""
+
+_STRETCH_BYTES = 6 << 30
+"""Stretches of layers are timed within this much memory."""
 
 _REPLAYS = 5
 _POOL_BYTES = 64 << 20
@@ -58,11 +62,35 @@ class CudaMeter:
         places = self._places(imported, model)
         self._work.reserve(places[0].size * len(places))
         self._fill(imported, model, places)
-        scratch = self._scratch(imported, model, places[0])
+        scratch, constants = self._scratch(imported, model, places[0])
         times = self._times(imported, model, places)
         median = statistics.median(times)
         spread = statistics.median(abs(t - median) for t in times)
-        return LayerCost(compute_ns=max(1, round(median)), scratch_bytes=scratch, spread_ns=round(spread))
+        return LayerCost(
+            compute_ns=max(1, round(median)),
+            scratch_bytes=scratch,
+            spread_ns=round(spread),
+            constant_bytes=constants,
+        )
+
+    @property
+    def stretch_bytes(self) -> int:
+        """A part of what the card has free."""
+        return min(_STRETCH_BYTES, self._context.info().free_bytes // 4)
+
+    def stretch(self, imported: ImportedModel, model: SubModel) -> int:
+        """Median of replays of the layers as one segment, every storage at an address of its own."""
+        at, homes, offsets = 0, dict[int, int](), {}
+        for port in (*model.inputs, *model.outputs):
+            storage = imported.graph.tensors[port.tensor].storage
+            if storage not in homes:
+                homes[storage] = at
+                at += align_up(max(padded_bytes(imported.graph, storage), 1), _ALIGNMENT)
+            offsets[port.name] = homes[storage]
+        places = [_Place(at, offsets)]
+        self._work.reserve(at)
+        self._fill(imported, model, places)
+        return max(1, round(statistics.median(self._times(imported, model, places, repeats=2))))
 
     def _places(self, imported: ImportedModel, model: SubModel) -> "list[_Place]":
         """Offsets of every port, for as many copies as make the layer's buffers cold."""
@@ -95,8 +123,8 @@ class CudaMeter:
                 bind(port.name, "cuda", self._index, kind, shape, self._work.address + place.offsets[port.name])
         return binding._iobinding
 
-    def _scratch(self, imported: ImportedModel, model: SubModel, place: "_Place") -> int:
-        """Peak of live scratch over two runs, each allocation rounded as the arena rounds it."""
+    def _scratch(self, imported: ImportedModel, model: SubModel, place: "_Place") -> tuple[int, int]:
+        """Peak of live scratch over two runs, and the session's constants; each allocation rounded as the arena does."""
         allocator = _CountingAllocator()
         session = cuda_session(model.model_bytes, self._index, extra=allocator.options())
         binding = self._bind(imported, model, session, place)
@@ -105,16 +133,19 @@ class CudaMeter:
         for _ in range(2):
             session._sess.run_with_iobinding(binding, ort.RunOptions())
         del binding, session
-        return allocator.peak - constants
+        return allocator.peak - constants, constants
 
-    def _times(self, imported: ImportedModel, model: SubModel, places: "Sequence[_Place]") -> list[float]:
+    def _times(
+        self, imported: ImportedModel, model: SubModel, places: "Sequence[_Place]", repeats: int = 0
+    ) -> list[float]:
+        """ns of one run, replayed `repeats` times in one graph, as often as pays when 0."""
         session = cuda_session(model.model_bytes, self._index, int(self._stream))
         bindings = [self._bind(imported, model, session, place) for place in places]
         run, options = session._sess.run_with_iobinding, run_options()
         for binding in (bindings[0], *bindings):
             run(binding, ort.RunOptions())
         once = self._elapsed(lambda: run(bindings[0], options))
-        repeats = max(3, len(bindings), min(_MAX_REPEATS, round(_GRAPH_NS / max(once, 1))))
+        repeats = repeats or max(3, len(bindings), min(_MAX_REPEATS, round(_GRAPH_NS / max(once, 1))))
 
         def queue() -> None:
             for i in range(repeats):

@@ -27,11 +27,15 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerCost(msgspec.Struct, frozen=True, kw_only=True):
-    """Median time of one execution, its spread, and the largest scratch allocation of one of its operators."""
+    """Median time of one execution, its spread, and the largest scratch allocation of one of its operators.
+
+    `constant_bytes` are what the layer's small constants take of the scratch arena for as long as its session lives.
+    """
 
     compute_ns: int
     scratch_bytes: int
     spread_ns: int = 0
+    constant_bytes: int = 0
 
 
 class CopyPoint(msgspec.Struct, frozen=True, kw_only=True):

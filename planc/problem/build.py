@@ -21,7 +21,7 @@ class PlanningProblem:
     """A problem and how it maps back: `storages[v]` is the graph's storage behind value v; tasks are the layers.
 
     `liveness_peak_bytes` is the peak of the unconstrained step in the given order, each layer's scratch included, at
-    layer `peak_layer`; `scratch_bytes` is the largest scratch of a layer.
+    layer `peak_layer`; `scratch_bytes` is the largest scratch of a layer, and all layers' constants.
     """
 
     problem: Problem
@@ -51,8 +51,13 @@ def build_problem(graph: Graph, costs: CostTable) -> PlanningProblem:
     )
     peak, layer = _liveness_peak(graph, costs, prints)
     problem = Problem(tasks, values, peak, contention=costs.link.contention, boundary_ns=costs.boundary_ns)
-    scratch = max((cost.scratch_bytes for cost in costs.unique), default=0)
+    scratch = max((cost.scratch_bytes for cost in costs.unique), default=0) + _constant_bytes(graph, costs)
     return PlanningProblem(problem, storages, peak, layer, scratch)
+
+
+def _constant_bytes(graph: Graph, costs: CostTable) -> int:
+    """What constants take of the arena when every layer is in a session of its own, and once more when recomputed."""
+    return 2 * sum(costs.layer(i).constant_bytes for i in range(len(graph.layers)))
 
 
 def _value(graph: Graph, costs: CostTable, storage: int) -> Value:

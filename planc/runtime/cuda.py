@@ -32,13 +32,13 @@ from planc.runtime.device import Engine, Event, Segment, TensorAddress
 from planc.runtime.ort import faithful_options, read_scratch, record_scratch, share_scratch
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Bound:
-    """A session with its bindings; `binding` keeps the addresses alive."""
+    """A session with its bindings; `binding` keeps the addresses alive. Empty once the device is closed."""
 
-    session: ort.InferenceSession
-    run: Callable[..., None]
-    binding: ort.SessionIOBinding
+    session: ort.InferenceSession | None
+    run: Callable[..., None] | None
+    binding: ort.SessionIOBinding | None
 
 
 class CudaDevice:
@@ -137,6 +137,8 @@ class CudaDevice:
         self._run(segment, self._queue_only)
 
     def _run(self, segment: _Bound, options: ort.RunOptions) -> None:
+        if segment.run is None:
+            raise DeviceError("the step is closed: load the plan again")
         try:
             segment.run(segment.binding, options)
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
@@ -246,6 +248,8 @@ class CudaDevice:
             self._run(bound, ort.RunOptions())
 
     def _drop_sessions(self) -> None:
+        for bound in self._bindings:  # whoever still holds a segment must not keep its session on the card
+            bound.session = bound.run = bound.binding = None
         self._bindings.clear()
         self._sessions.clear()
 
