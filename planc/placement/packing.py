@@ -57,9 +57,7 @@ class Packing:
     solve_s: float
 
 
-def pack(
-    buffers: Sequence[Buffer], *, capacity: int | None = None, time_limit: float = 10.0, seed: int = 0
-) -> Packing:
+def pack(buffers: Sequence[Buffer], *, capacity: int | None = None, time_limit: float = 10.0, seed: int = 0) -> Packing:
     """Pack `buffers` as low as possible, or, with a `capacity` in bytes, low enough: fitting it ends the search.
 
     Greedy packings come first; where they miss the lower bound (the maximum load over time) and the capacity, each
@@ -89,9 +87,7 @@ def pack(
     result = np.zeros(len(buffers), np.int64)
     result[model.source] = offsets
     height = model.height(offsets)
-    return Packing(
-        tuple(result.tolist()), height, bound, _status(height, bound, capacity), time.monotonic() - started
-    )
+    return Packing(tuple(result.tolist()), height, bound, _status(height, bound, capacity), time.monotonic() - started)
 
 
 def require_fit(packing: Packing, capacity: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Exact search with restarts: orders and branching rules take turns on two threads, under node limits.
+"""Exact search with restarts, in turns with the squeaky wheel: orders and rules alternate on two threads.
 
 Which order solves a hard instance is unpredictable and the times are heavy-tailed, so many short runs beat a long
 one; now and then a limit is larger, so that in the end some run is exhaustive and proves its answer. Results depend
@@ -30,6 +30,7 @@ from planc.placement.packing_search import (
     build_problem,
     search,
 )  # fmt: skip
+from planc.placement.packing_wheel import Wheels, meetings, spin
 
 # Search keeps every pair of buffers that meet in time (4 bytes each way) and may visit all of them along one path.
 SEARCH_BUFFERS = 3_000
@@ -76,6 +77,8 @@ class Group:
         self._seed, self._halvings, self._pairs = seed, 1, 0
         self._problem: Problem | None = None
         self._runs = self._turns()
+        self._wheels: Wheels | None = None
+        self._search_s = 0.0
 
     @property
     def searchable(self) -> bool:
@@ -89,12 +92,27 @@ class Group:
                 break
 
     def step(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
-        """One pair of runs, at the capacity or, without one, at goals between the bound and the height."""
+        """The wheels for as long as the last search took, then a pair of exact searches unless the goal is met."""
+        goal = target if capacity is None else capacity
+        if self._wheels is None:
+            self._wheels = Wheels(self.model, self._seed)
+        started = time.monotonic()
+        while self.height > goal and time.monotonic() < deadline:
+            self._take(self._wheels.turn(pool, goal, deadline))
+            if time.monotonic() - started >= self._search_s:
+                break
+        started = time.monotonic()
+        if self.height > goal and started < deadline:
+            self._search(pool, target, capacity, deadline)
+            self._search_s = time.monotonic() - started
+
+    def _search(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
+        """One pair of runs, at goals between the bound, or the capacity, and the height."""
         if self._problem is None:
             self._problem = build_problem(self.model)
         height = self.height
         jobs = []
-        for goal in self._goals(target) if capacity is None else (capacity, capacity):
+        for goal in self._goals(target if capacity is None else capacity, capacity is not None):
             limit, rank, rule = next(self._runs)
             control = np.array([0, limit, 0, NONE], np.int64)
             posed = self._problem._replace(capacity=goal)
@@ -121,11 +139,13 @@ class Group:
             # The packing known would not have been pruned at its own height, so the excess is not the initial NONE.
             self.bound = max(self.bound, job.goal + int(job.control[EXCESS]))
 
-    def _goals(self, target: int) -> tuple[int, int]:
-        """Every other pair attacks the bound with one run; all other runs lower the height."""
+    def _goals(self, target: int, capped: bool) -> tuple[int, int]:
+        """Every other pair attacks the target with one run, or with a capacity with both; the others lower the height."""
         self._pairs += 1
         below = max(target, self._below())
-        return (target if self._pairs % 2 else below), below
+        if self._pairs % 2:
+            return target, target if capped else below
+        return below, below
 
     def _below(self) -> int:
         """A capacity between bound and height: halfway, closer to the height after failures, back after successes."""
@@ -158,6 +178,8 @@ def load_search(model: Model) -> None:
     """Load the compiled search, or compile it on a machine's first use, by a run that stops at its first node."""
     problem = build_problem(model.select(np.zeros(1, np.int64)))
     search(problem, np.zeros(1, np.int64), LOWEST, np.array([0, 0, 0, NONE], np.int64), np.zeros(len(problem.load)))
+    single = model.select(np.zeros(1, np.int64))
+    spin(single, meetings(single), np.zeros(1, np.int64), 0, 1, 0, np.zeros(1, np.int64))
 
 
 def improve(

@@ -106,9 +106,7 @@ def search(problem: Problem, rank: Array, choice: int, control: Array, weight: n
 
 
 @compiled
-def _search(
-    p: Problem, s: State, rank: Array, choice: int, control: Array, weight: npt.NDArray[np.float64]
-) -> int:
+def _search(p: Problem, s: State, rank: Array, choice: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
     count = len(p.size)
     s.work[:count] = np.arange(count)
     depth, tail = 0, 0
@@ -184,9 +182,7 @@ def _mixed(value: int) -> int:
 
 
 @compiled
-def _propagate(
-    p: Problem, s: State, members: Array, tail: int, control: Array, weight: npt.NDArray[np.float64]
-) -> int:
+def _propagate(p: Problem, s: State, members: Array, tail: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
     """Raise bounds until nothing changes, or ROUNDS times. The trail's new length n, or -1 - n at a dead end."""
     begin, stop = len(s.floor), 0
     for i in members:
@@ -258,9 +254,13 @@ def _choose(p: Problem, s: State, members: Array, rank: Array, choice: int) -> i
         if s.delayed[i]:
             continue
         spare = _spare(p, s, i) if choice == TIGHTEST else 0
-        if best < 0 or spare < best_spare or (
-            spare == best_spare
-            and (s.offset[i] < s.offset[best] or (s.offset[i] == s.offset[best] and rank[i] < rank[best]))
+        if (
+            best < 0
+            or spare < best_spare
+            or (
+                spare == best_spare
+                and (s.offset[i] < s.offset[best] or (s.offset[i] == s.offset[best] and rank[i] < rank[best]))
+            )
         ):
             best, best_spare = i, spare
     return best

@@ -1,0 +1,211 @@
+"""Squeaky-wheel packing: first fit in an order, then the buffers that ended too high go earlier, time and again.
+
+First fit puts every buffer at the lowest place that is free over its whole lifetime, gaps respected. Squeaky-wheel
+optimisation (Joslin & Clements, JAIR 1999) searches the space of orders: the elements that cause the trouble move to
+the front. It is the strong heuristic for lifetimes with gaps, which the skylines take as a whole, and for groups that
+the exact search cannot exhaust.
+"""
+
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from time import monotonic
+
+import numpy as np
+import numpy.typing as npt
+
+from planc.placement.packing_jit import compiled
+from planc.placement.packing_model import Array, Model
+from planc.placement.packing_order import Orders
+
+Meets = npt.NDArray[np.bool_]
+
+_WORSE = 0.01
+"""Probability of going on from an order that packs higher."""
+
+_MOST = 0.5
+"""Largest share of the blamed buffers that move at once; on average 2 of them do, which measured best."""
+
+
+_STARTS = ("WS", "SW", "TS", "WT", "AS", "TW")
+"""Orders from which wheels start (see `Orders`); which one leads lowest differs from instance to instance."""
+
+_ROUNDS = 60
+"""Packings of one turn: some 50 ms for a thousand buffers."""
+
+_TRIAL, _PATIENCE = 8, 16
+"""Turns of every wheel after which the worse half stops, and turns without success after which all start anew."""
+
+_NOISE = 0.3
+
+
+@dataclass
+class _Wheel:
+    order: Array
+    height: int
+    turns: int = 0
+
+
+class Wheels:
+    """Several wheels of one model, two of which turn at a time; by successive halving the lowest two remain."""
+
+    def __init__(self, model: Model, seed: int) -> None:
+        self._model, self._orders = model, Orders(model)
+        self._random = np.random.default_rng(seed)
+        self._meets = meetings(model)
+        self._wheels = self._started(0.0)
+        self._idle = 0
+
+    def _started(self, noise: float) -> list[_Wheel]:
+        ranks = (self._orders.rank(keys, noise, self._random) for keys in _STARTS)
+        return [_Wheel(np.argsort(rank), 1 << 62) for rank in ranks]
+
+    def turn(self, pool: ThreadPoolExecutor, goal: int, deadline: float) -> Array:
+        """Offsets (bytes), the lower ones of two wheels turned until a height of `goal` or `deadline` (monotonic, s)."""
+        pair = sorted(self._wheels, key=lambda wheel: wheel.turns)[:2]
+        stop = np.zeros(1, np.int64)
+        jobs = [
+            pool.submit(
+                spin, self._model, self._meets, w.order, goal, _ROUNDS, int(self._random.integers(1 << 31)), stop
+            )
+            for w in pair
+        ]
+        try:
+            wait(jobs, timeout=max(0.0, deadline - monotonic()))
+        finally:
+            stop[0] = 1
+        found, success = [], False
+        for wheel, job in zip(pair, jobs, strict=True):
+            offsets, wheel.order = job.result()
+            height = self._model.height(offsets)
+            success |= height < wheel.height
+            wheel.height, wheel.turns = min(height, wheel.height), wheel.turns + 1
+            found.append((height, offsets))
+        self._select(success)
+        return min(found, key=lambda pair: pair[0])[1]
+
+    def _select(self, success: bool) -> None:
+        self._idle = 0 if success else self._idle + 1
+        if len(self._wheels) > 2 and all(wheel.turns >= _TRIAL for wheel in self._wheels):
+            self._wheels = sorted(self._wheels, key=lambda wheel: wheel.height)[: (len(self._wheels) + 1) // 2]
+            for wheel in self._wheels:
+                wheel.turns = 0
+        elif self._idle >= _PATIENCE:
+            self._wheels, self._idle = self._started(_NOISE), 0
+
+
+def meetings(model: Model) -> Meets:
+    """Whether buffers i and k are alive at a common time, as a square matrix."""
+    return _meetings(model.first, model.lower, model.upper)
+
+
+def spin(
+    model: Model, meets: Meets, order: Array, goal: int, rounds: int, seed: int, stop: npt.NDArray[np.int64]
+) -> tuple[Array, Array]:
+    """The best offsets (bytes) within `rounds` packings, and the order that gave them; `order` is where it starts.
+
+    Ends early at a height of `goal` bytes or less, or when any thread sets `stop[0]`.
+    """
+    return _spin(model.top, model.size, model.alignment, meets, order, goal, rounds, seed, stop)
+
+
+@compiled
+def _meetings(first: Array, lower: Array, upper: Array) -> Meets:
+    count = len(first) - 1
+    meets = np.zeros((count, count), np.bool_)
+    for i in range(count):
+        for k in range(i):
+            a, b = first[i], first[k]
+            while a < first[i + 1] and b < first[k + 1]:
+                if lower[a] < upper[b] and lower[b] < upper[a]:
+                    meets[i, k] = meets[k, i] = True
+                    break
+                if upper[a] <= upper[b]:
+                    a += 1
+                else:
+                    b += 1
+    return meets
+
+
+@compiled
+def _first_fit(
+    top: Array, size: Array, alignment: Array, meets: Meets, order: Array, offsets: Array, placed: Array
+) -> int:
+    """Fill `offsets` in `order`; `placed` is room for the buffers in order of offset. Returns the height."""
+    height = 0
+    for count in range(len(order)):
+        i = order[count]
+        row = meets[i]
+        at = 0
+        for q in range(count):
+            k = placed[q]
+            if row[k]:
+                if offsets[k] >= at + size[i]:
+                    break
+                if offsets[k] + size[k] > at:
+                    at = (offsets[k] + size[k] + alignment[i] - 1) // alignment[i] * alignment[i]
+        offsets[i] = at
+        height = max(height, at + top[i])
+        low, high = 0, count
+        while low < high:
+            middle = (low + high) // 2
+            if offsets[placed[middle]] <= at:
+                low = middle + 1
+            else:
+                high = middle
+        for q in range(count, low, -1):
+            placed[q] = placed[q - 1]
+        placed[low] = i
+    return height
+
+
+@compiled
+def _spin(
+    top: Array,
+    size: Array,
+    alignment: Array,
+    meets: Meets,
+    start: Array,
+    goal: int,
+    rounds: int,
+    seed: int,
+    stop: Array,
+) -> tuple[Array, Array]:
+    np.random.seed(seed)
+    count = len(start)
+    current, trial = start.copy(), start.copy()
+    offsets, placed = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    height = _first_fit(top, size, alignment, meets, current, offsets, placed)
+    ends = offsets + top
+    best, best_height, best_order = offsets.copy(), height, current.copy()
+    for _ in range(rounds):
+        if best_height <= goal or stop[0] != 0:
+            break
+        trial[:] = current
+        _escalate(trial, ends, goal + int((height - goal) * np.random.random()))
+        new = _first_fit(top, size, alignment, meets, trial, offsets, placed)
+        if new <= height or np.random.random() < _WORSE:
+            current[:] = trial
+            height = new
+            ends[:] = offsets + top
+            if new < best_height:
+                best_height = new
+                best[:] = offsets
+                best_order[:] = trial
+    return best, best_order
+
+
+@compiled
+def _escalate(order: Array, ends: Array, level: int) -> None:
+    """Move a few of the buffers that end above `level` to random earlier places."""
+    blamed = 0
+    for i in order:
+        if ends[i] > level:
+            blamed += 1
+    share = min(_MOST, 4.0 ** np.random.random() / max(blamed, 1))
+    for q in range(len(order)):
+        i = order[q]
+        if ends[i] > level and np.random.random() < share:
+            to = int(q * np.random.random())
+            for r in range(q, to, -1):
+                order[r] = order[r - 1]
+            order[to] = i
