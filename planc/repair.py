@@ -25,11 +25,11 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.solver import OPTIMAL_GAP, Progress, Solution, SolveOptions, Solver, Status, solve
 from planc.units import format_bytes
 
-_FIRST_SHARE, _REPAIR_SHARE = 0.8, 0.5
+_FIRST_SHARE, _REPAIR_SHARE = 0.6, 0.4
 """Parts of the time that is left for the first solve and for each repair; packing and more repairs take the rest."""
 
-_PACK_SHARE, _PACK_S = 0.2, 10.0
-"""Part of the time left, and most seconds, for the exact search of one packing."""
+_TRIAL_SHARE, _PACK_SHARE, _PACK_S = 0.05, 0.4, 10.0
+"""Parts of the time left for the first packing of each variant and for the best one, and the most seconds of these."""
 
 _LEAST_S = 0.5
 """Shortest useful time for a solve."""
@@ -110,14 +110,15 @@ class PlanSearch:
         """The first variant of the solution that packs, else the one with the lowest packing after an exact search."""
         tried: list[tuple[Solution, Lowered]] = []
         for variant in self._variants(solution):
-            tried.append((variant, self._lowered(variant, 0.0)))
+            tried.append((variant, self._lowered(variant, _TRIAL_SHARE)))
             if tried[-1][1].slab_bytes <= self.limits.capacity:
                 return tried[-1]
         lowest, _ = min(tried, key=lambda pair: pair[1].slab_bytes)
-        return lowest, self._lowered(lowest, min(_PACK_S, self._left() * _PACK_SHARE))
+        return lowest, self._lowered(lowest, _PACK_SHARE)
 
-    def _lowered(self, solution: Solution, time_limit_s: float) -> Lowered:
-        return lower(self.graph, self.planning, solution.schedule, self.limits.capacity, time_limit_s)
+    def _lowered(self, solution: Solution, share: float) -> Lowered:
+        limit_s = min(_PACK_S, self._left() * share)
+        return lower(self.graph, self.planning, solution.schedule, self.limits.capacity, limit_s)
 
     def _variants(self, solution: Solution) -> Iterator[Solution]:
         """The solution, then the same with shorter copies."""

@@ -8,6 +8,7 @@ the exact search cannot exhaust.
 
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from threading import TIMEOUT_MAX
 from time import monotonic
 
 import numpy as np
@@ -70,7 +71,7 @@ class Wheels:
             for w in pair
         ]
         try:
-            wait(jobs, timeout=max(0.0, deadline - monotonic()))
+            wait(jobs, timeout=min(max(0.0, deadline - monotonic()), TIMEOUT_MAX))
         finally:
             stop[0] = 1
         found, success = [], False
