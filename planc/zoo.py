@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
+from math import prod
 from typing import Protocol
 
 import onnx
 
 from planc.errors import UsageError
+from planc.graph import annotations
+from planc.training import Optimizer, differentiate
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,11 @@ class ForwardModel:
     """A forward graph ready to be differentiated.
 
     `model` has concrete shapes, parameters as float32 initializers, one output of logits, and node annotations
-    (`planc.graph.annotations`). `loss` names the loss to put on it.
+    (`planc.graph.annotations`). `parameters` names what is trained, `loss` the loss to put on it.
     """
 
     model: onnx.ModelProto
+    parameters: tuple[str, ...]
     loss: str = "cross-entropy"
 
 
@@ -41,8 +45,11 @@ class ModelFamily(Protocol):
     @property
     def names(self) -> Mapping[str, str]: ...
 
-    def build(self, name: str, options: ZooOptions) -> ForwardModel:
-        """The forward model of network `name`. Raises UsageError for an option the network cannot take."""
+    def build(self, name: str, options: ZooOptions, values: bool = True) -> ForwardModel:
+        """The forward model of network `name`; without `values`, random initial values have a shape and no data.
+
+        Raises UsageError for an option the network cannot take.
+        """
         ...
 
 
@@ -55,9 +62,41 @@ def families() -> dict[str, ModelFamily]:
     return found
 
 
-def build_forward(name: str, options: ZooOptions) -> ForwardModel:
-    """The forward model of zoo network `name`. Raises UsageError when no family knows it."""
+def build_forward(name: str, options: ZooOptions, values: bool = True) -> ForwardModel:
+    """The forward model of zoo network `name`, as ModelFamily.build. Raises UsageError when no family knows it."""
     known = families()
     if name not in known:
         raise UsageError(f"unknown network {name!r}: choose one of {', '.join(sorted(known))}")
-    return known[name].build(name, options)
+    return known[name].build(name, options, values)
+
+
+@dataclass(frozen=True)
+class NetworkSummary:
+    """A network at its default size: trained values, and operators and planner's layers of its step with plain SGD.
+
+    `inputs` are the shapes of a batch.
+    """
+
+    name: str
+    description: str
+    parameters: int
+    operators: int
+    layers: int
+    inputs: Mapping[str, tuple[int, ...]]
+
+
+def summarize(name: str) -> NetworkSummary:
+    """Counts from the training graph of zoo network `name`, built without drawing its initial values."""
+    built = build_forward(name, ZooOptions(), values=False)
+    step = differentiate(built.model, loss=built.loss, optimizer=Optimizer("sgd"), parameters=built.parameters)
+    graph, state = step.graph, annotations.read_json(step, annotations.STATE)
+    shapes = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in graph.input}
+    groups = (annotations.node_annotation(node) for node in graph.node)
+    return NetworkSummary(
+        name=name,
+        description=families()[name].names[name],
+        parameters=sum(prod(shapes[parameter]) for parameter in built.parameters),
+        operators=len(graph.node),
+        layers=len({(group[0], group[2]) for group in groups if group}),
+        inputs={name: shape for name, shape in shapes.items() if name not in state},
+    )

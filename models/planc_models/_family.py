@@ -3,10 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
-import onnx
-
 from planc.errors import UsageError
 from planc.zoo import ForwardModel, ZooOptions
+from planc_models._network import Blueprint
 
 ALWAYS = frozenset({"batch", "classes", "seed"})
 
@@ -17,7 +16,7 @@ class Entry:
 
     description: str
     takes: frozenset[str]
-    build: Callable[[str, ZooOptions], onnx.ModelProto]
+    build: Callable[[str, ZooOptions], Blueprint]
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Family:
     def names(self) -> Mapping[str, str]:
         return {name: entry.description for name, entry in self.entries.items()}
 
-    def build(self, name: str, options: ZooOptions) -> ForwardModel:
+    def build(self, name: str, options: ZooOptions, values: bool = True) -> ForwardModel:
         """The forward model. Raises UsageError for an option that is not positive or that `name` does not take."""
         entry = self.entries[name]
         for field in fields(options):
@@ -42,7 +41,8 @@ class Family:
                 raise UsageError(f"{name} takes no --{field.name}; it takes {listed}")
             if value < 1:
                 raise UsageError(f"{name}: --{field.name} must be at least 1, not {value}")
-        return ForwardModel(entry.build(name, options))
+        blueprint = entry.build(name, options)
+        return ForwardModel(blueprint.model(values), blueprint.parameters)
 
 
 IMAGE = frozenset({"image", "width"})

@@ -1,11 +1,12 @@
 """A small layer-by-layer builder of forward ONNX models, shared by the network families.
 
 Every method adds one framework-level layer: its parameters with their initial values, and its nodes, annotated with
-the layer's name and kind. Initial values are drawn from one seeded generator, so a network is reproducible.
+the layer's name and kind. Initial values are drawn from one seeded generator, so a network is reproducible; they are
+drawn last, so that a network can be looked at without them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,46 @@ class Tensor:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Normal:
+    """Initial values to be drawn from a normal distribution of mean zero."""
+
+    shape: tuple[int, ...]
+    deviation: float
+
+    def drawn(self, name: str, random: np.random.Generator) -> TensorProto:
+        values = random.standard_normal(self.shape, np.float32)
+        return numpy_helper.from_array(values * np.float32(self.deviation), name)
+
+    def undrawn(self, name: str) -> TensorProto:
+        """The tensor's name, shape and type, without data."""
+        return TensorProto(name=name, dims=self.shape, data_type=TensorProto.FLOAT)
+
+
+Initial = TensorProto | Normal
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A whole network whose random initial values are still to be drawn; `shell` lacks all initializers."""
+
+    shell: onnx.ModelProto
+    initializers: Mapping[str, Initial]
+    parameters: tuple[str, ...]
+    seed: int
+
+    def model(self, values: bool) -> onnx.ModelProto:
+        """The forward model; without `values`, what would be drawn at random has a shape and no data."""
+        random = np.random.default_rng(self.seed)
+        model = onnx.ModelProto()
+        model.CopyFrom(self.shell)
+        for name, initial in self.initializers.items():
+            if isinstance(initial, Normal):
+                initial = initial.drawn(name, random) if values else initial.undrawn(name)
+            model.graph.initializer.append(initial)
+        return model
+
+
 def pair(value: int | Sequence[int]) -> tuple[int, int]:
     """One number for both spatial axes, or (vertical, horizontal)."""
     if isinstance(value, int):
@@ -38,14 +79,15 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 class Network:
-    """Collects nodes and initializers; `finish` returns the model."""
+    """Collects nodes and initializers; `finish` returns them as a blueprint."""
 
     def __init__(self, name: str, seed: int) -> None:
         self.name = name
-        self.random = np.random.default_rng(seed)
+        self.seed = seed
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
-        self.initializers: dict[str, TensorProto] = {}
+        self.initializers: dict[str, Initial] = {}
+        self.parameters: dict[str, None] = {}
 
     # --- plumbing
 
@@ -54,19 +96,25 @@ class Network:
         return Tensor(name, tuple(shape))
 
     def initializer(self, name: str, array: npt.NDArray[Any]) -> str:
-        """Add an initializer under `name`, once."""
+        """Add a tensor that is not trained under `name`, once."""
         self.initializers.setdefault(name, numpy_helper.from_array(array, name))
         return name
 
+    def parameter(self, name: str, initial: Normal | npt.NDArray[Any]) -> str:
+        """Add a trained tensor under `name`, once."""
+        self.parameters[name] = None
+        tensor = initial if isinstance(initial, Normal) else numpy_helper.from_array(initial, name)
+        self.initializers.setdefault(name, tensor)
+        return name
+
     def zeros(self, name: str, *shape: int) -> str:
-        return self.initializer(name, np.zeros(shape, np.float32))
+        return self.parameter(name, np.zeros(shape, np.float32))
 
     def ones(self, name: str, *shape: int) -> str:
-        return self.initializer(name, np.ones(shape, np.float32))
+        return self.parameter(name, np.ones(shape, np.float32))
 
     def normal(self, name: str, shape: Sequence[int], deviation: float) -> str:
-        values = self.random.standard_normal(tuple(shape), np.float32)
-        return self.initializer(name, values * np.float32(deviation))
+        return self.parameter(name, Normal(tuple(shape), deviation))
 
     def ints(self, *numbers: int) -> str:
         return self.initializer("ints_" + "_".join(map(str, numbers)), np.array(numbers, np.int64))
@@ -87,15 +135,15 @@ class Network:
         self.nodes.append(made)
         return Tensor(name, tuple(shape))
 
-    def finish(self, output: Tensor) -> onnx.ModelProto:
-        """The model with `output` as its only output."""
+    def finish(self, output: Tensor) -> Blueprint:
+        """The network with `output` as its only output."""
         graph = helper.make_graph(
             self.nodes, self.name, self.inputs,
             [helper.make_tensor_value_info(output.name, TensorProto.FLOAT, list(output.shape))],
-            list(self.initializers.values()),
         )  # fmt: skip
         opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="planc zoo")
+        shell = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="planc zoo")
+        return Blueprint(shell, self.initializers, tuple(self.parameters), self.seed)
 
     # --- layers
 
@@ -120,10 +168,10 @@ class Network:
         """Training-mode batch normalisation with running statistics (momentum 0.9, as the literature's networks)."""
         channels = x.shape[1]
         parameters = [
-            self.initializer(f"{layer}.weight", np.full(channels, scale, np.float32)),
+            self.parameter(f"{layer}.weight", np.full(channels, scale, np.float32)),
             self.zeros(f"{layer}.bias", channels),
-            self.zeros(f"{layer}.running_mean", channels),
-            self.ones(f"{layer}.running_var", channels),
+            self.initializer(f"{layer}.running_mean", np.zeros(channels, np.float32)),
+            self.initializer(f"{layer}.running_var", np.ones(channels, np.float32)),
         ]
         running = [f"{layer}.running_mean.next", f"{layer}.running_var.next"]
         return self.node(
@@ -168,9 +216,9 @@ class Network:
         return self.node("Concat", parts, shape, layer, "concat", axis=1)
 
     def dropout(self, x: Tensor, layer: str, ratio: float) -> Tensor:
-        """Dropout in training mode, seeded by the network's generator."""
+        """Dropout in training mode; its seed follows from the network's and the layer's place."""
         inputs: list[Tensor | str] = [x, self.scalar(ratio), self.initializer("training", np.array(True))]
-        seed = int(self.random.integers(1 << 31))
+        seed = int(np.random.default_rng([self.seed, len(self.nodes)]).integers(1 << 31))
         return self.node("Dropout", inputs, x.shape, layer, "dropout", seed=seed)
 
     def local_response_norm(self, x: Tensor, layer: str) -> Tensor:

@@ -1,13 +1,11 @@
 """AlexNet (Krizhevsky, Sutskever and Hinton, ImageNet classification with deep convolutional networks, 2012)."""
 
-import onnx
-
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Network
+from planc_models._network import Blueprint, Network
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     """Five convolutions, three of them in two groups as on the paper's two GPUs, and three dense layers."""
     net, image, scale = Network(name, options.seed), options.image or 227, Scale(96, options.width or 96)
     x = net.input("input", (options.batch or 128, 3, image, image))

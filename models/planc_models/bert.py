@@ -1,17 +1,16 @@
 """BERT base (Devlin et al., Pre-training of deep bidirectional transformers, 2019) as a masked language model."""
 
-import onnx
 from onnx import TensorProto
 
 from planc.zoo import ZooOptions
 from planc_models._family import Entry, Family
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 from planc_models._transformer import TEXT, attention, embedding, heads
 
 SEGMENTS = 2
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     """Logits over the vocabulary (`classes`) at every position; the decoder shares the token embedding."""
     batch, seq, width = options.batch or 16, options.seq or 512, options.width or 768
     vocabulary = options.classes or 30522

@@ -1,15 +1,13 @@
 """DenseNet-121 (Huang et al., Densely connected convolutional networks, 2017), DenseNet-BC with compression 1/2."""
 
-import onnx
-
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 
 BLOCKS = {"densenet121": (6, 12, 24, 16)}
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     """`width` is the stem's channels, 64 in the paper; the growth rate is half of it."""
     net, image, width = Network(name, options.seed), options.image or 224, options.width or 64
     growth = max(1, width // 2)

@@ -1,10 +1,8 @@
 """GoogLeNet (Szegedy et al., Going deeper with convolutions, 2015), without the auxiliary classifiers."""
 
-import onnx
-
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 
 MODULES = {
     "3a": (64, 96, 128, 16, 32, 32),
@@ -20,7 +18,7 @@ MODULES = {
 """Table 1: channels of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection."""
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     net, image, scale = Network(name, options.seed), options.image or 224, Scale(64, options.width or 64)
     x = net.input("input", (options.batch or 64, 3, image, image))
     x = _conv(net, x, "conv1", scale(64), 7, 2)

@@ -2,16 +2,15 @@
 
 import math
 
-import onnx
 from onnx import TensorProto
 
 from planc.zoo import ZooOptions
 from planc_models._family import Entry, Family
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 from planc_models._transformer import TEXT, attention, embedding, heads
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     width = options.width or 768
     batch, seq, depth = options.batch or 8, options.seq or 1024, options.depth or 12
     vocabulary = options.classes or 50257

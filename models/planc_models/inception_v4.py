@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-import onnx
-
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 
 Step = tuple[int, int | tuple[int, int]]
 """Channels and kernel of one unit-stride convolution that keeps the image's size."""
@@ -80,7 +78,7 @@ BLOCK_B: list[list[Step]] = [
 ]
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     net, image = Network(name, options.seed), options.image or 299
     blocks = _Inception(net, Scale(32, options.width or 32))
     x = blocks.stem(net.input("input", (options.batch or 32, 3, image, image)))

@@ -1,13 +1,11 @@
 """A multilayer perceptron on flat features."""
 
-import onnx
-
 from planc.zoo import ZooOptions
 from planc_models._family import Entry, Family
-from planc_models._network import Network
+from planc_models._network import Blueprint, Network
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     """`depth` dense layers in all (three by default), the hidden ones `width` wide with ReLU, as are the features."""
     net, width = Network(name, options.seed), options.width or 1024
     x = net.input("input", (options.batch or 64, width))

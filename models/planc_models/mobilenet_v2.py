@@ -1,16 +1,14 @@
 """MobileNetV2 (Sandler et al., Inverted residuals and linear bottlenecks, 2018)."""
 
-import onnx
-
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Table 2: expansion, channels, repetitions, stride of the first."""
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     net, image, scale = Network(name, options.seed), options.image or 224, Scale(32, options.width or 32)
     x = net.input("input", (options.batch or 64, 3, image, image))
     x = _unit(net, x, "conv1", scale(32), 3, 2)

@@ -6,12 +6,10 @@ so D = 2 + 3 * blocks; 834 blocks give the 2,504 layers of deep memory-planning 
 depth are spread over the four stages in the proportion of ResNet-152 (3 : 8 : 36 : 3), at least one a stage.
 """
 
-import onnx
-
 from planc.errors import UsageError
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 
 BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -30,7 +28,7 @@ def stages(depth: int) -> tuple[int, ...]:
     return tuple(spread)
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     depth = (options.depth or 50) if name == "resnet" else int(name.removeprefix("resnet"))
     blocks, bottleneck = stages(depth), depth not in BASIC
     image, width = options.image or 224, options.width or 64

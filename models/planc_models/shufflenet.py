@@ -1,17 +1,15 @@
 """ShuffleNet, three groups (Zhang et al., ShuffleNet: an extremely efficient convolutional network, 2018)."""
 
-import onnx
-
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 
 GROUPS = 3
 STAGES = ((240, 4), (480, 8), (960, 4))
 """Table 1, g = 3: output channels and units of stages 2 to 4."""
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     net, image, scale = Network(name, options.seed), options.image or 224, Scale(24, options.width or 24)
     x = net.input("input", (options.batch or 64, 3, image, image))
     x = net.conv(x, "conv1", scale(24), 3, stride=2, padding=1)

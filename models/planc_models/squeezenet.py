@@ -1,16 +1,14 @@
 """SqueezeNet 1.0 (Iandola et al., SqueezeNet: AlexNet-level accuracy with 50x fewer parameters, 2016)."""
 
-import onnx
-
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 
 SQUEEZES = (16, 16, 32, 32, 48, 48, 64, 64)
 """Squeeze channels of fire2 to fire9; each expands to four times as many 1x1 and as many 3x3 channels."""
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     net, image, scale = Network(name, options.seed), options.image or 224, Scale(96, options.width or 96)
     x = net.input("input", (options.batch or 64, 3, image, image))
     x = net.max_pool(_conv(net, x, "conv1", scale(96), 7, 2, 0), "pool1", 3, 2, ceil=True)

@@ -4,15 +4,13 @@ Padded convolutions with batch-norm, so that the logits have the image's size. `
 convolutions as in the paper, `unet_bilinear` by bilinear interpolation and a 1x1 convolution.
 """
 
-import onnx
-
 from planc.errors import UsageError
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     """`depth` is the number of poolings, four in the paper; `width` the channels of the first level, 64."""
     image, width, depth = options.image or 256, options.width or 64, options.depth or 4
     if image % (1 << depth):

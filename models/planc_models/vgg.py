@@ -1,16 +1,14 @@
 """VGG-16 and VGG-19 (Simonyan and Zisserman, Very deep convolutional networks, 2015), configurations D and E."""
 
-import onnx
-
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Network
+from planc_models._network import Blueprint, Network
 
 STAGES = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 CHANNELS = (64, 128, 256, 512, 512)
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     net, image, scale = Network(name, options.seed), options.image or 224, Scale(64, options.width or 64)
     x = net.input("input", (options.batch or 64, 3, image, image))
     for stage, (count, channels) in enumerate(zip(STAGES[name], CHANNELS, strict=True), 1):

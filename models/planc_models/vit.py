@@ -1,17 +1,15 @@
 """ViT-B/16 (Dosovitskiy et al., An image is worth 16x16 words, 2021)."""
 
-import onnx
-
 from planc.errors import UsageError
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family
-from planc_models._network import Network, Tensor
+from planc_models._network import Blueprint, Network, Tensor
 from planc_models._transformer import attention, heads
 
 PATCH = 16
 
 
-def _build(name: str, options: ZooOptions) -> onnx.ModelProto:
+def _build(name: str, options: ZooOptions) -> Blueprint:
     """`width` is the embedding's, 768 in the base size; `depth` the number of blocks, 12."""
     batch, image, width = options.batch or 32, options.image or 224, options.width or 768
     if image % PATCH:

@@ -1,28 +1,48 @@
 """`planc zoo`: networks that planc can build itself."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from planc.cli.console import out, print_json, report_written
+from planc.cli.console import err, out, print_json, progress, report_written
 from planc.cli.options import Json, optimizer_of
 from planc.importer.save import write_model
 from planc.training import differentiate
-from planc.zoo import ZooOptions, build_forward, families
+from planc.zoo import ZooOptions, build_forward, families, summarize
 
 zoo = typer.Typer(help="Networks that planc can build itself, as training graphs.", no_args_is_help=True)
 
 
 @zoo.command("list")
 def list_networks(json: Json = False) -> None:
-    """Show every network that `planc zoo build` knows."""
-    rows = {name: family.names[name] for name, family in sorted(families().items())}
+    """Show every network that `planc zoo build` knows, with the size of its training step."""
+    names = sorted(families())
+    found = []
+    with progress("building") as update:
+        for done, name in enumerate(names):
+            update(done, len(names), name)
+            found.append(summarize(name))
     if json:
-        print_json({"networks": [{"name": name, "description": text} for name, text in rows.items()]})
+        print_json({"networks": [asdict(summary) for summary in found]})
         return
-    for name, text in rows.items():
-        out().print(f"{name:<16}{text}")
+    table = Table("name")
+    for heading in ("parameters", "operators", "layers"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("default batch")
+    for row in found:
+        counts = (f"{count:,}" for count in (row.parameters, row.operators, row.layers))
+        table.add_row(row.name, *counts, _shapes(row.inputs))
+    out().print(table)
+    err().print("Operators and layers are those of the training step with plain SGD at the default size.")
+
+
+def _shapes(inputs: Mapping[str, tuple[int, ...]]) -> str:
+    """`input 32x3x224x224, labels 32`."""
+    return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in inputs.items())
 
 
 @zoo.command("build")
@@ -47,6 +67,8 @@ def build(
     built = build_forward(name, ZooOptions(batch, image, depth, width, seq, classes, seed))
     model = built.model
     if not forward:
-        model = differentiate(model, loss=built.loss, optimizer=optimizer_of(optimizer, learning_rate))
+        model = differentiate(
+            model, loss=built.loss, optimizer=optimizer_of(optimizer, learning_rate), parameters=built.parameters
+        )
     write_model(model, output)
     report_written(model, output, json)

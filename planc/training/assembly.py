@@ -109,12 +109,12 @@ class Assembly:
     def slot_values(self, name: str, rule: Optimizer) -> list[Value]:
         """The state inputs that `rule` keeps for parameter `name`."""
         parameter = self.b.values[name]
-        kept = slots(rule, name, numpy_helper.to_array(self.initial[name]))
+        kept = slots(rule, parameter)
         return [Value(slot.name, parameter.shape, parameter.dtype) for slot in kept]
 
     def hold_all(self, name: str, rule: Optimizer, following: Sequence[Value]) -> None:
         """Record the next values of parameter `name` and of the state that `rule` keeps for it."""
-        kept = slots(rule, name, numpy_helper.to_array(self.initial[name]))
+        kept = slots(rule, self.b.values[name])
         self.following[name] = following[0]
         for slot, value in zip(kept, following[1:], strict=True):
             self.hold(slot.name, value, slot.initial)

@@ -174,7 +174,7 @@ class _Step:
         self.builder.group = Group(layer, kind, "update")
         parameter, initial = self.builder.values[name], self.initial[name]
         gradient = self.builder.mul(self.builder.cast(gradient, parameter.dtype), 1 / self.loss_scale)
-        kept = slots(self.optimizer, name, numpy_helper.to_array(initial))
+        kept = slots(self.optimizer, parameter)
         state = [Value(slot.name, parameter.shape, parameter.dtype) for slot in kept]
         following = emit_update(self.builder, self.optimizer, parameter, gradient, state, self.scales)
         self._hold(name, following[0], initial)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
+from onnx import helper
 
 from planc.errors import UsageError
 from planc.training.builder import Array, Builder, Value
@@ -60,11 +61,12 @@ class StepScales:
     root_correction: Value
 
 
-def slots(optimizer: Optimizer, parameter: str, initial: Array) -> list[StateSlot]:
-    """The state that `optimizer` keeps for a parameter, all zeros at first."""
+def slots(optimizer: Optimizer, parameter: Value) -> list[StateSlot]:
+    """The state that `optimizer` keeps for a parameter, all zeros at first and of its shape and type."""
     suffixes = {"sgd": [], "momentum": ["momentum"], "adam": ["moment1", "moment2"], "adamw": ["moment1", "moment2"]}
-    names = [f"{parameter}.{suffix}" for suffix in suffixes[optimizer.kind]]
-    return [StateSlot(name, f"{name}.next", np.zeros_like(initial)) for name in names]
+    names = [f"{parameter.name}.{suffix}" for suffix in suffixes[optimizer.kind]]
+    dtype = helper.tensor_dtype_to_np_dtype(parameter.dtype)
+    return [StateSlot(name, f"{name}.next", np.zeros(parameter.shape, dtype)) for name in names]
 
 
 def uses_step_count(optimizer: Optimizer) -> bool:

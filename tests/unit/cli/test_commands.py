@@ -164,7 +164,11 @@ def test_every_policy_goes_the_whole_way(planc: Planc, train: Path, tmp_path: Pa
 
 
 def test_zoo_and_doctor(planc: Planc, tmp_path: Path) -> None:
-    assert "resnet18" in planc("zoo", "list")[1]
+    code, out, _ = planc("zoo", "list", "--json")
+    networks = {network["name"]: network for network in json.loads(out)["networks"]}
+    assert (code, networks["resnet50"]["parameters"]) == (0, 25_557_032)
+    assert networks["gpt2"]["inputs"] == {"input_ids": [8, 1024], "labels": [8, 1024]}
+    assert networks["resnet18"]["operators"] > networks["resnet18"]["layers"] > 3 * 18
     assert planc("zoo", "build", "nothing", "-o", tmp_path / "n.onnx")[0] == 2
     assert "mip" in json.loads(planc("doctor", "--json")[1])["solvers"]
 

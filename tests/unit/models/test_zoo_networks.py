@@ -8,7 +8,8 @@ from support.training_steps import random_batch, run_steps, state_pairs
 
 from planc.errors import UsageError
 from planc.training import Optimizer, differentiate
-from planc.zoo import ZooOptions, build_forward, families
+from planc.training.parameters import trainable
+from planc.zoo import ZooOptions, build_forward, families, summarize
 
 SMALL: dict[str, dict[str, int]] = {
     "alexnet": {"image": 67, "width": 8},
@@ -126,18 +127,28 @@ def test_wrong_options_are_refused(name: str, options: dict[str, int], words: st
     ("name", "parameters"),
     [
         ("resnet18", 11_689_512), ("resnet50", 25_557_032), ("densenet121", 7_978_856), ("mobilenet_v2", 3_504_872),
-        ("squeezenet", 1_248_424), ("vit_b16", 86_567_656), ("alexnet", 60_965_224),
+        ("squeezenet", 1_248_424), ("vit_b16", 86_567_656), ("alexnet", 60_965_224), ("vgg16", 138_357_544),
+        ("vgg19", 143_667_240), ("resnet101", 44_549_160), ("resnet152", 60_192_808), ("gpt2", 124_439_808),
     ],
 )  # fmt: skip
 def test_published_parameter_counts(name: str, parameters: int) -> None:
-    """torchvision's counts at full size (alexnet: the Caffe reference network's)."""
-    model = build_forward(name, ZooOptions(batch=1)).model
-    counted = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims)]
-    learned = [t for t in counted if "running_" not in t.name and not t.name.startswith("scales")]
-    assert sum(int(np.prod(t.dims)) for t in learned) == parameters
+    """torchvision's counts at full size (alexnet: the Caffe reference network's; gpt2: OpenAI's small model)."""
+    assert summarize(name).parameters == parameters
+
+
+@pytest.mark.parametrize("name", ["vit_b16", "mobilenet_v2"])
+def test_a_summary_counts_what_is_built(name: str) -> None:
+    """Without initial values the training graph has the same operators; its parameters are those found by rule."""
+    built, bare = (build_forward(name, ZooOptions(**SMALL[name]), values) for values in (True, False))
+    assert set(built.parameters) == set(trainable(built.model))
+    steps = [
+        differentiate(f.model, loss=f.loss, optimizer=Optimizer("sgd"), parameters=f.parameters) for f in (built, bare)
+    ]
+    assert steps[0].graph.node == steps[1].graph.node
+    assert built.model.ByteSize() > 4 * bare.model.ByteSize()
 
 
 def test_a_resnet_of_2504_layers_has_that_many() -> None:
-    model = build_forward("resnet", ZooOptions(batch=1, image=32, width=1, classes=2, depth=2504)).model
+    model = build_forward("resnet", ZooOptions(batch=1, image=32, width=1, classes=2, depth=2504), values=False).model
     convolutions = [n for n in model.graph.node if n.op_type == "Conv" and "downsample" not in n.name]
     assert len(convolutions) + 1 == 2504
