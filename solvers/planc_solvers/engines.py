@@ -19,8 +19,8 @@ def _mark_boundaries(s: Plan, w: Workspace) -> None:
 
 
 @inner
-def run_engines(a: Arrays, s: Plan, w: Workspace) -> float:
-    """Simulate the placed plan: the step time in ns, infinite on a deadlock."""
+def run_engines(a: Arrays, s: Plan, w: Workspace, limit: float) -> float:
+    """Simulate the placed plan: the step time in ns, infinite on a deadlock; some time over `limit` once it is that."""
     seq = s.seq
     duration, out_ns, in_ns = a.duration, a.out_ns, a.in_ns
     wait, out_value, out_start, out_stop, out_order, in_value, in_start, in_need, in_after, chain = (
@@ -48,7 +48,7 @@ def run_engines(a: Arrays, s: Plan, w: Workspace) -> float:
     left_out = -1.0
     left_in = -1.0
     now = 0.0
-    while step < length or out < outs or in_ < ins:
+    while (step < length or out < outs or in_ < ins) and now <= limit:
         if left_step < 0 and step < length:
             while due_out < outs and out_stop[out_order[due_out]] <= step:
                 due_out += 1

@@ -187,8 +187,10 @@ def _accumulate(a: Arrays, s: Plan, w: Workspace) -> None:
 
 
 @outer
-def evaluate(a: Arrays, s: Plan, w: Workspace) -> bool:
+def evaluate(a: Arrays, s: Plan, w: Workspace, price: float = 0.0, limit: float = np.inf) -> bool:
     """Fill `w` for the plan `s`; False when it does not compute the problem.
+
+    Stops early, with a lower bound as makespan, once that plus `price` a byte-position of excess is over `limit`.
 
     `w.total` then holds the excess (byte-positions over the budgets, before copies are placed) and the makespan in ns;
     where the plan itself is over the budget, no instance in transit is held.
@@ -196,11 +198,12 @@ def evaluate(a: Arrays, s: Plan, w: Workspace) -> bool:
     if not _scan(a, s, w):
         return False
     _accumulate(a, s, w)
-    if w.tally[OUTS] + w.tally[INS] == 0:
-        w.total[MAKESPAN] = w.total[COMPUTE]
+    limit -= price * w.total[EXCESS]
+    w.total[MAKESPAN] = max(w.total[COMPUTE], w.total[OUT_TOTAL], w.total[IN_TOTAL])
+    if w.tally[OUTS] + w.tally[INS] == 0 or w.total[MAKESPAN] > limit:
         return True
     order_outs(s, w, 16.0 * a.boundary, a)
     place_outs(a, s, w)
     place_ins(a, s, w)
-    w.total[MAKESPAN] = run_engines(a, s, w)
+    w.total[MAKESPAN] = run_engines(a, s, w, limit)
     return True

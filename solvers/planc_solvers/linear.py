@@ -23,7 +23,9 @@ class Answer:
     infeasible: bool = False
 
 
-def _run(proto: model_pb2.ModelProto, seconds: float, relaxed: bool, gap: float) -> mathopt.SolveResult | None:
+def _run(
+    proto: model_pb2.ModelProto, seconds: float, relaxed: bool, gap: float, nodes: int | None
+) -> mathopt.SolveResult | None:
     """HiGHS for integers; for relaxations GLOP's dual simplex, whose bound holds even when time cuts it short."""
     limit = timedelta(seconds=max(seconds, 0.01))
     if relaxed:
@@ -32,7 +34,9 @@ def _run(proto: model_pb2.ModelProto, seconds: float, relaxed: bool, gap: float)
     else:
         solver = mathopt.SolverType.HIGHS
         options = highs_pb2.HighsOptionsProto(string_options={"parallel": "off"})
-        parameters = mathopt.SolveParameters(time_limit=limit, relative_gap_tolerance=gap, highs=options)
+        parameters = mathopt.SolveParameters(
+            time_limit=limit, relative_gap_tolerance=gap, node_limit=nodes, highs=options
+        )
     try:
         return mathopt.solve(mathopt.Model.from_model_proto(proto), solver, params=parameters)
     except (AttributeError, RuntimeError, ValueError):
@@ -92,9 +96,9 @@ class LinearModel:
         matrix.coefficients.extend(np.array(self._values)[order].tolist())
         return proto
 
-    def solve(self, seconds: float, *, relaxed: bool = False, gap: float = 1e-5) -> Answer:
-        """Solve within `seconds`; `relaxed` drops integrality. The bound of a solve that failed is -infinity."""
-        result = _run(self._proto(relaxed), seconds, relaxed, gap)
+    def solve(self, seconds: float, *, relaxed: bool = False, gap: float = 1e-5, nodes: int | None = None) -> Answer:
+        """Solve within `seconds` and `nodes`; `relaxed` drops integrality. The bound of a failed solve is -infinity."""
+        result = _run(self._proto(relaxed), seconds, relaxed, gap, nodes)
         if result is None:
             return Answer(-inf, inf, None)
         reason = result.termination.reason

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from math import inf
+from typing import NamedTuple
 
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
@@ -15,36 +16,68 @@ from planc_solvers.build import schedule_of
 from planc_solvers.decode import give_up_all
 from planc_solvers.evaluate import evaluate
 from planc_solvers.prover import Prover
-from planc_solvers.search import BEST, PRICE, anneal, annealing, copy_plan, start
+from planc_solvers.search import BEST, PRICE, SCORE, anneal, annealing, copy_plan, start
 from planc_solvers.workspace import EXCESS, MAKESPAN, workspace
 
-CHUNK_S = 0.2
+CHUNK_S = 0.1
 """Time between two looks at the clock and at the other half."""
 
-CYCLES = 3
-"""Annealing cycles of one solve; each ends cold and the next restarts from the best plan."""
 
-HOT, COLD, COOLER = 3e-3, 2e-6, 0.4
-"""Annealing temperatures relative to the base duration; each cycle starts that much cooler than the one before."""
+class Cycle(NamedTuple):
+    """One annealing cycle: its end as a share of the time limit, its starting temperature relative to the base duration,
+    and whether it starts afresh, from keeping everything, or from the best plan."""
+
+    end: float
+    heat: float
+    fresh: bool
+
+
+RECOMPUTING = (Cycle(0.1, 1e-3, True), Cycle(0.35, 1e-3, True), Cycle(0.85, 1e-3, True), Cycle(1.0, 2e-4, False))
+SWAPPING = (Cycle(0.07, 3e-4, False), Cycle(0.2, 1e-3, False), Cycle(0.5, 2e-3, False), Cycle(1.0, 2e-3, False))
+"""With swaps the first cycle only polishes a decoded model; without, decoded models are worse starts than none."""
+
+PACE = (1e-3, 5e-5)
+"""Pace of the price on excess, without and with swaps."""
+
+COLD = 2e-6
+"""Temperature at the end of a cycle, relative to the base duration."""
+
+SETTLED_GAP, SETTLED_GAIN, SETTLED_S = 2e-3, 1e-4, 2.0
+"""A solve ends early when its gap is below the first and a whole cycle of at least that many seconds gained less than
+the second: what is left is not worth a user's minute."""
+
+ACCESSES_PER_S = 4e6
+"""Accesses that one worker evaluates in a second, at least: with one worker the moves are counted, not timed."""
+
+CHUNK = 200
+"""Moves between two changes of temperature when they are counted, and at first."""
+
+PROOF_ROUNDS, PROOF_NODES, PROOF_SHARE = 12, 100, 0.4
+"""Coarse models that one worker solves before it searches, nodes of the one with integers, and share of the time."""
 
 
 class Portfolio:
-    """One solve of one problem."""
+    """One solve of one problem; the first of all on a machine also compiles, outside of the time limit."""
 
     def __init__(self, problem: Problem, options: SolveOptions) -> None:
         self.problem, self.options = problem, options
         self.arrays = arrays_of(problem)
         self.base = max(problem.base_duration_ns, 1)
-        self.started = time.monotonic()
         self.bound_ns = problem.base_duration_ns
         self.infeasible = False
-        self.proposals: deque[Plan] = deque()
+        self.failure: Exception | None = None
+        self.proposals: deque[Plan] = deque([empty_plan(self.arrays)])
         self.scratch = workspace(self.arrays)
         self.search = annealing(self.arrays)
-        self.search.state[BEST] = inf
         self.swaps = any(v.swappable for v in problem.values)
-        self.lock = threading.Lock()
+        self.cycles, self.pace = (SWAPPING if self.swaps else RECOMPUTING), PACE[self.swaps]
+        self.price = self.base * 0.02 / (max(self.arrays.budget, 1) * 0.01 * max(1.0, len(problem.tasks) / 50))
+        self.chunk = CHUNK
         self.stop = threading.Event()
+        start(self.arrays, self.search, self.proposals[0], self.price)
+        anneal(self.arrays, self.search, self.swaps, 1, 1.0, 1.0, self.pace, options.seed)
+        self.search.state[BEST] = inf
+        self.started = time.monotonic()
 
     @property
     def schedule(self) -> Schedule | None:
@@ -58,81 +91,116 @@ class Portfolio:
         """Seconds until the time limit."""
         return self.options.time_limit_s - (time.monotonic() - self.started)
 
+    def gap(self) -> float:
+        """Of the best plan; infinite before the first."""
+        best = float(self.search.state[BEST])
+        return (best - self.bound_ns) / best if best < inf else inf
+
     def finished(self) -> bool:
         """Whether the gap is closed, the problem proved infeasible, or the time over."""
-        best = self.search.state[BEST]
-        closed = best < inf and best - self.bound_ns <= OPTIMAL_GAP * best
-        return closed or self.infeasible or self.left() <= 0 or self.stop.is_set()
+        return self.gap() <= OPTIMAL_GAP or self.infeasible or self.left() <= 0 or self.stop.is_set()
 
     def run(self) -> None:
-        """Search until finished."""
+        """Search until finished. Raises what the proving half raised."""
+        if self.swaps:
+            self.proposals.append(give_up_all(self.problem, self.arrays, lambda _: True))
         thread = threading.Thread(target=self.prove, daemon=True)
-        self.seed_plans()
         thread.start()
         if self.options.workers == 1:
             thread.join()
         self.improve()
         self.stop.set()
+        # A model under way cannot be interrupted; it ends by its own time limit.
         thread.join(timeout=CHUNK_S)
-
-    def seed_plans(self) -> None:
-        """Propose the simple policies."""
-        self.proposals.append(empty_plan(self.arrays))
-        if self.swaps:
-            self.proposals.append(give_up_all(self.problem, self.arrays, lambda _: True))
+        if self.failure is not None:
+            raise self.failure
+        self.infeasible = self.infeasible and self.search.state[BEST] == inf
 
     def prove(self) -> None:
         """Raise the bound and propose plans until finished."""
-        prover = Prover(self.problem, self.arrays, self.left, self.finished)
-        for bound, plans in prover.rounds():
-            self.bound_ns = max(self.bound_ns, bound)
-            self.proposals.extend(plans)
-            if self.finished():
-                break
-        self.infeasible = prover.infeasible
+        single = self.options.workers == 1
+        try:
+            kept = self.options.time_limit_s * (1 - PROOF_SHARE) if single else 0.0
+            nodes = PROOF_NODES if single else None
+            prover = Prover(self.problem, self.arrays, lambda: self.left() - kept, self.finished, nodes)
+            for solved, (bound, plans) in enumerate(prover.rounds()):
+                self.bound_ns = max(self.bound_ns, bound)
+                self.proposals.extend(plans)
+                if self.finished() or self.left() <= kept or (single and solved + 1 >= PROOF_ROUNDS):
+                    break
+            self.infeasible = prover.infeasible
+        except Exception as failure:
+            self.failure = failure
+            self.stop.set()
 
     def improve(self) -> None:
-        """Plans: anneal in cycles, taking up proposals at the start of each and restarting from the best."""
-        price = self.base * 0.02 / (max(self.arrays.budget, 1) * 0.01 * max(1.0, len(self.problem.tasks) / 50))
-        self._adopt(price)
-        chunk, rate, seed = 200, 0.0, self.options.seed
-        total = self.left()
-        while not self.finished():
-            done = 1 - self.left() / max(total, 1e-9)
-            cycle, phase = divmod(done * CYCLES, 1.0)
-            hot = self.base * HOT * COOLER**cycle
-            hot *= (self.base * COLD / hot) ** phase
-            began = time.monotonic()
-            anneal(self.arrays, self.search, self.swaps, chunk, hot, hot * 0.9, seed % (1 << 32))
-            seed += 1
-            rate = chunk / max(time.monotonic() - began, 1e-6)
-            chunk = max(10, int(rate * min(CHUNK_S, max(self.left(), 0.01))))
-            new = 1 - self.left() / max(total, 1e-9)
-            if self.proposals or int(new * CYCLES) > int(done * CYCLES):
-                self._adopt(self.search.state[PRICE])
-            best = self.search.state[BEST]
-            self.options.on_progress(
-                Progress(time.monotonic() - self.started, None if best == inf else int(best), self.bound_ns)
-            )
+        """Anneal in cycles, taking up proposals as they come."""
+        begun, moves, done = self.left(), 0, 0.0
+        counted = self._counted_moves()
+        for index, cycle in enumerate(self.cycles):
+            begin, before, since = done, float(self.search.state[BEST]), self.left()
+            self._consider(self.price if index == 0 else float(self.search.state[PRICE]), restart=True)
+            if cycle.fresh:
+                start(self.arrays, self.search, empty_plan(self.arrays), self.price)
+            while not self.finished() and done < cycle.end:
+                hot = self.base * cycle.heat
+                heat = hot * (self.base * COLD / hot) ** min(1.0, (done - begin) / (cycle.end - begin))
+                moves += self._anneal(heat, moves, counted > 0)
+                done = moves / counted if counted else 1 - self.left() / max(begun, 1e-9)
+                self._consider(float(self.search.state[PRICE]), restart=False)
+                self._report()
+            if self.finished() or self._settled(before, since - self.left()):
+                return
 
-    def _adopt(self, price: float) -> None:
-        """Resume from the best of the proposals and the best plan."""
-        candidates = [self.search.best] if self.search.state[BEST] < inf else []
+    def _counted_moves(self) -> int:
+        """Moves of a solve with one worker, whatever the clock says; 0 for several, which go by the clock."""
+        if self.options.workers > 1:
+            return 0
+        seconds = self.options.time_limit_s * (1 - PROOF_SHARE)
+        return max(1000, int(seconds * ACCESSES_PER_S / (self.arrays.reads.size + 64)))
+
+    def _anneal(self, heat: float, moves: int, counted: bool) -> int:
+        """Anneal for a while at that temperature; the number of moves."""
+        began = time.monotonic()
+        seed = (self.options.seed * 1_000_003 + moves) % (1 << 32)
+        chunk = CHUNK if counted else self.chunk
+        anneal(self.arrays, self.search, self.swaps, chunk, heat, heat, self.pace, seed)
+        rate = chunk / max(time.monotonic() - began, 1e-6)
+        self.chunk = max(10, int(rate * min(CHUNK_S, max(self.left(), 0.01))))
+        return chunk
+
+    def _settled(self, before: float, seconds: float) -> bool:
+        """Whether a cycle that began with the best plan at `before` says that more time will not help."""
+        gained = before - self.search.state[BEST]
+        return seconds >= SETTLED_S and self.gap() <= SETTLED_GAP and gained <= SETTLED_GAIN * self.base
+
+    def _report(self) -> None:
+        best = float(self.search.state[BEST])
+        elapsed = time.monotonic() - self.started
+        self.options.on_progress(Progress(elapsed, None if best == inf else int(best), self.bound_ns))
+
+    def _consider(self, price: float, restart: bool) -> None:
+        """Take up proposals: resume from the best where it beats the current plan; on a `restart` from the best known."""
+        if not self.proposals and not restart:
+            return
+        candidates = [self.search.best] if restart and self.search.state[BEST] < inf else []
         while self.proposals:
             candidates.append(self.proposals.popleft())
-        scored = []
-        for i, plan in enumerate(candidates):
-            if evaluate(self.arrays, plan, self.scratch):
-                total = self.scratch.total
-                scored.append((total[EXCESS] > 0, total[MAKESPAN] + price * total[EXCESS], i))
-                if total[EXCESS] <= 0 and total[MAKESPAN] < self.search.state[BEST]:
-                    self.search.state[BEST] = total[MAKESPAN]
-                    copy_plan(plan, self.search.best)
-        if scored:
-            start(self.arrays, self.search, candidates[min(scored, key=lambda s: s[1])[2]], price)
+        target, chosen = inf if restart else float(self.search.state[SCORE]), None
+        for plan in candidates:
+            if not evaluate(self.arrays, plan, self.scratch):
+                continue
+            time_ns, excess = float(self.scratch.total[MAKESPAN]), float(self.scratch.total[EXCESS])
+            if excess <= 0 and time_ns < self.search.state[BEST]:
+                self.search.state[BEST] = time_ns
+                copy_plan(plan, self.search.best)
+            if (self.swaps or restart) and time_ns + price * excess < target:
+                target, chosen = time_ns + price * excess, plan
+        if chosen is not None:
+            start(self.arrays, self.search, chosen, price)
 
     def certificate(self) -> tuple[str, int, str]:
-        """Message, smallest budget and layer of an infeasibility proof."""
+        """Message, smallest budget that is not excluded, and layer that sets it, of an infeasibility proof."""
         need, name = minimum_budget(self.problem)
         message = (
             f"no schedule fits {format_bytes(self.problem.budget_bytes)}: recomputation alone cannot go that low "

@@ -26,7 +26,7 @@ THRESHOLDS = (0.3, 0.5, 0.9)
 SLACK = 2e-6
 """Relative error that the solver's tolerances leave in a bound."""
 
-INTEGER_SHARE = 0.35
+INTEGER_SHARE = 0.25
 """Part of the remaining time that one model with integers may take."""
 
 
@@ -34,13 +34,22 @@ INTEGER_TASKS = 4
 """Critical tasks up to which a recompute-only model is solved with integers."""
 
 
+MOST_TASKS = 10
+"""Critical tasks of the largest model."""
+
+
 class Prover:
     """Bounds of one problem. `left` gives the seconds that remain, `stopped` says when to give up."""
 
     def __init__(
-        self, problem: Problem, arrays: Arrays, left: Callable[[], float], stopped: Callable[[], bool]
+        self,
+        problem: Problem,
+        arrays: Arrays,
+        left: Callable[[], float],
+        stopped: Callable[[], bool],
+        nodes: int | None = None,
     ) -> None:
-        self.problem, self.arrays, self.left, self.stopped = problem, arrays, left, stopped
+        self.problem, self.arrays, self.left, self.stopped, self.nodes = problem, arrays, left, stopped, nodes
         self.base = max(problem.base_duration_ns, 1)
         self.swaps = any(value.swappable for value in problem.values)
         self.place: Workspace = workspace(arrays)
@@ -61,9 +70,12 @@ class Prover:
         else:
             yield from self._violations((peak,))
 
-    def _solve(self, critical: tuple[int, ...], integer: bool) -> Iterator[tuple[int, list[Plan]]]:
+    def _solve(
+        self, critical: tuple[int, ...], integer: bool, share: float = INTEGER_SHARE
+    ) -> Iterator[tuple[int, list[Plan]]]:
+        integer = integer and (self.nodes is None or len(critical) == 1)
         coarse = coarse_model(self.problem, critical)
-        answer = coarse.model.solve(self.left() * (INTEGER_SHARE if integer else 0.9), relaxed=not integer)
+        answer = coarse.model.solve(self.left() * (share if integer else 0.9), relaxed=not integer, nodes=self.nodes)
         self.infeasible = self.infeasible or answer.infeasible
         self.best[critical] = max(self.best.get(critical, -inf), answer.bound)
         if not self.infeasible:
@@ -119,13 +131,16 @@ class Prover:
                 yield from self._solve(critical, integer=True)
 
     def _violations(self, critical: tuple[int, ...]) -> Iterator[tuple[int, list[Plan]]]:
-        """Add the task at which the last decoded plan is most over the budget, with integers while they are few."""
+        """Add the task at which the last decoded plan is most over the budget; at last the best set with integers."""
         while not self.stopped() and not self.infeasible:
             worst = self._worst(critical)
-            if worst < 0:
-                return
+            if worst < 0 or len(critical) >= MOST_TASKS:
+                break
             critical = tuple(sorted({*critical, worst}))
             yield from self._solve(critical, integer=len(critical) <= INTEGER_TASKS)
+        for best in sorted(self.best, key=self.best.__getitem__, reverse=True):
+            if len(best) > INTEGER_TASKS and not self.stopped() and not self.infeasible:
+                yield from self._solve(best, integer=True, share=0.9)
 
     def _worst(self, critical: tuple[int, ...]) -> int:
         """The task outside `critical` most over the budget in the plan evaluated last; -1 when none is over."""

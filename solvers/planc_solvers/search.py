@@ -59,10 +59,15 @@ def annealing(a: Arrays) -> Annealing:
 @outer
 def copy_plan(source: Plan, target: Plan) -> None:
     """Overwrite `target` with `source`."""
-    length = source.length[0]
-    target.seq[:length] = source.seq[:length]
-    target.fetch[:length] = source.fetch[:length]
-    target.home[:] = source.home
+    length, words = source.length[0], source.fetch.shape[1]
+    seq, fetch, home = source.seq, source.fetch, source.home
+    to_seq, to_fetch, to_home = target.seq, target.fetch, target.home
+    for p in range(length):
+        to_seq[p] = seq[p]
+        for q in range(words):
+            to_fetch[p, q] = fetch[p, q]
+    for v in range(home.size):
+        to_home[v] = home[v]
     target.length[0] = length
 
 
@@ -74,7 +79,8 @@ def _insert(s: Plan, position: int, task: int) -> None:
         for q in range(words):
             fetch[p, q] = fetch[p - 1, q]
     seq[position] = task
-    fetch[position] = np.uint64(0)
+    for q in range(words):
+        fetch[position, q] = np.uint64(0)
     s.length[0] = length + 1
 
 
@@ -244,7 +250,8 @@ def _move_repeat(a: Arrays, s: Plan, w: Workspace) -> bool:
     if other < 0 or not a.recomputable[other] or w.first[other] >= position:
         return False
     s.seq[position] = other
-    s.fetch[position] = np.uint64(0)
+    for q in range(s.fetch.shape[1]):
+        s.fetch[position, q] = np.uint64(0)
     return True
 
 
@@ -321,8 +328,11 @@ def start(a: Arrays, m: Annealing, plan: Plan, price: float) -> bool:
 
 
 @outer
-def anneal(a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: float, seed: int) -> int:
-    """Run `rounds` moves with the temperature (ns) falling from `hot` to `cold`; the number of plans evaluated."""
+def anneal(a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: float, pace: float, seed: int) -> int:
+    """Run `rounds` moves with the temperature (ns) falling from `hot` to `cold`; the number of plans evaluated.
+
+    The price on excess rises by 2 `pace` a move while the plan is over the budget and falls by `pace` while it fits.
+    """
     np.random.seed(seed)
     evaluated = 0
     lowest = m.state[PRICE] * 1e-6
@@ -333,18 +343,19 @@ def anneal(a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: 
         copy_plan(m.plans[now], s)
         if not _propose(a, s, m.places[now], m, swaps):
             continue
-        if s.length[0] >= s.seq.size - CHAIN_DEPTH - 2 or not evaluate(a, s, w):
+        limit = m.state[SCORE] - heat * np.log(1.0 - np.random.random())
+        if s.length[0] >= s.seq.size - CHAIN_DEPTH - 2 or not evaluate(a, s, w, m.state[PRICE], limit):
             continue
         evaluated += 1
         score = _score(w, m.state[PRICE])
-        if score <= m.state[SCORE] or np.random.random() < np.exp((m.state[SCORE] - score) / heat):
+        if score <= limit:
             m.state[CURRENT] = 1 - now
             m.state[SCORE] = score
             if w.total[EXCESS] <= 0 and w.total[MAKESPAN] < m.state[BEST] - 0.5:
                 m.state[BEST] = w.total[MAKESPAN]
                 copy_plan(s, m.best)
         place = m.places[int(m.state[CURRENT])]
-        m.state[PRICE] = max(lowest, m.state[PRICE] * (1.0001 if place.total[EXCESS] > 0 else 0.99995))
+        m.state[PRICE] = max(lowest, m.state[PRICE] * (1 + 2 * pace if place.total[EXCESS] > 0 else 1 - pace))
         m.state[SCORE] = _score(place, m.state[PRICE])
     return evaluated
 
