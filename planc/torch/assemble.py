@@ -1,6 +1,6 @@
 """Turns a traced step into a training graph: layers in order, state updates where the planner wants them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import onnx
@@ -42,7 +42,8 @@ class _TorchStep:
         self.nodes = list(traced.graph.nodes)
         self.placeholders = [node for node in self.nodes if node.op == "placeholder"]
         self.loss, self.grads, self.following = self._outputs()
-        self.needed = self._needed()
+        self.needed = _ancestors([self.loss, *self.grads.values()])
+        self.late = _ancestors(self.following.values()) - self.needed
         self._declare(batch_names)
 
     def build(self) -> onnx.ModelProto:
@@ -56,7 +57,7 @@ class _TorchStep:
             for node in run:
                 if node in self.needed:
                     self.c.run(node)
-                else:
+                elif node in self.late:
                     self.c.updates.append(partial(self._run_late, node))
             if self.c.updates:
                 updates, self.c.updates = self.c.updates, []
@@ -75,17 +76,6 @@ class _TorchStep:
         names = {kind: [i.name for i in self.traced.inputs if i.kind == kind] for kind in ("parameter", "buffer")}
         found = zip(names["parameter"], grads, strict=True)
         return loss, {n: g for n, g in found if g is not None}, dict(zip(names["buffer"], buffers, strict=True))
-
-    def _needed(self) -> set[torch.fx.Node]:
-        """What the loss or a gradient depends on; the rest only makes following values of buffers."""
-        pending = [self.loss, *self.grads.values()]
-        found: set[torch.fx.Node] = set()
-        while pending:
-            node = pending.pop()
-            if node not in found:
-                found.add(node)
-                pending += node.all_input_nodes
-        return found
 
     def _declare(self, batch_names: Sequence[str]) -> None:
         """Give every placeholder its tensor: a batch input, a state input, or a constant."""
@@ -175,3 +165,14 @@ class _TorchStep:
                 self.b.group = Group(name, "buffer", "update")
                 copied = self.b.unary("Identity", self.c.value(self.c.known[node]), name=f"{name}.next")
                 self.step.following[name] = copied
+
+
+def _ancestors(wanted: Iterable[torch.fx.Node]) -> set[torch.fx.Node]:
+    """`wanted` and what they depend on."""
+    pending, found = list(wanted), set[torch.fx.Node]()
+    while pending:
+        node = pending.pop()
+        if node not in found:
+            found.add(node)
+            pending += node.all_input_nodes
+    return found

@@ -13,8 +13,8 @@ from planc.training.builder import Builder, Value
 class Labels:
     """Labels read for one loss: `index` [N, 1, ...] with ignored labels set to 0, and which of them count.
 
-    `counted` [N, 1, ...] is 1 for a label that counts, else 0, in the type of the log-probabilities, and `count` the
-    scalar number of those; `counted` is None where no label can be ignored.
+    `counted` [N, 1, ...] is 0 for an ignored label, else 1 or the weight of its class, in the type of the
+    log-probabilities, and `count` their scalar sum; `counted` is None where every label counts for one.
     """
 
     index: Value
@@ -22,15 +22,23 @@ class Labels:
     count: Value
 
 
-def read_labels(b: Builder, logp: Value, labels: Value, ignored: int | None) -> Labels:
-    """Tell the labels that count from the ignored ones: a few operators on one number a position."""
-    index = b.reshape(labels, (logp.shape[0], 1, *logp.shape[2:]))
-    if ignored is None:
+def read_labels(
+    b: Builder, logp: Value, labels: Value, ignored: int | None, weight: Value | None = None
+) -> Labels:  # fmt: skip
+    """How much each label counts, by the label that is `ignored` and the `weight` [K] of the classes.
+
+    A few operators on one number a position.
+    """
+    index, counted = b.reshape(labels, (logp.shape[0], 1, *logp.shape[2:])), None
+    if ignored is not None:
+        counts = b.unary("Not", b.compare("Equal", index, ignored))
+        index, counted = b.mul(index, b.cast(counts, labels.dtype)), b.cast(counts, logp.dtype)
+    if weight is not None:
+        each = b.op("Gather", [weight, index], index.shape, axis=0)
+        counted = each if counted is None else b.mul(each, counted)
+    if counted is None:
         return Labels(index, None, b.full((), float(index.size), logp.dtype))
-    counts = b.unary("Not", b.compare("Equal", index, ignored))
-    counted = b.cast(counts, logp.dtype)
-    count = b.op("ReduceSum", [counted], (), keepdims=0)
-    return Labels(b.mul(index, b.cast(counts, labels.dtype)), counted, count)
+    return Labels(index, counted, b.op("ReduceSum", [counted], (), keepdims=0))
 
 
 def likelihood(b: Builder, logp: Value, labels: Labels, reduction: str) -> Value:

@@ -25,6 +25,7 @@ FOLDED_BYTES = 1 << 20
 RANDOM = frozenset({"Dropout", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 
 Tensor = Value | Permuted
+Results = Sequence[Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Call:
         return position < len(self.proto.output) and bool(self.proto.output[position])
 
 
-Handler = Callable[["ArtifactLowering", Call], Sequence[Tensor | None]]
+Handler = Callable[["ArtifactLowering", Call], Results]
 
 HANDLERS: dict[str, Handler] = {}
 
@@ -165,7 +166,7 @@ class ArtifactLowering(LazyViews):
             raise ModelError(f"{call.where}: the forward operator that made {name!r} is not in the model")
         return self.forward[name]
 
-    def _standard(self, call: Call) -> Sequence[Tensor | None]:
+    def _standard(self, call: Call) -> Results:
         """A standard operator: through the library's lowering where it has one, else as it stands."""
         node = self._at_target(call)
         shapes = self.inferred(call, node)

@@ -12,6 +12,7 @@ from planc.torch.rules import (
     pooling,
     random,
     reduce,
+    resize,
     shape,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "pooling",
     "random",
     "reduce",
+    "resize",
     "shape",
 ]

@@ -27,7 +27,7 @@ def ones_like(c: Lowering, self: Any, **_: Any) -> Expanded:
     return c.uniform(1.0)
 
 
-@lower(aten.empty_like.default, aten.new_empty.default, raw=("self",))
+@lower(aten.empty_like.default, aten.new_empty.default, aten.new_empty_strided.default, raw=("self",))
 def empty_like(c: Lowering, self: Any, **_: Any) -> Expanded:
     """Undefined elements, which are overwritten: zeros."""
     del self

@@ -135,6 +135,8 @@ _UNARY = {
     "Sign": (aten.sign.default, aten.sgn.default),
     "Sin": (aten.sin.default,),
     "Cos": (aten.cos.default,),
+    "Tan": (aten.tan.default,),
+    "Atan": (aten.atan.default,),
     "Erf": (aten.erf.default,),
     "Tanh": (aten.tanh.default,),
     "Sigmoid": (aten.sigmoid.default,),
@@ -235,6 +237,15 @@ def clamp(c: Lowering, self: Value, min: float | None = None, max: float | None 
     return c.b.op("Clip", [self, *bounds] if bounds[1] else [self, bounds[0]], self.shape)
 
 
+@lower(aten.clamp.Tensor)
+def clamp_by_tensors(c: Lowering, self: Value, min: Value | None = None, max: Value | None = None) -> Value:
+    """self limited to [min, max], element by element."""
+    for op_type, bound in (("Max", min), ("Min", max)):
+        if bound is not None:
+            self = c.b.op(op_type, [self, c.b.cast(bound, self.dtype)], c.specs[0][0])
+    return self
+
+
 @lower(aten._to_copy.default, torch.ops.prims.convert_element_type.default, raw=("self", "a"))
 def to_copy(c: Lowering, self: Any = None, a: Any = None, **_: Any) -> Any:
     """self in another type."""
@@ -315,6 +326,15 @@ def leaky_relu_backward(
     """From the output where the slope is not negative: self and output have the same sign."""
     del self_is_result
     return _backward(c, "LeakyRelu", self, grad_output, alpha=float(negative_slope))
+
+
+@lower(aten.elu.default)
+def elu(c: Lowering, self: Value, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Value:
+    """scale (self where positive, else alpha (exp(input_scale self) - 1)): ELU, CELU and SELU."""
+    if scale == 1 and input_scale == 1:
+        return c.b.unary("Elu", self, alpha=float(alpha))
+    negative = c.b.mul(expm1(c, c.b.mul(self, float(input_scale))), float(alpha * scale))
+    return c.b.where(c.b.compare("Greater", self, 0.0), c.b.mul(self, float(scale)), negative)
 
 
 @lower(aten.hardtanh.default)

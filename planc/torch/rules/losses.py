@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from planc.errors import ModelError
 from planc.torch.lowering import Lowering, aten, lower
 from planc.torch.tensors import Picked
 from planc.training.apply import forward_node, gradients_of
@@ -31,10 +30,8 @@ def log_softmax_backward(c: Lowering, grad_output: Any, output: Value, dim: int,
 
 
 def _labels(c: Lowering, logp: Value, target: Value, weight: Value | None, ignored: int) -> Labels:
-    if weight is not None:
-        raise ModelError("cross-entropy with class weights is not supported")
     c.index_ranges.setdefault(target.name, logp.shape[1])
-    return read_labels(c.b, logp, target, ignored)
+    return read_labels(c.b, logp, target, ignored, weight)
 
 
 @lower(aten.nll_loss_forward.default, aten.nll_loss2d_forward.default)

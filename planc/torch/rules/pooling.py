@@ -1,6 +1,7 @@
-"""Pools and resizing."""
+"""Pools and borders."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -145,69 +146,64 @@ def adaptive_average_pool_backward(c: Lowering, grad_output: Value, self: Value)
     return _along_axes(c, grad_output, weights[0], weights[1])
 
 
-def _resize_node(
-    c: Lowering, x: Value, y: Value, mode: str, align_corners: bool, scales: tuple[float | None, ...]
-) -> ForwardNode:
-    """The Resize operator of torch's interpolation; given scale factors, not sizes, set its coordinates."""
-    transform = "asymmetric" if mode == "nearest" else "align_corners" if align_corners else "half_pixel"
-    attributes: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": transform}
-    if mode == "nearest":
-        attributes["nearest_mode"] = "floor"
-    if all(scales):
-        factors = c.b.constant(np.array([1.0, 1.0, *(float(s or 0) for s in scales)], np.float32))
-        inputs = [x, None, factors]
-    else:
-        inputs = [x, None, None, c.b.ints(y.shape)]
-    return forward_node(c.b, c.table, "Resize", inputs, [y], **attributes)
+def _tiled(x: Value, out: Sequence[int]) -> list[int]:
+    """The kernel of the plain pool that an adaptive max-pool is. Raises ModelError where windows overlap."""
+    if any(size % o for size, o in zip(x.shape[2:], out, strict=True)):
+        raise ModelError(f"an adaptive max-pool from {list(x.shape[2:])} to {list(out)} has no lowering to ONNX")
+    return [size // o for size, o in zip(x.shape[2:], out, strict=True)]
 
 
-def _resize(c: Lowering, x: Value, mode: str, align_corners: bool, *scales: float | None) -> Value:
-    y = Value(c.fresh("Resize"), *c.specs[0])
-    emit_forward(c.b, _resize_node(c, x, y, mode, align_corners, scales))
-    return y
+@lower(aten.adaptive_max_pool2d.default)
+def adaptive_max_pool(c: Lowering, self: Value, output_size: list[int]) -> tuple[Value, Recorded]:
+    """A plain pool where the windows tile the image."""
+    return max_pool(c, self, _tiled(self, output_size))
 
 
-def _resize_backward(
-    c: Lowering, dy: Value, size: list[int], mode: str, align_corners: bool, *scales: float | None
-) -> Value:
-    node = _resize_node(c, Value("", tuple(size), dy.dtype), dy, mode, align_corners, scales)
-    return gradients_of(c.b, node, [dy], [0])[0]
+@lower(aten.adaptive_max_pool2d_backward.default, raw=("indices",))
+def adaptive_max_pool_backward(c: Lowering, grad_output: Value, self: Value, indices: Any) -> Value:
+    """To the maxima that the forward pool found."""
+    return max_pool_backward(c, grad_output, self, indices)
 
 
-@lower(aten.upsample_nearest2d.default)
-def nearest(
-    c: Lowering, self: Value, output_size: Any, scales_h: float | None = None, scales_w: float | None = None
-) -> Value:
-    """Nearest neighbour."""
-    del output_size
-    return _resize(c, self, "nearest", False, scales_h, scales_w)
+def _border_rows(size: int, before: int, after: int, mode: str) -> Array:
+    """[size + before + after, size]: which row each padded row repeats."""
+    rows = np.pad(np.arange(size), (before, after), mode=mode)  # type: ignore[call-overload]
+    return np.asarray(np.eye(size)[rows])
 
 
-@lower(aten.upsample_nearest2d_backward.default)
-def nearest_backward(
-    c: Lowering, grad_output: Value, output_size: Any, input_size: list[int], scales_h: float | None = None,
-    scales_w: float | None = None,
-) -> Value:  # fmt: skip
-    """The sum over the copies."""
-    del output_size
-    return _resize_backward(c, grad_output, input_size, "nearest", False, scales_h, scales_w)
+def _border(c: Lowering, a: Value, padding: list[int], mode: str) -> Value:
+    """Pads the last two axes; `padding` lists (before, after) from the last axis on."""
+    left, right, top, bottom = padding
+    pads = [*[0] * (a.rank - 2), top, left, *[0] * (a.rank - 2), bottom, right]
+    return c.b.op("Pad", [a, c.b.ints(pads)], c.specs[0][0], mode=mode)
 
 
-@lower(aten.upsample_bilinear2d.default)
-def bilinear(
-    c: Lowering, self: Value, output_size: Any, align_corners: bool, scales_h: float | None = None,
-    scales_w: float | None = None,
-) -> Value:  # fmt: skip
-    """Linear along both axes."""
-    del output_size
-    return _resize(c, self, "linear", align_corners, scales_h, scales_w)
+def _border_backward(c: Lowering, dy: Value, x: Value, padding: list[int], mode: str) -> Value:
+    """Sums over the copies, as a product per axis."""
+    left, right, top, bottom = padding
+    rows, columns = _border_rows(x.shape[-2], top, bottom, mode), _border_rows(x.shape[-1], left, right, mode)
+    return _along_axes(c, dy, rows.T, columns.T)
 
 
-@lower(aten.upsample_bilinear2d_backward.default)
-def bilinear_backward(
-    c: Lowering, grad_output: Value, output_size: Any, input_size: list[int], align_corners: bool,
-    scales_h: float | None = None, scales_w: float | None = None,
-) -> Value:  # fmt: skip
-    """The transposed interpolation."""
-    del output_size
-    return _resize_backward(c, grad_output, input_size, "linear", align_corners, scales_h, scales_w)
+@lower(aten.reflection_pad2d.default)
+def reflection_pad(c: Lowering, self: Value, padding: list[int]) -> Value:
+    """The border mirrored."""
+    return _border(c, self, padding, "reflect")
+
+
+@lower(aten.reflection_pad2d_backward.default)
+def reflection_pad_backward(c: Lowering, grad_output: Value, self: Value, padding: list[int]) -> Value:
+    """See reflection_pad."""
+    return _border_backward(c, grad_output, self, padding, "reflect")
+
+
+@lower(aten.replication_pad2d.default)
+def replication_pad(c: Lowering, self: Value, padding: list[int]) -> Value:
+    """The border repeated."""
+    return _border(c, self, padding, "edge")
+
+
+@lower(aten.replication_pad2d_backward.default)
+def replication_pad_backward(c: Lowering, grad_output: Value, self: Value, padding: list[int]) -> Value:
+    """See replication_pad."""
+    return _border_backward(c, grad_output, self, padding, "edge")

@@ -3,6 +3,9 @@
 import math
 from typing import Any
 
+from onnx import TensorProto
+
+from planc.errors import ModelError
 from planc.torch.lowering import Lowering, aten, lower
 from planc.training.builder import Value
 from planc.training.rules.reductions import channel_mean, channel_sum, leading_sum
@@ -55,6 +58,55 @@ def amin(c: Lowering, self: Value, dim: Any = (), keepdim: bool = False) -> Valu
     """The minimum over the given axes."""
     del keepdim
     return _reduced(c, "ReduceMin", self, _axes(self, dim))
+
+
+_NORMS: dict[float, str] = {1: "ReduceL1", 2: "ReduceL2"}
+
+
+@lower(aten.linalg_vector_norm.default)
+def vector_norm(
+    c: Lowering, self: Value, ord: float = 2, dim: Any = None, keepdim: bool = False, dtype: Any = None
+) -> Value:
+    """The norm of order 1, 2 or infinity over the given axes."""
+    del keepdim, dtype
+    if ord == math.inf:
+        return _reduced(c, "ReduceMax", c.b.unary("Abs", self), _axes(self, dim))
+    if ord not in _NORMS:
+        raise ModelError(f"vector norms of order {ord} have no lowering to ONNX")
+    return _reduced(c, _NORMS[ord], self, _axes(self, dim))
+
+
+@lower(aten.max.dim)
+def max_along(c: Lowering, self: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+    """The maximum along an axis and its position."""
+    return _extreme(c, self, dim % self.rank, keepdim, ("ReduceMax", "ArgMax"))
+
+
+@lower(aten.min.dim)
+def min_along(c: Lowering, self: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value]:
+    """The minimum along an axis and its position."""
+    return _extreme(c, self, dim % self.rank, keepdim, ("ReduceMin", "ArgMin"))
+
+
+def _extreme(c: Lowering, a: Value, axis: int, keepdim: bool, op_types: tuple[str, str]) -> tuple[Value, Value]:
+    shape = tuple(1 if i == axis else d for i, d in enumerate(a.shape) if keepdim or i != axis)
+    value = c.b.reduce(op_types[0], a, [axis], keepdims=keepdim)
+    return value, c.b.op(op_types[1], [a], shape, TensorProto.INT64, axis=axis, keepdims=int(keepdim))
+
+
+@lower(aten.topk.default)
+def topk(
+    c: Lowering, self: Value, k: int, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Value, ...]:
+    """The k largest or smallest elements along an axis and their positions."""
+    del sorted
+    return c.b.emit("TopK", [self, c.b.ints([k])], list(c.specs), axis=dim % self.rank, largest=int(largest))
+
+
+@lower(aten.sort.default)
+def sort(c: Lowering, self: Value, dim: int = -1, descending: bool = False) -> tuple[Value, ...]:
+    """All elements in order along an axis, and where they were."""
+    return topk(c, self, self.shape[dim % self.rank], dim, descending)
 
 
 @lower(aten.var.correction)
