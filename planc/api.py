@@ -21,7 +21,7 @@ def compile(
     model: str | Path | onnx.ModelProto,
     *,
     budget: str | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     costs: str | Path | CostTable | None = None,
     solver: str = "mip",
     time_limit: float = 60.0,

@@ -19,7 +19,7 @@ def compare_command(
     model: Path,
     budgets: Annotated[str, typer.Option(help="Sizes with commas between them: 80%,50%,4GiB,min.")],
     solvers: Annotated[str, typer.Option(help="all, or names with commas between them.")] = "all",
-    device: Device = "cpu",
+    device: Device = "auto",
     costs: Costs = None,
     time_limit: TimeLimit = 60.0,
     seed: Seed = 0,

@@ -27,7 +27,7 @@ from planc.units import format_ns
 def compile_command(
     model: Path,
     budget: Annotated[str | None, typer.Option(help="8GiB, 512MB, 60% of the liveness peak, or min.")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     costs: Costs = None,
     solver: Annotated[str, typer.Option(help="The policy; `planc doctor` lists them.")] = "mip",
     time_limit: TimeLimit = 60.0,

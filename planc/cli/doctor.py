@@ -3,21 +3,26 @@
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
+import msgspec
 import onnxruntime as ort
 
 from planc.cli.console import out, print_json
 from planc.cli.options import Json
+from planc.costs.catalogue import card_names
 from planc.costs.host import host_info
+from planc.runtime.cuda_report import CudaReport, examine
 from planc.schedule.solver import solver_names
 from planc.units import format_bytes
 from planc.zoo import families
 
-_PACKAGES = ("planc", "onnx", "onnxruntime-gpu", "ortools", "networkx", "omnimalloc", "numba", "torch", "cuda-core")
+_PACKAGES = (
+    "planc", "onnx", "onnxruntime-gpu", "ortools", "networkx", "omnimalloc", "numba", "torch", "cuda-bindings"
+)  # fmt: skip
 
 
 def doctor(json: Json = False) -> None:
-    """Show versions, the device, ONNX Runtime's providers, solvers and networks."""
-    host = host_info()
+    """Show versions, devices, ONNX Runtime's providers and which really load, solvers and networks."""
+    host, cuda = host_info(), examine()
     facts: dict[str, object] = {
         "python": platform.python_version(),
         "device": host.name,
@@ -25,6 +30,8 @@ def doctor(json: Json = False) -> None:
         "free_bytes": host.free_bytes,
         "packages": {name: _version(name) for name in _PACKAGES},
         "providers": ort.get_available_providers(),
+        "cuda": msgspec.to_builtins(cuda),
+        "catalogue": list(card_names()),
         "solvers": list(solver_names()),
         "networks": sorted(families()),
     }
@@ -36,8 +43,22 @@ def doctor(json: Json = False) -> None:
     for name in _PACKAGES:
         out().print(f"{name:<17}{_version(name) or 'not installed'}")
     out().print(f"providers  {', '.join(ort.get_available_providers())}")
+    _print_cuda(cuda)
     out().print(f"solvers    {', '.join(solver_names())}")
     out().print(f"networks   {', '.join(sorted(families()))}")
+
+
+def _print_cuda(cuda: CudaReport) -> None:
+    out().print(f"cuda       {'usable' if cuda.usable else 'not usable'}")
+    if cuda.card:
+        free, total = format_bytes(cuda.free_bytes), format_bytes(cuda.memory_bytes)
+        out().print(f"  card     {cuda.card}, {free} of {total} free, driver for CUDA {cuda.driver}")
+        out().print(f"  copies   {cuda.out_rate / 1e9:.1f} GB/s out, {cuda.in_rate / 1e9:.1f} GB/s in, page-locked")
+    for name, text in cuda.libraries.items():
+        out().print(f"  {name:<9}{text}")
+    out().print(f"  pinning  {cuda.pinned}")
+    for text in cuda.advice:
+        out().print(f"  to do    {text}", markup=False)
 
 
 def _version(name: str) -> str | None:

@@ -16,7 +16,7 @@ Model = Annotated[
 HostTier = Annotated[str, typer.Option("--host-tier", help="Where swapped bytes go: ram or file:PATH.")]
 TimeLimit = Annotated[float, typer.Option("--time-limit", help="Seconds the solver may take.", min=0.1)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the solver's search.")]
-Device = Annotated[str, typer.Option("--device", help="cpu.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:INDEX, a catalogue card, or auto.")]
 Costs = Annotated[Path | None, typer.Option("--costs", help="A cost table made by `planc profile`.")]
 
 

@@ -1,4 +1,4 @@
-"""`planc profile`: measure a model's layers and the copies on this machine."""
+"""`planc profile`: measure a model's layers and the copies on this machine, or estimate them for a known card."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from planc.cli.console import err, print_json, progress
 from planc.cli.options import Device, Json
-from planc.costs.profile import profile as profile_model
+from planc.costs.cache import fresh_costs
 from planc.costs.table import write_costs
 from planc.importer.build import import_model
 from planc.units import format_ns
@@ -16,13 +16,13 @@ from planc.units import format_ns
 def profile(
     model: Path,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the cost table goes.")],
-    device: Device = "cpu",
+    device: Device = "auto",
     json: Json = False,
 ) -> None:
     """Measure every layer of MODEL, its scratch memory, and the copies to the host tier."""
     imported = import_model(model)
     with progress("profiling") as update:
-        table = profile_model(imported, device, update)
+        table = fresh_costs(imported, device, update)
     write_costs(table, output)
     total = sum(table.layer(i).compute_ns for i in range(len(table.layers)))
     if json:

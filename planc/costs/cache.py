@@ -6,17 +6,27 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from planc.costs.catalogue import card_names, estimate
 from planc.costs.host import host_info
 from planc.costs.profile import Progress, profile
 from planc.costs.table import CostTable, read_costs, write_costs
 from planc.errors import DeviceError
 from planc.importer.build import ImportedModel
 from planc.runtime.cuda_driver import Context
+from planc.runtime.open import default_device
 from planc.runtime.ort import versions
+
+AUTO = "auto"
 
 
 def costs_for(imported: ImportedModel, device: str, progress: Progress = lambda *_: None) -> CostTable:
-    """The cost table of a model on `device`, measured on first use. Raises UsageError for an unknown device."""
+    """The cost table of a model on `device`, measured on first use, or estimated for a card of the catalogue.
+
+    `auto` is CUDA where it is usable, else the CPU. Raises UsageError for an unknown device.
+    """
+    device = default_device() if device == AUTO else device
+    if device in card_names():
+        return estimate(imported.graph, device)
     path = _folder() / f"{_key(imported, device)}.json"
     if path.exists():
         try:
@@ -25,10 +35,18 @@ def costs_for(imported: ImportedModel, device: str, progress: Progress = lambda 
             return table
         except DeviceError:
             pass  # a damaged or outdated cache entry is measured again
-    table = profile(imported, device, progress)
+    table = fresh_costs(imported, device, progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_costs(table, path)
     return table
+
+
+def fresh_costs(imported: ImportedModel, device: str, progress: Progress = lambda *_: None) -> CostTable:
+    """The same, measured now."""
+    device = default_device() if device == AUTO else device
+    if device in card_names():
+        return estimate(imported.graph, device)
+    return profile(imported, device, progress)
 
 
 def _folder() -> Path:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
+from planc.costs.cards import CARDS
 from planc.costs.table import CostTable, DeviceInfo, LayerCost, Link
 from planc.errors import DeviceError, UsageError
 from planc.graph.footprint import padded_bytes
@@ -64,7 +65,10 @@ def open_meter(device: str) -> Meter:
         from planc.costs.profile_cuda import CudaMeter
 
         return CudaMeter(int(index or 0))
-    raise UsageError(f"unknown device {device!r}: this planc measures and runs on cpu, cuda and cuda:INDEX")
+    raise UsageError(
+        f"unknown device {device!r}: planc measures and runs on cpu, cuda and cuda:INDEX, and estimates for "
+        f"{', '.join(CARDS)}"
+    )
 
 
 def profile(imported: ImportedModel, device: str, progress: Progress = lambda *_: None) -> CostTable:

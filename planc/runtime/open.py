@@ -6,7 +6,8 @@ from planc.errors import DeviceError
 from planc.plan.plan import Memory
 from planc.runtime.cpu import CpuDevice
 from planc.runtime.cuda import CudaDevice
-from planc.runtime.cuda_provider import cuda_session
+from planc.runtime.cuda_driver import Context
+from planc.runtime.cuda_provider import NAME, cuda_session, load_libraries
 from planc.runtime.device import Device
 from planc.runtime.ort import faithful_options
 
@@ -23,6 +24,16 @@ def open_device(kind: str, memory: Memory, host_tier: str = "ram", measure: bool
     if name == "cuda":
         return CudaDevice(*sizes, host_tier, measure, int(index or 0))
     raise DeviceError(f"the plan is for a {kind!r} device; this runtime has cpu and cuda: compile with --device cpu")
+
+
+def default_device() -> str:
+    """`cuda` where a card, its driver and ONNX Runtime's provider are usable, else `cpu`."""
+    try:
+        load_libraries()
+        Context().close()
+    except DeviceError:
+        return "cpu"
+    return "cuda" if NAME in ort.get_available_providers() else "cpu"
 
 
 def open_session(source: str | bytes, kind: str, index: int = 0) -> ort.InferenceSession:

@@ -1,0 +1,146 @@
+"""Estimated cost tables for cards that are not here, from published specifications.
+
+A layer lasts as long as a roofline says (Williams, Waterman and Patterson, Roofline, 2009): for each operator the
+larger of its arithmetic at the sustained share of the peak rate of its class and its bytes at the sustained share of
+memory bandwidth, plus the time that a replayed kernel takes to start. Every table made here is marked `estimated`.
+"""
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from planc.costs.cards import CARDS, Card
+from planc.costs.table import CopyPoint, CostTable, DeviceInfo, LayerCost, Link
+from planc.errors import UsageError
+from planc.graph.graph import Graph, Op
+from planc.units import NS_PER_S
+
+UNCERTAINTY = 0.5
+"""Times may be off by this share of themselves either way. The ResNet-50 and GPT-2 steps measured on an H100 lie inside
+(docs/gpu.md); nothing was measured on the other cards."""
+
+_KERNEL_NS = 1_500
+"""Start of one kernel within a replayed CUDA graph (500 small kernels in 0.67 ms, H100)."""
+
+_MATRIX_SHARE = 0.45
+"""Sustained share of the matrix units' peak rate: TF32 convolutions and products of ResNet-50 on an H100."""
+
+_MEMORY_SHARE = 0.7
+"""Sustained share of memory bandwidth in element-wise passes and reductions: 1.2-1.7 times the one-pass floor (H100)."""
+
+_LINK_SHARE = 0.86
+"""Sustained share of the link's raw rate for large page-locked copies: 54.5 of 63.0 GB/s (H100, PCIe 5.0 x16)."""
+
+_COPY_START_NS = 2_000
+_CONTENTION_PPM = {
+    "compute_one_copy_ppm": 40_000,
+    "compute_two_copies_ppm": 80_000,
+    "copy_duplex_ppm": 130_000,
+    "copy_compute_ppm": 15_000,
+}
+"""Slow-downs as measured on an H100."""
+
+_VIEWS = {"Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze"}
+_MATRIX = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"}
+_SIZES = tuple(4096 * 4**step for step in range(8))
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What an operator asks of a card: floating-point operations, bytes read and written, whether matrix units do it."""
+
+    flops: int
+    moved_bytes: int
+    matrix: bool
+
+
+def card_names() -> tuple[str, ...]:
+    """Names that `estimate` takes."""
+    return tuple(sorted(CARDS))
+
+
+def estimate(graph: Graph, name: str) -> CostTable:
+    """The estimated table of a model on card `name`. Raises UsageError for an unknown card."""
+    card = CARDS.get(name)
+    if card is None:
+        raise UsageError(f"unknown device {name!r}: choose cpu, cuda, or one of {', '.join(card_names())}")
+    costs: dict[LayerCost, int] = {}
+    layers = [
+        costs.setdefault(_layer(graph, card, range(layer.start, layer.stop)), len(costs)) for layer in graph.layers
+    ]
+    return CostTable(
+        model_hash=graph.content_hash,
+        device=DeviceInfo(name=card.title, kind="cuda", memory_bytes=card.memory_bytes, versions={"card": name}),
+        unique=tuple(costs),
+        layers=tuple(layers),
+        link=_link(card),
+        boundary_ns=10_000,
+        estimated=True,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
+
+
+def _layer(graph: Graph, card: Card, ops: range) -> LayerCost:
+    time, scratch = 0.0, 0
+    for index in ops:
+        op = graph.ops[index]
+        if op.op_type in _VIEWS:
+            continue
+        demand = operator_demand(graph, op)
+        rate = card.matrix_flops * _MATRIX_SHARE if demand.matrix else card.flops * _MEMORY_SHARE
+        seconds = max(demand.flops / rate, demand.moved_bytes / (card.bandwidth * _MEMORY_SHARE))
+        time += _KERNEL_NS + seconds * NS_PER_S
+        scratch = max(scratch, _scratch(graph, op, card))
+    compute = max(1, round(time))
+    return LayerCost(compute_ns=compute, scratch_bytes=scratch, spread_ns=round(compute * UNCERTAINTY))
+
+
+def operator_demand(graph: Graph, op: Op) -> Demand:
+    """Arithmetic of a matrix operator from its shapes, one operation per element of any other; bytes of all tensors."""
+    read, written = ([t for t in ports if t >= 0] for ports in (op.inputs, op.outputs))
+    moved = sum(_nbytes(graph, t) for t in dict.fromkeys((*read, *written)))
+    if op.op_type not in _MATRIX:
+        return Demand(sum(_count(graph, t) for t in written), moved, False)
+    return Demand(2 * _products(graph, op), moved, True)
+
+
+def _products(graph: Graph, op: Op) -> int:
+    """Multiply-adds of a matrix operator."""
+    shapes = [graph.tensors[t].shape for t in (*op.inputs[:2], op.outputs[0])]
+    a, b, y = shapes
+    if op.op_type == "Conv":  # every output sums over the weight's [C / group, k...]
+        return math.prod(y) * math.prod(b[1:])
+    if op.op_type == "ConvTranspose":  # every input spreads over the weight's [O / group, k...]
+        return math.prod(a) * math.prod(b[1:])
+    if op.op_type == "Gemm":  # [M, K] x [K, N], either transposed: M N K is the root of the three areas
+        return math.isqrt(math.prod(a) * math.prod(b) * math.prod(y))
+    if op.op_type == "MatMul":
+        return math.prod(y) * a[-1]
+    return max(math.prod(shape) for shape in shapes) * max(a[-1] if a else 1, 1)  # Einsum: an upper guess
+
+
+def _scratch(graph: Graph, op: Op, card: Card) -> int:
+    """Convolutions on matrix units turn both images into channels-last: measured to be exactly that for ResNet-50."""
+    if op.op_type not in ("Conv", "ConvTranspose") or not card.channels_last:
+        return 0
+    return sum(_nbytes(graph, t) for t in (op.inputs[0], op.outputs[0]))
+
+
+def _link(card: Card) -> Link:
+    rate = card.link * _LINK_SHARE
+    points = tuple(
+        CopyPoint(size=size, out_ns=ns, in_ns=ns)
+        for size in _SIZES
+        for ns in (_COPY_START_NS + round(size * NS_PER_S / rate),)
+    )
+    return Link(points=points, **_CONTENTION_PPM)
+
+
+def _count(graph: Graph, tensor: int) -> int:
+    return math.prod(graph.tensors[tensor].shape)
+
+
+def _nbytes(graph: Graph, tensor: int) -> int:
+    return _count(graph, tensor) * np.dtype(graph.tensors[tensor].dtype).itemsize
