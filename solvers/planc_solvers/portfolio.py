@@ -171,8 +171,9 @@ class Portfolio:
 
     def _settled(self, before: float, seconds: float) -> bool:
         """Whether a cycle that began with the best plan at `before` says that more time will not help."""
-        gained = before - self.search.state[BEST]
-        return seconds >= SETTLED_S and self.gap() <= SETTLED_GAP and gained <= SETTLED_GAIN * self.base
+        if seconds < SETTLED_S or self.gap() > SETTLED_GAP:
+            return False
+        return before - float(self.search.state[BEST]) <= SETTLED_GAIN * self.base
 
     def _report(self) -> None:
         best = float(self.search.state[BEST])

@@ -4,17 +4,17 @@ import random
 from dataclasses import replace
 
 import pytest
-from tests.support.oracle import best_recompute_only, best_with_swaps
-from tests.support.problems import random_dag, small_swap_problem
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
-from planc.schedule.solver import SolveOptions, Status, solve
+from planc.schedule.solver import SolveOptions, solve
 from planc_solvers.coarse import coarse_model
 from planc_solvers.mip import Mip
+from tests.support.oracle import best_recompute_only, best_with_swaps
+from tests.support.problems import random_dag, small_swap_problem
 
 
 def _tight(problem: Problem, seed: int) -> Problem:

@@ -1,0 +1,91 @@
+"""What residencies, memory and host profiles say of hand-made schedules, and which schedules they refuse."""
+
+import pytest
+
+from planc.problem.problem import Origin, Problem, Task, Value
+from planc.schedule.residency import ScheduleError, host_profile, memory_profile
+from planc.schedule.schedule import Copy, Direction, Schedule
+
+OUT, IN = Direction.OUT, Direction.IN
+
+
+def _problem() -> Problem:
+    """x → a → b → loss and back; w is read by t0 and t4 and updated, unread, by t5."""
+    values = (
+        Value("x", 4, Origin.BATCH, True, 4, 4),
+        Value("w", 100, Origin.STATE, True, 10, 10),
+        Value("a", 10, Origin.COMPUTED, True, 10, 10),
+        Value("b", 20, Origin.COMPUTED, True, 20, 20),
+        Value("g", 30),
+    )
+    tasks = (
+        Task("t0", 10, (0, 1), (2,), 10, recomputable=True),
+        Task("t1", 10, (2,), (3,), 20, recomputable=True),
+        Task("t2", 10, (3,), (), 1),
+        Task("t3", 10, (3,), (), 1),
+        Task("t4", 10, (2, 1), (4,), 30),
+        Task("t5", 10, (4,), (1,), 0),
+    )
+    return Problem(tasks, values, 1 << 30)
+
+
+STEPS = tuple(range(6))
+
+
+def test_values_are_held_from_making_to_last_reader_and_state_throughout() -> None:
+    assert memory_profile(_problem(), Schedule(STEPS)) == [114, 130, 131, 131, 140, 130]
+
+
+def test_a_swapped_gap_frees_its_bytes_between_the_copies() -> None:
+    copies = (Copy(2, OUT, 1, 2), Copy(2, IN, 3, 4))
+    assert memory_profile(_problem(), Schedule(STEPS, copies)) == [114, 130, 121, 131, 140, 130]
+
+
+def test_a_value_only_mutated_counts_as_accessed() -> None:
+    problem = _problem()
+    assert problem.accesses[5] == (4, 1)
+    assert problem.entry_bytes(5) == 130
+    home = frozenset({1})
+    copies = (Copy(1, IN, 0, 0), Copy(1, OUT, 6, 6))
+    assert memory_profile(problem, Schedule(STEPS, copies, home))[5] == 130
+
+
+@pytest.mark.parametrize(
+    ("steps", "copies", "home", "says"),
+    [
+        ((0, 1, 2, 3, 4), (), (), "never executed"),
+        ((0, 1, 2, 3, 4, 5, 2), (), (), "cannot be recomputed"),
+        ((0, 1, 2, 3, 4, 5, 0), (), (), "after its update"),
+        (STEPS, (), (1,), "not on the device"),
+        (STEPS, (Copy(1, IN, 0, 1),), (1,), "does not wait"),
+        (STEPS, (Copy(1, IN, 0, 0),), (1,), "not there at the end"),
+        (STEPS, (Copy(1, OUT, 4, 6),), (), "being copied out"),
+        (STEPS, (Copy(4, OUT, 5, 6),), (), "not swappable"),
+        (STEPS, (Copy(2, IN, 2, 3),), (), "host has no copy"),
+        (STEPS, (Copy(3, OUT, 1, 2),), (), "not on the device"),
+        (STEPS, (Copy(2, OUT, 3, 2),), (), "out of order"),
+        (STEPS, (Copy(3, OUT, 3, 4), Copy(2, OUT, 1, 2)), (), "engine order"),
+    ],
+)
+def test_schedules_that_do_not_compute_the_problem_are_refused(
+    steps: tuple[int, ...], copies: tuple[Copy, ...], home: tuple[int, ...], says: str
+) -> None:
+    with pytest.raises(ScheduleError, match=says):
+        memory_profile(_problem(), Schedule(steps, copies, frozenset(home)))
+
+
+def test_a_task_after_the_update_must_not_run_before_it() -> None:
+    problem = _problem()
+    late = Problem((*problem.tasks, Task("t6", 1, (1,), (), 0)), problem.values, 1 << 30)
+    with pytest.raises(ScheduleError, match="before its update"):
+        memory_profile(late, Schedule((0, 1, 2, 3, 4, 6, 5)))
+    memory_profile(late, Schedule((0, 1, 2, 3, 4, 5, 6)))
+
+
+def test_host_bytes_last_from_copy_out_to_the_last_copy_in() -> None:
+    copies = (Copy(2, OUT, 1, 2), Copy(2, IN, 3, 4))
+    assert host_profile(_problem(), Schedule(STEPS, copies)) == [0, 10, 10, 10, 0, 0, 0]
+    home = Schedule(STEPS, (Copy(1, IN, 0, 0), Copy(1, OUT, 6, 6)), frozenset({1}))
+    assert host_profile(_problem(), home) == [100] * 7
+    caller = Schedule(STEPS, (Copy(0, IN, 0, 0),), frozenset({0}))
+    assert host_profile(_problem(), caller) == [0] * 7

@@ -1,0 +1,102 @@
+"""The planner's promises: status, limits, errors, determinism, and the minimum budget by swapping."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.problem.bounds import minimum_budget
+from planc.problem.instance import read_instance
+from planc.problem.problem import Problem, Task, Value
+from planc.schedule.residency import memory_profile
+from planc.schedule.schedule import Schedule
+from planc.schedule.solver import Progress, SolveOptions, Status, solve
+from planc_solvers.mip import Mip
+from tests.support.problems import FREE, random_problem
+
+INSTANCES = Path(__file__).parents[3] / "benchmarks" / "solver" / "instances"
+
+
+def _swappable(seed: int) -> Problem:
+    problem = random_problem(seed, contention=FREE)
+    return replace(problem, values=tuple(replace(v, swappable=True) for v in problem.values))
+
+
+def _peak(problem: Problem) -> int:
+    return max(memory_profile(problem, Schedule(tuple(range(len(problem.tasks))))))
+
+
+@pytest.mark.parametrize(("share", "percent"), [(0.9, 0.108), (0.8, 0.279), (0.5, 1.499)])
+def test_published_optima_of_resnet50_are_proved(share: float, percent: float) -> None:
+    read = read_instance(INSTANCES / "resnet50_train.json")
+    problem = read.with_budget(int(read.peak_bytes * share))
+    solution = solve(Mip(), problem, SolveOptions(time_limit_s=20))
+    assert solution.status is Status.OPTIMAL
+    assert 100 * (solution.timeline.step_ns / problem.base_duration_ns - 1) == pytest.approx(percent, abs=0.002)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_swapping_reaches_the_minimum_budget(seed: int) -> None:
+    problem = _swappable(seed)
+    least, _ = minimum_budget(problem)
+    solution = solve(Mip(), replace(problem, budget_bytes=least), SolveOptions(time_limit_s=0.5))
+    assert solution.peak_bytes <= least
+
+
+def test_below_the_minimum_the_error_names_budget_and_layer() -> None:
+    problem = _swappable(1)
+    least, layer = minimum_budget(problem)
+    with pytest.raises(InfeasibleBudgetError) as caught:
+        solve(Mip(), replace(problem, budget_bytes=least - 1), SolveOptions(time_limit_s=0.5))
+    assert (caught.value.minimum_budget_bytes, caught.value.layer) == (least, layer)
+
+
+def test_recomputation_that_cannot_fit_is_an_error_not_a_plan() -> None:
+    values = tuple(Value(f"v{i}", 10) for i in range(4))
+    reads: tuple[tuple[int, ...], ...] = ((), (0,), (1,), (0, 2))
+    tasks = tuple(Task(f"t{i}", 5, reads[i], (i,), 10, recomputable=False) for i in range(4))
+    with pytest.raises((InfeasibleBudgetError, SolverTimeoutError)):
+        solve(Mip(), Problem(tasks, values, 29), SolveOptions(time_limit_s=0.5))
+
+
+def test_one_worker_gives_the_same_plan_for_the_same_seed() -> None:
+    problem = _swappable(3)
+    tight = replace(problem, budget_bytes=int(0.6 * _peak(problem)))
+    options = SolveOptions(time_limit_s=3.0, workers=1, seed=5)
+    assert solve(Mip(), tight, options).schedule == solve(Mip(), tight, options).schedule
+
+
+def test_time_limit_holds_and_progress_improves() -> None:
+    read = read_instance(INSTANCES / "random_layered_250.json")
+    problem = read.with_budget(int(read.peak_bytes * 0.8))
+    solve(Mip(), problem, SolveOptions(time_limit_s=0.5, workers=2))
+    seen: list[Progress] = []
+    began = time.monotonic()
+    solve(Mip(), problem, SolveOptions(time_limit_s=3.0, on_progress=seen.append))
+    assert time.monotonic() - began < 6.0
+    incumbents = [p.incumbent_ns for p in seen if p.incumbent_ns is not None]
+    bounds = [p.bound_ns for p in seen if p.bound_ns is not None]
+    assert incumbents == sorted(incumbents, reverse=True)
+    assert bounds == sorted(bounds)
+    assert bounds[-1] <= incumbents[-1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_host_limit_is_respected(seed: int) -> None:
+    problem = _swappable(seed)
+    tight = replace(problem, budget_bytes=int(0.7 * _peak(problem)), host_budget_bytes=20)
+    try:
+        solve(Mip(), tight, SolveOptions(time_limit_s=0.5))
+    except (SolverTimeoutError, InfeasibleBudgetError):
+        return
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_price_on_boundaries_is_paid_in_the_prediction(seed: int) -> None:
+    problem = replace(_swappable(seed), boundary_ns=7)
+    tight = replace(problem, budget_bytes=int(0.6 * _peak(problem)))
+    free = solve(Mip(), replace(tight, boundary_ns=0), SolveOptions(time_limit_s=0.5))
+    paid = solve(Mip(), tight, SolveOptions(time_limit_s=0.5))
+    assert paid.timeline.step_ns >= free.lower_bound_ns
