@@ -10,13 +10,14 @@ import ctypes
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime as ort
 
-from planc.errors import DeviceError, InternalError, UsageError
+from planc.errors import DeviceError, FeedError, InternalError, UsageError
 from planc.importer.submodel import SubModel
 from planc.runtime.cuda_driver import (
     Context,
@@ -29,6 +30,7 @@ from planc.runtime.cuda_driver import (
 from planc.runtime.cuda_graph import Replay, record
 from planc.runtime.cuda_provider import cuda_session, load_libraries, reserve_scratch, run_options
 from planc.runtime.device import Engine, Event, Segment, TensorAddress
+from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
 from planc.runtime.ort import faithful_options, read_scratch, record_scratch, share_scratch
 
 
@@ -187,12 +189,30 @@ class CudaDevice:
         self._replays.append(replay)
         return replay
 
-    def write_slab(self, offset: int, value: np.ndarray) -> None:
-        """Copy a host array to the slab, in the order of the compute stream."""
-        array = np.ascontiguousarray(value)
-        self._check(offset, array.nbytes, self._size, "slab")
-        call("cuMemcpyHtoDAsync", self._slab + offset, array.ctypes.data, array.nbytes, self._streams[Engine.COMPUTE])
-        call("cuStreamSynchronize", self._streams[Engine.COMPUTE])
+    def write_slab(self, offset: int, value: np.ndarray | DeviceArray) -> None:
+        """Copy an array of the host or of the card to the slab, in the order of the compute stream."""
+        stream = self._streams[Engine.COMPUTE]
+        self._check(offset, value.nbytes, self._size, "slab")
+        if isinstance(value, DeviceArray):
+            call("cuMemcpyDtoDAsync", self._slab + offset, value.address, value.nbytes, stream)
+        else:
+            array = np.ascontiguousarray(value)
+            call("cuMemcpyHtoDAsync", self._slab + offset, array.ctypes.data, array.nbytes, stream)
+        call("cuStreamSynchronize", stream)
+
+    def accept(self, name: str, value: object) -> DeviceArray | None:
+        """The array behind `value` where it lives on this card; None for anything else."""
+        if not is_on_card(value):
+            return None
+        array = take(name, cast(Exporter, value), int(self._streams[Engine.COMPUTE]))
+        if array.index != self.index:
+            raise FeedError(f"{name!r} is on card {array.index}, the step on card {self.index}: move it there")
+        return array
+
+    def view(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> DeviceArray:
+        """The array at a slab offset, shared: it keeps the device's memory from nobody and dies with it."""
+        fetch = partial(self.read_slab, offset, dtype, shape)
+        return DeviceArray(self._slab + offset, shape, dtype, self.index, self, fetch=fetch)
 
     def read_slab(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         """A copy of an array in the slab."""
@@ -202,9 +222,15 @@ class CudaDevice:
         call("cuStreamSynchronize", self._streams[Engine.COMPUTE])
         return array
 
-    def write_host(self, offset: int, value: np.ndarray) -> None:
-        """Store an array in the pinned slab."""
-        self._host_array(offset, value.dtype, value.shape)[...] = value
+    def write_host(self, offset: int, value: np.ndarray | DeviceArray) -> None:
+        """Store an array of the host or of the card in the pinned slab."""
+        target = self._host_array(offset, value.dtype, value.shape)
+        if isinstance(value, DeviceArray):
+            stream = self._streams[Engine.COMPUTE]
+            call("cuMemcpyDtoHAsync", target.ctypes.data, value.address, value.nbytes, stream)
+            call("cuStreamSynchronize", stream)
+        else:
+            target[...] = value
 
     def read_host(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         """A copy of an array in the pinned slab."""

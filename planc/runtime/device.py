@@ -7,11 +7,12 @@ device it is.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from planc.importer.submodel import SubModel
+from planc.runtime.dlpack import DeviceArray
 
 
 class Engine(IntEnum):
@@ -88,15 +89,15 @@ class Device(Protocol):
         """
         ...
 
-    def write_slab(self, offset: int, value: np.ndarray) -> None:
-        """Put a host array at a slab offset, while the engines are idle."""
+    def write_slab(self, offset: int, value: Any) -> None:
+        """Put an array of the host, or one that the device accepted, at a slab offset, while the engines are idle."""
         ...
 
     def read_slab(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
         """A copy of the array at a slab offset, while the engines are idle."""
         ...
 
-    def write_host(self, offset: int, value: np.ndarray) -> None:
+    def write_host(self, offset: int, value: Any) -> None:
         """Put an array into the host slab."""
         ...
 
@@ -106,4 +107,17 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Free everything; the device is unusable afterwards. Safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class SharesArrays(Protocol):
+    """A device whose arrays other libraries can hold: it takes feeds that are there already, and lends outputs."""
+
+    def accept(self, name: str, value: object) -> DeviceArray | None:
+        """The array behind `value` where it lives on this device, None for anything else. Raises FeedError."""
+        ...
+
+    def view(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> DeviceArray:
+        """The array at a slab offset, without a copy."""
         ...

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -13,7 +13,8 @@ from planc.graph.graph import Role, Tensor
 from planc.importer.build import ImportedModel, import_model
 from planc.plan.files import read_plan
 from planc.plan.plan import Direction, Plan
-from planc.runtime.device import Device
+from planc.runtime.device import Device, SharesArrays
+from planc.runtime.dlpack import DeviceArray
 from planc.runtime.executor import Executor
 from planc.runtime.open import open_device
 from planc.runtime.state import read_state, write_state
@@ -61,14 +62,15 @@ class TrainingStep:
         """Names of the state inputs."""
         return tuple(self._graph.tensors[i].name for i in self._graph.state)
 
-    def __call__(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """Run one step; `feeds` holds every batch input. Raises FeedError naming a missing, unknown or misshapen one."""
         return dict(zip(self.output_names, self.run(None, feeds), strict=True))
 
-    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[np.ndarray]:
         """Run one step and return the named outputs, all but state when None: `InferenceSession.run`'s signature.
 
-        Next values of state may be named too.
+        Next values of state may be named too. A feed is an array of the host or, on CUDA, one on the card that follows
+        DLPack (PyTorch, CuPy, JAX). With an empty list all outputs stay on the card until `on_device` is asked for one.
         """
         names = self.output_names if output_names is None else tuple(output_names)
         unknown = [n for n in names if n not in self._state_of and n not in self.output_names]
@@ -79,7 +81,7 @@ class TrainingStep:
         self.steps += 1
         return [self._fetch(name) for name in names]
 
-    def _feed(self, feeds: Mapping[str, np.ndarray]) -> None:
+    def _feed(self, feeds: Mapping[str, Any]) -> None:
         missing = [name for name in self.feed_names if name not in feeds]
         if missing:
             raise FeedError(f"input {missing[0]!r} is missing: the step needs {', '.join(self.feed_names)}")
@@ -90,8 +92,30 @@ class TrainingStep:
         for tensor, value in checked:
             self._put(tensor, value)
 
-    def _checked(self, tensor: Tensor, value: np.ndarray) -> np.ndarray:
-        array = np.asarray(value)
+    def on_device(self, name: str) -> DeviceArray:
+        """An output of the last step, or a next value of state, where it is: for `from_dlpack` of any library.
+
+        Its bytes last until the next step. Raises FeedError where outputs live on the host.
+        """
+        known = self._state_of.get(name, name)
+        if known not in self._by_name or (name not in self._state_of and name not in self.output_names):
+            raise FeedError(f"unknown output {name!r}: the step has {', '.join(self.output_names)} and its state")
+        tensor = self._by_name[known]
+        storage = self._graph.storages[tensor.storage].name
+        state, stays = name in self._state_of, self._executor.stays
+        offset = stays.first(storage) if state else stays.last(storage)
+        slot = self._host.get(storage)
+        away = slot is not None and (slot.initial if state else storage in self._copied_out)
+        if not isinstance(self.device, SharesArrays) or offset is None or away:
+            raise FeedError(f"{name!r} is in host memory after a step: take it from the step's results")
+        return self.device.view(offset, np.dtype(tensor.dtype), tensor.shape)
+
+    def _accepted(self, name: str, value: object) -> np.ndarray | DeviceArray:
+        shared = self.device.accept(name, value) if isinstance(self.device, SharesArrays) else None
+        return np.asarray(value) if shared is None else shared
+
+    def _checked(self, tensor: Tensor, value: object) -> np.ndarray | DeviceArray:
+        array = self._accepted(tensor.name, value)
         if array.shape != tensor.shape or array.dtype.name != tensor.dtype:
             raise FeedError(
                 f"{tensor.name!r} has shape {list(array.shape)} of {array.dtype.name}, "
@@ -99,7 +123,7 @@ class TrainingStep:
             )
         return array
 
-    def _put(self, tensor: Tensor, value: np.ndarray) -> None:
+    def _put(self, tensor: Tensor, value: np.ndarray | DeviceArray) -> None:
         """Place a value where the step expects it at its start, in the slab, on the host, or both."""
         storage = self._graph.storages[tensor.storage].name
         offset = self._executor.stays.first(storage)
