@@ -196,8 +196,9 @@ class Lowering(LazyViews):
 
     def reshape(self, a: Tensor, shape: Sequence[int]) -> Tensor:
         """A view of `a`, not yet materialised where that can be avoided."""
-        if isinstance(a, Expanded) and a.value.size == 1:
-            return Expanded(self.b.reshape(a.value, (1,) * len(shape)), tuple(shape))
+        number = self.number(a)
+        if isinstance(a, Expanded) and number is not None:
+            return Expanded(self.b.full((1,) * len(shape), number, a.value.dtype), tuple(shape))
         return self.viewed(a if isinstance(a, Permuted) else self.value(a), shape)
 
     def factor(self, a: Tensor) -> tuple[Value, bool]:

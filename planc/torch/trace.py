@@ -73,6 +73,8 @@ def trace_step(
     Raises ModelError with torch's own reason where the step cannot be traced to one graph of fixed shapes.
     """
     wrapped = _Step(model, loss)
+    # torch.export makes one input of a tensor that is given twice, as an autoencoder's input and target are.
+    inputs, named, targets = pytree.tree_map_only(torch.Tensor, torch.clone, (inputs, named, targets))
     try:
         program = torch.export.export(wrapped, (inputs, named, targets), strict=False)
     except Exception as error:  # torch.export raises many kinds; all mean that the module is not exportable

@@ -131,23 +131,24 @@ class Assembly:
         shell = onnx.ModelProto()
         shell.graph.input.extend(helper.make_tensor_value_info(v.name, v.dtype, v.shape) for v in self.batch)
         shell.graph.initializer.extend(self.kept.values())
-        named = self._named_loss(loss)
-        model = finish(self.b, Prepared(shell, self.b.values, OPSET), named, self.following, self.initial)
+        named = self._named({LOSS: loss, **{f"{name}.next": value for name, value in self.following.items()}})
+        following = {name: named[f"{name}.next"] for name in self.following}
+        model = finish(self.b, Prepared(shell, self.b.values, OPSET), named[LOSS], following, self.initial)
         ranges = {**annotations.read_json(model, annotations.INPUT_RANGES), **self._ranges(index_sizes)}
         annotations.write_model(model, {annotations.INPUT_RANGES: json.dumps(ranges)})
         return model
 
-    def _named_loss(self, loss: Value) -> Value:
-        """The loss under its usual name, if no tensor has that."""
-        if LOSS in self.b.values:
-            return loss
+    def _named(self, wanted: Mapping[str, Value]) -> dict[str, Value]:
+        """Each output under its usual name, if no other tensor has that."""
+        renamed = {value.name: name for name, value in wanted.items() if name not in self.b.values}
         for node in self.b.nodes:
             for names in (node.input, node.output):
                 for position, name in enumerate(names):
-                    if name == loss.name:
-                        names[position] = LOSS
-        self.b.values[LOSS] = named = replace(loss, name=LOSS)
-        return named
+                    if name in renamed:
+                        names[position] = renamed[name]
+        found = {name: replace(value, name=renamed.get(value.name, value.name)) for name, value in wanted.items()}
+        self.b.values.update({value.name: value for value in found.values()})
+        return found
 
     def _ranges(self, index_sizes: Mapping[str, int]) -> dict[str, list[int]]:
         """Valid values of the integer inputs that labels and indices are read from."""

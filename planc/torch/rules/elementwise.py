@@ -1,6 +1,7 @@
 """Element-wise arithmetic and activations."""
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ from onnx import TensorProto
 
 from planc.errors import ModelError
 from planc.torch.lowering import Lowering, aten, lower
-from planc.torch.tensors import onnx_dtype, torch_dtype
+from planc.torch.tensors import Expanded, onnx_dtype, torch_dtype
 from planc.training.apply import emit_forward, forward_node, gradients_of
 from planc.training.builder import Operand, Value
 from planc.training.registry import ForwardNode
@@ -21,19 +22,27 @@ def _typed(c: Lowering, a: Any, dtype: int, shape: tuple[int, ...]) -> Operand:
     return c.b.cast(operand, dtype) if isinstance(operand, Value) else operand
 
 
-def _arithmetic(c: Lowering, op_type: str, a: Any, other: Any) -> Value:
-    """a op other, broadcast, in the type of the result."""
+_NUMBERS: dict[str, Callable[[float, float], float]] = {
+    "Add": operator.add,
+    "Sub": operator.sub,
+    "Mul": operator.mul,
+    "Div": operator.truediv,
+}
+
+
+def _arithmetic(c: Lowering, op_type: str, a: Any, other: Any) -> Value | Expanded:
+    """a op other, broadcast, in the type of the result; of two numbers a number."""
     shape, dtype = c.specs[0]
     left, right = _typed(c, a, dtype, shape), _typed(c, other, dtype, shape)
     if not isinstance(left, Value) and not isinstance(right, Value):
-        left = c.b.full((1,) * len(shape), left, dtype)
+        return c.uniform(_NUMBERS[op_type](left, right))
     forms = {"Add": c.b.add, "Sub": c.b.sub, "Mul": c.b.mul, "Div": c.b.div}
     result = forms[op_type](left, right)
     return c.b.expand(result, shape) if result.shape != shape else result
 
 
 @lower(aten.add.Tensor, aten.add.Scalar, raw=("self", "other"))
-def add(c: Lowering, self: Any, other: Any, alpha: float = 1) -> Value:
+def add(c: Lowering, self: Any, other: Any, alpha: float = 1) -> Value | Expanded:
     """self + alpha other."""
     if alpha != 1:
         other = c.b.mul(c.b.cast(c.value(other), c.specs[0][1]), float(alpha))
@@ -41,7 +50,7 @@ def add(c: Lowering, self: Any, other: Any, alpha: float = 1) -> Value:
 
 
 @lower(aten.sub.Tensor, aten.sub.Scalar, raw=("self", "other"))
-def sub(c: Lowering, self: Any, other: Any, alpha: float = 1) -> Value:
+def sub(c: Lowering, self: Any, other: Any, alpha: float = 1) -> Value | Expanded:
     """self - alpha other."""
     if alpha != 1:
         other = c.b.mul(c.b.cast(c.value(other), c.specs[0][1]), float(alpha))
@@ -49,19 +58,19 @@ def sub(c: Lowering, self: Any, other: Any, alpha: float = 1) -> Value:
 
 
 @lower(aten.rsub.Scalar, aten.rsub.Tensor, raw=("self", "other"))
-def rsub(c: Lowering, self: Any, other: Any, alpha: float = 1) -> Value:
+def rsub(c: Lowering, self: Any, other: Any, alpha: float = 1) -> Value | Expanded:
     """other - alpha self."""
     return sub(c, other, self, alpha)
 
 
 @lower(aten.mul.Tensor, aten.mul.Scalar, raw=("self", "other"))
-def mul(c: Lowering, self: Any, other: Any) -> Value:
+def mul(c: Lowering, self: Any, other: Any) -> Value | Expanded:
     """self other."""
     return _arithmetic(c, "Mul", self, other)
 
 
 @lower(aten.div.Tensor, aten.div.Scalar, raw=("self", "other"))
-def div(c: Lowering, self: Any, other: Any) -> Value:
+def div(c: Lowering, self: Any, other: Any) -> Value | Expanded:
     """self / other; by a power of two as a product, which is as exact and cheaper."""
     number = c.number(other)
     if number and abs(math.frexp(number)[0]) == 0.5:

@@ -67,6 +67,9 @@ def expand(c: Lowering, self: Any, size: Any, implicit: bool = False) -> Any:
     """Broadcast; nothing is copied until an operator needs the elements."""
     del size, implicit
     shape = c.specs[0][0]
+    number = c.number(self)
+    if number is not None:
+        return c.uniform(number)
     if tuple(self.shape) == shape:
         return self
     source = self.value if isinstance(self, Expanded) else c.value(self)
