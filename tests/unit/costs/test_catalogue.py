@@ -1,0 +1,73 @@
+"""Estimated tables: every card, marked, ordered as the cards are; demands against arithmetic done by hand."""
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from support import networks
+
+from planc.compiler import CompileOptions, compile_model
+from planc.costs.cards import CARDS
+from planc.costs.catalogue import Demand, card_names, estimate, operator_demand
+from planc.errors import UsageError
+from planc.graph.graph import Graph
+from planc.importer.build import import_model
+from planc.training import differentiate
+from planc.training.optimizers import Optimizer
+
+
+@pytest.mark.parametrize("name", card_names())
+def test_every_card_gives_a_marked_table_with_its_source(name: str) -> None:
+    table = estimate(networks.cnn().graph, name)
+    assert table.estimated
+    assert "estimated" in table.identity
+    assert table.device.memory_bytes == CARDS[name].memory_bytes
+    assert len(CARDS[name].source) > 40
+    table.check_model(networks.cnn().graph.content_hash, len(networks.cnn().graph.layers))
+    sizes = [point.out_ns for point in table.link.points]
+    assert sizes == sorted(sizes)
+
+
+def test_an_unknown_card_is_a_usage_error_that_lists_the_known() -> None:
+    with pytest.raises(UsageError, match=r"abacus.*a100-40.*rtx-4090"):
+        estimate(networks.cnn().graph, "abacus")
+
+
+def test_a_faster_card_never_takes_longer() -> None:
+    graph = networks.cnn().graph
+    for slow, fast in (("k40c", "p100"), ("a100-40", "a100-80"), ("h100", "h200"), ("rtx-3060-12", "rtx-4090")):
+        a, b = (estimate(graph, name) for name in (slow, fast))
+        assert all(a.layer(i).compute_ns >= b.layer(i).compute_ns for i in range(len(graph.layers)))
+
+
+def test_a_plan_made_from_an_estimate_says_so() -> None:
+    imported = networks.cnn()
+    plan = compile_model(imported, estimate(imported.graph, "rtx-3060-12"), CompileOptions("200%", "keep-all", 5)).plan
+    assert plan.costs.estimated
+    assert plan.costs.kind == "cuda"
+    assert "RTX 3060" in plan.costs.device
+
+
+def _demands(graph: Graph) -> dict[str, Demand]:
+    return {op.op_type: operator_demand(graph, op) for op in reversed(graph.ops)}
+
+
+def test_demands_of_known_operators() -> None:
+    """Conv [2,3,8,8] by [5,3,3,3] padded; Gemm [2,320] by [320,7]."""
+    rng = np.random.default_rng(0)
+    parameters = {"w": (5, 3, 3, 3), "v": (320, 7)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1] * 4),
+            helper.make_node("Flatten", ["c"], ["f"], name="flat"),
+            helper.make_node("Gemm", ["f", "v"], ["logits"], name="fc"),
+        ],
+        "known",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [2, 7])],
+        [numpy_helper.from_array(rng.random(shape, np.float32), name) for name, shape in parameters.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    found = _demands(import_model(differentiate(model, loss="cross-entropy", optimizer=Optimizer("sgd"))).graph)
+    conv = Demand(2 * (2 * 5 * 8 * 8) * (3 * 3 * 3), 4 * (2 * 3 * 8 * 8 + 5 * 3 * 3 * 3 + 2 * 5 * 8 * 8), True)
+    assert found["Conv"] == conv
+    assert found["Gemm"] == Demand(2 * 2 * 320 * 7, 4 * (2 * 320 + 320 * 7 + 2 * 7), True)
