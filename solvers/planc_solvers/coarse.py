@@ -278,6 +278,24 @@ def _memory_rows(c: Coarse) -> None:
         terms = [(x, problem.values[v].bytes / budget) for (v, q), x in c.present.items() if q == k]
         c.model.row(terms, upper=(budget - fixed) / budget)
         c.constant.append(fixed)
+    if problem.host_budget_bytes is not None and len(c.critical) == 1:
+        _host_row(c, max(problem.host_budget_bytes, 1))
+
+
+def _host_row(c: Coarse, limit: int) -> None:
+    """What lies on the host at the only critical task fits there.
+
+    With one critical task a copy out that is no longer held at it can be left out of the model's point.
+    """
+    size, taken = c.problem.values, 0.0
+    terms: Terms = []
+    for value, info in enumerate(size):
+        if info.origin is Origin.COMPUTED:
+            terms.extend((x, info.bytes / limit) for x, _ in _outs(c, value, 0, 0))
+        elif info.origin is Origin.STATE:
+            terms.append((c.resident[value], -info.bytes / limit))
+            taken += info.bytes / limit
+    c.model.row(terms, upper=1.0 - taken)
 
 
 def _time_rows(c: Coarse) -> None:

@@ -76,6 +76,10 @@ class LinearModel:
         self.row_lower.append(lower)
         self.row_upper.append(upper)
 
+    def entries(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Rows, columns and coefficients of the matrix."""
+        return np.array(self._rows, np.int64), np.array(self._columns, np.int64), np.array(self._values)
+
     def _proto(self, relaxed: bool) -> model_pb2.ModelProto:
         proto = model_pb2.ModelProto()
         columns, rows = len(self.cost), len(self.row_lower)

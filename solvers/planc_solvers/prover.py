@@ -5,6 +5,7 @@ always better for the relaxation, because work may spread over more stages, and 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -15,6 +16,7 @@ from planc_solvers.coarse import Coarse, coarse_model
 from planc_solvers.decode import decode
 from planc_solvers.evaluate import evaluate
 from planc_solvers.linear import Answer
+from planc_solvers.merge import solve_merged
 from planc_solvers.workspace import EXCESS, MAKESPAN, Workspace, workspace
 
 GRID = 12
@@ -33,6 +35,12 @@ INTEGER_SHARE = 0.25
 INTEGER_TASKS = 4
 """Critical tasks up to which a recompute-only model is solved with integers."""
 
+
+LARGE = 20_000
+"""Accesses from which on the whole relaxation takes so long that merged models go before it."""
+
+MERGE_ROUNDS = 6
+"""Rounds of refinement of merged models."""
 
 MOST_TASKS = 10
 """Critical tasks of the largest model."""
@@ -63,6 +71,8 @@ class Prover:
     def rounds(self) -> Iterator[tuple[int, list[Plan]]]:
         """Pairs of a proven bound (ns) and plans decoded from the model, until nothing is left to try."""
         peak = int(np.argmax(self.keep_memory))
+        if self.swaps and self.arrays.reads.size > LARGE:
+            yield from self._merged(peak)
         yield from self._solve((peak,), integer=not self.swaps)
         if self.swaps:
             yield from self._scan()
@@ -80,6 +90,21 @@ class Prover:
         self.best[critical] = max(self.best.get(critical, -inf), answer.bound)
         if not self.infeasible:
             yield self._bound_ns(answer.bound), self._decoded(coarse, answer)
+
+    def _merged(self, peak: int) -> Iterator[tuple[int, list[Plan]]]:
+        """Plans of a large problem, from merged models at the budgets and, until one fits, a little below them."""
+        host = self.problem.host_budget_bytes
+        for margin in (1.0, 0.985, 0.96):
+            budget, limit = int(self.problem.budget_bytes * margin), None if host is None else int(host * margin)
+            coarse = coarse_model(replace(self.problem, budget_bytes=budget, host_budget_bytes=limit), (peak,))
+            point = solve_merged(coarse, self.left() * 0.3, MERGE_ROUNDS)
+            if point is None or self.stopped():
+                return
+            plan = decode(coarse, self.arrays, point)
+            if evaluate(self.arrays, plan, self.place):
+                yield 0, [plan]
+                if self.place.total[EXCESS] <= 0:
+                    return
 
     def _bound_ns(self, bound: float) -> int:
         return int(bound * self.base * (1 - SLACK)) if np.isfinite(bound) else 0
