@@ -98,8 +98,7 @@ def one(imported: ImportedModel, plan: Plan, compare: bool) -> dict[str, Any]:
 def replayed(step: TrainingStep, before: int) -> dict[str, Any]:
     """The same step as a recorded graph."""
     executor = step._executor
-    executor._to_record = True
-    executor.run_step()
+    executor._queue = step.device.capture(executor._queue_step)
     refused = step.device.capture_refused
     return {
         "replayed_ms": median_ms(executor.run_step) if not refused else refused[:200],

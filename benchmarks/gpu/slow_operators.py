@@ -11,7 +11,7 @@ from planc.costs.catalogue import operator_demand
 from planc.costs.profile_cuda import CudaMeter
 from planc.importer.submodel import sub_model
 
-BANDWIDTH = 3.0
+BANDWIDTH = 3000
 """Bytes per ns: a device-to-device copy on an H100, counting reads and writes."""
 
 

@@ -1,8 +1,9 @@
 """Executes a verified plan on a device: queues runs and copies with the waits the plan lists, and nothing else."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from planc.errors import InternalError
 from planc.importer.build import ImportedModel
@@ -51,10 +52,38 @@ class _Segment:
     loaded: Segment | None
 
 
+@dataclass(slots=True)
+class _Trial:
+    """Chooses between queueing a step and queueing its recording: one step to warm up and one to time, of each.
+
+    With `always`, the recording is taken untimed after the first step.
+    """
+
+    queue: Callable[[], None]
+    capture: Callable[[Callable[[], None]], Callable[[], None]]
+    always: bool
+    recording: Callable[[], None] | None = None
+    times: list[int] = field(default_factory=list)
+    over: bool = False
+
+    def next(self, spent_ns: int) -> Callable[[], None]:
+        """What queues the next step, when the last one took `spent_ns`."""
+        self.times.append(spent_ns)
+        if self.recording is None and (self.always or len(self.times) == 2):
+            self.recording = self.capture(self.queue)
+            self.over = self.always or self.recording is self.queue
+        if self.recording is None:
+            return self.queue
+        self.over = self.over or len(self.times) == 4
+        slower = len(self.times) == 4 and self.times[3] > self.times[1]
+        return self.queue if slower else self.recording
+
+
 class Executor:
     """A plan bound to a device. `run_step` executes one step; addresses and order never change between steps.
 
-    With `replay`, steps after the first are queued as the device's recording of the first one, where it can make one.
+    `replay` says whether steps are queued as the device's recording of one, where it can make one. None tries both and
+    keeps the faster: a recording saves the host's time, but overlaps many copies less well than the queues themselves.
     """
 
     def __init__(
@@ -62,11 +91,12 @@ class Executor:
         plan: Plan,
         imported: ImportedModel,
         device: Device,
-        replay: bool = True,
+        replay: bool | None = None,
         progress: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
         self._plan, self._device = plan, device
-        self._queue, self._to_record = self._queue_step, replay
+        self._queue: Callable[[], None] = self._queue_step
+        self._trial = None if replay is False else _Trial(self._queue_step, device.capture, bool(replay))
         self.stays = StayIndex(plan)
         self._segments: list[_Segment] = []
         starting: defaultdict[int, list[int]] = defaultdict(list)
@@ -96,10 +126,13 @@ class Executor:
 
     def run_step(self) -> None:
         """Queue one whole step and wait for its end. Raises DeviceError when the device fails."""
+        start = time.perf_counter_ns()
         self._queue()
         self._device.synchronize()
-        if self._to_record:
-            self._queue, self._to_record = self._device.capture(self._queue_step), False
+        if self._trial is not None:
+            self._queue = self._trial.next(time.perf_counter_ns() - start)
+            if self._trial.over:
+                self._trial = None
 
     def _queue_step(self) -> None:
         events: dict[int, Event] = {}

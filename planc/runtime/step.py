@@ -28,7 +28,7 @@ class TrainingStep:
     statistics) starts from the model's initial values and advances with every step.
     """
 
-    def __init__(self, plan: Plan, imported: ImportedModel, device: Device, replay: bool = True) -> None:
+    def __init__(self, plan: Plan, imported: ImportedModel, device: Device, replay: bool | None = None) -> None:
         self.plan, self.imported, self.device = plan, imported, device
         self._graph = imported.graph
         self._executor = Executor(plan, imported, device, replay)
@@ -196,13 +196,13 @@ def load(
     *,
     host_tier: str = "ram",
     measure: bool = False,
-    replay: bool = True,
+    replay: bool | None = None,
 ) -> TrainingStep:
     """Verify a plan against its model and make it ready to run on the plan's kind of device.
 
-    `host_tier` is `ram` or `file:PATH`; `measure` records the scratch that is really used; without `replay` a CUDA step
-    is launched operator by operator, not replayed as one CUDA graph. Raises PlanError or ModelError for unreadable
-    files, VerificationError when the plan does not compute the model, DeviceError when the device refuses.
+    `host_tier` is `ram` or `file:PATH`; `measure` records the scratch that is really used; `replay` says whether a
+    CUDA step is replayed as one CUDA graph or launched; None takes what is faster. Raises PlanError or ModelError for
+    unreadable files, VerificationError when the plan does not compute the model, DeviceError when the device refuses.
     """
     name = str(plan) if isinstance(plan, (str, Path)) else "the plan"
     loaded = plan if isinstance(plan, Plan) else read_plan(Path(plan))

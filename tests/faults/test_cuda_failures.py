@@ -3,8 +3,7 @@
 import pytest
 from cuda_emulator.emulator import Emulator
 from support import networks
-from support.emulated import card, for_cuda, open_step, run_steps
-from support.plans import random_plan
+from support.emulated import card, cuda_plan, open_step, run_steps
 
 from planc.errors import DeviceError
 
@@ -15,7 +14,7 @@ RECOVERED = {"capture", "instantiate"}
 
 
 def _calls_of_a_run(card: Emulator, name: str, replay: bool) -> int:
-    with open_step(card, networks.mlp(), for_cuda(random_plan(networks.mlp(), 0)), replay) as step:
+    with open_step(card, networks.mlp(), cuda_plan(networks.mlp(), 0), replay) as step:
         run_steps(step, networks.mlp(), 3)
     return card.calls(name)
 
@@ -30,7 +29,7 @@ def _calls_of_a_run(card: Emulator, name: str, replay: bool) -> int:
 )  # fmt: skip
 def test_every_failure_ends_in_a_typed_error_and_leaks_nothing(card: Emulator, name: str, replay: bool) -> None:
     imported = networks.mlp()
-    plan = for_cuda(random_plan(imported, 0))
+    plan = cuda_plan(imported, 0)
     total = _calls_of_a_run(card, name, replay)
     assert total > 0
     failed = 0
@@ -47,7 +46,7 @@ def test_every_failure_ends_in_a_typed_error_and_leaks_nothing(card: Emulator, n
 
 
 def test_a_card_that_is_too_small_is_named_with_what_it_has_free(card: Emulator) -> None:
-    plan = for_cuda(random_plan(networks.mlp(), 0))
+    plan = cuda_plan(networks.mlp(), 0)
     card.reset(0, device_limit=plan.memory.slab_bytes - 1)
     with pytest.raises(DeviceError, match=r"the plan's slab needs .* free: compile for a smaller budget"):
         open_step(card, networks.mlp(), plan)
@@ -55,7 +54,7 @@ def test_a_card_that_is_too_small_is_named_with_what_it_has_free(card: Emulator)
 
 
 def test_a_host_that_cannot_pin_enough_is_told_its_limits(card: Emulator) -> None:
-    plan = for_cuda(random_plan(networks.mlp(), 0))
+    plan = cuda_plan(networks.mlp(), 0)
     card.reset(0, pinned_limit=plan.memory.host_bytes - 1)
     with pytest.raises(DeviceError, match=r"page-locked host memory, which the host refuses .*locked memory limit"):
         open_step(card, networks.mlp(), plan)
@@ -63,7 +62,7 @@ def test_a_host_that_cannot_pin_enough_is_told_its_limits(card: Emulator) -> Non
 
 
 def test_closing_twice_is_harmless(card: Emulator) -> None:
-    step = open_step(card, networks.mlp(), for_cuda(random_plan(networks.mlp(), 0)))
+    step = open_step(card, networks.mlp(), cuda_plan(networks.mlp(), 0))
     run_steps(step, networks.mlp(), 2)
     step.close()
     step.close()

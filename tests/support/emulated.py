@@ -12,9 +12,12 @@ from planc.graph.graph import Role
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import element_type, sub_model
 from planc.plan.plan import Plan
+from planc.problem.build import build_problem
 from planc.runtime.measure import synthetic_feeds
 from planc.runtime.step import TrainingStep, load
 from support.costs import made_up_costs
+from support.plans import plan_of
+from support.schedules import random_schedule
 
 _loaded: list[emu.Emulator] = []
 
@@ -41,8 +44,10 @@ def card(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     assert emulator.live == 0
 
 
-def for_cuda(plan: Plan) -> Plan:
-    """The same plan, for a card."""
+def cuda_plan(imported: ImportedModel, seed: int) -> Plan:
+    """The plan of a random schedule for a card, its scratch in an arena beside the slab."""
+    problem = build_problem(imported.graph, made_up_costs(imported.graph)).problem
+    plan = plan_of(imported, random_schedule(problem, seed))
     return msgspec.structs.replace(plan, costs=msgspec.structs.replace(plan.costs, kind="cuda"))
 
 
@@ -52,7 +57,7 @@ def segment_durations(imported: ImportedModel, plan: Plan) -> list[int]:
     return [sum(costs.layer(run.layer).compute_ns for run in plan.runs[a:b]) for a, b in plan.segments]
 
 
-def open_step(card: emu.Emulator, imported: ImportedModel, plan: Plan, replay: bool = True) -> TrainingStep:
+def open_step(card: emu.Emulator, imported: ImportedModel, plan: Plan, replay: bool | None = True) -> TrainingStep:
     """The plan on the card, its segments lasting as the made-up costs say."""
     card.durations = iter(segment_durations(imported, plan))
     return load(plan, imported, replay=replay)

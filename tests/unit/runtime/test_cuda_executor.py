@@ -6,8 +6,7 @@ import msgspec
 import pytest
 from cuda_emulator.emulator import Emulator
 from support import networks
-from support.emulated import card, expected, for_cuda, open_step, run_steps
-from support.plans import random_plan
+from support.emulated import card, cuda_plan, expected, open_step, run_steps
 
 from planc.plan.plan import Plan
 from planc.runtime.executor import Executor
@@ -22,7 +21,7 @@ SCHEDULES = 200
 @pytest.mark.parametrize(("name", "seed"), PLANS)
 def test_every_schedule_computes_the_plain_graph_without_a_race(card: Emulator, name: str, seed: int) -> None:
     imported = NETWORKS[name]()
-    plan = for_cuda(random_plan(imported, seed))
+    plan = cuda_plan(imported, seed)
     assert plan.copies
     want = expected(card, imported, 2)
     for schedule in range(SCHEDULES):
@@ -36,7 +35,7 @@ def test_every_schedule_computes_the_plain_graph_without_a_race(card: Emulator, 
 @pytest.mark.parametrize(("name", "seed"), PLANS[::3])
 def test_device_memory_is_the_plans_slab(card: Emulator, name: str, seed: int) -> None:
     imported = NETWORKS[name]()
-    plan = for_cuda(random_plan(imported, seed))
+    plan = cuda_plan(imported, seed)
     with open_step(card, imported, plan) as step:
         run_steps(step, imported, 2)
         assert card.peak_bytes == plan.memory.slab_bytes
@@ -46,7 +45,7 @@ def test_device_memory_is_the_plans_slab(card: Emulator, name: str, seed: int) -
 @pytest.mark.parametrize(("name", "seed"), PLANS)
 def test_the_virtual_step_lasts_as_predicted(card: Emulator, name: str, seed: int, replay: bool) -> None:
     imported = NETWORKS[name]()
-    plan = for_cuda(random_plan(imported, seed))
+    plan = cuda_plan(imported, seed)
     with open_step(card, imported, plan, replay) as step:
         run_steps(step, imported, 2)
         start = card.time_ns
@@ -57,7 +56,7 @@ def test_the_virtual_step_lasts_as_predicted(card: Emulator, name: str, seed: in
 @pytest.mark.parametrize(("name", "seed"), [("cnn", 0), ("mlp", 1)])
 def test_a_replayed_step_does_what_the_launched_one_does(card: Emulator, name: str, seed: int) -> None:
     imported = NETWORKS[name]()
-    plan = for_cuda(random_plan(imported, seed))
+    plan = cuda_plan(imported, seed)
     traces = []
     for replay in (False, True):
         with open_step(card, imported, plan, replay) as step:
@@ -82,7 +81,7 @@ def test_dropping_any_wait_is_caught(
 ) -> None:
     """Whenever the verifier refuses a plan that lost one wait, the card sees a race, and never otherwise."""
     imported = NETWORKS[name]()
-    plan = for_cuda(random_plan(imported, seed))
+    plan = cuda_plan(imported, seed)
     monkeypatch.setattr("planc.runtime.step.require_valid", lambda *_: None)
     caught = 0
     for broken in _without_one_wait(plan):
@@ -108,7 +107,7 @@ def _without_one_wait(plan: Plan) -> Iterator[Plan]:
 
 def test_a_recording_that_is_refused_falls_back_to_launching(card: Emulator) -> None:
     imported = networks.mlp()
-    plan = for_cuda(random_plan(imported, 0))
+    plan = cuda_plan(imported, 0)
     want = expected(card, imported, 3)
     card.fail("capture", 1)
     with open_step(card, imported, plan) as step:
@@ -120,7 +119,7 @@ def test_a_recording_that_is_refused_falls_back_to_launching(card: Emulator) -> 
 
 def test_the_host_waits_only_at_the_end_of_a_step(card: Emulator) -> None:
     imported = networks.cnn()
-    plan = for_cuda(random_plan(imported, 1))
+    plan = cuda_plan(imported, 1)
     with open_step(card, imported, plan, replay=False) as step:
         run_steps(step, imported, 1)
         before = card.calls("synchronize")
@@ -128,3 +127,18 @@ def test_the_host_waits_only_at_the_end_of_a_step(card: Emulator) -> None:
         executor._queue_step()
         assert card.calls("synchronize") == before
         step.device.synchronize()
+
+
+@pytest.mark.parametrize(("launched", "replayed", "kept"), [(50, 20, True), (20, 50, False)])
+def test_the_faster_of_launching_and_replaying_is_kept(
+    card: Emulator, monkeypatch: pytest.MonkeyPatch, launched: int, replayed: int, kept: bool
+) -> None:
+    imported = networks.mlp()
+    plan = cuda_plan(imported, 0)
+    want = expected(card, imported, 6)
+    clock = iter([0, 90, 100, 100 + launched, 200, 290, 300, 300 + replayed, *range(400, 500, 10)])
+    monkeypatch.setattr("planc.runtime.executor.time.perf_counter_ns", lambda: next(clock))
+    with open_step(card, imported, plan, replay=None) as step:
+        assert run_steps(step, imported, 6) == want
+        assert card.calls("launch") == (4 if kept else 2)
+    assert card.problems == []

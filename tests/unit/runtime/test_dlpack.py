@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cuda_emulator.emulator import Emulator
 from support import networks
-from support.emulated import card, for_cuda, open_step
+from support.emulated import card, cuda_plan, open_step
 from support.plans import random_plan
 
 from planc.errors import FeedError
@@ -66,7 +66,7 @@ def test_a_strided_array_is_refused_by_name() -> None:
 
 def test_feeds_and_outputs_stay_on_the_card(card: Emulator) -> None:
     imported = networks.mlp()
-    plan = for_cuda(random_plan(imported, 0))
+    plan = cuda_plan(imported, 0)
     feeds = synthetic_feeds(imported.graph, 0)
     with open_step(card, imported, plan) as step:
         want = step(feeds)
