@@ -21,6 +21,8 @@ class Answer:
     objective: float
     point: npt.NDArray[np.float64] | None
     infeasible: bool = False
+    duals: npt.NDArray[np.float64] | None = None
+    """One a row, of a relaxation solved to its optimum."""
 
 
 def _run(
@@ -114,4 +116,25 @@ class LinearModel:
         point = np.zeros(len(self.cost))
         for variable, value in result.variable_values().items():
             point[variable.id] = value
-        return Answer(bound, result.objective_value(), point)
+        duals = None
+        if relaxed and result.has_dual_feasible_solution():
+            duals = np.zeros(len(self.row_lower))
+            for row, value in result.dual_values().items():
+                duals[row.id] = value
+        return Answer(bound, result.objective_value(), point, duals=duals)
+
+    def lagrangian_bound(self, duals: npt.NDArray[np.float64]) -> float:
+        """The bound that any `duals` (one a row) prove: y · b + Σ min of (c - yA) x over the variables' ranges.
+
+        A variable without an upper limit must cost at least 1 and be at least 0, so that it is at most the optimum z;
+        then z ≥ rest - Σ max(0, -reduced cost) z over these variables, which forgives the duals' rounding errors.
+        """
+        rows, columns, values = self.entries()
+        sides = np.where(duals > 0, self.row_lower, self.row_upper)
+        duals = np.where(np.isfinite(sides), duals, 0.0)
+        reduced = np.array(self.cost) - np.bincount(columns, weights=duals[rows] * values, minlength=len(self.cost))
+        free = ~np.isfinite(self.upper)
+        upper = np.where(free, 0.0, self.upper)
+        rest = (np.where(np.isfinite(sides), sides, 0.0) * duals).sum()
+        rest += (np.where(reduced > 0, self.lower, upper) * reduced).sum()
+        return float(rest / (1 + np.maximum(0.0, -reduced[free]).sum()))

@@ -2,8 +2,10 @@
 
 Looking alike is colour refinement of the bipartite graph of rows and columns (Grohe et al., ESA 2014), stopped after a
 few rounds: a deep network's repeated blocks then share their variables. Equal values are a restriction, so the merged
-optimum is a point of the whole relaxation but no bound on it.
+optimum is a point of the whole relaxation and not a bound on it; its duals give a bound all the same (Lagrange).
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +20,19 @@ GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo 1, spread evenly over [0, 1)."""
 
 
-def solve_merged(coarse: Coarse, seconds: float, rounds: int) -> Point | None:
-    """A point of the relaxation at the optimum of its merged form, with presence rounded; None if it was not found.
+class Merged(NamedTuple):
+    """Of one merged model: a point of the whole relaxation with presence rounded, and a bound on the whole relaxation."""
+
+    point: Point
+    bound: float
+
+
+def solve_merged(coarse: Coarse, seconds: float, rounds: int) -> Merged | None:
+    """Solve the relaxation with `rounds` of refinement, which say how far, in rows, a difference spreads; None if late.
 
     Equal fractions would all round alike, so the i-th variable of a colour is rounded at the i-th multiple of the golden
     ratio: of a class present to 0.4 two in five are kept, and variables of one block, having one rank, go together.
-    `rounds` of refinement say how far, in rows, a difference spreads.
+    The bound is that of the merged duals, each shared equally by the rows that were merged into one.
     """
     model = coarse.model
     rows, columns, values = model.entries()
@@ -36,7 +45,9 @@ def solve_merged(coarse: Coarse, seconds: float, rounds: int) -> Point | None:
     kept = np.array([*coarse.present.values(), *coarse.resident.values()], np.int64)
     rounded = np.where(point > 1 - threshold, 1.0, 0.0)
     rounded[kept] = np.where(point[kept] >= threshold[kept], 1.0, 0.0)
-    return rounded
+    duals = answer.duals
+    bound = -np.inf if duals is None else model.lagrangian_bound((duals / np.bincount(of_row))[of_row])
+    return Merged(rounded, bound)
 
 
 def _ranks(colours: Ints) -> Ints:

@@ -39,6 +39,9 @@ INTEGER_TASKS = 4
 LARGE = 20_000
 """Accesses from which on the whole relaxation takes so long that merged models go before it."""
 
+MARGINS = (0.985, 0.96)
+"""Parts of the budgets at which merged models are tried while their plans do not fit."""
+
 MERGE_ROUNDS = 6
 """Rounds of refinement of merged models."""
 
@@ -94,17 +97,18 @@ class Prover:
     def _merged(self, peak: int) -> Iterator[tuple[int, list[Plan]]]:
         """Plans of a large problem, from merged models at the budgets and, until one fits, a little below them."""
         host = self.problem.host_budget_bytes
-        for margin in (1.0, 0.985, 0.96):
+        for margin in (1.0, *MARGINS):
             budget, limit = int(self.problem.budget_bytes * margin), None if host is None else int(host * margin)
             coarse = coarse_model(replace(self.problem, budget_bytes=budget, host_budget_bytes=limit), (peak,))
-            point = solve_merged(coarse, self.left() * 0.3, MERGE_ROUNDS)
-            if point is None or self.stopped():
+            found = solve_merged(coarse, self.left() * 0.3, MERGE_ROUNDS)
+            if found is None or self.stopped():
                 return
-            plan = decode(coarse, self.arrays, point)
-            if evaluate(self.arrays, plan, self.place):
-                yield 0, [plan]
-                if self.place.total[EXCESS] <= 0:
-                    return
+            plan = decode(coarse, self.arrays, found.point)
+            valid = evaluate(self.arrays, plan, self.place)
+            # A bound at a smaller budget is none at the true one.
+            yield self._bound_ns(found.bound) if margin == 1.0 else 0, [plan] if valid else []
+            if valid and self.place.total[EXCESS] <= 0:
+                return
 
     def _bound_ns(self, bound: float) -> int:
         return int(bound * self.base * (1 - SLACK)) if np.isfinite(bound) else 0

@@ -2,6 +2,7 @@
 
 from math import inf
 
+import numpy as np
 import pytest
 
 from planc_solvers.linear import LinearModel
@@ -33,3 +34,21 @@ def test_infeasible_models_are_told(relaxed: bool) -> None:
     assert answer.infeasible
     assert answer.bound == inf
     assert answer.point is None
+
+
+def test_any_duals_prove_a_bound_and_the_best_ones_the_optimum() -> None:
+    model = _knapsack()
+    relaxed = model.solve(10, relaxed=True)
+    assert relaxed.duals is not None
+    assert model.lagrangian_bound(relaxed.duals) == pytest.approx(relaxed.objective)
+    for dual in (-3.0, -1.0, 0.0, 2.0):
+        assert model.lagrangian_bound(np.array([dual])) <= relaxed.objective + 1e-9
+
+
+def test_a_free_variable_is_bounded_by_the_optimum() -> None:
+    """Minimise t with t ≥ 3 x and x = 1: the optimum is 3, and wrong duals prove less, never more."""
+    model = LinearModel()
+    t, x = model.variable(0, inf, cost=1.0), model.variable(1, 1)
+    model.row([(t, 1.0), (x, -3.0)], lower=0.0)
+    assert [model.lagrangian_bound(np.array([y])) for y in (1.0, 0.5)] == pytest.approx([3.0, 1.5])
+    assert model.lagrangian_bound(np.array([1.5])) <= 3.0

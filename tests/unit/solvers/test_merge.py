@@ -1,0 +1,42 @@
+"""Merged models against the whole relaxation of a repetitive network."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from planc_solvers.arrays import arrays_of
+from planc_solvers.coarse import Coarse, coarse_model
+from planc_solvers.decode import decode
+from planc_solvers.evaluate import evaluate
+from planc_solvers.merge import solve_merged
+from planc_solvers.policy import turning_point
+from planc_solvers.workspace import EXCESS, workspace
+
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "solver"))
+from networks import H100, resnet
+
+
+@pytest.fixture(scope="module")
+def coarse() -> Coarse:
+    problem = resnet((2, 2, 20, 2), 16, H100).problem(0.3)
+    return coarse_model(problem, (turning_point(problem),))
+
+
+@pytest.mark.parametrize("rounds", [1, 3, 6])
+def test_the_merged_duals_bound_the_whole_relaxation_from_below(coarse: Coarse, rounds: int) -> None:
+    whole, merged = coarse.model.solve(30, relaxed=True), solve_merged(coarse, 30, rounds)
+    assert merged is not None
+    assert merged.bound <= whole.objective * (1 + 1e-6)
+    if rounds == 6:
+        assert merged.bound > 1 + 0.8 * (whole.objective - 1)
+
+
+def test_the_rounded_point_decodes_to_a_plan_near_the_budget(coarse: Coarse) -> None:
+    merged, arrays = solve_merged(coarse, 30, 6), arrays_of(coarse.problem)
+    assert merged is not None
+    assert set(np.unique(merged.point)) <= {0.0, 1.0}
+    place = workspace(arrays)
+    assert evaluate(arrays, decode(coarse, arrays, merged.point), place)
+    assert place.total[EXCESS] < 0.05 * arrays.budget * len(coarse.problem.tasks)
