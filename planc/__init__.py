@@ -7,6 +7,6 @@ with planc.load(plan, "train.onnx") as step:
 
 from planc.api import compile, load, verify
 from planc.plan.plan import Plan
-from planc.runtime.ort import reserve_scratch
+from planc.runtime.scratch import reserve_scratch
 
 __all__ = ["Plan", "compile", "load", "reserve_scratch", "verify"]

@@ -10,13 +10,14 @@ from pathlib import Path
 import onnx
 
 from planc.costs.table import CostTable
-from planc.graph.graph import input_roles
+from planc.graph.graph import Graph, input_roles
 from planc.importer.build import ImportedModel, import_model
 from planc.lowering.lower import Lowered
 from planc.plan import plan as p
 from planc.problem.bounds import minimum_budget
 from planc.problem.build import PlanningProblem, build_problem
 from planc.repair import Limits, PlanSearch
+from planc.runtime.ort_api import can_place_scratch
 from planc.schedule.solver import Progress, Solution, load_solver
 from planc.units import align_up, parse_size
 from planc.verify.verify import require_valid
@@ -58,7 +59,7 @@ def compile_model(
     """
     chosen = options or CompileOptions()
     imported = model if isinstance(model, ImportedModel) else import_model(model)
-    planning = build_problem(imported.graph, costs)
+    planning = planning_problem(imported.graph, costs)
     scratch = _scratch_bytes(planning)
     budget = budget_bytes(chosen.budget, planning, costs)
     started = time.perf_counter()
@@ -71,7 +72,15 @@ def compile_model(
     return Compilation(plan, planning, solution, search.repairs)
 
 
+def planning_problem(graph: Graph, costs: CostTable) -> PlanningProblem:
+    """The problem that `compile_model` solves: with scratch inside the slab where the device's runtime can place it."""
+    return build_problem(graph, costs, scratch_in_slab=costs.device.kind == "cpu" and can_place_scratch())
+
+
 def _scratch_bytes(planning: PlanningProblem) -> int:
+    """Bytes of the arena beside the slab."""
+    if planning.layer_scratch:
+        return 0
     return align_up(planning.scratch_bytes + _ARENA_SLACK, _ARENA_SLACK)
 
 
@@ -131,6 +140,7 @@ def assemble_plan(
             minimum_budget_bytes=need + scratch,
             minimum_layer=layer,
             load_bytes=lowered.load_bytes,
+            slab_scratch_bytes=max((region.bytes for region in lowered.scratch), default=0),
         ),
         prediction=p.Prediction(
             step_ns=solution.timeline.step_ns,
@@ -144,6 +154,7 @@ def assemble_plan(
         copies=lowered.copies,
         residencies=lowered.residencies,
         host_slots=lowered.host_slots,
+        scratch=lowered.scratch,
         layers=tuple(p.LayerInfo(x.name, x.kind, x.phase, x.stop - x.start) for x in imported.graph.layers),
         inputs=input_roles(imported.graph),
     )

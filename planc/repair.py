@@ -132,9 +132,12 @@ class PlanSearch:
         """Every layer that some byte over the capacity lives through needs as many bytes more, as far as it can."""
         slots = slot_map(self.graph, solution.schedule.steps)
         over = [0] * (slots.total + 1)
-        for stay in lowered.residencies:
-            excess = stay.offset + stay.bytes - self.limits.capacity
-            for slot in range(stay.begin, stay.end) if excess > 0 else ():
+        held = [(stay.offset + stay.bytes, stay.begin, stay.end) for stay in lowered.residencies]
+        for region, (first, end) in zip(lowered.scratch, lowered.segments, strict=False):
+            held.append((region.offset + region.bytes, slots.begin[first], slots.begin[end]))
+        for top, begin, end in held:
+            excess = top - self.limits.capacity
+            for slot in range(begin, end) if excess > 0 else ():
                 over[slot] = max(over[slot], excess)
         missing: dict[int, int] = {}
         for step, task in enumerate(slots.steps):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from planc.runtime.ort import reserve_scratch
+from planc.runtime.scratch import reserve_scratch
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -56,6 +56,7 @@ def run_json(plan: Plan, result: Measurement) -> dict[str, object]:
         "step_ms": result.step_ns / NS_PER_MS,
         "peak_slab_bytes": result.peak_slab_bytes,
         "peak_scratch_bytes": result.peak_scratch_bytes,
+        "peak_slab_scratch_bytes": result.peak_slab_scratch_bytes,
         "budget_bytes": plan.memory.budget_bytes,
         "predicted_step_ns": plan.prediction.step_ns,
         "losses": list(result.losses),

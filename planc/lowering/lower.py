@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from planc.graph.footprint import ALIGNMENT, padded_bytes
 from planc.graph.graph import Graph
+from planc.lowering.segments import Segment, segments_of
 from planc.lowering.stays import SlotMap, Stay, slot_map, stays_of
 from planc.placement.packing import Buffer, Packing, pack
 from planc.plan import plan as p
@@ -17,7 +18,10 @@ from planc.units import align_up
 
 @dataclass(frozen=True)
 class Lowered:
-    """The executable part of a plan. `load_bytes` is the proven lower bound of the slab for these lifetimes."""
+    """The executable part of a plan. `load_bytes` is the proven lower bound of the slab for these lifetimes.
+
+    `scratch` has a region for each segment where scratch is placed in the slab, else it is empty.
+    """
 
     runs: tuple[p.Run, ...]
     segments: tuple[tuple[int, int], ...]
@@ -27,6 +31,7 @@ class Lowered:
     slab_bytes: int
     load_bytes: int
     host_bytes: int
+    scratch: tuple[p.Region, ...] = ()
 
 
 HOST_ALIGNMENT = 4096
@@ -42,11 +47,12 @@ def lower(
     """
     slots = slot_map(graph, schedule.steps)
     stays = stays_of(slots, planning, schedule)
-    packing, offsets = _place(graph, slots, stays, capacity, time_limit_s)
+    segments = segments_of(slots, schedule, stays, planning.layer_scratch)
+    packing, offsets, regions = _place(slots, stays, segments, capacity, time_limit_s)
     host_slots, host_offset = _host_slots(graph, planning, schedule)
     return Lowered(
         runs=_runs(schedule),
-        segments=_segments(schedule),
+        segments=tuple((s.first, s.end) for s in segments),
         copies=_copies(planning, schedule, stays, host_offset),
         residencies=tuple(
             p.Residency(graph.storages[s.storage].name, offset, padded_bytes(graph, s.storage), s.begin, s.end)
@@ -56,13 +62,16 @@ def lower(
         slab_bytes=packing.height,
         load_bytes=packing.lower_bound,
         host_bytes=sum(align_up(slot.bytes, HOST_ALIGNMENT) for slot in host_slots),
+        scratch=regions if planning.layer_scratch else (),
     )
 
 
 def _place(
-    graph: Graph, slots: SlotMap, stays: Sequence[Stay], capacity: int | None, time_limit_s: float
-) -> tuple[Packing, list[int]]:
-    """Pack blocks: a block is a chain of in-place stays, or the stays of one carried storage, which share an address."""
+    slots: SlotMap, stays: Sequence[Stay], segments: Sequence[Segment], capacity: int | None, time_limit_s: float
+) -> tuple[Packing, list[int], tuple[p.Region, ...]]:
+    """Pack blocks and scratch: a block is a chain of in-place stays, or the stays of one carried storage, which share an
+    address. Offsets of the stays and regions of the segments, in order."""
+    graph = slots.graph
     blocks: defaultdict[int, list[int]] = defaultdict(list)
     head: dict[int, int] = {}
     homes: dict[int, int] = {}
@@ -83,9 +92,15 @@ def _place(
         )
         for first, members in blocks.items()
     ]
-    packing = pack(buffers, capacity=capacity, time_limit=time_limit_s)
-    offset = dict(zip(blocks, packing.offsets, strict=True))
-    return packing, [offset[head[index]] for index in range(len(stays))]
+    scratch = [
+        Buffer(f"scratch@{s.first}", s.scratch, ((slots.begin[s.first], slots.begin[s.end]),), ALIGNMENT)
+        for s in segments
+    ]
+    packing = pack([*buffers, *scratch], capacity=capacity, time_limit=time_limit_s)
+    offset = dict(zip(blocks, packing.offsets, strict=False))
+    places = zip(packing.offsets[len(blocks) :], segments, strict=True)
+    regions = tuple(p.Region(at if s.scratch else 0, s.scratch) for at, s in places)
+    return packing, [offset[head[index]] for index in range(len(stays))], regions
 
 
 def _union(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -104,14 +119,6 @@ def _runs(schedule: Schedule) -> tuple[p.Run, ...]:
     for index, copy in enumerate(schedule.copies):
         waits[copy.stop].append(index)
     return tuple(p.Run(layer, tuple(waits[position])) for position, layer in enumerate(schedule.steps))
-
-
-def _segments(schedule: Schedule) -> tuple[tuple[int, int], ...]:
-    """Cut where a copy starts or is awaited."""
-    total = len(schedule.steps)
-    cuts = {0, total} | {c.start for c in schedule.copies} | {c.stop for c in schedule.copies}
-    ordered = sorted(cuts)
-    return tuple(zip(ordered[:-1], ordered[1:], strict=True))
 
 
 def _copies(

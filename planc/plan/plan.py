@@ -70,7 +70,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes: `slab_bytes` + `scratch_bytes` ≤ `budget_bytes`. `minimum_budget_bytes` is set by `minimum_layer`."""
+    """Bytes: `slab_bytes` + `scratch_bytes` ≤ `budget_bytes`. `minimum_budget_bytes` is set by `minimum_layer`.
+
+    `scratch_bytes` is an arena beside the slab; `slab_scratch_bytes` the largest scratch region inside the slab. A plan
+    has one of the two, see `Plan.scratch`.
+    """
 
     budget_bytes: int
     slab_bytes: int
@@ -80,6 +84,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     minimum_budget_bytes: int
     minimum_layer: str
     load_bytes: int
+    slab_scratch_bytes: int = 0
 
 
 class Residency(msgspec.Struct, frozen=True):
@@ -94,6 +99,13 @@ class Residency(msgspec.Struct, frozen=True):
     bytes: int
     begin: int
     end: int
+
+
+class Region(msgspec.Struct, frozen=True):
+    """Bytes [`offset`, `offset + bytes`) of the slab."""
+
+    offset: int
+    bytes: int
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -126,7 +138,9 @@ class HostSlot(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A whole plan. `segments` are half-open ranges of runs, each executed by one session.
 
-    The copies of one direction run in list order. A step ends when all runs and copies are complete. `layers` (in the
+    `scratch` says, segment by segment, which bytes of the slab the scratch of its operators takes while it runs (0 bytes:
+    none); where it is empty, all scratch lies in an arena of `memory.scratch_bytes` beside the slab. The copies of one
+    direction run in list order. A step ends when all runs and copies are complete. `layers` (in the
     model's order) and `inputs` (role of every storage that exists before a step: state, batch or constant) are there
     for people and reports; nothing is executed by them.
     """
@@ -144,5 +158,6 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     copies: tuple[Copy, ...]
     residencies: tuple[Residency, ...]
     host_slots: tuple[HostSlot, ...]
+    scratch: tuple[Region, ...] = ()
     layers: tuple[LayerInfo, ...] = ()
     inputs: dict[str, str] = {}

@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 
 from planc.costs.table import CostTable
-from planc.graph.footprint import Footprint, footprints, padded_bytes
+from planc.graph.footprint import ALIGNMENT, Footprint, footprints, padded_bytes
 from planc.graph.graph import Graph, Role
 from planc.graph.liveness import live_bytes
 from planc.problem.problem import Origin, Problem, Task, Value
+from planc.units import align_up
+
+_SCRATCH_SLACK = 1024
+"""Bytes added to the measured scratch of a layer: each of an operator's allocations is rounded up to the alignment."""
 
 _ORIGINS = {
     Role.BATCH: Origin.BATCH,
@@ -22,6 +26,8 @@ class PlanningProblem:
 
     `liveness_peak_bytes` is the peak of the unconstrained step in the given order, each layer's scratch included, at
     layer `peak_layer`; `scratch_bytes` is the largest scratch of a layer, and all layers' constants.
+    Where scratch is placed in the slab, `layer_scratch` has the bytes of every layer, which are part of the tasks'
+    working bytes; else it is empty.
     """
 
     problem: Problem
@@ -29,30 +35,42 @@ class PlanningProblem:
     liveness_peak_bytes: int
     peak_layer: int
     scratch_bytes: int
+    layer_scratch: tuple[int, ...] = ()
 
 
-def build_problem(graph: Graph, costs: CostTable) -> PlanningProblem:
-    """The problem with an unlimited budget; `with_budget` narrows it. Raises DeviceError for another model's costs."""
+def build_problem(graph: Graph, costs: CostTable, scratch_in_slab: bool = False) -> PlanningProblem:
+    """The problem with a budget of the liveness peak.
+
+    With `scratch_in_slab` a layer's scratch counts as its working bytes. Raises DeviceError for another model's costs.
+    """
     costs.check_model(graph.content_hash, len(graph.layers))
     prints = footprints(graph)
     storages = tuple(sorted({s for p in prints for s in (*p.reads, *p.writes)} | graph.output_storages))
     index = {storage: v for v, storage in enumerate(storages)}
     values = tuple(_value(graph, costs, storage) for storage in storages)
+    scratch = tuple(_scratch(costs, i, scratch_in_slab) for i in range(len(prints)))
+    inside = scratch if scratch_in_slab else (0,) * len(scratch)
     tasks = tuple(
         Task(
             name=layer.title,
             duration_ns=costs.layer(i).compute_ns,
             reads=tuple(index[s] for s in p.reads),
             writes=tuple(index[s] for s in p.writes),
-            working_bytes=p.working_bytes,
+            working_bytes=p.working_bytes + inside[i],
             recomputable=p.recomputable,
         )
         for i, (layer, p) in enumerate(zip(graph.layers, prints, strict=True))
     )
-    peak, layer = _liveness_peak(graph, costs, prints)
+    peak, layer = _liveness_peak(graph, scratch, prints)
     problem = Problem(tasks, values, peak, contention=costs.link.contention, boundary_ns=costs.boundary_ns)
-    scratch = max((cost.scratch_bytes for cost in costs.unique), default=0) + _constant_bytes(graph, costs)
-    return PlanningProblem(problem, storages, peak, layer, scratch)
+    most = max(scratch, default=0) + _constant_bytes(graph, costs)
+    return PlanningProblem(problem, storages, peak, layer, most, scratch if scratch_in_slab else ())
+
+
+def _scratch(costs: CostTable, layer: int, placed: bool) -> int:
+    """Bytes of scratch of a layer as measured or, where it is `placed`, as its region will need."""
+    measured = costs.layer(layer).scratch_bytes
+    return align_up(measured + _SCRATCH_SLACK, ALIGNMENT) if placed and measured else measured
 
 
 def _constant_bytes(graph: Graph, costs: CostTable) -> int:
@@ -74,8 +92,8 @@ def _value(graph: Graph, costs: CostTable, storage: int) -> Value:
     )
 
 
-def _liveness_peak(graph: Graph, costs: CostTable, prints: tuple[Footprint, ...]) -> tuple[int, int]:
+def _liveness_peak(graph: Graph, scratch: tuple[int, ...], prints: tuple[Footprint, ...]) -> tuple[int, int]:
     """(bytes, layer) of the peak when every storage is freed after its last use, each layer's scratch included."""
-    needs = [live + costs.layer(i).scratch_bytes for i, live in enumerate(live_bytes(graph, prints))]
+    needs = [live + extra for live, extra in zip(live_bytes(graph, prints), scratch, strict=True)]
     peak = max(needs, default=0)
     return peak, needs.index(peak) if needs else 0

@@ -4,11 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from planc.compiler import CompileOptions, budget_bytes, compile_model
+from planc.compiler import CompileOptions, budget_bytes, compile_model, planning_problem
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
 from planc.importer.build import ImportedModel
-from planc.problem.build import build_problem
 from planc.report.summary import summarize
 from planc.report.view import view_of
 from planc.schedule.solver import solver_names
@@ -84,7 +83,7 @@ def compare(
 
     Raises ModelError, DeviceError or UsageError as `compile_model`; an infeasible budget or a time-out is a row.
     """
-    planning = build_problem(imported.graph, costs)
+    planning = planning_problem(imported.graph, costs)
     cases = [(budget_bytes(budget, planning, costs), solver) for budget in budgets for solver in solvers]
     rows = []
     for done, (budget, solver) in enumerate(cases):

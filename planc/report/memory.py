@@ -69,26 +69,31 @@ def _maker(view: PlanView, stay: Stay) -> int | None:
     return stay.maker if stay.brought_by is None else view.makers.get(stay.storage)
 
 
+def _held(view: PlanView) -> tuple[Stay, ...]:
+    """Everything that holds bytes of the slab."""
+    return (*view.stays, *view.scratch)
+
+
 def memory_over_slots(view: PlanView, by: Grouping = by_content) -> MemoryCurve:
     """Resident bytes at every slot. Its peak is what the residencies need, in-place bytes counted once."""
-    events = np.array([(s.begin, s.end) for s in view.stays], np.int64).reshape(-1, 2)
+    events = np.array([(s.begin, s.end) for s in _held(view)], np.int64).reshape(-1, 2)
     return _curve(view, by, events, events)
 
 
 def memory_over_time(view: PlanView, by: Grouping = by_content) -> MemoryCurve:
     """Resident bytes over predicted time. While a run executes they are those of `memory_over_slots`."""
-    slots = np.array([(s.begin, s.end) for s in view.stays], np.int64).reshape(-1, 2)
-    times = np.array([(s.begin_ns, s.end_ns) for s in view.stays], np.int64).reshape(-1, 2)
+    slots = np.array([(s.begin, s.end) for s in _held(view)], np.int64).reshape(-1, 2)
+    times = np.array([(s.begin_ns, s.end_ns) for s in _held(view)], np.int64).reshape(-1, 2)
     return _curve(view, by, times, slots)
 
 
 def _curve(view: PlanView, by: Grouping, at: Ints, slots: Ints) -> MemoryCurve:
     """Sum the stays between their begin and end; points on the same `at` are kept apart by their slot."""
-    labels = [by(view, stay) for stay in view.stays]
+    labels = [by(view, stay) for stay in _held(view)]
     names = sorted(set(labels))
     column = {name: i for i, name in enumerate(names)}
     group = np.array([column[label] for label in labels], np.int64)
-    size = np.array([stay.bytes for stay in view.stays], np.int64)
+    size = np.array([stay.bytes for stay in _held(view)], np.int64)
     keys = np.stack([at.T.reshape(-1), slots.T.reshape(-1)], axis=1)
     points, position = np.unique(np.vstack([keys, [[0, 0]]]), axis=0, return_inverse=True)
     change = np.zeros((len(points), len(names)), np.int64)
@@ -101,7 +106,7 @@ def peak_of(view: PlanView) -> Peak:
     """Where the most bytes are resident, and what is there."""
     curve = memory_over_slots(view)
     slot = int(curve.at[int(curve.total.argmax())])
-    stays = sorted((s for s in view.stays if s.begin <= slot < s.end), key=lambda s: (-s.bytes, s.storage))
+    stays = sorted((s for s in _held(view) if s.begin <= slot < s.end), key=lambda s: (-s.bytes, s.storage))
     return Peak(slot, view.run_at(slot), sum(s.bytes for s in stays), tuple(stays))
 
 

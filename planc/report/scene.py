@@ -214,8 +214,8 @@ def _block(view: PlanView, actions: Sequence[tuple[int, int, str, str]], noun: s
 def slab_scene(view: PlanView) -> SlabScene:
     """The stays that cover most of the slab map; vertical units run from 0 (highest address) to HEIGHT."""
     slab = max(view.plan.memory.slab_bytes, 1)
-    ranked = sorted(view.stays, key=lambda s: (s.begin_ns - s.end_ns) * s.bytes)
-    keys = {name: str(i) for i, name in enumerate(dict.fromkeys(s.storage for s in view.stays))}
+    ranked = sorted((*view.stays, *view.scratch), key=lambda s: (s.begin_ns - s.end_ns) * s.bytes)
+    keys = {name: str(i) for i, name in enumerate(dict.fromkeys(s.storage for s in (*view.stays, *view.scratch)))}
     boxes = []
     for stay in ranked[:_MAX_STAYS]:
         size = f"{format_bytes(stay.bytes)} at {stay.offset:,} ({percent(stay.bytes / slab)} of the slab)"

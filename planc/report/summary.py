@@ -81,6 +81,8 @@ def summary_json(view: PlanView, summary: Summary) -> dict[str, object]:
         "budget_bytes": memory.budget_bytes,
         "slab_bytes": memory.slab_bytes,
         "scratch_bytes": memory.scratch_bytes,
+        "slab_scratch_bytes": memory.slab_scratch_bytes,
+        "scratch_placement": "slab" if plan.scratch else "arena",
         "host_bytes": memory.host_bytes,
         "peak_bytes": summary.peak.bytes,
         "peak_layer": view.title(summary.peak.run),

@@ -30,6 +30,9 @@ class Content(StrEnum):
     TEMPORARY = "temporaries"
     """Made and used up within one run of one layer."""
 
+    SCRATCH = "operator scratch"
+    """Working memory of the operators of one segment."""
+
 
 _CONTENT_OF_ROLE = {Role.STATE: Content.STATE, Role.CONSTANT: Content.CONSTANT, Role.BATCH: Content.BATCH}
 
@@ -109,6 +112,21 @@ class PlanView:
         """Every residency of the plan, in the plan's order."""
         resolver = _Resolver(self)
         return tuple(map(resolver.stay, range(len(self.plan.residencies))))
+
+    @cached_property
+    def scratch(self) -> tuple[Stay, ...]:
+        """The scratch of every segment that has some inside the slab, numbered on after the residencies."""
+        found: list[Stay] = []
+        for region, (first, end) in zip(self.plan.scratch, self.plan.segments, strict=False):
+            if region.bytes:
+                begin, stop = self.first_slot[first], self.first_slot[end]
+                times = self.slot_ns(begin), self.plan.prediction.runs[end - 1][1]
+                index = len(self.plan.residencies) + len(found)
+                found.append(
+                    Stay(index, "operator scratch", region.offset, region.bytes, begin, stop, *times, Content.SCRATCH,
+                         None, None, (), None)
+                )  # fmt: skip
+        return tuple(found)
 
     @cached_property
     def movements(self) -> tuple[dict[int, int], dict[int, tuple[int, ...]]]:

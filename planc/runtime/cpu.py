@@ -10,7 +10,7 @@ import queue
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +19,19 @@ import onnxruntime as ort
 from planc.errors import DeviceError, InternalError
 from planc.importer.submodel import SubModel
 from planc.runtime.device import Engine, Event, Segment, TensorAddress
-from planc.runtime.ort import faithful_options, read_scratch, record_scratch, reserve_scratch, share_scratch
+from planc.runtime.ort import faithful_options, read_scratch, record_scratch, reserve_arena, share_scratch
+from planc.runtime.scratch import Region, scratch_allocator
 from planc.runtime.tiers import open_tier, populated
 from planc.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """A session with its bindings; `binding` keeps the addresses alive."""
+    """A session with its bindings and its scratch; `binding` keeps the addresses alive."""
 
     run: Callable[..., None]
     binding: ort.SessionIOBinding
+    scratch: Region
 
 
 class _Done:
@@ -49,7 +51,9 @@ class _Mark:
     def wait(self) -> None:
         self.passed.wait()
         if self.worker.error is not None:
-            raise DeviceError(f"a copy on engine {self.worker.name!r} failed: {self.worker.error}") from self.worker.error
+            raise DeviceError(
+                f"a copy on engine {self.worker.name!r} failed: {self.worker.error}"
+            ) from self.worker.error
 
 
 class _Worker(threading.Thread):
@@ -70,15 +74,15 @@ class _Worker(threading.Thread):
             elif self.error is None:
                 try:
                     item()
-                except BaseException as error:  # noqa: BLE001 - handed to the thread that waits
+                except BaseException as error:  # handed to the thread that waits
                     self.error = error
 
 
 class CpuDevice:
     """ONNX Runtime's CPU provider over one slab of `slab_bytes`, with a host slab of `host_bytes` on `host_tier`.
 
-    `scratch_bytes` bounds the operators' scratch (see `planc.runtime.ort`). With `measure`, `peak_scratch_bytes` tells
-    what was used. Raises DeviceError when memory is refused.
+    Operators take scratch from the slab where segments say so (`with_scratch`), else from `scratch_bytes` beside it.
+    With `measure` that scratch is measured in the process-wide arena too. Raises DeviceError when memory is refused.
     """
 
     kind = "cpu"
@@ -87,13 +91,15 @@ class CpuDevice:
     def __init__(
         self, slab_bytes: int, host_bytes: int, scratch_bytes: int, host_tier: str = "ram", measure: bool = False
     ) -> None:
-        reserve_scratch(scratch_bytes)
-        try:
-            self._map = populated(max(slab_bytes, mmap.PAGESIZE))
-        except (OSError, ValueError) as error:
-            raise DeviceError(f"the slab needs {format_bytes(slab_bytes)}, which the system refuses") from error
-        self._slab = np.frombuffer(self._map, np.uint8)
+        self._allocator = scratch_allocator()
+        if self._allocator is None:
+            reserve_arena(scratch_bytes)
+        self._map, self._slab = _mapped(slab_bytes, "slab")
         self._base: int = self._slab.ctypes.data
+        self._arena_map, self._arena = _mapped(scratch_bytes if self._allocator else 0, "scratch")
+        self._beside = Region(self._arena.ctypes.data, scratch_bytes)
+        self._inside: list[Region] = []
+        self._stats = tempfile.TemporaryDirectory(prefix="planc-") if measure and not self._allocator else None
         self._size = slab_bytes
         self._tier = open_tier(host_tier, host_bytes)
         self._sessions: dict[str, ort.InferenceSession] = {}
@@ -102,13 +108,17 @@ class CpuDevice:
             worker.start()
         self._run_options = ort.RunOptions()
         self._closed = False
-        self._stats = tempfile.TemporaryDirectory(prefix="planc-") if measure else None
 
     @property
     def peak_scratch_bytes(self) -> int:
-        """Largest scratch of one operator since loading, from ONNX Runtime's own statistics; 0 unless measured."""
+        """Most scratch beside the slab that was in use at once since loading."""
         files = Path(self._stats.name).glob("*.csv") if self._stats else ()
-        return max((read_scratch(file) for file in files), default=0)
+        return max((read_scratch(file) for file in files), default=self._beside.peak)
+
+    @property
+    def peak_slab_scratch_bytes(self) -> int:
+        """Most scratch inside the slab that was in use at once since loading."""
+        return max((region.peak for region in self._inside), default=0)
 
     @property
     def session_count(self) -> int:
@@ -124,9 +134,7 @@ class CpuDevice:
             if self._stats:
                 record_scratch(options, Path(self._stats.name) / f"{len(self._sessions)}.csv")
             try:
-                session = ort.InferenceSession(
-                    model.model_bytes, options, providers=["CPUExecutionProvider"]
-                )
+                session = ort.InferenceSession(model.model_bytes, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # ONNX Runtime raises types of its own that share no base
                 raise DeviceError(f"ONNX Runtime refuses a segment of the model: {error}") from error
             self._sessions[model.signature] = session
@@ -137,16 +145,33 @@ class CpuDevice:
         for port in model.outputs:
             a = addresses[port.name]
             binding.bind_output(port.name, "cpu", 0, a.element_type, a.shape, self._base + a.offset)
-        return _Bound(session._sess.run_with_iobinding, binding._iobinding)
+        return _Bound(session._sess.run_with_iobinding, binding._iobinding, self._beside)
+
+    def with_scratch(self, segment: Segment, offset: int, size: int) -> Segment:
+        """The segment with its scratch in the slab. Raises DeviceError where ONNX Runtime keeps its own allocator."""
+        if self._allocator is None:
+            raise DeviceError(
+                "the plan places scratch in the slab, which this build of ONNX Runtime does not allow, or an arena was "
+                "registered before; compile the plan on this machine, in a process that registers no allocator"
+            )
+        if not isinstance(segment, _Bound) or offset + size > self._size:
+            raise InternalError("the segment is of another device, or its scratch lies outside the slab")
+        self._inside.append(Region(self._base + offset, size))
+        return replace(segment, scratch=self._inside[-1])
 
     def launch(self, segment: Segment) -> None:
         """Run the segment now."""
         if not isinstance(segment, _Bound):
             raise InternalError("a segment of another device was launched on the CPU")
+        if self._allocator is not None:
+            self._allocator.enter(segment.scratch)
         try:
             segment.run(segment.binding, self._run_options)
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
             raise DeviceError(f"ONNX Runtime failed inside a segment: {error}") from error
+        finally:
+            if self._allocator is not None:
+                self._allocator.leave()
 
     def copy(self, engine: Engine, slab_offset: int, host_offset: int, size: int) -> None:
         """Queue the transfer on the direction's thread."""
@@ -221,6 +246,16 @@ class CpuDevice:
         if self._stats:
             self._stats.cleanup()
         self._tier.close()
-        del self._slab
-        with contextlib.suppress(BufferError):
-            self._map.close()
+        del self._slab, self._arena
+        for memory in (self._map, self._arena_map):
+            with contextlib.suppress(BufferError):
+                memory.close()
+
+
+def _mapped(size: int, purpose: str) -> tuple[mmap.mmap, np.ndarray]:
+    """Memory of `size` bytes, at least a page, as it is and as an array. Raises DeviceError when it is refused."""
+    try:
+        memory = populated(max(size, mmap.PAGESIZE))
+    except (OSError, ValueError) as error:
+        raise DeviceError(f"the {purpose} needs {format_bytes(size)}, which the system refuses") from error
+    return memory, np.frombuffer(memory, np.uint8)

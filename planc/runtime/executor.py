@@ -5,11 +5,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from planc.errors import InternalError
+from planc.errors import DeviceError, InternalError
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import element_type, sub_model
 from planc.plan.plan import Copy, Direction, Plan
 from planc.runtime.device import Device, Engine, Event, Segment, TensorAddress
+from planc.runtime.scratch import PlacesScratch
 
 _ENGINES = {Direction.OUT: Engine.OUT, Direction.IN: Engine.IN}
 
@@ -108,7 +109,8 @@ class Executor:
             ops = [op for run in plan.runs[first:end] for op in _ops(imported, run.layer)]
             waits = [c for run in plan.runs[first:end] for c in run.waits]
             submit = self._dependency_order(starting.pop(first, []))
-            self._segments.append(_Segment(submit, waits, self._load(imported, ops, slot)))
+            loaded = self._with_scratch(self._load(imported, ops, slot), done)
+            self._segments.append(_Segment(submit, waits, loaded))
             slot += len(ops)
         self._segments.append(_Segment(self._dependency_order(starting.pop(len(plan.runs), [])), [], None))
         if starting:
@@ -123,6 +125,14 @@ class Executor:
             offset = self.stays.offset(graph.storages[tensor.storage].name, slot + port.position)
             addresses[port.name] = TensorAddress(offset, element_type(imported, port.tensor), tensor.shape)
         return self._device.load(model, addresses)
+
+    def _with_scratch(self, segment: Segment, index: int) -> Segment:
+        if not self._plan.scratch:
+            return segment
+        if not isinstance(self._device, PlacesScratch):
+            raise DeviceError(f"the plan places scratch in the slab, which a {self._device.kind} device does not do")
+        region = self._plan.scratch[index]
+        return self._device.with_scratch(segment, region.offset, region.bytes)
 
     def run_step(self) -> None:
         """Queue one whole step and wait for its end. Raises DeviceError when the device fails."""

@@ -31,6 +31,7 @@ class Measurement:
     losses: tuple[float, ...]
     peak_slab_bytes: int
     peak_scratch_bytes: int
+    peak_slab_scratch_bytes: int = 0
     unplanned_step_ns: int | None = None
     differing_values: int | None = None
 
@@ -133,6 +134,7 @@ def measure(
         losses=tuple(losses),
         peak_slab_bytes=step.plan.memory.slab_bytes,
         peak_scratch_bytes=step.device.peak_scratch_bytes,
+        peak_slab_scratch_bytes=getattr(step.device, "peak_slab_scratch_bytes", 0),
         unplanned_step_ns=_median(unplanned_ns) if unplanned is not None else None,
         differing_values=differing if unplanned is not None else None,
     )

@@ -39,7 +39,7 @@ def prepare_threads() -> None:
             ort.set_global_thread_pool_sizes(_threads, 1)
 
 
-def reserve_scratch(size: int) -> None:
+def reserve_arena(size: int) -> None:
     """Bound the scratch of all planned sessions of this process to `size` bytes, held in one arena.
 
     The first call decides; a later one asks whether its plan fits. To load several plans in one process, call this

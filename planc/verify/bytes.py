@@ -1,10 +1,11 @@
-"""Residencies that share a byte of the slab are ordered by happens-before, or take each other's place safely."""
+"""Residencies and scratch that share a byte of the slab are ordered by happens-before, or take each other's place."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from planc.graph.footprint import write_over_candidates
-from planc.verify.content import ContentCheck
+from planc.verify.content import ContentCheck, StayUse
 from planc.verify.violation import Violation
 
 
@@ -30,26 +31,54 @@ class _Occupancy:
         return displaced
 
 
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """Who holds bytes [`offset`, `end`) from slot `begin` on: residency `stay`, or the scratch of a segment."""
+
+    name: str
+    begin: int
+    offset: int
+    end: int
+    use: StayUse
+    stay: int | None = None
+
+
 def check_bytes(check: ContentCheck) -> Iterator[Violation]:
-    """Sweep residencies by first slot; each must begin after everything that touches those it displaces.
+    """Sweep residencies and scratch by first slot; each must begin after everything that touches those it displaces.
 
     `check` has been run, so its `uses` say what touches which residency. Happens-before is transitive, so comparing
     with the last owner of each byte is enough.
     """
-    stays = check.plan.residencies
-    occupancy = _Occupancy(max([check.plan.memory.slab_bytes] + [s.offset + s.bytes for s in stays]))
-    for index in sorted(range(len(stays)), key=lambda i: (stays[i].begin, i)):
-        stay = stays[index]
-        for other in sorted(occupancy.replace(stay.offset, stay.offset + stay.bytes, index)):
-            if not _ordered(check, other, index):
-                first, second = check._where(other), check._where(index)
-                text = f"{first} may still be in use when {second} is written"
-                yield Violation("shared bytes", f"bytes [{stay.offset}, {stay.offset + stay.bytes})", text)
+    holders = [
+        _Holder(check._where(i), s.begin, s.offset, s.offset + s.bytes, check.uses[i], i)
+        for i, s in enumerate(check.plan.residencies)
+    ]
+    holders += _scratch(check)
+    occupancy = _Occupancy(max([check.plan.memory.slab_bytes] + [holder.end for holder in holders]))
+    for index in sorted(range(len(holders)), key=lambda i: (holders[i].begin, i)):
+        holder = holders[index]
+        for other in sorted(occupancy.replace(holder.offset, holder.end, index)):
+            if not _ordered(check, holders[other], holder):
+                text = f"{holders[other].name} may still be in use when {holder.name} is written"
+                yield Violation("shared bytes", f"bytes [{holder.offset}, {holder.end})", text)
 
 
-def _ordered(check: ContentCheck, first: int, second: int) -> bool:
+def _scratch(check: ContentCheck) -> Iterator[_Holder]:
+    """The scratch of every segment that has some: written from its first operator on, in use until its last."""
+    slots: dict[int, list[int]] = {}
+    for slot, (run, _) in enumerate(check.slots):
+        slots.setdefault(run, []).append(slot)
+    for index, (region, (first, end)) in enumerate(zip(check.plan.scratch, check.plan.segments, strict=False)):
+        own = [slot for run in range(first, end) for slot in slots.get(run, ())]
+        if region.bytes and own:
+            use = StayUse(written_at=own[0], last_slot=own[-1])
+            name = f"the scratch of segment {index}"
+            yield _Holder(name, own[0], region.offset, region.offset + region.bytes, use)
+
+
+def _ordered(check: ContentCheck, first: _Holder, second: _Holder) -> bool:
     """Whether every use of `first` is over before `second` is written."""
-    order, use, writer = check.order, check.uses[first], check.uses[second]
+    order, use, writer = check.order, first.use, second.use
     if use.needed_at_end:
         return False
     if writer.brought_by is not None:
@@ -63,9 +92,11 @@ def _ordered(check: ContentCheck, first: int, second: int) -> bool:
     return copied and (use.last_slot < slot or (use.last_slot == slot and _takes_over(check, first, second, slot)))
 
 
-def _takes_over(check: ContentCheck, first: int, second: int, slot: int) -> bool:
+def _takes_over(check: ContentCheck, first: _Holder, second: _Holder, slot: int) -> bool:
     """Whether the operator at `slot` may write `second` exactly over its input `first`."""
-    a, b = check.plan.residencies[first], check.plan.residencies[second]
+    if first.stay is None or second.stay is None:
+        return False
+    a, b = check.plan.residencies[first.stay], check.plan.residencies[second.stay]
     op = check.slots[slot][1]
     safe = check.storage_of[a.storage] in write_over_candidates(check.graph, op)
     produced = check.graph.tensors[check.graph.ops[op].outputs[0]].storage == check.storage_of[b.storage]

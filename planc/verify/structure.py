@@ -19,6 +19,7 @@ def check_structure(graph: Graph, plan: Plan) -> Iterator[Violation]:
     yield from _memory(plan)
     yield from _runs(graph, plan)
     yield from _segments(plan)
+    yield from _scratch(plan)
     yield from _residencies(graph, plan)
     yield from _host_slots(graph, plan)
     yield from _copies(graph, plan)
@@ -77,6 +78,22 @@ def _segments(plan: Plan) -> Iterator[Violation]:
             yield Violation(
                 "segments", f"copy {index}", f"it starts after run {copy.after}, in the middle of a segment"
             )
+
+
+def _scratch(plan: Plan) -> Iterator[Violation]:
+    """Every segment has its region, or none has."""
+    if plan.scratch and len(plan.scratch) != len(plan.segments):
+        text = f"{len(plan.scratch)} regions for {len(plan.segments)} segments"
+        yield Violation("scratch", "scratch", text)
+    if plan.scratch and plan.memory.scratch_bytes:
+        yield Violation("scratch", "memory", "scratch lies both in the slab and beside it")
+    for index, region in enumerate(plan.scratch):
+        if region.bytes < 0 or region.offset < 0 or region.offset + region.bytes > plan.memory.slab_bytes:
+            text = f"[{region.offset}, {region.offset + region.bytes}) of {plan.memory.slab_bytes}"
+            yield Violation("outside slab", f"scratch of segment {index}", text)
+        if region.offset % ALIGNMENT:
+            text = f"offset {region.offset} is no multiple of {ALIGNMENT}"
+            yield Violation("alignment", f"scratch of segment {index}", text)
 
 
 def _residencies(graph: Graph, plan: Plan) -> Iterator[Violation]:

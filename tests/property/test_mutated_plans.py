@@ -105,9 +105,37 @@ def flip_initial(plan: Plan, rng: random.Random) -> Plan | None:
     return replace(plan, host_slots=_with(plan.host_slots, at, replace(slot, initial=not slot.initial)))
 
 
+def move_scratch(plan: Plan, rng: random.Random) -> Plan | None:
+    used = [i for i, region in enumerate(plan.scratch) if region.bytes]
+    if not used:
+        return None
+    at = rng.choice(used)
+    room = (plan.memory.slab_bytes - plan.scratch[at].bytes) // 64
+    moved = replace(plan.scratch[at], offset=rng.randint(0, room) * 64)
+    return None if moved == plan.scratch[at] else replace(plan, scratch=_with(plan.scratch, at, moved))
+
+
+def grow_scratch(plan: Plan, rng: random.Random) -> Plan | None:
+    if not plan.scratch:
+        return None
+    at = rng.randrange(len(plan.scratch))
+    region = plan.scratch[at]
+    most = plan.memory.slab_bytes - region.offset
+    size = rng.randint(region.bytes // 64, most // 64) * 64
+    return replace(plan, scratch=_with(plan.scratch, at, replace(region, bytes=size)))
+
+
+def shift_scratch(plan: Plan, rng: random.Random) -> Plan | None:
+    if len(plan.scratch) < 2:
+        return None
+    at = rng.randrange(len(plan.scratch) - 1)
+    a, b = plan.scratch[at], plan.scratch[at + 1]
+    return None if a == b else replace(plan, scratch=(*plan.scratch[:at], b, a, *plan.scratch[at + 2 :]))
+
+
 MUTATIONS = [
     drop_run_wait, drop_copy_wait, start_copy_early, move_residency, swap_runs, repeat_run, move_host_slot,
-    retarget_copy, shift_lifetime, flip_initial,
+    retarget_copy, shift_lifetime, flip_initial, move_scratch, grow_scratch, shift_scratch,
 ]  # fmt: skip
 
 
@@ -116,7 +144,7 @@ MUTATIONS = [
 @given(seed=st.integers(0, 10**6))
 def test_an_altered_plan_is_rejected_or_harmless(mutate, seed: int) -> None:
     imported = networks.cnn()
-    altered = mutate(random_plan(imported, seed % 40), random.Random(seed))
+    altered = mutate(random_plan(imported, seed % 40, seed % 2 == 0), random.Random(seed))
     if altered is None or verify(imported.graph, altered):
         return
     assert judge(imported.graph, altered, range(20)) is None
@@ -127,22 +155,33 @@ def test_the_verifier_does_reject_such_alterations(mutate) -> None:
     imported = networks.cnn()
     rejected = 0
     for seed in range(40):
-        altered = mutate(random_plan(imported, seed), random.Random(seed))
+        altered = mutate(random_plan(imported, seed, seed % 2 == 0), random.Random(seed))
         rejected += bool(altered is not None and verify(imported.graph, altered))
     assert rejected >= 5
+
+
+def test_scratch_both_in_the_slab_and_beside_it_or_without_regions_is_rejected() -> None:
+    imported = networks.cnn()
+    plan = random_plan(imported, 4, scratch_in_slab=True)
+    assert plan.scratch
+    beside = replace(plan.memory, scratch_bytes=64, budget_bytes=plan.memory.budget_bytes + 64)
+    assert [v.kind for v in verify(imported.graph, replace(plan, memory=beside))] == ["scratch"]
+    assert [v.kind for v in verify(imported.graph, replace(plan, scratch=plan.scratch[:-1]))] == ["scratch"]
+    odd = replace(plan.scratch[0], offset=plan.scratch[0].offset + 1)
+    assert verify(imported.graph, replace(plan, scratch=(odd, *plan.scratch[1:])))
 
 
 @pytest.mark.parametrize("field", ["slab_bytes", "budget_bytes"])
 def test_smaller_memory_than_needed_is_rejected(field: str) -> None:
     imported = networks.cnn()
-    plan = random_plan(imported, 3)
+    plan = random_plan(imported, 3, scratch_in_slab=True)
     memory = replace(plan.memory, **{field: getattr(plan.memory, field) - 64})
     assert verify(imported.graph, replace(plan, memory=memory))
 
 
 def test_a_short_residency_is_rejected() -> None:
     imported = networks.cnn()
-    plan = random_plan(imported, 3)
+    plan = random_plan(imported, 3, scratch_in_slab=True)
     for at, stay in enumerate(plan.residencies):
         if stay.bytes > 64:
             short = replace(stay, bytes=stay.bytes - 64)

@@ -20,7 +20,7 @@ NETWORKS = {"cnn": networks.cnn, "mlp": networks.mlp, "adam_mlp": networks.adam_
 @given(seed=st.integers(0, 10**6))
 def test_a_lowered_schedule_is_valid_under_every_interleaving(name: str, seed: int) -> None:
     imported = NETWORKS[name]()
-    plan = random_plan(imported, seed)
+    plan = random_plan(imported, seed, scratch_in_slab=seed % 2 == 0)
     assert verify(imported.graph, plan) == ()
     assert judge(imported.graph, plan, range(5)) is None
 
@@ -29,7 +29,7 @@ def test_a_lowered_schedule_is_valid_under_every_interleaving(name: str, seed: i
 @pytest.mark.parametrize("seed", range(4))
 def test_a_plan_computes_the_same_bits(name: str, seed: int) -> None:
     imported = NETWORKS[name]()
-    with load(random_plan(imported, seed), imported) as step:
+    with load(random_plan(imported, seed, seed % 2 == 0), imported) as step:
         result = measure(step, steps=3, seed=seed, compare=True)
     assert result.bitwise_equal is True
     assert len(result.losses) == 3

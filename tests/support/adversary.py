@@ -128,9 +128,17 @@ class Adversary:
     def _do_run(self, _: int) -> None:
         layer = self.graph.layers[self.plan.runs[self.runs_done].layer]
         for op in range(layer.start, layer.stop):
+            self._scratch(op)
             self._execute(op)
+            self._scratch(op)
             self.slot += 1
         self.runs_done += 1
+
+    def _scratch(self, op: int) -> None:
+        """An operator fills the scratch of its segment with junk, before it reads and after it has written."""
+        for region, (first, end) in zip(self.plan.scratch, self.plan.segments, strict=False):
+            if first <= self.runs_done < end and region.bytes:
+                self._fill(self.slab, region.offset, region.bytes, ("scratch", op, self.slot))
 
     def _execute(self, op: int) -> None:
         info, tensors = self.graph.ops[op], self.graph.tensors

@@ -14,21 +14,26 @@ from support.schedules import random_schedule
 SCRATCH = 4 << 20
 
 
-def plan_of(imported: ImportedModel, schedule: Schedule) -> Plan:
+SLAB_SCRATCH = 128 << 10
+"""Scratch of every layer where it lies inside the slab: enough for the small test networks."""
+
+
+def plan_of(imported: ImportedModel, schedule: Schedule, scratch_in_slab: bool = False) -> Plan:
     """The plan of a given schedule, with a budget that it just meets."""
-    costs = made_up_costs(imported.graph)
-    planning = build_problem(imported.graph, costs)
+    costs = made_up_costs(imported.graph, **({"scratch": SLAB_SCRATCH} if scratch_in_slab else {}))
+    planning = build_problem(imported.graph, costs, scratch_in_slab)
     lowered = lower(imported.graph, planning, schedule)
     timeline = simulate(planning.problem, schedule)
     base = planning.problem.base_duration_ns
     solution = Solution(schedule, timeline, lowered.slab_bytes, base, "every schedule", 0.0, Status.FEASIBLE)
-    budget = lowered.slab_bytes + SCRATCH
+    beside = 0 if scratch_in_slab else SCRATCH
+    budget = lowered.slab_bytes + beside
     return assemble_plan(
-        imported, costs, planning, solution, lowered, budget, SCRATCH, 0.0, CompileOptions(solver="test")
+        imported, costs, planning, solution, lowered, budget, beside, 0.0, CompileOptions(solver="test")
     )
 
 
-def random_plan(imported: ImportedModel, seed: int) -> Plan:
+def random_plan(imported: ImportedModel, seed: int, scratch_in_slab: bool = False) -> Plan:
     """The plan of a random schedule."""
     planning = build_problem(imported.graph, made_up_costs(imported.graph))
-    return plan_of(imported, random_schedule(planning.problem, seed))
+    return plan_of(imported, random_schedule(planning.problem, seed), scratch_in_slab)

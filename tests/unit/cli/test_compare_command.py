@@ -9,8 +9,8 @@ import pytest
 from support.costs import made_up_costs
 from support.networks import mlp
 
+from planc.compiler import planning_problem
 from planc.costs.table import write_costs
-from planc.problem.build import build_problem
 
 Planc = Callable[..., tuple[int, str, str]]
 
@@ -32,7 +32,7 @@ def test_json_has_a_row_for_each_solver_and_budget(planc: Planc, train: Path) ->
     code, out, err = _compare(planc, train, "--budgets", "1MiB,5%", "--solvers", "keep-all", "--json")
     assert (code, err) == (0, "")
     result = json.loads(out)
-    peak = build_problem(mlp().graph, made_up_costs(mlp().graph, scratch=1 << 10)).liveness_peak_bytes
+    peak = planning_problem(mlp().graph, made_up_costs(mlp().graph, scratch=1 << 10)).liveness_peak_bytes
     assert result["liveness_peak_bytes"] == peak
     assert [(r["solver"], r["budget_bytes"], r["status"]) for r in result["rows"]] == [
         ("keep-all", 1 << 20, "optimal"),

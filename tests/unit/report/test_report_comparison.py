@@ -6,9 +6,8 @@ import pytest
 from support.costs import made_up_costs
 from support.networks import mlp
 
-from planc.compiler import CompileOptions, budget_bytes, compile_model
+from planc.compiler import CompileOptions, budget_bytes, compile_model, planning_problem
 from planc.errors import UsageError
-from planc.problem.build import build_problem
 from planc.report import comparison
 from planc.report.comparison import compare, parse_budgets, parse_solvers
 
@@ -16,7 +15,7 @@ from planc.report.comparison import compare, parse_budgets, parse_solvers
 def test_rows_are_what_compiling_alone_gives() -> None:
     imported = mlp()
     costs = made_up_costs(imported.graph, scratch=1 << 10)
-    planning = build_problem(imported.graph, costs)
+    planning = planning_problem(imported.graph, costs)
     told: list[tuple[int, int, str]] = []
     result = compare(imported, costs, ("1MiB", "10%"), ("keep-all",), 5.0, progress=lambda *a: told.append(a))
     plan = compile_model(imported, costs, CompileOptions("1MiB", "keep-all")).plan
@@ -44,7 +43,7 @@ def test_the_smallest_budget_is_resolved_once_for_all_solvers() -> None:
     imported = mlp()
     costs = made_up_costs(imported.graph, scratch=1 << 10)
     (row,) = compare(imported, costs, ("min",), ("keep-all",), 5.0).rows
-    assert row.budget_bytes == budget_bytes("min", build_problem(imported.graph, costs), costs)
+    assert row.budget_bytes == budget_bytes("min", planning_problem(imported.graph, costs), costs)
     assert row.status == "infeasible"
 
 

@@ -33,13 +33,21 @@ NETWORKS = {"cnn": cnn, "adam_mlp": adam_mlp}
 
 @functools.cache
 def _plan(network: str, seed: int) -> Plan:
-    return random_plan(NETWORKS[network](), seed)
+    return random_plan(NETWORKS[network](), seed, scratch_in_slab=seed % 2 == 0)
 
 
 def _union_bytes(plan: Plan, slot: int) -> int:
-    """Bytes of the slab that some residency covers at a slot: a union of address ranges, in-place bytes once."""
+    """Bytes of the slab that residencies and scratch cover at a slot: a union of address ranges, in-place bytes once."""
     covered, at = 0, 0
-    for begin, end in sorted((r.offset, r.offset + r.bytes) for r in plan.residencies if r.begin <= slot < r.end):
+    held = [(r.offset, r.offset + r.bytes) for r in plan.residencies if r.begin <= slot < r.end]
+    run, operators = 0, plan.layers[plan.runs[0].layer].operators
+    while operators <= slot:
+        run += 1
+        operators += plan.layers[plan.runs[run].layer].operators
+    for region, (first, last) in zip(plan.scratch, plan.segments, strict=False):
+        if first <= run < last:
+            held.append((region.offset, region.offset + region.bytes))
+    for begin, end in sorted(held):
         covered += max(0, end - max(begin, at))
         at = max(at, end)
     return covered

@@ -1,0 +1,137 @@
+"""Scratch of operators at planned addresses: the allocator that ONNX Runtime's CPU kernels ask while a segment runs.
+
+The plan gives each segment a region of the slab. While the segment runs, allocations are handed out from there one
+after the other, and the region is empty again whenever nothing of it is in use: between any two operators. So an
+operator may use as many bytes as it allocates in all, which is what the profiler measures.
+"""
+
+import ctypes
+import threading
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Protocol, runtime_checkable
+
+from planc.errors import DeviceError
+from planc.runtime.device import Segment
+from planc.runtime.ort import prepare_threads, reserve_arena
+from planc.runtime.ort_api import Allocator, environment
+from planc.units import align_up
+
+ALIGNMENT = 64
+
+
+@runtime_checkable
+class PlacesScratch(Protocol):
+    """A device that puts the scratch of a segment at planned bytes of its slab."""
+
+    def with_scratch(self, segment: Segment, offset: int, size: int) -> Segment:
+        """The loaded segment, whose operators take scratch from bytes [`offset`, `offset + size`) of the slab."""
+        ...
+
+
+@dataclass(slots=True)
+class Region:
+    """Bytes [`base`, `base + size`) of memory, and how they are used: `used` from the start, by `live` allocations.
+
+    `peak` is the most that was used at once; `refused` is set when an operator asked for more than there is.
+    """
+
+    base: int
+    size: int
+    used: int = 0
+    live: int = 0
+    peak: int = 0
+    refused: bool = False
+
+    def take(self, size: int) -> int | None:
+        """Address of `size` bytes, None when they do not fit."""
+        used = self.used + align_up(size, ALIGNMENT)
+        self.peak = max(self.peak, used)
+        if used > self.size:
+            self.refused = True
+            return None
+        address, self.used = self.base + self.used, used
+        self.live += 1
+        return address
+
+    def give_back(self) -> None:
+        """One allocation ends."""
+        self.live -= 1
+        if not self.live:
+            self.used = 0
+
+
+@dataclass
+class ScratchAllocator:
+    """The shared allocator of the process. Each thread runs segments of its own; outside of one, memory is the heap's."""
+
+    _here: threading.local = field(default_factory=threading.local)
+    _heap: set[int] = field(default_factory=set)
+    _libc: ctypes.CDLL = field(default_factory=lambda: ctypes.CDLL(None))
+    _registered: Allocator | None = None
+
+    def __post_init__(self) -> None:
+        self._libc.aligned_alloc.restype = ctypes.c_void_p
+        self._libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+        self._libc.free.argtypes = [ctypes.c_void_p]
+
+    def register(self) -> bool:
+        """Whether ONNX Runtime took the allocator: it has none to give away, or has another already."""
+        prepare_threads()  # ONNX Runtime's environment is made with them, and the next line makes it
+        found = environment()
+        if found is None:
+            return False
+        try:
+            self._registered = found.register(self._allocate, self._free, self._from_heap)
+        except RuntimeError:
+            return False
+        return True
+
+    def enter(self, region: Region) -> None:
+        """Serve this thread's allocations from `region` until `leave`."""
+        self._here.region = region
+
+    def leave(self) -> None:
+        """Back to the heap. Raises DeviceError when an operator asked for more than the region has."""
+        region: Region = self._here.region
+        self._here.region = None
+        if region.refused:
+            region.refused = False
+            raise DeviceError(
+                f"operators of a segment asked for {region.peak} bytes of scratch, the plan has {region.size}: profile "
+                "again on this machine (`planc profile`) and compile with those costs"
+            )
+
+    def _allocate(self, _: object, size: int) -> int | None:
+        region: Region | None = getattr(self._here, "region", None)
+        address = region.take(size) if region is not None and size else None
+        return address if address is not None or not size else self._from_heap(_, size)
+
+    def _from_heap(self, _: object, size: int) -> int | None:
+        address: int | None = self._libc.aligned_alloc(ALIGNMENT, max(ALIGNMENT, align_up(size, ALIGNMENT)))
+        if address is not None:
+            self._heap.add(address)
+        return address
+
+    def _free(self, _: object, address: int | None) -> None:
+        if address in self._heap:
+            self._heap.discard(address)
+            self._libc.free(address)
+        elif address is not None:
+            self._here.region.give_back()
+
+
+@cache
+def scratch_allocator() -> ScratchAllocator | None:
+    """The process's allocator; None where ONNX Runtime does not take one."""
+    allocator = ScratchAllocator()
+    return allocator if allocator.register() else None
+
+
+def reserve_scratch(size: int) -> None:
+    """Bound the scratch of all planned CPU sessions of this process to `size` bytes, where one arena serves them all.
+
+    Does nothing where scratch is placed by plans, which is the rule. Raises DeviceError when an earlier arena is smaller.
+    """
+    if scratch_allocator() is None:
+        reserve_arena(size)
