@@ -92,7 +92,7 @@ class _Resnet:
     def conv(self, x: int, inner: int, outer: int, kernel: int, pixels: int) -> int:
         b, size = self.b, self.batch * outer * pixels * FLOAT
         weight_bytes = inner * outer * kernel * kernel * FLOAT
-        index = sum(1 for v in b.values if v.origin is Origin.STATE) // 2
+        index = len(self.backward)
         weight = b.value(f"weight{index}", weight_bytes, Origin.STATE)
         momentum = b.value(f"momentum{index}", weight_bytes, Origin.STATE)
         y = b.value("conv", size)

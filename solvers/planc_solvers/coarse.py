@@ -278,6 +278,10 @@ def _memory_rows(c: Coarse) -> None:
         terms = [(x, problem.values[v].bytes / budget) for (v, q), x in c.present.items() if q == k]
         c.model.row(terms, upper=(budget - fixed) / budget)
         c.constant.append(fixed)
+    resident = [(x, problem.values[v].bytes / budget) for v, x in c.resident.items()]
+    if resident:
+        begin = problem.entry_bytes(0) - sum(problem.values[v].bytes for v in problem.accesses[0] if v in c.resident)
+        c.model.row(resident, upper=(budget - begin) / budget)
     if problem.host_budget_bytes is not None and len(c.critical) == 1:
         _host_row(c, max(problem.host_budget_bytes, 1))
 

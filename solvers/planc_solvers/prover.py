@@ -39,7 +39,7 @@ INTEGER_TASKS = 4
 LARGE = 20_000
 """Accesses from which on the whole relaxation takes so long that merged models go before it."""
 
-MARGINS = (0.985, 0.96)
+MARGINS = (0.98, 0.95, 0.92, 0.88, 0.8)
 """Parts of the budgets at which merged models are tried while their plans do not fit."""
 
 MERGE_ROUNDS = 6

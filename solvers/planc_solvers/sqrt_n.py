@@ -28,10 +28,24 @@ def _sequence(problem: Problem) -> tuple[int, ...]:
     for task, accessed in enumerate(problem.accesses):
         wanted = {owner[v] for v in accessed if v in owner and v not in checkpoints} if task > turn else set()
         for index in sorted(wanted - restored):
-            steps.extend(repeats[index])
+            steps.extend(_still_read(problem, repeats[index], task))
         restored |= wanted
         steps.append(task)
     return tuple(steps)
+
+
+def _still_read(problem: Problem, tasks: list[int], position: int) -> list[int]:
+    """Those of `tasks` whose results are read from `position` on, or by one of them that is itself kept.
+
+    The others must not run again: the state that they read may have been updated by then.
+    """
+    read = {value for task in range(position, len(problem.tasks)) for value in problem.accesses[task]}
+    kept = []
+    for task in reversed(tasks):
+        if not read.isdisjoint(problem.tasks[task].writes):
+            kept.append(task)
+            read.update(problem.accesses[task])
+    return kept[::-1]
 
 
 def _segments(problem: Problem, turn: int) -> list[list[int]]:
