@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python benchmarks/saved_bytes.py [NETWORK ...]
 
-How they are counted is said in tests/support/saved_bytes.py.
+Prints the table of docs/training.md; how bytes are counted is said in tests/support/saved_bytes.py.
 """
 
 import sys
@@ -32,16 +32,23 @@ NETWORKS = {
 }
 
 
-def compare(name: str) -> bool:
+def compare(name: str) -> list[str]:
+    """Print one network's rows; the kinds of layer that save more than torch's."""
     model = without_dropout(build_forward(name, NETWORKS[name]).model)
     step = differentiate(model, loss="cross-entropy", optimizer=Optimizer("sgd"))
     mine, torchs = planc_saves(step), torch_saves(model, random_batch(step))
-    print(f"{name}: planc {sum(mine.values()) / 2**20:.2f} MiB, torch {sum(torchs.values()) / 2**20:.2f} MiB")
-    for kind in sorted(set(mine) | set(torchs)):
-        print(f"    {kind:22} {mine[kind] / 2**20:9.3f} {torchs[kind] / 2**20:9.3f}")
-    return sum(mine.values()) <= sum(torchs.values())
+    for kind in sorted(set(mine.by_kind) | set(torchs.by_kind)):
+        print(row(name, kind, mine.bytes_of(kind), torchs.bytes_of(kind)))
+    print(row(name, "**all**", mine.total, torchs.total))
+    return [f"{name} {kind}" for kind in mine.more_than(torchs)] + ([name] if mine.total > torchs.total else [])
+
+
+def row(name: str, kind: str, mine: int, torchs: int) -> str:
+    return f"| {name} | {kind} | {mine / 2**20:.2f} | {torchs / 2**20:.2f} |"
 
 
 if __name__ == "__main__":
-    worse = [name for name in sys.argv[1:] or NETWORKS if not compare(name)]
-    print("more than torch:", ", ".join(worse) or "none")
+    print("| network | layers | planc MiB | torch MiB |")
+    print("|---|---|---:|---:|")
+    worse = [found for name in sys.argv[1:] or NETWORKS for found in compare(name)]
+    print("\nmore than torch:", ", ".join(worse) or "none")

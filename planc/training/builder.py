@@ -79,6 +79,7 @@ class Builder:
     _transposes: dict[str, tuple[Value, Shape, Group]] = field(default_factory=dict)
     _node_names: set[str] = field(default_factory=set)
     _serial: dict[str, int] = field(default_factory=dict)
+    _read_backward: set[str] = field(default_factory=set)
 
     # --- constants
 
@@ -178,7 +179,13 @@ class Builder:
         if attributes:
             node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
         self.nodes.append(node)
+        if self.group.phase == "backward" and op_type != "Reshape":
+            self._read_backward.update(self._views.get(v.name, v).name for v in inputs if v)
         return tuple(made)
+
+    def kept_anyway(self, a: Value) -> bool:
+        """Whether the backward phase, as far as it is emitted, already reads `a` or a view of it."""
+        return self._views.get(a.name, a).name in self._read_backward
 
     def _template(self) -> onnx.NodeProto:
         """A node with the annotation of the current group, made once per group: most of a node's cost."""

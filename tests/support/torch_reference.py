@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 
 torch = pytest.importorskip("torch")  # an optional package: tests that need it are skipped without it
 F = torch.nn.functional
+torch.set_num_threads(1)  # small tensors: a second thread costs more than it saves, above all on a busy machine
 
 Observer = Callable[[onnx.NodeProto, Sequence[Any]], None]
 

@@ -44,9 +44,11 @@ def session(step: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(step.SerializeToString(), faithful_options(), providers=["CPUExecutionProvider"])
 
 
-def run_steps(step: onnx.ModelProto, feeds: Arrays, count: int = 1) -> list[Arrays]:
-    """The outputs of `count` successive steps on the same batch."""
-    running, state, feeds = session(step), state_pairs(step), dict(feeds)
+def run_steps(
+    step: onnx.ModelProto, feeds: Arrays, count: int = 1, running: ort.InferenceSession | None = None
+) -> list[Arrays]:
+    """The outputs of `count` successive steps on the same batch, from the initial state; in session `running` if given."""
+    running, state, feeds = running or session(step), state_pairs(step), dict(feeds)
     names = [o.name for o in step.graph.output]
     results = []
     for _ in range(count):

@@ -81,15 +81,34 @@ def hard_swish(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
     return {0: b.mul(b.add(masked(b, inside, b.mul(x, 1 / 6)), gate), dy)}
 
 
-@gradient("Clip")
-def clip(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """dx = dy strictly between the bounds, 0 on and beyond them, as torch's ReLU6; from the output."""
+def _between_bounds(b: Builder, node: ForwardNode) -> Value | None:
+    """Where the output of a Clip lies strictly between its bounds, None for a Clip without any."""
     mask: Value | None = None
     for position, comparison in ((1, "Greater"), (2, "Less")):
         if node.has_input(position):
             inside = b.compare(comparison, node.output, node.input(position))
             mask = inside if mask is None else b.op("And", [mask, inside], inside.shape)
+    return mask
+
+
+@lowering("Clip")
+def lower_clip(b: Builder, node: ForwardNode) -> Lowered:
+    """The operator as it is, and a mask of one byte an element, which is dropped where the gradient does not want it."""
+    specs = [(node.output.shape, node.output.dtype)]
+    b.emit("Clip", list(node.inputs), specs, [node.output.name], **node.attributes)
+    mask = _between_bounds(b, node)
+    return Lowered({"mask": mask} if mask else {})
+
+
+@gradient("Clip")
+def clip(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = dy strictly between the bounds, 0 on and beyond them, as torch's ReLU6.
+
+    From the output where a later layer keeps it anyway, as a convolution does its input; else from a mask of a quarter
+    of its bytes.
+    """
     dy = sole(grads)
+    mask = _between_bounds(b, node) if b.kept_anyway(node.output) else node.saved.get("mask")
     return {0: dy if mask is None else masked(b, mask, dy)}
 
 

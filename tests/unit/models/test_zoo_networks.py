@@ -4,42 +4,16 @@ import numpy as np
 import onnx
 import pytest
 from support.training_contract import violations
-from support.training_steps import random_batch, run_steps, state_pairs
+from support.training_steps import random_batch, run_steps, session, state_pairs
+from support.zoo_networks import MOMENTUM, SMALL, small_forward, small_step
 
 from planc.errors import UsageError
 from planc.training import Optimizer, differentiate
 from planc.training.parameters import trainable
 from planc.zoo import ZooOptions, build_forward, families, summarize
 
-SMALL: dict[str, dict[str, int]] = {
-    "alexnet": {"image": 67, "width": 8},
-    "vgg16": {"image": 32, "width": 4},
-    "vgg19": {"image": 32, "width": 4},
-    "googlenet": {"image": 48, "width": 8},
-    "inception_v4": {"image": 75, "width": 4},
-    "resnet18": {"image": 32, "width": 8},
-    "resnet34": {"image": 32, "width": 8},
-    "resnet50": {"image": 32, "width": 8},
-    "resnet101": {"image": 32, "width": 4},
-    "resnet152": {"image": 32, "width": 4},
-    "resnet": {"image": 32, "width": 4, "depth": 56},
-    "densenet121": {"image": 32, "width": 8},
-    "mobilenet_v2": {"image": 32, "width": 4},
-    "squeezenet": {"image": 48, "width": 12},
-    "shufflenet": {"image": 32, "width": 12},
-    "unet": {"image": 32, "width": 4},
-    "unet_bilinear": {"image": 32, "width": 4},
-    "vit_b16": {"image": 32, "width": 64, "depth": 2},
-    "bert_base": {"width": 64, "depth": 2, "seq": 16},
-    "gpt2": {"width": 64, "depth": 2, "seq": 16},
-    "mlp": {"width": 16},
-}
-
 STEPS = 4
-
-
-def small(name: str, **more: int) -> onnx.ModelProto:
-    return build_forward(name, ZooOptions(**({"batch": 4, "classes": 10} | SMALL[name] | more))).model
+SGD = Optimizer("sgd")
 
 
 def test_every_network_is_tested() -> None:
@@ -48,35 +22,32 @@ def test_every_network_is_tested() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_training_graph_keeps_its_contract(name: str) -> None:
-    forward = small(name)
-    step = differentiate(forward, loss="cross-entropy", optimizer=Optimizer("momentum", learning_rate=0.01))
+    step = small_step(name, MOMENTUM)
     assert violations(step) == []
-    feeds = random_batch(step)
-    results = run_steps(step, feeds, STEPS)
+    feeds, running = random_batch(step), session(step)
+    results = run_steps(step, feeds, STEPS, running)
     assert all(np.isfinite(r["loss"]) for r in results)
-    if all(node.op_type != "Dropout" for node in forward.graph.node):
+    if all(node.op_type != "Dropout" for node in step.graph.node):
         assert min(float(r["loss"]) for r in results[1:]) < float(results[0]["loss"])
-    again = run_steps(step, feeds, 1)
-    for first, second in zip(results, again, strict=False):
-        assert all(np.array_equal(first[n], second[n]) for n in first)
+        again = run_steps(step, feeds, 1, running)[0]
+        assert all(np.array_equal(results[0][n], again[n]) for n in again)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "gpt2", "unet", "squeezenet"])
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_other_forms_keep_the_contract(name: str, optimizer: str) -> None:
+@pytest.mark.parametrize("optimizer", [SGD, Optimizer("adamw")], ids=lambda o: o.kind)
+def test_other_forms_keep_the_contract(name: str, optimizer: Optimizer) -> None:
     """The operator forms for CUDA, with the smallest and the largest optimizer."""
-    chosen = Optimizer("sgd") if optimizer == "sgd" else Optimizer("adamw")
-    step = differentiate(small(name), loss="cross-entropy", optimizer=chosen, device="cuda")
+    step = differentiate(small_forward(name).model, loss="cross-entropy", optimizer=optimizer, device="cuda")
     assert violations(step) == []
     assert np.isfinite(run_steps(step, random_batch(step))[0]["loss"])
 
 
 @pytest.mark.parametrize("name", ["resnet18", "gpt2"])
 def test_half_precision_keeps_the_contract(name: str) -> None:
-    exact = differentiate(small(name), loss="cross-entropy", optimizer=Optimizer("sgd"))
+    exact = small_step(name, MOMENTUM)
     half = differentiate(
-        small(name), loss="cross-entropy", optimizer=Optimizer("sgd"), precision="float16", loss_scale=256.0
-    )  # fmt: skip
+        small_forward(name).model, loss="cross-entropy", optimizer=MOMENTUM, precision="float16", loss_scale=256.0
+    )
     assert violations(half) == []
     states = {i.name: i.type.tensor_type.elem_type for i in half.graph.input if i.name in state_pairs(half)}
     assert set(states.values()) == {onnx.TensorProto.FLOAT}
@@ -87,22 +58,22 @@ def test_half_precision_keeps_the_contract(name: str) -> None:
 
 
 def test_same_seed_same_network_other_seed_other_network() -> None:
-    first, second, third = (small("mlp", seed=s).SerializeToString() for s in (1, 1, 2))
+    first, second, third = (small_forward("mlp", seed=s).model.SerializeToString() for s in (1, 1, 2))
     assert first == second
     assert first != third
 
 
 def test_a_tied_embedding_is_scattered_onto_the_decoders_gradient() -> None:
     """No table of zeros and no sum of two tables."""
-    step = differentiate(small("gpt2"), loss="cross-entropy", optimizer=Optimizer("sgd"))
+    step = small_step("gpt2", MOMENTUM)
     scatter = next(n for n in step.graph.node if n.name.startswith("wte.backward.ScatterElements"))
     assert any(scatter.input[0] in n.output and n.op_type == "Gemm" for n in step.graph.node)
     assert all(n.op_type != "ConstantOfShape" for n in step.graph.node)
 
 
 def test_tied_embedding_is_one_parameter() -> None:
-    step = differentiate(small("gpt2"), loss="cross-entropy", optimizer=Optimizer("sgd"))
-    assert sum("wte.weight" in name for name in state_pairs(step)) == 1
+    step = small_step("gpt2", MOMENTUM)
+    assert [name for name in state_pairs(step) if "wte" in name] == ["wte.weight", "wte.weight.momentum"]
 
 
 @pytest.mark.parametrize(
@@ -141,9 +112,7 @@ def test_a_summary_counts_what_is_built(name: str) -> None:
     """Without initial values the training graph has the same operators; its parameters are those found by rule."""
     built, bare = (build_forward(name, ZooOptions(**SMALL[name]), values) for values in (True, False))
     assert set(built.parameters) == set(trainable(built.model))
-    steps = [
-        differentiate(f.model, loss=f.loss, optimizer=Optimizer("sgd"), parameters=f.parameters) for f in (built, bare)
-    ]
+    steps = [differentiate(f.model, loss=f.loss, optimizer=SGD, parameters=f.parameters) for f in (built, bare)]
     assert steps[0].graph.node == steps[1].graph.node
     assert built.model.ByteSize() > 4 * bare.model.ByteSize()
 
