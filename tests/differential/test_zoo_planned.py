@@ -1,0 +1,43 @@
+"""Every network of the zoo compiles into a tight budget, and its planned step computes the unplanned step's bits."""
+
+import pytest
+from support.costs import made_up_costs
+from support.zoo_networks import MOMENTUM, SMALL, small_step
+
+from planc.compiler import CompileOptions, compile_model
+from planc.costs.table import CostTable
+from planc.errors import InfeasibleBudgetError
+from planc.importer.build import ImportedModel, import_model
+from planc.problem.build import build_problem
+from planc.runtime.measure import measure
+from planc.runtime.step import load
+from planc.verify.verify import verify
+
+MANY_LAYERS = 400
+"""Networks of more layers are planned by recomputation alone: each copy would cut the step into one more session."""
+
+
+def tight_budget(imported: ImportedModel, costs: CostTable, share: int) -> int:
+    """The liveness peak less one `share` of what lies between it and the smallest feasible budget."""
+    with pytest.raises(InfeasibleBudgetError) as refused:
+        compile_model(imported, costs, CompileOptions("1"))
+    peak = build_problem(imported.graph, costs).liveness_peak_bytes
+    assert refused.value.minimum_budget_bytes < peak
+    return peak - (peak - refused.value.minimum_budget_bytes) // share
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_planned_step_computes_the_same_bits(name: str) -> None:
+    imported = import_model(small_step(name, MOMENTUM))
+    graph, costs = imported.graph, made_up_costs(imported.graph)
+    solver, share = ("mip", 2) if len(graph.layers) <= MANY_LAYERS else ("sqrt-n", 8)
+    budget = tight_budget(imported, costs, share)
+    compiled = compile_model(imported, costs, CompileOptions(str(budget), solver, time_limit_s=1.0))
+    plan = compiled.plan
+    assert verify(graph, plan) == ()
+    assert plan.memory.slab_bytes + plan.memory.scratch_bytes <= budget < plan.memory.liveness_peak_bytes
+    assert plan.copies or len(compiled.solution.schedule.steps) > len(graph.layers)
+    with load(plan, imported) as step:
+        result = measure(step, steps=2, seed=0, compare=True)
+    assert result.bitwise_equal is True
+    assert len(result.losses) == 2
