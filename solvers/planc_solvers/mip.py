@@ -11,6 +11,7 @@ from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
+from planc_solvers.known import recall, remember
 from planc_solvers.portfolio import Portfolio
 
 EVERY = "every schedule"
@@ -30,13 +31,19 @@ class Mip:
         keep = Schedule(tuple(range(len(problem.tasks))))
         if max(memory_profile(problem, keep)) <= problem.budget_bytes:
             return Candidate(keep, problem.base_duration_ns, EVERY)
-        portfolio = Portfolio(problem, options)
+        portfolio, before = Portfolio(problem, options), recall(problem) if options.workers > 1 else []
+        portfolio.proposals.extend(known.plan for known in before)
         portfolio.run()
         if portfolio.infeasible:
             raise InfeasibleBudgetError(*portfolio.certificate())
-        if portfolio.schedule is None:
+        schedule = portfolio.schedule
+        if schedule is None and not before:
             raise SolverTimeoutError(
                 f"no plan within {options.time_limit_s:g} s; allow more time, raise the budget or let values swap"
             )
-        bound = portfolio.bound_ns
-        return Candidate(portfolio.schedule, bound, EVERY if bound <= problem.base_duration_ns else IN_ORDER)
+        if schedule is not None:
+            remember(problem, portfolio.search.best, schedule, portfolio.best_ns)
+        if before and before[0].step_ns < portfolio.best_ns:
+            schedule = before[0].schedule
+        bound, trivial = portfolio.bound_ns, portfolio.bound_ns <= problem.base_duration_ns
+        return Candidate(schedule or before[0].schedule, bound, EVERY if trivial else IN_ORDER)

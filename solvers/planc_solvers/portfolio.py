@@ -11,7 +11,7 @@ from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import OPTIMAL_GAP, Progress, SolveOptions
 from planc.units import format_bytes
-from planc_solvers.arrays import Plan, arrays_of, empty_plan
+from planc_solvers.arrays import UNLIMITED, Plan, arrays_of, empty_plan
 from planc_solvers.build import schedule_of
 from planc_solvers.decode import give_up_all
 from planc_solvers.evaluate import evaluate
@@ -86,6 +86,12 @@ class Portfolio:
             return None
         evaluate(self.arrays, self.search.best, self.scratch)
         return schedule_of(self.problem, self.search.best, self.scratch)
+
+    @property
+    def best_ns(self) -> int:
+        """Step time of the best plan; a very long time before the first."""
+        best = float(self.search.state[BEST])
+        return round(best) if best < inf else UNLIMITED
 
     def left(self) -> float:
         """Seconds until the time limit."""

@@ -100,3 +100,13 @@ def test_a_price_on_boundaries_is_paid_in_the_prediction(seed: int) -> None:
     free = solve(Mip(), replace(tight, boundary_ns=0), SolveOptions(time_limit_s=0.5))
     paid = solve(Mip(), tight, SolveOptions(time_limit_s=0.5))
     assert paid.timeline.step_ns >= free.lower_bound_ns
+
+
+def test_a_larger_budget_never_predicts_a_slower_step() -> None:
+    problem = _swappable(2)
+    peak, least = _peak(problem), minimum_budget(problem)[0]
+    times = [
+        solve(Mip(), replace(problem, budget_bytes=budget), SolveOptions(time_limit_s=0.3)).timeline.step_ns
+        for budget in range(least, peak + 1, max(1, (peak - least) // 6))
+    ]
+    assert times == sorted(times, reverse=True)

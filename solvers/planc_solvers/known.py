@@ -1,0 +1,54 @@
+"""Plans already found in this process, so that a larger budget never gets a slower one than a smaller budget did."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from planc.problem.problem import Problem
+from planc.schedule.residency import host_profile, memory_profile
+from planc.schedule.schedule import Schedule
+from planc_solvers.arrays import Plan
+
+PROBLEMS, PLANS = 4, 8
+"""Problems remembered, and plans of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPlan:
+    """A plan with its schedule, and what that needs: device and host bytes, ns."""
+
+    plan: Plan
+    schedule: Schedule
+    peak_bytes: int
+    host_bytes: int
+    step_ns: int
+
+    def fits(self, problem: Problem) -> bool:
+        """Whether the schedule keeps the limits of `problem`."""
+        host = problem.host_budget_bytes
+        return self.peak_bytes <= problem.budget_bytes and (host is None or self.host_bytes <= host)
+
+
+_known: OrderedDict[int, list[KnownPlan]] = OrderedDict()
+
+
+def _key(problem: Problem) -> int:
+    return hash((problem.tasks, problem.values, problem.contention, problem.boundary_ns))
+
+
+def recall(problem: Problem) -> list[KnownPlan]:
+    """Plans of the same problem, at any budget, that fit this one's, fastest first."""
+    fitting = [known for known in _known.get(_key(problem), []) if known.fits(problem)]
+    return sorted(fitting, key=lambda known: known.step_ns)
+
+
+def remember(problem: Problem, plan: Plan, schedule: Schedule, step_ns: int) -> None:
+    """Keep a plan for later solves; of too many the one that needs most is forgotten."""
+    plans = _known.setdefault(_key(problem), [])
+    _known.move_to_end(_key(problem))
+    peak, host = max(memory_profile(problem, schedule)), max(host_profile(problem, schedule))
+    own = Plan(plan.seq.copy(), plan.fetch.copy(), plan.home.copy(), plan.length.copy())
+    plans.append(KnownPlan(own, schedule, peak, host, step_ns))
+    plans.sort(key=lambda known: (known.peak_bytes, known.step_ns))
+    del plans[PLANS:]
+    while len(_known) > PROBLEMS:
+        _known.popitem(last=False)
