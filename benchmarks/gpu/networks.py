@@ -25,6 +25,8 @@ CASES = {
     "r50-64": Case("resnet50", ZooOptions(batch=64), Optimizer("momentum")),
     "r152-32": Case("resnet152", ZooOptions(batch=32), Optimizer("momentum")),
     "gpt2": Case("gpt2", ZooOptions(batch=8, seq=1024), Optimizer("adamw")),
+    "r50-32-half": Case("resnet50", ZooOptions(batch=32), Optimizer("momentum"), "float16"),
+    "gpt2-half": Case("gpt2", ZooOptions(batch=8, seq=1024), Optimizer("adamw"), "float16"),
 }
 
 
@@ -32,4 +34,7 @@ def build(name: str) -> ImportedModel:
     """The training step of a case, imported."""
     case = CASES[name]
     forward = build_forward(case.network, case.options)
-    return import_model(differentiate(forward.model, loss=forward.loss, optimizer=case.optimizer, device="cuda"))
+    step = differentiate(
+        forward.model, loss=forward.loss, optimizer=case.optimizer, device="cuda", precision=case.precision
+    )
+    return import_model(step)
