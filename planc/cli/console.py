@@ -1,6 +1,7 @@
 """Where commands print: data on stdout, messages and progress on stderr, one JSON object with --json."""
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,14 @@ def out() -> Console:
 def err() -> Console:
     """The console for messages and progress."""
     return Console(file=sys.stderr, highlight=False)
+
+
+def keep_stdout_for_data() -> None:
+    """Send what native libraries print (HiGHS does, whatever its options say) to stderr; Python keeps stdout."""
+    sys.stdout.flush()
+    data = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    sys.stdout = os.fdopen(data, "w", encoding=sys.stdout.encoding)
 
 
 def print_json(value: Mapping[str, object]) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from planc.cli.compare import compare_command
 from planc.cli.compile import compile_command
+from planc.cli.console import keep_stdout_for_data
 from planc.cli.doctor import doctor
 from planc.cli.grad import grad
 from planc.cli.import_ort import import_ort
@@ -43,6 +44,7 @@ app.command("doctor")(doctor)
 
 def main() -> None:
     """Entry point of the `planc` program. Every failure is one message on stderr and an exit code."""
+    keep_stdout_for_data()
     try:
         app()
     except PlancError as error:
