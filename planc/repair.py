@@ -10,7 +10,7 @@ A schedule that fits the budget by its load may still not pack. What is tried, c
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
@@ -25,16 +25,16 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.solver import OPTIMAL_GAP, Progress, Solution, SolveOptions, Solver, Status, solve
 from planc.units import format_bytes
 
-_FIRST_SHARE, _REPAIR_SHARE = 0.6, 0.4
+_FIRST_SHARE, _REPAIR_SHARE = 0.5, 0.3
 """Parts of the time that is left for the first solve and for each repair; packing and more repairs take the rest."""
 
 _TRIAL_SHARE, _PACK_SHARE, _PACK_S = 0.05, 0.4, 10.0
 """Parts of the time left for the first packing of each variant and for the best one, and the most seconds of these."""
 
-_LEAST_S = 0.5
-"""Shortest useful time for a solve."""
+_LEAST_S, _LEAST_PACK_S = 0.5, 0.2
+"""Shortest useful times for a solve and for a packing: greedy packings ignore the gaps in lifetimes."""
 
-_SHRINKS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
+_SHRINKS = (0.05, 0.1, 0.25, 0.5, 1.0)
 """The last resort gives up these parts of what lies between the budget and the smallest one, one after the other."""
 
 
@@ -109,7 +109,8 @@ class PlanSearch:
     def _packed(self, solution: Solution) -> tuple[Solution, Lowered]:
         """The first variant of the solution that packs, else the one with the lowest packing after an exact search."""
         tried: list[tuple[Solution, Lowered]] = []
-        for variant in self._variants(solution):
+        variants = self._variants(solution)
+        for variant in variants if self._left() else variants[-1:]:
             tried.append((variant, self._lowered(variant, _TRIAL_SHARE)))
             if tried[-1][1].slab_bytes <= self.limits.capacity:
                 return tried[-1]
@@ -117,16 +118,16 @@ class PlanSearch:
         return lowest, self._lowered(lowest, _PACK_SHARE)
 
     def _lowered(self, solution: Solution, share: float) -> Lowered:
-        limit_s = min(_PACK_S, self._left() * share)
+        limit_s = min(_PACK_S, max(_LEAST_PACK_S, self._left() * share))
         return lower(self.graph, self.planning, solution.schedule, self.limits.capacity, limit_s)
 
-    def _variants(self, solution: Solution) -> Iterator[Solution]:
-        """The solution, then the same with shorter copies."""
-        yield solution
-        problem = self.planning.problem
+    def _variants(self, solution: Solution) -> list[Solution]:
+        """The solution, then the same with shorter copies, the leanest last."""
+        problem, found = self.planning.problem, [solution]
         for schedule, timeline in slackened(problem, solution.schedule, solution.timeline):
             peak = max(memory_profile(problem, schedule))
-            yield replace(solution, schedule=schedule, timeline=timeline, peak_bytes=peak)
+            found.append(replace(solution, schedule=schedule, timeline=timeline, peak_bytes=peak))
+        return found
 
     def _narrowed(self, problem: Problem, solution: Solution, lowered: Lowered) -> Problem:
         """Every layer that some byte over the capacity lives through needs as many bytes more, as far as it can."""

@@ -1,0 +1,133 @@
+"""How well the slab is reused: slab against load bound, bytes that aliasing saves, memory used against memory planned.
+
+    python benchmarks/reuse.py [MODEL ...] [--budgets 100%,60%,40%,25%] [--time-limit 6] [--steps 2]
+
+Every model of the zoo in a small form, profiled and run on this CPU. For each budget one row: `slab/load` is the height
+of the packing over the largest sum of bytes alive together; `repairs` counts the schedules that did not pack; `scratch`
+is what operators used of their regions in the slab, against the plan; `rss` is how far resident memory grew from before
+loading to after the steps, over the plan's slab and host slab: sessions and arrays of the caller are the rest.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from planc.compiler import Compilation, CompileOptions, compile_model
+from planc.costs.profile import profile
+from planc.costs.table import CostTable
+from planc.errors import InfeasibleBudgetError, PlancError
+from planc.graph.footprint import padded_bytes
+from planc.graph.graph import Graph, Role
+from planc.importer.build import ImportedModel, import_model
+from planc.lowering.stays import slot_map, stays_of
+from planc.runtime.measure import synthetic_feeds
+from planc.runtime.step import load
+from planc.training import Optimizer, differentiate
+from planc.zoo import ZooOptions, build_forward
+
+SIZES = {
+    "alexnet": ZooOptions(batch=4, image=99, width=32),
+    "bert_base": ZooOptions(batch=2, seq=64, depth=2, classes=1000),
+    "densenet121": ZooOptions(batch=4, image=64),
+    "googlenet": ZooOptions(batch=4, image=112),
+    "gpt2": ZooOptions(batch=2, seq=64, depth=2, width=256, classes=1000),
+    "inception_v4": ZooOptions(batch=2, image=139),
+    "mlp": ZooOptions(batch=64),
+    "mobilenet_v2": ZooOptions(batch=4, image=64),
+    "resnet18": ZooOptions(batch=8, image=112),
+    "resnet34": ZooOptions(batch=4, image=64),
+    "resnet50": ZooOptions(batch=4, image=64),
+    "resnet101": ZooOptions(batch=2, image=64),
+    "resnet152": ZooOptions(batch=2, image=64),
+    "shufflenet": ZooOptions(batch=4, image=64),
+    "squeezenet": ZooOptions(batch=4, image=112),
+    "unet": ZooOptions(batch=2, image=64, width=16),
+    "unet_bilinear": ZooOptions(batch=2, image=64, width=16),
+    "vgg16": ZooOptions(batch=4, image=64, width=16),
+    "vgg19": ZooOptions(batch=4, image=64, width=16),
+    "vit_b16": ZooOptions(batch=2, image=64, depth=2, classes=1000),
+}
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process (Linux)."""
+    fields = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in fields if line.startswith("VmRSS"))
+
+
+def aliased_bytes(graph: Graph, compiled: Compilation) -> dict[str, int]:
+    """Bytes a step that are not allocated anew, by the kind of sharing; in-place operators as the plan uses them."""
+    schedule = compiled.solution.schedule
+    stays = stays_of(slot_map(graph, schedule.steps), compiled.planning, schedule)
+    states = [s for s in graph.storages if s.role is Role.STATE]
+    computed = [s for s in graph.storages if s.role is Role.COMPUTED]
+    return {
+        "in place": sum(padded_bytes(graph, s.storage) for s in stays if s.over is not None),
+        "views": sum(s.nbytes * (len(s.tensors) - 1) for s in computed),
+        "state": sum(s.nbytes for s in states if any(graph.tensors[t].updated for t in s.tensors)),
+    }
+
+
+def measured(compiled: Compilation, imported: ImportedModel, steps: int) -> str:
+    """Scratch used in the slab over its plan, and growth of resident memory over the plan's bytes."""
+    memory = compiled.plan.memory
+    before = resident_bytes()
+    with load(compiled.plan, imported) as step:
+        for index in range(steps):
+            step(synthetic_feeds(imported.graph, index))
+        grown = resident_bytes() - before
+        used = getattr(step.device, "peak_slab_scratch_bytes", 0)
+    planned = memory.slab_bytes + memory.scratch_bytes + memory.host_bytes
+    return f"{used:,} / {memory.slab_scratch_bytes:,} | {grown / 2**20:.1f} / {planned / 2**20:.1f}"
+
+
+def row(name: str, imported: ImportedModel, costs: CostTable, budget: str, limit: float, steps: int) -> str:
+    """One line of the table."""
+    try:
+        compiled = compile_model(imported, costs, CompileOptions(budget, time_limit_s=limit))
+    except InfeasibleBudgetError as error:
+        return f"| {name} | {budget} | – | – | – | – | – | needs {error.minimum_budget_bytes:,} |"
+    except PlancError as error:
+        return f"| {name} | {budget} | – | – | – | – | – | {type(error).__name__} |"
+    memory, prediction = compiled.plan.memory, compiled.plan.prediction
+    overhead = prediction.step_ns / prediction.unconstrained_step_ns - 1
+    return (
+        f"| {name} | {budget} | {memory.slab_bytes:,} | {memory.slab_bytes / memory.load_bytes:.5f} | {compiled.repairs} "
+        f"| {overhead:.2%} | {measured(compiled, imported, steps)} |"
+    )
+
+
+def aliasing_row(name: str, imported: ImportedModel, costs: CostTable) -> str:
+    """Bytes that each kind of sharing saves in the unconstrained step, and the arena that scratch does not need."""
+    compiled = compile_model(imported, costs, CompileOptions("100%", time_limit_s=5.0))
+    kinds = aliased_bytes(imported.graph, compiled)
+    peak = compiled.plan.memory.liveness_peak_bytes
+    numbers = " | ".join(f"{kinds[kind]:,}" for kind in ("in place", "views", "state"))
+    return f"| {name} | {peak:,} | {numbers} | {compiled.plan.memory.slab_scratch_bytes:,} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", default=list(SIZES))
+    parser.add_argument("--budgets", default="100%,60%,40%,25%")
+    parser.add_argument("--time-limit", type=float, default=6.0)
+    parser.add_argument("--steps", type=int, default=2)
+    options = parser.parse_args()
+    aliases = []
+    print("| model | budget | slab | slab/load | repairs | overhead | scratch used / planned | rss / plan, MiB |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in options.models:
+        forward = build_forward(name, SIZES[name]).model
+        imported = import_model(differentiate(forward, loss="cross-entropy", optimizer=Optimizer("momentum")))
+        costs = profile(imported, "cpu", lambda *_: None)
+        for budget in options.budgets.split(","):
+            print(row(name, imported, costs, budget, options.time_limit, options.steps), flush=True)
+        aliases.append(aliasing_row(name, imported, costs))
+        print(f"{name} done", file=sys.stderr)
+    print("\n| model | liveness peak | in place | views | state updated in place | scratch inside the slab |")
+    print("|---|---|---|---|---|---|")
+    print("\n".join(aliases))
+
+
+if __name__ == "__main__":
+    main()
