@@ -33,8 +33,14 @@ class Cycle(NamedTuple):
 
 
 RECOMPUTING = (Cycle(0.1, 1e-3, True), Cycle(0.35, 1e-3, True), Cycle(0.85, 1e-3, True), Cycle(1.0, 2e-4, False))
-SWAPPING = (Cycle(0.07, 3e-4, False), Cycle(0.2, 1e-3, False), Cycle(0.5, 2e-3, False), Cycle(1.0, 2e-3, False))
-"""With swaps the first cycle only polishes a decoded model; without, decoded models are worse starts than none."""
+SWAPPING = (
+    Cycle(0.02, 3e-4, False),
+    Cycle(0.07, 3e-4, False),
+    Cycle(0.2, 1e-3, False),
+    Cycle(0.5, 2e-3, False),
+    Cycle(1.0, 2e-3, False),
+)
+"""With swaps the first cycles only polish a decoded model; without, decoded models are worse starts than none."""
 
 PACE = (1e-3, 5e-5)
 """Pace of the price on excess, without and with swaps."""
@@ -42,7 +48,7 @@ PACE = (1e-3, 5e-5)
 COLD = 2e-6
 """Temperature at the end of a cycle, relative to the base duration."""
 
-SETTLED_GAP, SETTLED_GAIN, SETTLED_S = 2e-3, 1e-4, 2.0
+SETTLED_GAP, SETTLED_GAIN, SETTLED_S = 5e-3, 1e-4, 2.0
 """A solve ends early when its gap is below the first and a whole cycle of at least that many seconds gained less than
 the second: what is left is not worth a user's minute."""
 
