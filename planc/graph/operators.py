@@ -12,12 +12,15 @@ RANDOM = frozenset(
 CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
 
 IN_PLACE_UNARY = frozenset(
-    {"Relu", "Neg", "Exp", "Sqrt", "Reciprocal", "Tanh", "Erf", "Sigmoid", "Log", "Abs", "Clip", "Sign"}
-)
+    {
+        "Relu", "Neg", "Exp", "Sqrt", "Reciprocal", "Tanh", "Erf", "Sigmoid", "Log", "Abs", "Clip", "Sign",
+        "LeakyRelu", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid", "Floor", "Ceil", "Round", "Sin", "Cos",
+    }
+)  # fmt: skip
 """Element-wise operators of one tensor: ONNX Runtime's kernels read each element before writing it, so the output may
 take the input's bytes. Proved, operator by operator, by the in-place tests. Transpose is not here: in place it corrupts."""
 
-IN_PLACE_BINARY = frozenset({"Add", "Sub", "Mul", "Div"})
+IN_PLACE_BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
 """The same for either operand that has the output's shape."""
 
 

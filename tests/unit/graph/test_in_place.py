@@ -54,6 +54,20 @@ def test_binary(op: str, over: str) -> None:
     assert _in_place(session, values, over).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("op", sorted(IN_PLACE_BINARY))
+def test_binary_with_a_scalar(op: str) -> None:
+    """The other operand is broadcast; it has bytes of its own."""
+    values = {"a": _values()["a"]}
+    infos = [helper.make_tensor_value_info("a", TensorProto.FLOAT, SHAPE)]
+    scalar = helper.make_tensor("b", TensorProto.FLOAT, [1], [3.0])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node(op, ["a", "b"], ["y"])], "g", infos, [output], [scalar])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), faithful_options(), providers=["CPUExecutionProvider"])
+    expected = session.run(None, values)[0]
+    assert _in_place(session, values, "a").tobytes() == expected.tobytes()
+
+
 def test_this_check_catches_an_operator_that_corrupts() -> None:
     session, values = _session("Transpose", 1, {"perm": [0, 1, 3, 2]}), {"a": _values()["a"]}
     expected = session.run(None, values)[0].reshape(SHAPE)
