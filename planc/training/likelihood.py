@@ -7,6 +7,8 @@ must lie in [0, K).
 from dataclasses import dataclass
 
 from planc.training.builder import Builder, Value
+from planc.training.lowering_table import LoweringTable
+from planc.training.rules.reductions import total
 
 
 @dataclass(frozen=True)
@@ -14,12 +16,17 @@ class Labels:
     """Labels read for one loss: `index` [N, 1, ...] with ignored labels set to 0, and which of them count.
 
     `counted` [N, 1, ...] is 0 for an ignored label, else 1 or the weight of its class, in the type of the
-    log-probabilities, and `count` their scalar sum; `counted` is None where every label counts for one.
+    log-probabilities; None where every label counts for one.
     """
 
     index: Value
     counted: Value | None
-    count: Value
+
+    def count(self, b: Builder, table: LoweringTable, dtype: int) -> Value:
+        """How much all labels count together, a scalar of type `dtype`."""
+        if self.counted is None:
+            return b.full((), float(self.index.size), dtype)
+        return b.cast(total(b, table, self.counted), dtype)
 
 
 def read_labels(
@@ -36,38 +43,39 @@ def read_labels(
     if weight is not None:
         each = b.op("Gather", [weight, index], index.shape, axis=0)
         counted = each if counted is None else b.mul(each, counted)
-    if counted is None:
-        return Labels(index, None, b.full((), float(index.size), logp.dtype))
-    return Labels(index, counted, b.op("ReduceSum", [counted], (), keepdims=0))
+    return Labels(index, counted)
 
 
-def likelihood(b: Builder, logp: Value, labels: Labels, reduction: str) -> Value:
-    """-log p of the labels: `none` per position, their `sum`, or their `mean` over the labels that count."""
+def likelihood(
+    b: Builder, table: LoweringTable, logp: Value, labels: Labels, reduction: str, name: str | None = None
+) -> Value:
+    """-log p of the labels: `none` per position, their `sum`, or their `mean` over what the labels count."""
     picked = b.op("GatherElements", [logp, labels.index], labels.index.shape, logp.dtype, axis=1)
     if labels.counted is not None:
         picked = b.mul(picked, labels.counted)
     if reduction == "none":
-        return b.reshape(b.unary("Neg", picked), (logp.shape[0], *logp.shape[2:]))
-    total = b.op("ReduceSum", [picked], (), keepdims=0)
-    return b.unary("Neg", b.div(total, labels.count) if reduction == "mean" else total)
+        return b.reshape(b.unary("Neg", picked), (logp.shape[0], *logp.shape[2:]), name=name)
+    summed = b.cast(total(b, table, picked), logp.dtype)
+    if reduction == "sum" or labels.counted is None:
+        return b.mul(summed, -1.0 if reduction == "sum" else -1 / picked.size, name=name)
+    return b.unary("Neg", b.div(summed, labels.count(b, table, logp.dtype)), name=name)
 
 
-def label_gradient(b: Builder, labels: Labels, reduction: str, dy: Value) -> Value:
-    """The gradient of each label's log-probability, [N, 1, ...]: -dy for a label that counts, over their number for a
-    mean. `dy` is a scalar, or for `none` one number a position."""
+def label_gradient(b: Builder, table: LoweringTable, labels: Labels, reduction: str, dy: Value) -> Value:
+    """The gradient of each label's log-probability, [N, 1, ...]: -dy times how much the label counts, over how much
+    all count for a mean. `dy` is a scalar, or for `none` one number a position."""
     shape, known = labels.index.shape, b.known_scalar(dy)
     minus: Value | float = -known if known is not None else b.unary("Neg", b.reshape(dy, shape if dy.shape else ()))
     if reduction == "mean":
         if isinstance(minus, float) and labels.counted is None:
             minus = minus / labels.index.size
         else:
-            minus = b.div(minus, labels.count)
+            minus = b.div(minus, labels.count(b, table, dy.dtype))
     if isinstance(minus, Value) and not minus.shape:
         minus = b.reshape(minus, (1,) * len(shape))
     if labels.counted is not None:
         return b.mul(labels.counted, minus)
-    each = minus if isinstance(minus, Value) else b.scalar_for(minus, Value("", shape, labels.count.dtype))
-    return b.expand(each, shape)
+    return b.expand(minus if isinstance(minus, Value) else b.scalar_for(minus, Value("", shape, dy.dtype)), shape)
 
 
 def likelihood_gradient(b: Builder, logp: Value, index: Value, share: Value) -> Value:

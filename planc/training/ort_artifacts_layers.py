@@ -249,7 +249,8 @@ def cross_entropy(c: ArtifactLowering, call: Call) -> Results:
     scores, labels = c.value(call, 0), c.value(call, 1)
     c.index_sizes.setdefault(labels.name, scores.shape[1])
     logp = c.b.unary("LogSoftmax", scores, axis=1)
-    return [likelihood(c.b, logp, _labels(c, call, logp, 1), call.attribute("reduction", "mean")), logp]
+    read = _labels(c, call, logp, 1)
+    return [likelihood(c.b, c.table, logp, read, call.attribute("reduction", "mean")), logp]
 
 
 @lowers("SoftmaxCrossEntropyLossGrad", "SoftmaxCrossEntropyLossInternalGrad")
@@ -257,5 +258,5 @@ def cross_entropy_grad(c: ArtifactLowering, call: Call) -> Results:
     """(dY, log-probabilities, labels, weights, ignored label)."""
     dy, logp = c.value(call, 0), c.value(call, 1)
     read = _labels(c, call, logp, 2)
-    share = label_gradient(c.b, read, call.attribute("reduction", "mean"), dy)
+    share = label_gradient(c.b, c.table, read, call.attribute("reduction", "mean"), dy)
     return [likelihood_gradient(c.b, logp, read.index, share)]

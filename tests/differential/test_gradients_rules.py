@@ -19,8 +19,8 @@ F = torch.nn.functional
 TOLERANCE = 2e-5
 """Largest error relative to the largest gradient or parameter, whichever is larger: float32 against float64."""
 
-MODEL_ONLY = {"SoftmaxCrossEntropyLoss", "Dropout"}
-"""Rules covered by tests of their own: the loss needs labels, dropout is random."""
+MODEL_ONLY = {"SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss", "Dropout"}
+"""Rules covered by tests of their own: losses need labels, dropout is random."""
 
 
 @dataclass(frozen=True)

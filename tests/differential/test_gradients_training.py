@@ -92,20 +92,39 @@ def test_cross_entropy_of_every_rank(shape: list[int]) -> None:
     np.testing.assert_allclose(result["scale.next"], scale - leaf.grad.numpy(), atol=1e-5)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("ignored", [None, 1, -100])
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-def test_cross_entropy_operator_inside_a_model(reduction: str) -> None:
-    """The model's own loss node, followed by more arithmetic."""
+@pytest.mark.parametrize("op_type", ["SoftmaxCrossEntropyLoss", "NegativeLogLikelihoodLoss"])
+def test_likelihood_operators_inside_a_model(
+    op_type: str, reduction: str, weighted: bool, ignored: int | None, device: str
+) -> None:
+    """The model's own loss node, followed by more arithmetic; images, as some labels are ignored."""
+    w, labels = normal(4, 2, 3, 4, 5), np.random.default_rng(1).integers(0, 3, (2, 4, 5))
+    if ignored is not None:
+        labels[0, 1:3] = ignored
+    classes = np.array([0.5, 2.0, 1.25], np.float32)
+    settings = {"reduction": reduction} | ({} if ignored is None else {"ignore_index": ignored})
+    inputs = ["w", "labels", "classes"] if weighted else ["w", "labels"]
     nodes = [
-        helper.make_node("SoftmaxCrossEntropyLoss", ["w", "labels"], ["each"], reduction=reduction),
+        helper.make_node(op_type, inputs, ["each"], name="own", **settings),
         helper.make_node("Mul", ["each", "each"], ["squares"]),
         helper.make_node("ReduceSum", ["squares"], ["total"], keepdims=0),
     ]
-    w, labels = normal(4, 5, 3), np.array([0, 2, 1, 1, 0])
-    forward = model_of(nodes, {"labels": (TensorProto.INT64, [5])}, "total", {"w": w})
-    step = differentiate(forward, loss="output:total", optimizer=Optimizer("sgd", 1.0), parameters=["w"])
+    tensors = {"w": w} | ({"classes": classes} if weighted else {})
+    forward = model_of(nodes, {"labels": (TensorProto.INT64, list(labels.shape))}, "total", tensors)
+    step = differentiate(
+        forward, loss="output:total", optimizer=Optimizer("sgd", 1.0), device=device, parameters=["w"]
+    )  # fmt: skip
     result = run_steps(step, {"labels": labels})[0]
     leaf = torch.from_numpy(w).double().requires_grad_()
-    (F.cross_entropy(leaf, torch.from_numpy(labels), reduction=reduction) ** 2).sum().backward()
+    function = F.cross_entropy if op_type == "SoftmaxCrossEntropyLoss" else F.nll_loss
+    weight = torch.from_numpy(classes).double() if weighted else None
+    more = {} if ignored is None else {"ignore_index": ignored}
+    loss = (function(leaf, torch.from_numpy(labels), weight, reduction=reduction, **more) ** 2).sum()
+    loss.backward()
+    assert float(result["total"]) == pytest.approx(float(loss.detach()), rel=1e-4)
     np.testing.assert_allclose(result["w.next"], w - leaf.grad.numpy(), rtol=1e-4, atol=1e-4)
 
 

@@ -40,7 +40,8 @@ def nll_loss(
 ) -> tuple[Value, Value]:
     """The loss and the number of labels that count, as torch returns them."""
     labels = _labels(c, self, target, weight, ignore_index)
-    return likelihood(c.b, self, labels, _REDUCTIONS[reduction]), labels.count
+    loss = likelihood(c.b, c.table, self, labels, _REDUCTIONS[reduction])
+    return loss, labels.count(c.b, c.table, self.dtype)
 
 
 @lower(aten.nll_loss_backward.default, aten.nll_loss2d_backward.default)
@@ -51,4 +52,4 @@ def nll_loss_backward(
     """Nothing but the gradients at the labels; the labels are read anew, which is cheaper than keeping them."""
     del total_weight
     labels = _labels(c, self, target, weight, ignore_index)
-    return Picked(self, labels.index, label_gradient(c.b, labels, _REDUCTIONS[reduction], grad_output))
+    return Picked(self, labels.index, label_gradient(c.b, c.table, labels, _REDUCTIONS[reduction], grad_output))

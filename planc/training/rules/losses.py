@@ -1,28 +1,35 @@
-"""The cross-entropy operator: lowered to LogSoftmax and a pick, with the gradient (softmax - onehot) / positions."""
+"""Losses of integer labels: the cross-entropy operator, lowered to LogSoftmax and a pick, and the pick alone."""
 
 from planc.errors import ModelError
-from planc.training.builder import Builder
+from planc.training.builder import Builder, Value
+from planc.training.likelihood import Labels, label_gradient, likelihood, likelihood_gradient, read_labels
 from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
-from planc.training.rules.reductions import total
+
+
+def _counts_differ(node: ForwardNode) -> bool:
+    """Whether some labels may count for more than others."""
+    return node.has_input(2) or node.attribute("ignore_index", None) is not None
+
+
+def _refuse_trained_weights(node: ForwardNode) -> None:
+    if 2 in node.wanted:
+        raise ModelError(f"{node.where}: class weights cannot be trained")
+
+
+def _labels(b: Builder, node: ForwardNode, scores: Value) -> Labels:
+    weight = node.input(2) if node.has_input(2) else None
+    return read_labels(b, scores, node.input(1), node.attribute("ignore_index", None), weight)
 
 
 @lowering("SoftmaxCrossEntropyLoss")
 def lower_cross_entropy(b: Builder, node: ForwardNode) -> Lowered:
-    """Scores [N, K, ...], labels [N, ...]; the operator itself has no CUDA kernel."""
-    scores, labels = node.input(0), node.input(1)
-    if node.has_input(2) or node.attribute("ignore_index", None) is not None:
-        raise ModelError(f"{node.where}: class weights and ignore_index are not supported")
-    index = b.reshape(labels, (scores.shape[0], 1, *scores.shape[2:]))
-    reduction = node.attribute("reduction", "mean")
+    """Scores [N, K, ...], labels [N, ...], class weights [K]; the operator itself has no CUDA kernel."""
+    scores, reduction = node.input(0), node.attribute("reduction", "mean")
+    labels = _labels(b, node, scores)
     name = node.outputs[1].name if node.has_output(1) and node.outputs[1] else None
     logp = b.unary("LogSoftmax", scores, name=name, axis=1)
-    picked = b.op("GatherElements", [logp, index], index.shape, logp.dtype, axis=1)
-    if reduction == "none":
-        b.reshape(b.unary("Neg", picked), labels.shape, name=node.output.name)
-    else:
-        share = 1 / picked.size if reduction == "mean" else 1.0
-        b.mul(total(b, node.table, picked), -share, name=node.output.name)
-    return Lowered({"logp": logp, "index": index})
+    likelihood(b, node.table, logp, labels, reduction, name=node.output.name)
+    return Lowered({"logp": logp, "index": labels.index})
 
 
 @gradient("SoftmaxCrossEntropyLoss")
@@ -30,18 +37,42 @@ def cross_entropy(b: Builder, node: ForwardNode, grads: OutputGradients) -> Grad
     """dz = dy (softmax - onehot), over the number of positions for the mean.
 
     The one-hot is a ScatterElements whose indices never collide: repeatable everywhere, and without a one-hot tensor.
+    With class weights or an ignored label each position's dy is scaled by how much it counts; labels are read anew.
     """
-    dy, logp, index = sole(grads), node.saved["logp"], node.saved["index"]
-    share = 1 / index.size if node.attribute("reduction", "mean") == "mean" else 1.0
-    known = b.known_scalar(dy)
+    if any(dy is not None for dy in grads[1:]):
+        raise ModelError(f"{node.where}: the gradient of its log-probabilities is not supported; use LogSoftmax")
+    _refuse_trained_weights(node)
+    dy, logp, reduction = sole(grads), node.saved["logp"], node.attribute("reduction", "mean")
+    if _counts_differ(node):
+        labels = _labels(b, node, logp)
+        share = label_gradient(b, node.table, labels, reduction, dy)
+        return {0: likelihood_gradient(b, logp, labels.index, share)}
+    index, known = node.saved["index"], b.known_scalar(dy)
+    scale = 1 / index.size if reduction == "mean" else 1.0
     if known is not None:
-        each, minus = (b.scalar_for(sign * share * known, logp) for sign in (1, -1))
+        each, minus = (b.scalar_for(sign * scale * known, logp) for sign in (1, -1))
     else:
-        each = b.mul(b.reshape(dy, index.shape if dy.size == index.size else (1,) * index.rank), share)
+        each = b.mul(b.reshape(dy, index.shape if dy.size == index.size else (1,) * index.rank), scale)
         minus = b.unary("Neg", each)
-    updates = b.expand(minus, index.shape)
-    return {
-        0: b.op(
-            "ScatterElements", [b.mul(b.unary("Exp", logp), each), index, updates], logp.shape, axis=1, reduction="add"
-        )
-    }
+    at_label = b.expand(minus, index.shape)
+    spread = b.mul(b.unary("Exp", logp), each)
+    return {0: b.op("ScatterElements", [spread, index, at_label], logp.shape, axis=1, reduction="add")}
+
+
+@lowering("NegativeLogLikelihoodLoss")
+def lower_likelihood(b: Builder, node: ForwardNode) -> Lowered:
+    """Log-probabilities [N, K, ...], labels [N, ...], class weights [K]; the operator itself has no CUDA kernel."""
+    logp = node.input(0)
+    labels = _labels(b, node, logp)
+    likelihood(b, node.table, logp, labels, node.attribute("reduction", "mean"), name=node.output.name)
+    return Lowered()
+
+
+@gradient("NegativeLogLikelihoodLoss")
+def negative_log_likelihood(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """-dy at the label, times how much it counts, among zeros; nothing but the labels is read."""
+    _refuse_trained_weights(node)
+    logp, labels = node.input(0), _labels(b, node, node.input(0))
+    share = label_gradient(b, node.table, labels, node.attribute("reduction", "mean"), sole(grads))
+    zeros = b.zeros(logp.shape, share.dtype)
+    return {0: b.op("ScatterElements", [zeros, labels.index, share], logp.shape, axis=1)}
