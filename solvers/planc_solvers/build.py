@@ -14,7 +14,7 @@ def schedule_of(problem: Problem, plan: Plan, placed: Workspace) -> Schedule:
         Copy(int(placed.out_value[i]), Direction.OUT, int(placed.out_start[i]), int(placed.out_stop[i])) for i in order
     )
     ins = tuple(
-        Copy(int(placed.in_value[i]), Direction.IN, int(placed.in_start[i]), int(placed.in_need[i]))
+        Copy(int(placed.in_value[i]), Direction.IN, int(placed.in_start[i]), int(placed.in_stop[i]))
         for i in range(placed.tally[INS])
     )
     host = frozenset(

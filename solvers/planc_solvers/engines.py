@@ -9,12 +9,12 @@ from planc_solvers.workspace import INS, OUTS, Workspace
 
 @inner
 def _mark_boundaries(s: Plan, w: Workspace) -> None:
-    wait, out_start, out_stop, in_start, in_need = w.wait, w.out_start, w.out_stop, w.in_start, w.in_need
+    wait, out_start, out_stop, in_start, in_stop = w.wait, w.out_start, w.out_stop, w.in_start, w.in_stop
     wait[: s.length[0] + 1] = 0
     for i in range(w.tally[OUTS]):
         wait[out_start[i]] = wait[out_stop[i]] = 1
     for i in range(w.tally[INS]):
-        wait[in_start[i]] = wait[in_need[i]] = 1
+        wait[in_start[i]] = wait[in_stop[i]] = 1
     wait[0] = wait[s.length[0]] = 0
 
 
@@ -23,7 +23,7 @@ def run_engines(a: Arrays, s: Plan, w: Workspace, limit: float) -> float:
     """Simulate the placed plan: the step time in ns, infinite on a deadlock; some time over `limit` once it is that."""
     seq = s.seq
     duration, out_ns, in_ns = a.duration, a.out_ns, a.in_ns
-    wait, out_value, out_start, out_stop, out_order, in_value, in_start, in_need, in_after, chain = (
+    wait, out_value, out_start, out_stop, out_order, in_value, in_start, in_stop, in_after, chain = (
         w.wait,
         w.out_value,
         w.out_start,
@@ -31,7 +31,7 @@ def run_engines(a: Arrays, s: Plan, w: Workspace, limit: float) -> float:
         w.out_order,
         w.in_value,
         w.in_start,
-        w.in_need,
+        w.in_stop,
         w.in_after,
         w.chain,
     )
@@ -52,7 +52,7 @@ def run_engines(a: Arrays, s: Plan, w: Workspace, limit: float) -> float:
         if left_step < 0 and step < length:
             while due_out < outs and out_stop[out_order[due_out]] <= step:
                 due_out += 1
-            while due_in < ins and in_need[due_in] <= step:
+            while due_in < ins and in_stop[due_in] <= step:
                 due_in += 1
             if out >= due_out and in_ >= due_in:
                 left_step = duration[seq[step]] + (boundary if wait[step] else 0.0)

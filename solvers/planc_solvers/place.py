@@ -183,3 +183,18 @@ def place_ins(a: Arrays, s: Plan, w: Workspace) -> None:
             start = max(start, out_stop[in_after[i]])
         latest = max(latest, start)
         in_start[i] = latest
+    _await_ins(a, w)
+
+
+@inner
+def _await_ins(a: Arrays, w: Workspace) -> None:
+    """Await each copy in where it is needed; with a price on boundaries, where an earlier one is if it is done by then."""
+    ins, in_ns, clock = w.tally[INS], a.in_ns, w.clock
+    in_value, in_start, in_need, in_stop = w.in_value, w.in_start, w.in_need, w.in_stop
+    engine = 0.0
+    shared = -1
+    for i in range(ins):
+        engine = max(engine, clock[in_start[i]]) + in_ns[in_value[i]]
+        if a.boundary <= 0 or shared < in_start[i] or engine > clock[shared]:
+            shared = in_need[i]
+        in_stop[i] = shared

@@ -49,6 +49,8 @@ class Workspace(NamedTuple):
     chain: Ints
     in_value: Ints
     in_need: Ints
+    in_stop: Ints
+    """Where the copy is awaited: at its need, or before, together with another."""
     in_floor: Ints
     """Last access of the instance before: the copy must not replace it earlier."""
     in_start: Ints
@@ -75,6 +77,6 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("position", np.int64, "repeats bucket"),
     ("gap", np.int64, "gap_value gap_from gap_to gap_slot gap_kind"),
     ("gap", np.int64, "out_value out_start out_ready out_stop out_order chain"),
-    ("gap", np.int64, "in_value in_need in_floor in_start in_after"),
+    ("gap", np.int64, "in_value in_need in_stop in_floor in_start in_after"),
     ("gap", np.float64, "out_done in_done"),
 )
