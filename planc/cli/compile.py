@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from planc.cli.console import err, out, print_json, progress
-from planc.cli.options import Costs, Device, Json, Seed, TimeLimit, dimensions, optimizer_of
+from planc.cli.options import Costs, Device, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
 from planc.compiler import Compilation, CompileOptions, compile_model
 from planc.costs.cache import costs_for
 from planc.costs.table import read_costs
@@ -43,7 +43,8 @@ def compile_command(
     """Compile MODEL, the graph of one training step, into a memory plan within the budget."""
     file = read_model(model)
     if loss is not None:
-        file = _differentiated(file, model, loss, optimizer, dim or [])
+        forms = forms_for(device if costs is None else read_costs(costs).device.kind)
+        file = _differentiated(file, model, loss, optimizer, forms, dim or [])
     elif not file.proto.metadata_props:
         raise UsageError(
             f"{model} is a forward model: it updates no state. Differentiate it first, for example\n"
@@ -65,8 +66,11 @@ def _training_path(model: Path) -> Path:
     return model.with_suffix(".train.onnx")
 
 
-def _differentiated(file: ModelFile, path: Path, loss: str, optimizer: str, dim: list[str]) -> ModelFile:
-    trained = differentiate(file.proto, loss=loss, optimizer=optimizer_of(optimizer, None), dims=dimensions(dim))
+def _differentiated(
+    file: ModelFile, path: Path, loss: str, optimizer: str, forms: str, dim: list[str]
+) -> ModelFile:  # fmt: skip
+    settings = optimizer_of(optimizer, None)
+    trained = differentiate(file.proto, loss=loss, optimizer=settings, device=forms, dims=dimensions(dim))
     write_model(trained, _training_path(path))
     return ModelFile(trained, _training_path(path))
 

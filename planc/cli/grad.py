@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from planc.cli.console import report_written
-from planc.cli.options import Json, dimensions, optimizer_of
+from planc.cli.options import Forms, Json, dimensions, optimizer_of
 from planc.importer.load import read_model
 from planc.importer.save import write_model
 from planc.training import differentiate
@@ -21,6 +21,7 @@ def grad(
         float | None, typer.Option(help="Step size; the optimizer's usual one if not given.")
     ] = None,
     dim: Annotated[list[str] | None, typer.Option(help="Bind a symbolic dimension, e.g. batch=16; may repeat.")] = None,
+    device: Forms = "cpu",
     json: Json = False,
 ) -> None:
     """Differentiate FORWARD: add loss, backward pass and optimizer in standard operators."""
@@ -28,6 +29,7 @@ def grad(
         read_model(forward).proto,
         loss=loss,
         optimizer=optimizer_of(optimizer, learning_rate),
+        device=device,
         dims=dimensions(dim or ()),
     )
     write_model(model, output)

@@ -6,7 +6,9 @@ from typing import Annotated, get_args
 
 import typer
 
+from planc.costs.cache import AUTO
 from planc.errors import UsageError
+from planc.runtime.open import default_device
 from planc.training.optimizers import Kind, Optimizer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -17,6 +19,7 @@ HostTier = Annotated[str, typer.Option("--host-tier", help="Where swapped bytes 
 TimeLimit = Annotated[float, typer.Option("--time-limit", help="Seconds the solver may take.", min=0.1)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the solver's search.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:INDEX, a catalogue card, or auto.")]
+Forms = Annotated[str, typer.Option("--device", help="Operator forms that suit cpu or cuda.")]
 Costs = Annotated[Path | None, typer.Option("--costs", help="A cost table made by `planc profile`.")]
 
 
@@ -46,3 +49,9 @@ def beside(plan: Path, file: str, given: Path | None) -> Path:
     if not file:
         raise UsageError(f"{plan} does not say which file its model is: give it with --model")
     return plan.parent / file
+
+
+def forms_for(device: str) -> str:
+    """The operator forms (`cpu` or `cuda`) that suit a --device: those for CUDA on every card."""
+    chosen = default_device() if device == AUTO else device
+    return "cpu" if chosen == "cpu" else "cuda"

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from planc.cli.console import err, out, print_json, progress, report_written
-from planc.cli.options import Json, optimizer_of
+from planc.cli.options import Forms, Json, optimizer_of
 from planc.importer.save import write_model
 from planc.training import differentiate
 from planc.zoo import ZooOptions, build_forward, families, summarize
@@ -61,6 +61,7 @@ def build(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial values.")] = 0,
     forward: Annotated[bool, typer.Option("--forward", help="Write the forward model only, for `planc grad`.")] = False,
+    device: Forms = "cpu",
     json: Json = False,
 ) -> None:
     """Build the training step of network NAME: forward, backward and update in one graph of standard operators."""
@@ -68,7 +69,11 @@ def build(
     model = built.model
     if not forward:
         model = differentiate(
-            model, loss=built.loss, optimizer=optimizer_of(optimizer, learning_rate), parameters=built.parameters
+            model,
+            loss=built.loss,
+            optimizer=optimizer_of(optimizer, learning_rate),
+            device=device,
+            parameters=built.parameters,
         )
     write_model(model, output)
     report_written(model, output, json)
