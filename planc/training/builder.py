@@ -322,16 +322,16 @@ class Builder:
         """`a` with its last two axes exchanged."""
         return self.transpose(a, (*range(a.rank - 2), a.rank - 1, a.rank - 2))
 
-    def concat(self, parts: Sequence[Value], axis: int) -> Value:
+    def concat(self, parts: Sequence[Value], axis: int, name: str | None = None) -> Value:
         """The concatenation along `axis`, as a tree where there are more parts than one Concat should take."""
-        if len(parts) == 1:
+        if len(parts) == 1 and name is None:
             return parts[0]
         if len(parts) > MAX_CONCAT_INPUTS:
             chunks = [parts[i : i + MAX_CONCAT_INPUTS] for i in range(0, len(parts), MAX_CONCAT_INPUTS)]
-            return self.concat([self.concat(chunk, axis) for chunk in chunks], axis)
+            return self.concat([self.concat(chunk, axis) for chunk in chunks], axis, name)
         shape = list(parts[0].shape)
         shape[axis] = sum(part.shape[axis] for part in parts)
-        return self.op("Concat", list(parts), tuple(shape), axis=axis)
+        return self.op("Concat", list(parts), tuple(shape), name=name, axis=axis)
 
     def slice(self, a: Value, ranges: Mapping[int, tuple[int, int, int]]) -> Value:
         """`a` restricted along each axis of `ranges` to (start, end, positive step), half-open."""

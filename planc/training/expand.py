@@ -9,6 +9,7 @@ from onnx import defs, helper, inliner
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
 from planc.training.builder import FLOATS, Value
+from planc.training.einsum import einsum_body
 
 
 def inline_local_functions(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -43,7 +44,9 @@ def _yields_floats(node: onnx.NodeProto, values: Mapping[str, Value]) -> bool:
 
 
 def _body(node: onnx.NodeProto, version: int, values: Mapping[str, Value]) -> onnx.FunctionProto | None:
-    """The newest function body of `node`'s operator that the model's opset allows."""
+    """The newest function body of `node`'s operator that the model's opset allows, or planc's own for an Einsum."""
+    if node.op_type == "Einsum" and all(name in values for name in node.input):
+        return einsum_body(node, [values[name].shape for name in node.input], version)
     try:
         schema: Any = defs.get_schema(node.op_type, version, "")  # its type stub lacks the function members
     except defs.SchemaError as error:

@@ -96,6 +96,20 @@ IDS = np.array([[2, 0, 2], [4, 2, 0]], np.int64)
 MASK = np.random.default_rng(5).random((3, 4)) > 0.5
 MASK_T = torch.from_numpy(MASK)
 
+EINSUMS = {
+    "ij,jk->ik": [[3, 4], [4, 5]],
+    "bhqd,bhkd->bhqk": [[2, 3, 4, 5], [2, 3, 6, 5]],
+    "bqhd,bkhd->bhqk": [[2, 4, 3, 5], [2, 6, 3, 5]],
+    "...ij,jk->...ik": [[2, 3, 4], [4, 5]],
+    "i,j->ji": [[3], [4]],
+    "bi,bi->b": [[3, 4], [3, 4]],
+    "ijk,kl,lm->im": [[2, 3, 4], [4, 5], [5, 6]],
+    "ij": [[4, 3]],
+    "ij->j": [[3, 4]],
+    "ij,kj": [[3, 4], [5, 4]],
+    "ab,ab->ab": [[3, 4], [3, 4]],
+}
+
 CASES = [
     Case("Add", [[2, 3, 4], [3, 1]], torch.add),
     Case("Sum", [[2, 3], [2, 3], [3]], lambda a, b, c: a + b + c),
@@ -299,6 +313,23 @@ CASES = [
     Case("Slice", [[5, 6]], lambda x: x[1:4, 0:6:2], {}, [i64(1, 0), i64(4, 6), i64(0, 1), i64(1, 2)]),
     Case("Slice", [[5, 6]], lambda x: x.flip(1)[:, ::2], {}, [i64(-1), i64(-100), i64(1), i64(-2)], label="negative"),
     Case("Pad", [[3, 4]], lambda x: F.pad(x, (2, 1, 1, 0)), {}, [i64(1, 2, 0, 1)]),
+    Case("Pad", [[3, 4]], lambda x: x[1:, :3], {}, [i64(-1, 0, 0, -1)], label="crop"),
+    *(
+        Case(
+            "Pad",
+            [[2, 3, 5, 6]],
+            lambda x, mode=mode: F.pad(x, (4, 2, 1, 3), mode={"edge": "replicate", "wrap": "circular"}.get(mode, mode)),
+            {"mode": mode},
+            [i64(0, 0, 1, 4, 0, 0, 3, 2)],
+            label=mode,
+            opset=19,
+        )
+        for mode in ("reflect", "edge", "wrap")
+    ),
+    *(
+        Case("Einsum", shapes, lambda *x, e=equation: torch.einsum(e, *x), {"equation": equation}, label=equation)
+        for equation, shapes in EINSUMS.items()
+    ),
     Case("Expand", [[3, 1]], lambda x: x.expand(2, 3, 4), {}, [i64(2, 3, 4)]),
     Case("Tile", [[3, 4]], lambda x: x.repeat(2, 3), {}, [i64(2, 3)]),
     Case(

@@ -97,18 +97,67 @@ def spread(b: Builder, a: Value, strides: dict[int, int]) -> Value:
     return b.slice(b.reshape(spaced, shape), trimmed)
 
 
+@lowering("Pad")
+def lower_pad(b: Builder, node: ForwardNode) -> Lowered:
+    """The operator as it is; mode `wrap`, which opset 18 lacks, as a concatenation of slices an axis at a time."""
+    x, name, padded = node.input(0), node.output.name, _padded_axes(node)
+    if node.attribute("mode", "constant") != "wrap" or not padded:
+        settings = {"mode": "constant"} if not padded else node.attributes
+        b.emit("Pad", list(node.inputs), [(node.output.shape, x.dtype)], [name], **settings)
+        return Lowered()
+    for axis, (before, after) in padded.items():
+        size = x.shape[axis]
+        if not 0 <= before <= size or not 0 <= after <= size:
+            raise ModelError(
+                f"{node.where}: mode 'wrap' with pads {before}, {after} of {size} elements is not supported"
+            )
+        ends = [b.slice(x, {axis: r}) for r in ((size - before, size, 1), (0, after, 1)) if r[0] < r[1]]
+        parts = [ends[0], x, *ends[1:]] if before else [x, *ends]
+        x = b.concat(parts, axis, name=name if axis == max(padded) else None)
+    return Lowered()
+
+
+def _padded_axes(node: ForwardNode) -> dict[int, tuple[int, int]]:
+    """{axis: (before, after)} of every axis that a Pad changes; negative amounts crop."""
+    rank, pads = node.input(0).rank, node.ints(1, "pads") or []
+    axes = [a % rank for a in node.ints(3, "axes") or range(rank)]
+    found = {axis: (pads[i], pads[len(axes) + i]) for i, axis in enumerate(axes)}
+    return {axis: found[axis] for axis in sorted(found) if any(found[axis])}
+
+
 @gradient("Pad")
 def pad(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """The part of dy that the input covers; constant mode only."""
-    if node.attribute("mode", "constant") != "constant":
-        raise ModelError(f"{node.where}: the gradient of Pad mode {node.attribute('mode', '')!r} is not supported")
-    x, dy = node.input(0), sole(grads)
-    pads = node.ints(1, "pads") or []
-    axes = [a % x.rank for a in node.ints(3, "axes") or range(x.rank)]
-    before, after = [0] * x.rank, [0] * x.rank
-    for position, axis in enumerate(axes):
-        before[axis], after[axis] = -pads[position], -pads[len(axes) + position]
-    return {0: b.pad(dy, before, after)}
+    """The part of dy that the input covers; but for constants, what was copied from the input goes back to it."""
+    dy, mode, padded = sole(grads), node.attribute("mode", "constant"), _padded_axes(node)
+    for axis, (before, after) in padded.items():
+        if mode != "constant" and (before < 0 or after < 0):
+            raise ModelError(f"{node.where}: the gradient of negative pads in mode {mode!r} is not supported")
+        size = node.input(0).shape[axis]
+        kept = _placed(b, dy, axis, -before, -after)
+        for start, count, lower in ((0, before, True), (before + size, after, False)):
+            if mode != "constant" and count:
+                part = b.slice(dy, {axis: (start, start + count, 1)})
+                kept = b.add(kept, _copied_from(b, part, axis, size, mode, lower))
+        dy = kept
+    return {0: dy}
+
+
+def _copied_from(b: Builder, part: Value, axis: int, size: int, mode: str, lower: bool) -> Value:
+    """The gradient `part` of the padding at one end, at the positions of an axis of `size` that it was copied from."""
+    count = part.shape[axis]
+    if mode == "edge":
+        part, at = b.sum(part, [axis]), 0 if lower else size - 1
+    elif mode == "reflect":
+        part, at = b.flip(part, [axis]), 1 if lower else size - 1 - count
+    else:
+        at = size - count if lower else 0
+    return _placed(b, part, axis, at, size - at - part.shape[axis])
+
+
+def _placed(b: Builder, a: Value, axis: int, before: int, after: int) -> Value:
+    """`a` among zeros along one axis; negative amounts crop."""
+    amounts = ([0] * axis + [amount] + [0] * (a.rank - axis - 1) for amount in (before, after))
+    return b.pad(a, *amounts)
 
 
 @gradient("Expand")

@@ -7,7 +7,7 @@ from support.training_contract import violations
 from support.training_steps import random_batch, run_steps, session, state_pairs
 from support.zoo_networks import MOMENTUM, SMALL, small_forward, small_step
 
-from planc.errors import UsageError
+from planc.errors import ModelError, UsageError
 from planc.training import Optimizer, differentiate
 from planc.training.parameters import trainable
 from planc.zoo import ZooOptions, build_forward, families, summarize
@@ -55,6 +55,23 @@ def test_half_precision_keeps_the_contract(name: str) -> None:
     assert float(run_steps(half, feeds)[0]["loss"]) == pytest.approx(
         float(run_steps(exact, feeds)[0]["loss"]), rel=1e-2
     )
+
+
+@pytest.mark.parametrize("name", ["mlp", "gpt2"])
+def test_bfloat16_keeps_the_contract(name: str) -> None:
+    """ONNX Runtime's CPU provider has no kernels for it, so it is not run here; state stays float32."""
+    step = differentiate(small_forward(name).model, loss="cross-entropy", optimizer=MOMENTUM, precision="bfloat16")
+    assert violations(step) == []
+    products = [n.output[0] for n in step.graph.node if n.op_type in ("Gemm", "MatMul")]
+    types = {v.name: v.type.tensor_type.elem_type for v in (*step.graph.value_info, *step.graph.input)}
+    assert {types[name] for name in products} == {onnx.TensorProto.BFLOAT16}
+    assert {types[name] for name in state_pairs(step)} == {onnx.TensorProto.FLOAT}
+
+
+def test_bfloat16_convolutions_are_refused() -> None:
+    """Opset 18 defines none."""
+    with pytest.raises(ModelError, match="conv1.*bfloat16"):
+        differentiate(small_forward("resnet18").model, loss="cross-entropy", optimizer=SGD, precision="bfloat16")
 
 
 def test_same_seed_same_network_other_seed_other_network() -> None:

@@ -116,6 +116,9 @@ def test_a_model_without_parameters_is_refused() -> None:
         differentiate(model, loss="mse", optimizer=SGD)
 
 
+HIDDEN = [helper.make_node("MatMul", ["x", "w"], ["h"])]
+
+
 def control_flow() -> onnx.ModelProto:
     output = helper.make_tensor_value_info("t", TensorProto.FLOAT, None)
     then = helper.make_graph([helper.make_node("Identity", ["x"], ["t"])], "then", [], [output])
@@ -131,11 +134,15 @@ def control_flow() -> onnx.ModelProto:
         (linear(nodes=[helper.make_node("SequenceConstruct", ["x"], ["y"], name="s")]), "'s'.*sequences"),
         (linear(nodes=[helper.make_node("MatMul", ["w", "w"], ["y"], name="m")]), "shape inference"),
         (
-            linear(nodes=[helper.make_node("Einsum", ["x", "w"], ["y"], name="e", equation="ij,jk->ik")]),
-            "'e'.*no gradient",
+            linear(nodes=[*HIDDEN, helper.make_node("Hardmax", ["h"], ["y"], name="d")]),
+            "'d'.*no gradient",
+        ),
+        (
+            linear(nodes=[helper.make_node("Einsum", ["x", "w"], ["y"], name="e", equation="ii,ik->ik")]),
+            "'e'.*must name each of the 2 axes of its operand once",
         ),
     ],
-    ids=["control-flow", "domain", "sequence", "inconsistent", "no-rule"],
+    ids=["control-flow", "domain", "sequence", "inconsistent", "no-rule", "diagonal"],
 )
 def test_what_is_refused_is_named(model: onnx.ModelProto, words: str) -> None:
     with pytest.raises(ModelError, match=words):
