@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint plans clean
 
 $(BIN)/planc: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,14 @@ demo: $(BIN)/planc
 	$(BIN)/planc compile $(DEMO)/resnet18.onnx --costs $(DEMO)/costs.json --budget 50% --time-limit 30 -o $(DEMO)/resnet18.plan.json
 	$(BIN)/planc verify $(DEMO)/resnet18.plan.json
 	$(BIN)/planc run $(DEMO)/resnet18.plan.json --steps 10 --compare --html $(DEMO)/resnet18.html
+
+# The example plans, from costs measured on this machine.
+plans: $(BIN)/planc
+	@mkdir -p $(DEMO)
+	$(BIN)/planc zoo build resnet18 --batch 32 --image 112 -o $(DEMO)/resnet18.onnx
+	$(BIN)/planc compile $(DEMO)/resnet18.onnx --budget 50% --time-limit 30 -o plans/resnet18.plan.json
+	$(BIN)/planc zoo build gpt2 --depth 4 --width 256 --seq 128 --batch 16 --classes 1000 -o $(DEMO)/gpt2.onnx
+	$(BIN)/planc compile $(DEMO)/gpt2.onnx --budget 50% --time-limit 30 -o plans/gpt2.plan.json
 
 test: lint
 	$(BIN)/python -m pytest
