@@ -17,10 +17,14 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 from networks import build
-from support.plans import random_plan
+from support.costs import made_up_costs
+from support.plans import plan_of
+from support.schedules import random_schedule
 
+from planc.importer.build import ImportedModel
 from planc.importer.submodel import sub_model
 from planc.plan.plan import Plan
+from planc.problem.build import build_problem
 from planc.runtime import cuda_graph
 from planc.runtime.cuda_driver import Context, call
 from planc.runtime.cuda_provider import cuda_session, load_libraries, reserve_scratch
@@ -33,8 +37,10 @@ MIB = 1 << 20
 facts: dict[str, Any] = {}
 
 
-def for_cuda(plan: Plan) -> Plan:
-    """The same plan for a card, with an arena that certainly is large enough."""
+def card_plan(imported: ImportedModel, seed: int) -> Plan:
+    """The plan of a random schedule for a card, with an arena that certainly is large enough."""
+    problem = build_problem(imported.graph, made_up_costs(imported.graph)).problem
+    plan = plan_of(imported, random_schedule(problem, seed))
     memory = plan.memory
     return msgspec.structs.replace(
         plan,
@@ -102,7 +108,7 @@ def scratch(name: str) -> dict[str, object]:
 def planned(name: str, seed: int) -> dict[str, object]:
     """A random schedule: swaps and recomputations; launched and replayed steps against the unplanned graph."""
     imported = build(name)
-    plan = for_cuda(random_plan(imported, seed))
+    plan = card_plan(imported, seed)
     before = used()
     with load(plan, imported, measure=True, replay=False) as step:
         after = used()
@@ -156,13 +162,27 @@ def host_nodes() -> dict[str, object]:
     cuda_graph._bridge_host_nodes = count
     try:
         imported = build("gpt-small")
-        with load(for_cuda(random_plan(imported, 3)), imported) as step:
+        with load(card_plan(imported, 3), imported) as step:
             feeds = synthetic_feeds(imported.graph, 0)
             for _ in range(3):
                 step(feeds)
     finally:
         cuda_graph._bridge_host_nodes = bridge
     return dict(kinds)
+
+
+def shared_arrays() -> dict[str, object]:
+    """Feeds as PyTorch tensors on the card, and outputs read through PyTorch, against host arrays."""
+    import torch
+
+    imported = build("gpt-small")
+    plan, feeds = card_plan(imported, 1), synthetic_feeds(imported.graph, 0)
+    with load(plan, imported) as step:
+        want = step(feeds)
+    with load(plan, imported) as step:
+        step.run([], {name: torch.from_numpy(value).cuda() for name, value in feeds.items()})
+        got = {name: torch.from_dlpack(step.on_device(name)).cpu().numpy() for name in step.output_names}
+    return {"differing": sum(int((got[name] != value).sum()) for name, value in want.items()), "outputs": len(got)}
 
 
 def attempt(name: str, work: Callable[[], dict[str, object]]) -> None:
@@ -187,6 +207,7 @@ STEPS: dict[str, Callable[[], dict[str, object]]] = {
     "planned-r18": lambda: planned("r18-small", 0),
     "planned-gpt": lambda: planned("gpt-small", 1),
     "host-nodes": host_nodes,
+    "dlpack": shared_arrays,
 }
 
 if __name__ == "__main__":
