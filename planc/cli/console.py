@@ -26,7 +26,12 @@ def err() -> Console:
 
 
 def keep_stdout_for_data() -> None:
-    """Send what native libraries print (HiGHS does, whatever its options say) to stderr; Python keeps stdout."""
+    """Send what native libraries print (HiGHS does, whatever its options say) to stderr; Python keeps stdout.
+
+    Where a caller has replaced Python's stdout, there is no file to keep and nothing is done.
+    """
+    if sys.stdout is not sys.__stdout__:
+        return
     sys.stdout.flush()
     data = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
