@@ -30,12 +30,13 @@ def keep_stdout_for_data() -> None:
 
     Where a caller has replaced Python's stdout, there is no file to keep and nothing is done.
     """
-    if sys.stdout is not sys.__stdout__:
+    own = sys.__stdout__
+    if own is None or sys.stdout is not own:
         return
-    sys.stdout.flush()
-    data = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    sys.stdout = os.fdopen(data, "w", encoding=sys.stdout.encoding)
+    own.flush()
+    data = os.dup(own.fileno())
+    os.dup2(sys.stderr.fileno(), own.fileno())
+    sys.stdout = os.fdopen(data, "w", encoding=own.encoding)
 
 
 def print_json(value: Mapping[str, object]) -> None:
