@@ -116,13 +116,13 @@ class Portfolio:
         """Search until finished. Raises what the proving half raised."""
         if self.swaps:
             self.proposals.append(give_up_all(self.problem, self.arrays, lambda _: True))
-        thread = threading.Thread(target=self.prove, daemon=True)
+        thread = threading.Thread(target=self.prove)
         thread.start()
         if self.options.workers == 1:
             thread.join()
         self.improve()
         self.stop.set()
-        # A model under way cannot be interrupted; it ends by its own time limit.
+        # A model under way cannot be interrupted; it ends by its own time limit, which the interpreter awaits at exit.
         thread.join(timeout=CHUNK_S)
         if self.failure is not None:
             raise self.failure
@@ -178,7 +178,8 @@ class Portfolio:
         chunk = CHUNK if counted else self.chunk
         anneal(self.arrays, self.search, self.swaps, chunk, heat, heat, self.pace, seed)
         rate = chunk / max(time.monotonic() - began, 1e-6)
-        self.chunk = max(10, int(rate * min(CHUNK_S, max(self.left(), 0.01))))
+        # Moves that fail cost nothing: a chunk of them must not make the next one endless.
+        self.chunk = min(2 * chunk, max(10, int(rate * min(CHUNK_S, max(self.left(), 0.01)))))
         return chunk
 
     def _settled(self, before: float, seconds: float) -> bool:

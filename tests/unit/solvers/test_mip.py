@@ -14,6 +14,7 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Progress, SolveOptions, Status, solve
 from planc_solvers.mip import Mip
+from planc_solvers.portfolio import Portfolio
 from tests.support.problems import FREE, random_problem
 
 INSTANCES = Path(__file__).parents[3] / "benchmarks" / "solver" / "instances"
@@ -70,8 +71,8 @@ def test_one_worker_gives_the_same_plan_for_the_same_seed() -> None:
 
 def test_time_limit_holds_and_progress_improves() -> None:
     read = read_instance(INSTANCES / "random_layered_250.json")
-    problem = read.with_budget(int(read.peak_bytes * 0.8))
-    solve(Mip(), problem, SolveOptions(time_limit_s=0.5, workers=2))
+    problem = read.with_budget(int(read.peak_bytes * 0.9))
+    Portfolio(problem, SolveOptions())  # compiles, where nothing has been compiled yet
     seen: list[Progress] = []
     began = time.monotonic()
     solve(Mip(), problem, SolveOptions(time_limit_s=3.0, on_progress=seen.append))
