@@ -21,6 +21,10 @@ def grad(
         float | None, typer.Option(help="Step size; the optimizer's usual one if not given.")
     ] = None,
     dim: Annotated[list[str] | None, typer.Option(help="Bind a symbolic dimension, e.g. batch=16; may repeat.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of forward and backward: float32, float16 or bfloat16; master weights stay float32.")
+    ] = "float32",
+    loss_scale: Annotated[float, typer.Option(help="Static factor on a float16 loss, taken out of the update.")] = 1.0,
     device: Forms = "cpu",
     json: Json = False,
 ) -> None:
@@ -31,6 +35,8 @@ def grad(
         optimizer=optimizer_of(optimizer, learning_rate),
         device=device,
         dims=dimensions(dim or ()),
+        precision=precision,
+        loss_scale=loss_scale,
     )
     write_model(model, output)
     report_written(model, output, json)

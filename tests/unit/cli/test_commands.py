@@ -177,3 +177,13 @@ def test_unknown_commands_and_options_are_usage_errors(planc: Planc) -> None:
     assert planc("fly")[0] == 2
     assert planc("compile")[0] == 2
     assert planc("compile", "x", "--no-such-option")[0] == 2
+
+
+def test_mixed_precision_keeps_float32_masters(planc: Planc, train: Path, tmp_path: Path) -> None:
+    forward, half = train.parent / "forward.onnx", tmp_path / "half.onnx"
+    arguments = ("--loss", "cross-entropy", "--precision", "float16", "--loss-scale", "128", "-o", half)
+    assert planc("grad", forward, *arguments)[0] == 0
+    graph = import_model(half).graph
+    assert {graph.tensors[i].dtype for i in graph.state} == {"float32"}
+    assert "float16" in {tensor.dtype for tensor in graph.tensors}
+    assert planc("grad", forward, "--loss", "cross-entropy", "--precision", "float8", "-o", half)[0] == 2
