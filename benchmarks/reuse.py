@@ -4,12 +4,15 @@
 
 Every model of the zoo in a small form, profiled and run on this CPU. For each budget one row: `slab/load` is the height
 of the packing over the largest sum of bytes alive together; `repairs` counts the schedules that did not pack; `scratch`
-is what operators used of their regions in the slab, against the plan; `rss` is how far resident memory grew from before
-loading to after the steps, over the plan's slab and host slab: sessions and arrays of the caller are the rest.
+is what operators used of their regions in the slab, against the plan; `rss` is by how much resident memory of a new process
+grew from before loading to after the steps, over the plan's slab and host slab: sessions and their
+libraries are the rest; the initial values in the model file are read before.
 """
 
 import argparse
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from planc.compiler import Compilation, CompileOptions, compile_model
@@ -19,9 +22,9 @@ from planc.errors import InfeasibleBudgetError, PlancError
 from planc.graph.footprint import padded_bytes
 from planc.graph.graph import Graph, Role
 from planc.importer.build import ImportedModel, import_model
+from planc.importer.save import write_model
 from planc.lowering.stays import slot_map, stays_of
-from planc.runtime.measure import synthetic_feeds
-from planc.runtime.step import load
+from planc.plan.files import write_plan
 from planc.training import Optimizer, differentiate
 from planc.zoo import ZooOptions, build_forward
 
@@ -49,12 +52,6 @@ SIZES = {
 }
 
 
-def resident_bytes() -> int:
-    """Resident memory of this process (Linux)."""
-    fields = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in fields if line.startswith("VmRSS"))
-
-
 def aliased_bytes(graph: Graph, compiled: Compilation) -> dict[str, int]:
     """Bytes a step that are not allocated anew, by the kind of sharing; in-place operators as the plan uses them."""
     schedule = compiled.solution.schedule
@@ -68,20 +65,39 @@ def aliased_bytes(graph: Graph, compiled: Compilation) -> dict[str, int]:
     }
 
 
-def measured(compiled: Compilation, imported: ImportedModel, steps: int) -> str:
-    """Scratch used in the slab over its plan, and growth of resident memory over the plan's bytes."""
-    memory = compiled.plan.memory
-    before = resident_bytes()
-    with load(compiled.plan, imported) as step:
-        for index in range(steps):
-            step(synthetic_feeds(imported.graph, index))
-        grown = resident_bytes() - before
-        used = getattr(step.device, "peak_slab_scratch_bytes", 0)
+_FRESH = """
+import sys
+from pathlib import Path
+from planc.importer.build import import_model
+from planc.plan.files import read_plan
+from planc.runtime.measure import synthetic_feeds
+from planc.runtime.step import load
+
+def status(key):
+    return next(int(x.split()[1]) << 10 for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
+imported, plan = import_model(Path(sys.argv[1])), read_plan(Path(sys.argv[2]))
+feeds, initial = synthetic_feeds(imported.graph, 0), dict(imported.file.initial_values)
+before = status("VmRSS")
+with load(plan, imported) as step:
+    for _ in range(int(sys.argv[3])):
+        step(feeds)
+    print(getattr(step.device, "peak_slab_scratch_bytes", 0), status("VmRSS") - before)
+"""
+
+
+def measured(compiled: Compilation, model: Path, steps: int) -> str:
+    """Scratch used in the slab over its plan, and growth of a new process's resident memory over the plan's bytes."""
+    memory, plan = compiled.plan.memory, model.with_suffix(".plan.json")
+    write_plan(compiled.plan, plan)
+    command = [sys.executable, "-c", _FRESH, str(model), str(plan), str(steps)]
+    used, grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     planned = memory.slab_bytes + memory.scratch_bytes + memory.host_bytes
-    return f"{used:,} / {memory.slab_scratch_bytes:,} | {grown / 2**20:.1f} / {planned / 2**20:.1f}"
+    return f"{int(used):,} / {memory.slab_scratch_bytes:,} | {int(grown) / 2**20:.1f} / {planned / 2**20:.1f}"
 
 
-def row(name: str, imported: ImportedModel, costs: CostTable, budget: str, limit: float, steps: int) -> str:
+def row(
+    name: str, imported: ImportedModel, costs: CostTable, budget: str, limit: float, steps: int, model: Path
+) -> str:
     """One line of the table."""
     try:
         compiled = compile_model(imported, costs, CompileOptions(budget, time_limit_s=limit))
@@ -93,7 +109,7 @@ def row(name: str, imported: ImportedModel, costs: CostTable, budget: str, limit
     overhead = prediction.step_ns / prediction.unconstrained_step_ns - 1
     return (
         f"| {name} | {budget} | {memory.slab_bytes:,} | {memory.slab_bytes / memory.load_bytes:.5f} | {compiled.repairs} "
-        f"| {overhead:.2%} | {measured(compiled, imported, steps)} |"
+        f"| {overhead:.2%} | {measured(compiled, model, steps)} |"
     )
 
 
@@ -113,15 +129,23 @@ def main() -> None:
     parser.add_argument("--time-limit", type=float, default=6.0)
     parser.add_argument("--steps", type=int, default=2)
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        report(options, Path(folder))
+
+
+def report(options: argparse.Namespace, folder: Path) -> None:
+    """Print both tables; models and plans lie in `folder` meanwhile."""
     aliases = []
     print("| model | budget | slab | slab/load | repairs | overhead | scratch used / planned | rss / plan, MiB |")
     print("|---|---|---|---|---|---|---|---|")
     for name in options.models:
         forward = build_forward(name, SIZES[name]).model
-        imported = import_model(differentiate(forward, loss="cross-entropy", optimizer=Optimizer("momentum")))
+        model = folder / f"{name}.onnx"
+        write_model(differentiate(forward, loss="cross-entropy", optimizer=Optimizer("momentum")), model)
+        imported = import_model(model)
         costs = profile(imported, "cpu", lambda *_: None)
         for budget in options.budgets.split(","):
-            print(row(name, imported, costs, budget, options.time_limit, options.steps), flush=True)
+            print(row(name, imported, costs, budget, options.time_limit, options.steps, model), flush=True)
         aliases.append(aliasing_row(name, imported, costs))
         print(f"{name} done", file=sys.stderr)
     print("\n| model | liveness peak | in place | views | state updated in place | scratch inside the slab |")
