@@ -32,7 +32,7 @@ class Cycle(NamedTuple):
     fresh: bool
 
 
-RECOMPUTING = (Cycle(0.1, 1e-3, True), Cycle(0.35, 1e-3, True), Cycle(0.85, 1e-3, True), Cycle(1.0, 2e-4, False))
+RECOMPUTING = (Cycle(0.1, 2e-3, True), Cycle(0.35, 2e-3, True), Cycle(0.85, 2e-3, True), Cycle(1.0, 2e-4, False))
 SWAPPING = (
     Cycle(0.02, 3e-4, False),
     Cycle(0.07, 3e-4, False),

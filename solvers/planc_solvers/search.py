@@ -27,7 +27,10 @@ from planc_solvers.workspace import (
 )
 
 # Indices of `Annealing.state`.
-SCORE, PRICE, BEST, CURRENT = range(4)
+SCORE, PRICE, BEST, CURRENT, FIRST_PRICE = range(5)
+
+PRICE_RANGE = 30.0
+"""How far the price on excess may move from its first value, up or down: beyond, every plan over or none would do."""
 
 CHAIN_DEPTH = 12
 """Longest chain of recomputations that one move inserts."""
@@ -43,7 +46,8 @@ class Annealing(NamedTuple):
     places: tuple[Workspace, Workspace]
     best: Plan
     state: Floats
-    """Score of the current plan, price (ns per byte-position), best step time (ns), index of the current plan."""
+    """Score of the current plan, price (ns per byte-position), best step time (ns), index of the current plan, and the
+    price that the search began with."""
     alive: Bytes8
     chain: Ints
 
@@ -53,7 +57,7 @@ def annealing(a: Arrays) -> Annealing:
     plans = (empty_plan(a), empty_plan(a))
     places = (workspace(a), workspace(a))
     alive = np.zeros(a.size.size, np.uint8)
-    return Annealing(plans, places, empty_plan(a), np.zeros(4), alive, np.zeros(2 * CHAIN_DEPTH + 2, np.int64))
+    return Annealing(plans, places, empty_plan(a), np.zeros(5), alive, np.zeros(2 * CHAIN_DEPTH + 2, np.int64))
 
 
 @outer
@@ -320,6 +324,8 @@ def start(a: Arrays, m: Annealing, plan: Plan, price: float) -> bool:
         return False
     m.state[CURRENT] = 0
     m.state[PRICE] = price
+    if m.state[FIRST_PRICE] <= 0:
+        m.state[FIRST_PRICE] = price
     m.state[SCORE] = _score(m.places[0], price)
     if m.places[0].total[EXCESS] <= 0 and m.places[0].total[MAKESPAN] < m.state[BEST]:
         m.state[BEST] = m.places[0].total[MAKESPAN]
@@ -335,7 +341,6 @@ def anneal(a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: 
     """
     np.random.seed(seed)
     evaluated = 0
-    lowest = m.state[PRICE] * 1e-6
     for i in range(rounds):
         heat = hot * (cold / hot) ** (i / rounds)
         now = int(m.state[CURRENT])
@@ -355,7 +360,8 @@ def anneal(a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: 
                 m.state[BEST] = w.total[MAKESPAN]
                 copy_plan(s, m.best)
         place = m.places[int(m.state[CURRENT])]
-        m.state[PRICE] = max(lowest, m.state[PRICE] * (1 + 2 * pace if place.total[EXCESS] > 0 else 1 - pace))
+        price = m.state[PRICE] * (1 + 2 * pace if place.total[EXCESS] > 0 else 1 - pace)
+        m.state[PRICE] = max(m.state[FIRST_PRICE] / PRICE_RANGE, min(m.state[FIRST_PRICE] * PRICE_RANGE, price))
         m.state[SCORE] = _score(place, m.state[PRICE])
     return evaluated
 
