@@ -109,17 +109,10 @@ class _Stays:
         return self.slots.graph.storages[storage].role is Role.COMPUTED
 
 
-def _is_used(residency: Residency) -> bool:
-    """Not a batch or constant value that is there at the start of the step only to be brought in again, unread."""
-    made = residency.produced_by_step is not None or residency.produced_by_copy is not None
-    touched = residency.last_reader is not None or residency.copied_out_by or residency.until_step_end
-    return bool(made or touched)
-
-
 def stays_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule) -> list[Stay]:
     """Every stay of a schedule, in-place reuse marked, ordered by first slot."""
     work = _Stays(slots, planning, schedule)
-    work.found = [work.across_layers(r) for r in residencies(planning.problem, schedule) if _is_used(r)]
+    work.found = [work.across_layers(r) for r in residencies(planning.problem, schedule)]
     work.temporaries()
     work.found.sort(key=lambda s: (s.begin, s.storage))
     _mark_in_place(slots, work.found)

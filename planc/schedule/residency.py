@@ -6,7 +6,7 @@ that says which instance a step reads, so memory accounting, simulation and lowe
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from planc.errors import InternalError
@@ -198,6 +198,22 @@ def residencies(problem: Problem, schedule: Schedule) -> tuple[Residency, ...]:
             raise ScheduleError(f"step {position} repeats {problem.tasks[index].name!r}, which cannot be recomputed")
         seen.add(index)
     return _Walk(problem, schedule).run()
+
+
+def without_idle_starts(problem: Problem, schedule: Schedule) -> Schedule:
+    """`schedule` with every batch and constant value on the host at first whose device copy then would go unused.
+
+    The bytes that such a copy holds, at the start of the step and for a constant also at its end, become free.
+    """
+    idle = {
+        r.value
+        for r in residencies(problem, schedule)
+        if problem.values[r.value].origin in (Origin.BATCH, Origin.CONSTANT)
+        and r.produced_by_copy is None
+        and r.last_reader is None
+        and not r.copied_out_by
+    }
+    return replace(schedule, host_start=schedule.host_start | idle)
 
 
 def host_profile(problem: Problem, schedule: Schedule) -> list[int]:

@@ -38,6 +38,9 @@ def _swapped(problem: Problem, steps: list[int], value: int, rng: random.Random,
     origin, end = problem.values[value].origin, len(steps)
     if not touches:
         return []
+    if origin in (Origin.BATCH, Origin.CONSTANT) and rng.random() < 0.2:
+        start = rng.randint(0, touches[0])  # in spite of a copy there at the start, which is thus idle
+        return [Copy(value, Direction.IN, start, rng.randint(start, touches[0]))]
     if origin in (Origin.STATE, Origin.CONSTANT) and rng.random() < 0.5:
         host_start.add(value)
         start = rng.randint(0, touches[0])

@@ -1,9 +1,11 @@
 """What residencies, memory and host profiles say of hand-made schedules, and which schedules they refuse."""
 
+from dataclasses import replace
+
 import pytest
 
 from planc.problem.problem import Origin, Problem, Task, Value
-from planc.schedule.residency import ScheduleError, host_profile, memory_profile
+from planc.schedule.residency import ScheduleError, host_profile, memory_profile, without_idle_starts
 from planc.schedule.schedule import Copy, Direction, Schedule
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -89,3 +91,17 @@ def test_host_bytes_last_from_copy_out_to_the_last_copy_in() -> None:
     assert host_profile(_problem(), home) == [100] * 7
     caller = Schedule(STEPS, (Copy(0, IN, 0, 0),), frozenset({0}))
     assert host_profile(_problem(), caller) == [0] * 7
+
+
+def test_a_copy_at_the_start_that_goes_unread_is_left_out() -> None:
+    problem = replace(
+        _problem(),
+        values=(*_problem().values[:1], Value("w", 100, Origin.CONSTANT, True, 10, 10), *_problem().values[2:]),
+    )
+    problem = replace(problem, tasks=(*problem.tasks[:5], replace(problem.tasks[5], writes=())))
+    schedule = Schedule(STEPS, (Copy(0, IN, 0, 0), Copy(1, IN, 0, 0)))
+    tidy = without_idle_starts(problem, schedule)
+    assert tidy.host_start == {0, 1}
+    assert memory_profile(problem, schedule) == [114, 130, 131, 131, 140, 130]
+    assert memory_profile(problem, tidy) == [114, 130, 131, 131, 140, 30]
+    assert without_idle_starts(problem, Schedule(STEPS)) == Schedule(STEPS)
