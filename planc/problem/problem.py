@@ -45,12 +45,21 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternative:
+    """Another way to execute a task, with results of the same meaning: its time (ns) and its working bytes."""
+
+    name: str
+    duration_ns: int
+    working_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One layer. `reads` and `writes` index the problem's values, without repetition.
 
     A STATE value in `writes` is mutated in place, so it must be on the device as if read; every other written value is
-    produced. `working_bytes` is the peak of
-    the task over the bytes held at its entry: its outputs, temporaries, and whatever of its inputs dies inside.
+    produced. `working_bytes` is the peak of the task over the bytes held at its entry: its outputs, temporaries, and
+    whatever of its inputs dies inside. Which of its `forms` a task takes is a decision, made anew at each execution.
     """
 
     name: str
@@ -59,6 +68,12 @@ class Task:
     writes: tuple[int, ...]
     working_bytes: int
     recomputable: bool = False
+    alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def forms(self) -> tuple[Alternative, ...]:
+        """The ways to execute the task, by choice: 0 is the task as it stands, k its alternative k - 1."""
+        return (Alternative("", self.duration_ns, self.working_bytes), *self.alternatives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +133,13 @@ class Problem:
 
     @cached_property
     def base_duration_ns(self) -> int:
-        """Compute time of every task once: no schedule is faster."""
+        """Compute time of every task once, as it stands."""
         return sum(task.duration_ns for task in self.tasks)
+
+    @cached_property
+    def least_duration_ns(self) -> int:
+        """Compute time of every task once, each in its fastest form: no schedule is faster."""
+        return sum(min(form.duration_ns for form in task.forms) for task in self.tasks)
 
     @cached_property
     def accesses(self) -> tuple[tuple[int, ...], ...]:
@@ -130,8 +150,9 @@ class Problem:
         )
 
     def entry_bytes(self, task: int) -> int:
-        """Bytes that no schedule can avoid while `task` runs: what it accesses plus its working set."""
-        return sum(self.values[v].bytes for v in self.accesses[task]) + self.tasks[task].working_bytes
+        """Bytes that no schedule can avoid while `task` runs: what it accesses plus its smallest working set."""
+        working = min(form.working_bytes for form in self.tasks[task].forms)
+        return sum(self.values[v].bytes for v in self.accesses[task]) + working
 
     def values_of(self, origin: Origin) -> Iterator[int]:
         """Indices of the values with that origin."""

@@ -186,7 +186,8 @@ def residencies(problem: Problem, schedule: Schedule) -> tuple[Residency, ...]:
     """Every residency of `schedule`, in no particular order.
 
     Raises ScheduleError when a step reads a value that is not on the device, a copy reads what is not there, a copy is
-    not waited for, state is updated twice or read after its update, or the step ends with a value missing.
+    not waited for, state is updated twice or read after its update, the step ends with a value missing, or a step
+    runs in a form that its task lacks.
     """
     executed = set(schedule.steps)
     missing = [task.name for index, task in enumerate(problem.tasks) if index not in executed]
@@ -197,7 +198,18 @@ def residencies(problem: Problem, schedule: Schedule) -> tuple[Residency, ...]:
         if index in seen and not problem.tasks[index].recomputable:
             raise ScheduleError(f"step {position} repeats {problem.tasks[index].name!r}, which cannot be recomputed")
         seen.add(index)
+    _check_choices(problem, schedule)
     return _Walk(problem, schedule).run()
+
+
+def _check_choices(problem: Problem, schedule: Schedule) -> None:
+    if not schedule.choices:
+        return
+    if len(schedule.choices) != len(schedule.steps):
+        raise ScheduleError(f"{len(schedule.choices)} choices of form for {len(schedule.steps)} steps")
+    for position, (index, choice) in enumerate(zip(schedule.steps, schedule.choices, strict=True)):
+        if not 0 <= choice < len(problem.tasks[index].forms):
+            raise ScheduleError(f"step {position} runs {problem.tasks[index].name!r} in form {choice}, which it lacks")
 
 
 def without_idle_starts(problem: Problem, schedule: Schedule) -> Schedule:
@@ -253,5 +265,5 @@ def memory_profile(problem: Problem, schedule: Schedule) -> list[int]:
     profile, held = [], 0
     for position, index in enumerate(schedule.steps):
         held += change[position]
-        profile.append(held + problem.tasks[index].working_bytes)
+        profile.append(held + problem.tasks[index].forms[schedule.choice(position)].working_bytes)
     return profile

@@ -35,12 +35,18 @@ class Schedule:
 
     `copies` are listed in the order in which each direction's engine takes them. `host_start` holds the batch, state
     and constant values whose device copy is absent when the step begins; a state value in it must be back on the host,
-    in its new version, when the step ends, and one not in it must be on the device then.
+    in its new version, when the step ends, and one not in it must be on the device then. `choices` has for each step
+    the form in which its task runs (`Task.forms`); empty says that every task runs as it stands.
     """
 
     steps: tuple[int, ...]
     copies: tuple[Copy, ...] = ()
     host_start: frozenset[int] = frozenset()
+    choices: tuple[int, ...] = ()
+
+    def choice(self, position: int) -> int:
+        """The form in which the step at `position` runs."""
+        return self.choices[position] if self.choices else 0
 
     def engine(self, direction: Direction) -> tuple[Copy, ...]:
         """The copies of one direction, in engine order."""

@@ -4,7 +4,7 @@ A step waits for the copies whose `stop` it is. A copy waits for the steps befor
 every copy out with stop ≤ start (those release the bytes it may claim) and for the copy out that made its host copy; a
 copy out of an instance that was brought in waits for that copy in. Engines that run together slow each other down as
 the problem's `Contention` says; rates are constant between events, so the simulation is exact for that model. A step at
-a position where copies start or are awaited takes `boundary_ns` longer.
+a position where copies start or are awaited, or where the form changes, takes `boundary_ns` longer.
 """
 
 from bisect import bisect_left
@@ -67,10 +67,27 @@ def copy_dependencies(problem: Problem, schedule: Schedule) -> list[tuple[int, .
     return [tuple(sorted(need)) for need in needs]
 
 
-def boundaries(schedule: Schedule) -> frozenset[int]:
-    """Positions strictly inside the schedule where a copy starts or is awaited; each ends a segment."""
+def boundaries(problem: Problem, schedule: Schedule) -> frozenset[int]:
+    """Positions strictly inside the schedule where a copy starts or is awaited or the form changes: segments end there."""
     ends = {position for copy in schedule.copies for position in (copy.start, copy.stop)}
-    return frozenset(ends - {0, len(schedule.steps)})
+    return frozenset((ends - {0, len(schedule.steps)}) | form_changes(problem, schedule))
+
+
+def form_changes(problem: Problem, schedule: Schedule) -> frozenset[int]:
+    """Positions of the steps that run in another form than the step with a choice before them.
+
+    A task without alternatives runs among the steps of any form.
+    """
+    found: set[int] = set()
+    form: str | None = None
+    for position, index in enumerate(schedule.steps):
+        task = problem.tasks[index]
+        if task.alternatives:
+            name = task.forms[schedule.choice(position)].name
+            if form not in (None, name):
+                found.add(position)
+            form = name
+    return frozenset(found)
 
 
 @dataclass(slots=True)
@@ -100,9 +117,9 @@ class _Simulation:
             problem.values[c.value].copy_out_ns if c.direction is Direction.OUT else problem.values[c.value].copy_in_ns
             for c in copies
         ]
-        cuts = boundaries(schedule) if problem.boundary_ns else frozenset()
+        cuts = boundaries(problem, schedule) if problem.boundary_ns else frozenset()
         steps = [
-            float(problem.tasks[t].duration_ns + (problem.boundary_ns if p in cuts else 0))
+            float(problem.tasks[t].forms[schedule.choice(p)].duration_ns + (problem.boundary_ns if p in cuts else 0))
             for p, t in enumerate(schedule.steps)
         ]
         self.engines = [_Engine(list(range(len(steps))), steps)]

@@ -36,11 +36,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class SolveOptions:
-    """Limits of one solve. With `workers` = 1 the same seed gives the same schedule."""
+    """Limits of one solve. With `workers` = 1 the same seed gives the same schedule.
+
+    `start` is a schedule from which a policy may begin its search, of this problem or of one with other sizes, times and
+    limits but the same tasks and values; it need not fit.
+    """
 
     time_limit_s: float = 60.0
     seed: int = 0
     workers: int = 2
+    start: Schedule | None = None
     on_progress: Callable[[Progress], None] = field(default=lambda _: None)
 
 
@@ -110,7 +115,7 @@ def solve(solver: Solver, problem: Problem, options: SolveOptions) -> Solution:
     if host_budget is not None and host > host_budget:
         raise InternalError(f"the solver's schedule needs {host} bytes on the host, over the limit of {host_budget}")
     timeline = simulate(problem, schedule)
-    bound = max(candidate.lower_bound_ns, problem.base_duration_ns)
+    bound = max(candidate.lower_bound_ns, problem.least_duration_ns)
     gap = max(0.0, (timeline.step_ns - bound) / timeline.step_ns) if timeline.step_ns else 0.0
     status = Status.OPTIMAL if gap <= OPTIMAL_GAP else Status.FEASIBLE
     return Solution(schedule, timeline, peak, bound, candidate.bound_scope, gap, status)

@@ -23,4 +23,4 @@ class KeepAll:
                 f"but tensors may take {format_bytes(problem.budget_bytes)}; choose a solver that swaps or recomputes"
             )
             raise InfeasibleBudgetError(message, profile[worst], name)
-        return Candidate(schedule, problem.base_duration_ns, "every schedule")
+        return Candidate(schedule, problem.least_duration_ns, "every schedule")

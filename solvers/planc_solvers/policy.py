@@ -22,7 +22,7 @@ def only_schedule(name: str, problem: Problem, schedule: Schedule) -> Candidate:
             f"{format_bytes(problem.budget_bytes)}; raise the budget or choose the solver 'mip'"
         )
         raise InfeasibleBudgetError(message, profile[worst], layer)
-    return Candidate(schedule, problem.base_duration_ns, "every schedule")
+    return Candidate(schedule, problem.least_duration_ns, "every schedule")
 
 
 def turning_point(problem: Problem) -> int:

@@ -55,6 +55,6 @@ def test_engines_slow_each_other_down(contention: Contention, step_ns: int) -> N
 
 
 def test_a_boundary_is_paid_where_copies_start_or_are_awaited() -> None:
-    assert boundaries(SWAP) == {1, 2}
+    assert boundaries(PROBLEM, SWAP) == {1, 2}
     assert simulate(replace(PROBLEM, boundary_ns=5), SWAP).step_ns == 58 + 10
     assert simulate(replace(PROBLEM, boundary_ns=5), Schedule((0, 1, 2))).step_ns == 50
