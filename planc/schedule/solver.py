@@ -45,8 +45,8 @@ class SolveOptions:
     time_limit_s: float = 60.0
     seed: int = 0
     workers: int = 2
-    start: Schedule | None = None
     on_progress: Callable[[Progress], None] = field(default=lambda _: None)
+    start: Schedule | None = None
 
 
 @dataclass(frozen=True, slots=True)
