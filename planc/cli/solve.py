@@ -77,7 +77,7 @@ def answer_of(read: Instance, solution: Solution, seconds: float) -> dict[str, o
     ids = [node.id for node in read.nodes]
     objective: float = solution.timeline.step_ns / scale
     if not schedule.copies:
-        objective = sum(read.nodes[task].cost for task in schedule.steps)
+        objective = sum(_cost(read, schedule, position) for position in range(len(schedule.steps)))
     base = sum(node.cost for node in read.nodes)
     bound = min(solution.lower_bound_ns / scale, objective)
     frees = _releases(read, schedule)
@@ -96,12 +96,24 @@ def answer_of(read: Instance, solution: Solution, seconds: float) -> dict[str, o
             for task, free in zip(schedule.steps, frees, strict=True)
         ],
     }
+    if any(task.alternatives for task in read.problem.tasks):
+        answer["forms"] = [_form(read, schedule, position) for position in range(len(schedule.steps))]
     if any(value.swappable for value in read.problem.values):
         answer["copies"] = [
             {"node": ids[c.value], "direction": str(c.direction), "start": c.start, "stop": c.stop}
             for c in schedule.copies
         ]
     return answer
+
+
+def _form(read: Instance, schedule: Schedule, position: int) -> str:
+    return read.problem.tasks[schedule.steps[position]].forms[schedule.choice(position)].name
+
+
+def _cost(read: Instance, schedule: Schedule, position: int) -> float:
+    """Cost of the step at `position`, in the instance's unit."""
+    node, choice = read.nodes[schedule.steps[position]], schedule.choice(position)
+    return node.alternatives[choice - 1].cost if choice else node.cost
 
 
 def _releases(read: Instance, schedule: Schedule) -> list[list[int]]:

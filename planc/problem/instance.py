@@ -2,7 +2,8 @@
 
 A file holds `{"name", "nodes": [{"id", "name", "cost", "bytes", "backward"}], "edges": [[u, v], …], "order": […]}`. A
 node's output of `bytes` is live from its own step through its last consumer's step. Costs have no unit; a link's
-bandwidth gives them one, microseconds.
+bandwidth gives them one, microseconds. Beyond what is published, a node may need `scratch` bytes while it runs, and have
+`"alternatives": [{"name", "cost", "scratch"}]`, other ways to make the same output.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import msgspec
 import networkx as nx
 
 from planc.errors import ModelError
-from planc.problem.problem import Origin, Problem, Task, Value
+from planc.problem.problem import Alternative, Origin, Problem, Task, Value
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 
@@ -27,6 +28,14 @@ _PRECISION = 10**12
 UNLIMITED = 1 << 62
 
 
+class Form(msgspec.Struct, frozen=True):
+    """Another way to run a node."""
+
+    name: str
+    cost: float
+    scratch: float = 0
+
+
 class Node(msgspec.Struct, frozen=True):
     """One node of an instance file."""
 
@@ -35,6 +44,8 @@ class Node(msgspec.Struct, frozen=True):
     bytes: float
     name: str = ""
     backward: bool = False
+    scratch: float = 0
+    alternatives: tuple[Form, ...] = ()
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -103,9 +114,19 @@ def _check_nodes(path: Path, content: _File, nodes: dict[int | str, Node]) -> No
     for node in content.nodes:
         if not (isfinite(node.cost) and isfinite(node.bytes) and node.cost >= 0 and node.bytes >= 0):
             raise ModelError(f"{path}: node {node.id!r}: cost {node.cost} and bytes {node.bytes} must be at least 0")
+        _check_forms(path, node)
     for end in (end for edge in content.edges for end in edge):
         if end not in nodes:
             raise ModelError(f"{path}: an edge names node {end!r}, which does not exist")
+
+
+def _check_forms(path: Path, node: Node) -> None:
+    names = [form.name for form in node.alternatives]
+    if len({"", *names}) <= len(names):
+        raise ModelError(f"{path}: node {node.id!r}: its alternatives {names} need names of their own")
+    for number in (node.scratch, *(x for form in node.alternatives for x in (form.cost, form.scratch))):
+        if not (isfinite(number) and number >= 0):
+            raise ModelError(f"{path}: node {node.id!r}: {number} must be at least 0, as a cost or as scratch bytes")
 
 
 def _order(path: Path, content: _File, nodes: dict[int | str, Node]) -> list[int | str]:
@@ -123,7 +144,8 @@ def _order(path: Path, content: _File, nodes: dict[int | str, Node]) -> list[int
 
 def _instance(name: str, nodes: tuple[Node, ...], parents: Sequence[tuple[int, ...]], link: Link | None) -> Instance:
     total = sum(node.cost for node in nodes)
-    whole = all(float(node.cost).is_integer() for node in nodes)
+    costs = [cost for node in nodes for cost in (node.cost, *(form.cost for form in node.alternatives))]
+    whole = all(float(cost).is_integer() for cost in costs)
     scale = float(NS_PER_COST) if whole or link is not None or total <= 0 else _PRECISION / total
     sizes = [ceil(node.bytes) for node in nodes]
     values = tuple(
@@ -138,7 +160,18 @@ def _instance(name: str, nodes: tuple[Node, ...], parents: Sequence[tuple[int, .
         for node, size in zip(nodes, sizes, strict=True)
     )
     tasks = tuple(
-        Task(value.name, round(node.cost * scale), parents[i], (i,), value.bytes, recomputable=True)
+        Task(
+            name=value.name,
+            duration_ns=round(node.cost * scale),
+            reads=parents[i],
+            writes=(i,),
+            working_bytes=value.bytes + ceil(node.scratch),
+            recomputable=True,
+            alternatives=tuple(
+                Alternative(form.name, round(form.cost * scale), value.bytes + ceil(form.scratch))
+                for form in node.alternatives
+            ),
+        )
         for i, (node, value) in enumerate(zip(nodes, values, strict=True))
     )
     problem = Problem(tasks, values, UNLIMITED)

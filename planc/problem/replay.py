@@ -15,7 +15,9 @@ def replay(instance: Mapping[str, Any], answer: Mapping[str, Any], budget: float
     each other as the link allows; and that the answer's `peak` and, without copies, its `objective` are the true ones.
     """
     size = {node["id"]: node["bytes"] for node in instance["nodes"]}
-    cost = {node["id"]: node["cost"] for node in instance["nodes"]}
+    forms = {
+        node["id"]: {"": node, **{f["name"]: f for f in node.get("alternatives", ())}} for node in instance["nodes"]
+    }
     inputs: dict[Any, set[Any]] = {node: set() for node in size}
     for parent, child in instance["edges"]:
         inputs[child].add(parent)
@@ -24,11 +26,15 @@ def replay(instance: Mapping[str, Any], answer: Mapping[str, Any], budget: float
     ready: set[Any] = set()
     host: set[Any] = set()
     wrong: list[str] = []
-    peak = 0.0
+    peak = total = 0.0
     for position, entry in enumerate(answer["sequence"]):
         node = entry["node"]
         if node not in size:
             return [f"entry {position} names node {node!r}, which the instance does not have"]
+        form = answer["forms"][position] if "forms" in answer else ""
+        if form not in forms[node]:
+            return [f"entry {position} runs node {node!r} in the form {form!r}, which it does not have"]
+        total += forms[node][form]["cost"]
         for kind, value in events[position]:
             if kind == "out start" and value not in ready:
                 wrong.append(f"position {position} copies {value!r} out while it is not on the device")
@@ -47,7 +53,8 @@ def replay(instance: Mapping[str, Any], answer: Mapping[str, Any], budget: float
         )
         held[node] += 1
         ready.add(node)
-        peak = max(peak, sum(size[value] * count for value, count in held.items()))
+        scratch = forms[node][form].get("scratch", 0)
+        peak = max(peak, scratch + sum(size[value] * count for value, count in held.items()))
         for value in entry["free"]:
             if held[value] < 1:
                 wrong.append(f"entry {position} releases {value!r}, which is not held")
@@ -56,7 +63,6 @@ def replay(instance: Mapping[str, Any], answer: Mapping[str, Any], budget: float
                 ready.discard(value)
     ran = [entry["node"] for entry in answer["sequence"]]
     wrong.extend(f"node {node!r} never runs" for node in size if node not in set(ran))
-    total = sum(cost[node] for node in ran)
     if peak > budget:
         wrong.append(f"the peak is {peak}, over the budget of {budget}")
     if peak != answer["peak"]:

@@ -20,13 +20,21 @@ Bytes8 = npt.NDArray[np.uint8]
 COMPUTED, BATCH, STATE, CONSTANT = range(4)
 _ORIGIN = {Origin.COMPUTED: COMPUTED, Origin.BATCH: BATCH, Origin.STATE: STATE, Origin.CONSTANT: CONSTANT}
 UNLIMITED = 1 << 62
+MOST_FORMS = 255
+"""Forms of a task that the search considers."""
 
 
 class Arrays(NamedTuple):
     """A problem. Per-task lists are stored as `list[ptr[t]:ptr[t + 1]]`; times in ns, sizes in bytes."""
 
     duration: Ints
-    working: Ints
+    """Of each task as it stands."""
+    form_ptr: Ints
+    """A task's forms; the first is the task as it stands."""
+    form_ns: Ints
+    form_bytes: Ints
+    form_name: Ints
+    """Equal for forms of one name."""
     recomputable: Bytes8
     deadline: Ints
     """First task (index) after whose first execution this one must not be recomputed; the number of tasks if none."""
@@ -59,6 +67,8 @@ class Plan(NamedTuple):
     """Decision arrays with spare room; `fetch` holds one bit for each accessed value of a step, 64 a word."""
 
     seq: Ints
+    choice: Bytes8
+    """Form in which each step runs."""
     fetch: npt.NDArray[np.uint64]
     home: Bytes8
     length: Ints
@@ -79,10 +89,16 @@ def arrays_of(problem: Problem) -> Arrays:
     read_ptr, reads = _csr(problem.accesses)
     write_ptr, writes = _csr([v for v in t.writes if values[v].origin is Origin.COMPUTED] for t in tasks)
     mutate_ptr, mutates = _csr([v for v in t.writes if values[v].origin is Origin.STATE] for t in tasks)
+    forms = [task.forms[:MOST_FORMS] for task in tasks]
+    form_ptr, form_ns = _csr([form.duration_ns for form in some] for some in forms)
+    names = {name: i for i, name in enumerate(dict.fromkeys(form.name for some in forms for form in some))}
     link = problem.contention
     return Arrays(
         duration=np.array([t.duration_ns for t in tasks], np.int64),
-        working=np.array([t.working_bytes for t in tasks], np.int64),
+        form_ptr=form_ptr,
+        form_ns=form_ns,
+        form_bytes=np.array([form.working_bytes for some in forms for form in some], np.int64),
+        form_name=np.array([names[form.name] for some in forms for form in some], np.int64),
         recomputable=np.array(
             [t.recomputable and mutate_ptr[i] == mutate_ptr[i + 1] for i, t in enumerate(tasks)], np.uint8
         ),
@@ -128,7 +144,7 @@ def empty_plan(arrays: Arrays) -> Plan:
     sequence = np.zeros(room, np.int64)
     sequence[:tasks] = np.arange(tasks)
     words = np.zeros((room, -(-max(width, 1) // 64)), np.uint64)
-    return Plan(sequence, words, np.zeros(values, np.uint8), np.array([tasks], np.int64))
+    return Plan(sequence, np.zeros(room, np.uint8), words, np.zeros(values, np.uint8), np.array([tasks], np.int64))
 
 
 def step_capacity(arrays: Arrays) -> int:

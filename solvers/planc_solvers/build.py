@@ -20,4 +20,5 @@ def schedule_of(problem: Problem, plan: Plan, placed: Workspace) -> Schedule:
     host = frozenset(
         v for v, value in enumerate(problem.values) if plan.home[v] and value.origin is not Origin.COMPUTED
     )
-    return Schedule(steps, outs + ins, host)
+    choices = tuple(int(c) for c in plan.choice[: len(steps)]) if plan.choice[: len(steps)].any() else ()
+    return Schedule(steps, outs + ins, host, choices)

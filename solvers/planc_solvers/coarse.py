@@ -4,7 +4,8 @@ Checkmate (Jain et al., MLSys 2020) decides residency and recomputation at every
 K_0 < … < K_{m-1} cut the step into stages 0 … m, stage k ending where K_k starts for the first time. Whatever the
 choice of critical tasks, every schedule whose first executions follow the given order maps to a point of the model, so
 its optimum is a bound. P = fraction of a value present at K_k, R = recomputed in stage k, O and I = fractions copied
-out and in during stage k, rho = fraction of a state value on the device at both ends of the step.
+out and in during stage k, rho = fraction of a state value on the device at both ends of the step. A task with a choice of
+forms runs in its fastest that the budget leaves room for; at a critical task the choice is a variable.
 """
 
 from dataclasses import dataclass, field
@@ -41,6 +42,8 @@ class Coarse:
     uses: list[list[int]] = field(default_factory=list)
     fixed: set[tuple[int, int]] = field(default_factory=set)
     stage: list[int] = field(default_factory=list)
+    forms: dict[tuple[int, int], int] = field(default_factory=dict)
+    """Fraction of critical task k's first execution that runs in its form f, where it has a choice."""
 
     @property
     def stages(self) -> int:
@@ -90,9 +93,19 @@ def coarse_model(problem: Problem, critical: tuple[int, ...], pair_cuts: bool = 
     _input_rows(c)
     if pair_cuts:
         _pair_cuts(c)
+    _form_variables(c)
     _memory_rows(c)
     _time_rows(c)
     return c
+
+
+def _form_variables(c: Coarse) -> None:
+    for k, task in enumerate(c.critical):
+        forms = c.problem.tasks[task].forms
+        if len(forms) > 1:
+            for f in range(len(forms)):
+                c.forms[k, f] = c.model.variable(0.0, 1.0)
+            c.model.row([(c.forms[k, f], 1.0) for f in range(len(forms))], lower=1.0, upper=1.0)
 
 
 def _stages(c: Coarse) -> None:
@@ -274,8 +287,11 @@ def _memory_rows(c: Coarse) -> None:
     problem, budget = c.problem, c.problem.budget_bytes
     for k, task in enumerate(c.critical):
         inside = [v for v in problem.accesses[task] if (v, k) not in c.present]
-        fixed = problem.tasks[task].working_bytes + sum(problem.values[v].bytes for v in inside)
+        forms = problem.tasks[task].forms
+        least = min(form.working_bytes for form in forms)
+        fixed = least + sum(problem.values[v].bytes for v in inside)
         terms = [(x, problem.values[v].bytes / budget) for (v, q), x in c.present.items() if q == k]
+        terms.extend((c.forms[k, f], (forms[f].working_bytes - least) / budget) for q, f in c.forms if q == k)
         c.model.row(terms, upper=(budget - fixed) / budget)
         c.constant.append(fixed)
     resident = [(x, problem.values[v].bytes / budget) for v, x in c.resident.items()]
@@ -306,13 +322,17 @@ def _time_rows(c: Coarse) -> None:
     """Each stage lasts as long as its compute with the slow-down that copies cause, and as each copy engine needs."""
     problem, base = c.problem, max(c.problem.base_duration_ns, 1)
     ends = [0, *c.critical, len(problem.tasks)]
-    compute = [sum(problem.tasks[t].duration_ns for t in range(a, b)) / base for a, b in pairwise(ends)]
+    least = [_least_ns(problem, task) for task in range(len(problem.tasks))]
+    compute = [sum(least[a:b]) / base for a, b in pairwise(ends)]
     drag = min(_lost(problem.contention.compute_one_copy_ppm), _lost(problem.contention.compute_two_copies_ppm) / 2)
     work: list[Terms] = [[] for _ in range(c.stages)]
     ins: list[Terms] = [[] for _ in range(c.stages)]
     outs: list[Terms] = [[] for _ in range(c.stages)]
     for (task, k), x in c.recomputed.items():
-        work[k].append((x, problem.tasks[task].duration_ns / base))
+        work[k].append((x, least[task] / base))
+    for (k, f), x in c.forms.items():
+        critical = c.critical[k]
+        work[k + 1].append((x, max(0, problem.tasks[critical].forms[f].duration_ns - least[critical]) / base))
     for (value, k), x in c.copied_in.items():
         ins[k].append((x, problem.values[value].copy_in_ns / base))
     for (value, k), x in c.copied_out.items():
@@ -324,6 +344,14 @@ def _time_rows(c: Coarse) -> None:
         for copies in (ins[k], outs[k]):
             if copies:
                 c.model.row([(time, 1.0), *((x, -w) for x, w in copies)], lower=0.0)
+
+
+def _least_ns(problem: Problem, task: int) -> int:
+    """Duration of `task` in its fastest form that the budget leaves room for, else in any."""
+    forms = problem.tasks[task].forms
+    held = problem.entry_bytes(task) - min(form.working_bytes for form in forms)
+    fitting = [form.duration_ns for form in forms if held + form.working_bytes <= problem.budget_bytes]
+    return min(fitting or (form.duration_ns for form in forms))
 
 
 def _lost(ppm: int) -> float:

@@ -8,7 +8,7 @@ from planc_solvers.workspace import INS, OUTS, Workspace
 
 
 @inner
-def _mark_boundaries(s: Plan, w: Workspace) -> None:
+def _mark_boundaries(a: Arrays, s: Plan, w: Workspace) -> None:
     wait, out_start, out_stop, in_start, in_stop = w.wait, w.out_start, w.out_stop, w.in_start, w.in_stop
     wait[: s.length[0] + 1] = 0
     for i in range(w.tally[OUTS]):
@@ -16,13 +16,23 @@ def _mark_boundaries(s: Plan, w: Workspace) -> None:
     for i in range(w.tally[INS]):
         wait[in_start[i]] = wait[in_stop[i]] = 1
     wait[0] = wait[s.length[0]] = 0
+    if a.form_ns.size == a.duration.size:
+        return
+    seq, choice, form_ptr, form_name = s.seq, s.choice, a.form_ptr, a.form_name
+    form = -1
+    for p in range(s.length[0]):
+        base = form_ptr[seq[p]]
+        if form_ptr[seq[p] + 1] > base + 1:
+            name = form_name[base + choice[p]]
+            if form >= 0 and name != form:
+                wait[p] = 1
+            form = name
 
 
 @inner
 def run_engines(a: Arrays, s: Plan, w: Workspace, limit: float) -> float:
     """Simulate the placed plan: the step time in ns, infinite on a deadlock; some time over `limit` once it is that."""
-    seq = s.seq
-    duration, out_ns, in_ns = a.duration, a.out_ns, a.in_ns
+    out_ns, in_ns, lasts = a.out_ns, a.in_ns, w.lasts
     wait, out_value, out_start, out_stop, out_order, in_value, in_start, in_stop, in_after, chain = (
         w.wait,
         w.out_value,
@@ -36,7 +46,7 @@ def run_engines(a: Arrays, s: Plan, w: Workspace, limit: float) -> float:
         w.chain,
     )
     length, outs, ins = s.length[0], w.tally[OUTS], w.tally[INS]
-    _mark_boundaries(s, w)
+    _mark_boundaries(a, s, w)
     boundary, one_copy, two_copies, duplex, beside = a.boundary, a.one_copy, a.two_copies, a.duplex, a.copy_compute
     step = 0
     out = 0
@@ -55,7 +65,7 @@ def run_engines(a: Arrays, s: Plan, w: Workspace, limit: float) -> float:
             while due_in < ins and in_stop[due_in] <= step:
                 due_in += 1
             if out >= due_out and in_ >= due_in:
-                left_step = duration[seq[step]] + (boundary if wait[step] else 0.0)
+                left_step = lasts[step] + (boundary if wait[step] else 0.0)
         if left_out < 0 and out < outs and out_start[out_order[out]] <= step:
             left_out = float(out_ns[out_value[out_order[out]]])
         if left_in < 0 and in_ < ins and in_start[in_] <= step:

@@ -52,8 +52,8 @@ def _scan(a: Arrays, s: Plan, w: Workspace) -> bool:
     """Instances, gaps and copies of a plan; False when it does not compute the problem or has too many gaps."""
     _begin(a, s, w)
     length, tasks = s.length[0], a.duration.size
-    seq, fetch = s.seq, s.fetch
-    duration, deadline, read_ptr, reads = a.duration, a.deadline, a.read_ptr, a.reads
+    seq, fetch, choice, lasts = s.seq, s.fetch, s.choice, w.lasts
+    form_ptr, form_ns, deadline, read_ptr, reads = a.form_ptr, a.form_ns, a.deadline, a.read_ptr, a.reads
     write_ptr, writes, mutate_ptr, mutates = a.write_ptr, a.writes, a.mutate_ptr, a.mutates
     size, out_ns, in_ns, origin, swappable = a.size, a.out_ns, a.in_ns, a.origin, a.swappable
     first, start, end, write, host, out_of, host_until = (
@@ -75,7 +75,8 @@ def _scan(a: Arrays, s: Plan, w: Workspace) -> bool:
                 return False
             repeats[repeated] = p
             repeated += 1
-        compute += duration[task]
+        lasts[p] = form_ns[form_ptr[task] + choice[p]]
+        compute += lasts[p]
         base = read_ptr[task]
         if gaps + read_ptr[task + 1] - base > room:
             return False
@@ -166,8 +167,8 @@ def _finish(a: Arrays, s: Plan, w: Workspace) -> None:
 
 @inner
 def _accumulate(a: Arrays, s: Plan, w: Workspace) -> None:
-    seq = s.seq
-    working = a.working
+    seq, choice = s.seq, s.choice
+    form_ptr, form_bytes = a.form_ptr, a.form_bytes
     memory, host_memory = w.memory, w.host_memory
     budget, host_budget, length = a.budget, a.host_budget, s.length[0]
     held = 0.0
@@ -180,7 +181,7 @@ def _accumulate(a: Arrays, s: Plan, w: Workspace) -> None:
         if p == length:
             break
         held += memory[p]
-        memory[p] = held + working[seq[p]]
+        memory[p] = held + form_bytes[form_ptr[seq[p]] + choice[p]]
         if memory[p] > budget:
             excess += memory[p] - budget
     w.total[EXCESS] = excess
@@ -200,7 +201,8 @@ def evaluate(a: Arrays, s: Plan, w: Workspace, price: float = 0.0, limit: float 
     _accumulate(a, s, w)
     limit -= price * w.total[EXCESS]
     w.total[MAKESPAN] = max(w.total[COMPUTE], w.total[OUT_TOTAL], w.total[IN_TOTAL])
-    if w.tally[OUTS] + w.tally[INS] == 0 or w.total[MAKESPAN] > limit:
+    changes = a.boundary > 0 and a.form_ns.size > a.duration.size
+    if w.total[MAKESPAN] > limit or (w.tally[OUTS] + w.tally[INS] == 0 and not changes):
         return True
     order_outs(s, w, 16.0 * a.boundary, a)
     place_outs(a, s, w)

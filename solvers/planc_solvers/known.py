@@ -46,7 +46,7 @@ def remember(problem: Problem, plan: Plan, schedule: Schedule, step_ns: int) -> 
     plans = _known.setdefault(_key(problem), [])
     _known.move_to_end(_key(problem))
     peak, host = max(memory_profile(problem, schedule)), max(host_profile(problem, schedule))
-    own = Plan(plan.seq.copy(), plan.fetch.copy(), plan.home.copy(), plan.length.copy())
+    own = Plan._make(array.copy() for array in plan)
     plans.append(KnownPlan(own, schedule, peak, host, step_ns))
     plans.sort(key=lambda known: (known.peak_bytes, known.step_ns))
     del plans[PLANS:]

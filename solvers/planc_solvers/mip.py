@@ -29,8 +29,9 @@ class Mip:
         """
         check_feasible(problem)
         keep = Schedule(tuple(range(len(problem.tasks))))
-        if max(memory_profile(problem, keep)) <= problem.budget_bytes:
-            return Candidate(keep, problem.base_duration_ns, EVERY)
+        fastest = problem.base_duration_ns == problem.least_duration_ns
+        if fastest and max(memory_profile(problem, keep)) <= problem.budget_bytes:
+            return Candidate(keep, problem.least_duration_ns, EVERY)
         portfolio, before = Portfolio(problem, options), recall(problem) if options.workers > 1 else []
         portfolio.proposals.extend(known.plan for known in before)
         portfolio.run()
@@ -45,5 +46,5 @@ class Mip:
             remember(problem, portfolio.search.best, schedule, portfolio.best_ns)
         if before and before[0].step_ns < portfolio.best_ns:
             schedule = before[0].schedule
-        bound, trivial = portfolio.bound_ns, portfolio.bound_ns <= problem.base_duration_ns
+        bound, trivial = portfolio.bound_ns, portfolio.bound_ns <= problem.least_duration_ns
         return Candidate(schedule or before[0].schedule, bound, EVERY if trivial else IN_ORDER)

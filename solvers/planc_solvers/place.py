@@ -62,8 +62,7 @@ def place_outs(a: Arrays, s: Plan, w: Workspace) -> None:
 
     With a price on boundaries, instances are released together where bytes are needed, or where one comes back in.
     """
-    seq = s.seq
-    duration, size, out_ns = a.duration, a.size, a.out_ns
+    size, out_ns, lasts = a.size, a.out_ns, w.lasts
     memory, clock, stall, out_value, out_start, out_ready, out_stop, out_done, out_order, in_need, in_after, chain = (
         w.memory,
         w.clock,
@@ -115,7 +114,7 @@ def place_outs(a: Arrays, s: Plan, w: Workspace) -> None:
                 out_stop[i] = p
                 held -= size[out_value[i]]
                 head += 1
-        now += duration[seq[p]] * (slow if engine > now else 1.0)
+        now += lasts[p] * (slow if engine > now else 1.0)
     while head < outs:
         out_stop[out_order[head]] = length
         head += 1
@@ -141,8 +140,7 @@ def _spread_outs(a: Arrays, s: Plan, w: Workspace) -> None:
 @inner
 def place_ins(a: Arrays, s: Plan, w: Workspace) -> None:
     """Backward pass: claim the bytes of each copy in as early as memory permits, in the order of need."""
-    seq = s.seq
-    duration, size, in_ns = a.duration, a.size, a.in_ns
+    size, in_ns, lasts = a.size, a.in_ns, w.lasts
     memory, stall, in_value, in_need, in_start, in_done, in_floor, in_after, out_stop = (
         w.memory,
         w.stall,
@@ -167,7 +165,7 @@ def place_ins(a: Arrays, s: Plan, w: Workspace) -> None:
                 in_start[head] = p + 1
                 held -= size[in_value[head]]
                 head -= 1
-        later += duration[seq[p]] * (slow if engine > later else 1.0) + stall[p]
+        later += lasts[p] * (slow if engine > later else 1.0) + stall[p]
         while tail >= 0 and in_need[tail] == p:
             engine = max(engine, later) + in_ns[in_value[tail]]
             in_done[tail] = engine

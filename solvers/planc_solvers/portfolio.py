@@ -13,6 +13,7 @@ from planc.schedule.solver import OPTIMAL_GAP, Progress, SolveOptions
 from planc.units import format_bytes
 from planc_solvers.arrays import UNLIMITED, Plan, arrays_of, empty_plan
 from planc_solvers.build import schedule_of
+from planc_solvers.choices import settle
 from planc_solvers.decode import give_up_all
 from planc_solvers.evaluate import evaluate
 from planc_solvers.prover import Prover
@@ -69,12 +70,13 @@ class Portfolio:
         self.problem, self.options = problem, options
         self.arrays = arrays_of(problem)
         self.base = max(problem.base_duration_ns, 1)
-        self.bound_ns = problem.base_duration_ns
+        self.bound_ns = problem.least_duration_ns
         self.infeasible = False
         self.failure: Exception | None = None
         self.proposals: deque[Plan] = deque([empty_plan(self.arrays)])
         self.scratch = workspace(self.arrays)
         self.search = annealing(self.arrays)
+        self.forms = any(task.alternatives for task in problem.tasks)
         self.swaps = any(v.swappable for v in problem.values)
         self.cycles, self.pace = (SWAPPING if self.swaps else RECOMPUTING), PACE[self.swaps]
         self.price = self.base * 0.02 / (max(self.arrays.budget, 1) * 0.01 * max(1.0, len(problem.tasks) / 50))
@@ -199,7 +201,7 @@ class Portfolio:
             return
         candidates = [self.search.best] if restart and self.search.state[BEST] < inf else []
         while self.proposals:
-            candidates.append(self.proposals.popleft())
+            candidates.append(self._settled_forms(self.proposals.popleft()))
         target, chosen = inf if restart else float(self.search.state[SCORE]), None
         for plan in candidates:
             if not evaluate(self.arrays, plan, self.scratch):
@@ -212,6 +214,12 @@ class Portfolio:
                 target, chosen = time_ns + price * excess, plan
         if chosen is not None:
             start(self.arrays, self.search, chosen, price)
+
+    def _settled_forms(self, plan: Plan) -> Plan:
+        """`plan` with every step in its fastest form that fits, where that makes a better plan of it."""
+        if self.forms and evaluate(self.arrays, plan, self.scratch):
+            settle(self.arrays, plan, self.scratch)
+        return plan
 
     def certificate(self) -> tuple[str, int, str]:
         """Message, smallest budget that is not excluded, and layer that sets it, of an infeasibility proof."""

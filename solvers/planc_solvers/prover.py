@@ -129,6 +129,8 @@ class Prover:
     def _scan(self) -> Iterator[tuple[int, list[Plan]]]:
         """Single critical tasks: a grid over the tight stretch, then halving steps around the best."""
         tight = np.flatnonzero(self.keep_memory > self.problem.budget_bytes)
+        if not tight.size:
+            return
         done = np.cumsum(self.arrays.duration)[tight]
         for share in range(1, GRID):
             at = int(tight[np.searchsorted(done, done[0] + (done[-1] - done[0]) * share / GRID)])

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planc_solvers.arrays import Arrays, Bytes8, Ints, Plan, empty_plan
+from planc_solvers.choices import choose, has_forms
 from planc_solvers.compiled import inner, outer
 from planc_solvers.evaluate import evaluate
 from planc_solvers.workspace import (
@@ -64,10 +65,11 @@ def annealing(a: Arrays) -> Annealing:
 def copy_plan(source: Plan, target: Plan) -> None:
     """Overwrite `target` with `source`."""
     length, words = source.length[0], source.fetch.shape[1]
-    seq, fetch, home = source.seq, source.fetch, source.home
-    to_seq, to_fetch, to_home = target.seq, target.fetch, target.home
+    seq, fetch, home, choice = source.seq, source.fetch, source.home, source.choice
+    to_seq, to_fetch, to_home, to_choice = target.seq, target.fetch, target.home, target.choice
     for p in range(length):
         to_seq[p] = seq[p]
+        to_choice[p] = choice[p]
         for q in range(words):
             to_fetch[p, q] = fetch[p, q]
     for v in range(home.size):
@@ -77,12 +79,14 @@ def copy_plan(source: Plan, target: Plan) -> None:
 
 @inner
 def _insert(s: Plan, position: int, task: int) -> None:
-    length, seq, fetch, words = s.length[0], s.seq, s.fetch, s.fetch.shape[1]
+    length, seq, choice, fetch, words = s.length[0], s.seq, s.choice, s.fetch, s.fetch.shape[1]
     for p in range(length, position, -1):
         seq[p] = seq[p - 1]
+        choice[p] = choice[p - 1]
         for q in range(words):
             fetch[p, q] = fetch[p - 1, q]
     seq[position] = task
+    choice[position] = 0
     for q in range(words):
         fetch[position, q] = np.uint64(0)
     s.length[0] = length + 1
@@ -90,9 +94,10 @@ def _insert(s: Plan, position: int, task: int) -> None:
 
 @inner
 def _remove(s: Plan, position: int) -> None:
-    seq, fetch, words = s.seq, s.fetch, s.fetch.shape[1]
+    seq, choice, fetch, words = s.seq, s.choice, s.fetch, s.fetch.shape[1]
     for p in range(position, s.length[0] - 1):
         seq[p] = seq[p + 1]
+        choice[p] = choice[p + 1]
         for q in range(words):
             fetch[p, q] = fetch[p + 1, q]
     s.length[0] -= 1
@@ -173,12 +178,12 @@ def _insert_chain(a: Arrays, s: Plan, w: Workspace, m: Annealing, value: int, po
                 count += 1
     if s.length[0] + count >= s.seq.size:
         return False
-    _insert_sorted(s, todo, count, position)
+    _insert_sorted(a, s, todo, count, position)
     return True
 
 
 @inner
-def _insert_sorted(s: Plan, tasks: Ints, count: int, position: int) -> None:
+def _insert_sorted(a: Arrays, s: Plan, tasks: Ints, count: int, position: int) -> None:
     """Insert tasks before `position` in task order, which is a valid order among them."""
     for i in range(count):
         low = i
@@ -187,6 +192,8 @@ def _insert_sorted(s: Plan, tasks: Ints, count: int, position: int) -> None:
                 low = j
         tasks[i], tasks[low] = tasks[low], tasks[i]
         _insert(s, position + i, tasks[i])
+        forms = a.form_ptr[tasks[i] + 1] - a.form_ptr[tasks[i]]
+        s.choice[position + i] = np.random.randint(forms) if forms > 1 and np.random.random() < 0.5 else 0
 
 
 @inner
@@ -244,8 +251,10 @@ def _move_repeat(a: Arrays, s: Plan, w: Workspace) -> bool:
         reach = 5 if np.random.random() < 0.7 else 40
         target = position + np.random.randint(1, reach) * (1 if np.random.random() < 0.5 else -1)
         target = max(w.first[task] + 1, min(s.length[0] - 1, target))
+        choice = s.choice[position]
         _remove(s, position)
         _insert(s, target, task)
+        s.choice[target] = choice
         return True
     other = np.random.randint(a.duration.size)
     fan = a.read_ptr[task + 1] - a.read_ptr[task]
@@ -254,6 +263,7 @@ def _move_repeat(a: Arrays, s: Plan, w: Workspace) -> bool:
     if other < 0 or not a.recomputable[other] or w.first[other] >= position:
         return False
     s.seq[position] = other
+    s.choice[position] = 0
     for q in range(s.fetch.shape[1]):
         s.fetch[position, q] = np.uint64(0)
     return True
@@ -296,6 +306,8 @@ def _flip_move(a: Arrays, s: Plan, w: Workspace) -> bool:
 def _propose(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool) -> bool:
     """Change the copy `s` of the current plan, whose evaluation is `w`; False when no move came of it."""
     changed = False
+    if has_forms(a) and np.random.random() < 0.15:
+        return choose(a, s, w, _focus(a, s, w))
     if swaps:
         draw = np.random.random()
         if draw < 0.65:

@@ -27,6 +27,8 @@ class Workspace(NamedTuple):
     host: Bytes8
     out_of: Ints
     host_until: Ints
+    lasts: Ints
+    """Duration of each step in its form."""
     memory: Floats
     host_memory: Floats
     clock: Floats
@@ -74,7 +76,7 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("value", np.uint8, "host"),
     ("position", np.float64, "memory host_memory clock stall"),
     ("position", np.uint8, "wait"),
-    ("position", np.int64, "repeats bucket"),
+    ("position", np.int64, "repeats bucket lasts"),
     ("gap", np.int64, "gap_value gap_from gap_to gap_slot gap_kind"),
     ("gap", np.int64, "out_value out_start out_ready out_stop out_order chain"),
     ("gap", np.int64, "in_value in_need in_stop in_floor in_start in_after"),

@@ -32,11 +32,12 @@ def best_recompute_only(problem: Problem) -> int | None:
             if not held.issuperset(info.reads) or (task < begun and not info.recomputable):
                 continue
             for kept in _subsets(held, frozenset(info.reads)):
-                if sum(size[v] for v in kept) + info.working_bytes <= problem.budget_bytes:
-                    ticket += 1
-                    after = kept | frozenset(info.writes)
-                    state = (cost + info.duration_ns, ticket, begun + (task == begun), after)
-                    heapq.heappush(queue, state)
+                after = kept | frozenset(info.writes)
+                for form in info.forms:
+                    if sum(size[v] for v in kept) + form.working_bytes <= problem.budget_bytes:
+                        ticket += 1
+                        state = (cost + form.duration_ns, ticket, begun + (task == begun), after)
+                        heapq.heappush(queue, state)
     return None
 
 
@@ -55,14 +56,15 @@ def best_with_swaps(problem: Problem, repeats: int = 1) -> int | None:
     best: int | None = None
     for steps in _sequences(problem, repeats):
         for copies, host in _copy_sets(problem, steps):
-            schedule = Schedule(steps, copies, host)
-            try:
-                if max(memory_profile(problem, schedule)) > problem.budget_bytes:
+            for choices in itertools.product(*(range(len(problem.tasks[t].forms)) for t in steps)):
+                schedule = Schedule(steps, copies, host, choices)
+                try:
+                    if max(memory_profile(problem, schedule)) > problem.budget_bytes:
+                        continue
+                    time = simulate(problem, schedule).step_ns
+                except ScheduleError:
                     continue
-                time = simulate(problem, schedule).step_ns
-            except ScheduleError:
-                continue
-            best = time if best is None else min(best, time)
+                best = time if best is None else min(best, time)
     return best
 
 

@@ -1,8 +1,9 @@
 """Random planning problems: a chain with branches, state that is read and updated, batch and constant inputs."""
 
 import random
+from dataclasses import replace
 
-from planc.problem.problem import Contention, Origin, Problem, Task, Value
+from planc.problem.problem import Alternative, Contention, Origin, Problem, Task, Value
 
 FREE = Contention()
 SLOW = Contention(100_000, 200_000, 300_000, 50_000)
@@ -46,6 +47,19 @@ def random_dag(seed: int, tasks: int = 7) -> Problem:
         reads = set(rng.sample(range(i), min(i, rng.randint(1, 2)))) | ({i - 1} if i and rng.random() < 0.6 else set())
         made.append(Task(f"t{i}", rng.randint(1, 9), tuple(sorted(reads)), (i,), values[i].bytes, rng.random() < 0.8))
     return Problem(tuple(made), tuple(values), 1 << 40)
+
+
+def with_alternatives(problem: Problem, seed: int, share: float = 0.5) -> Problem:
+    """`problem` where some tasks have one or two other forms: leaner and slower, or faster and larger."""
+    rng, tasks = random.Random(seed), []
+    for task in problem.tasks:
+        forms = []
+        for name in ("lean", "fast")[: rng.randint(1, 2)] if rng.random() < share else ():
+            sign = 1 if name == "lean" else -1
+            duration = max(1, task.duration_ns + sign * rng.randint(0, 4))
+            forms.append(Alternative(name, duration, max(0, task.working_bytes - sign * rng.randint(0, 4))))
+        tasks.append(replace(task, alternatives=tuple(forms)))
+    return replace(problem, tasks=tuple(tasks))
 
 
 def small_swap_problem(seed: int) -> Problem:

@@ -41,6 +41,19 @@ def test_link_makes_values_swappable_at_its_bandwidth(tmp_path: Path) -> None:
     assert (problem.values[1].copy_out_ns, problem.values[1].copy_in_ns) == (20, 10)
 
 
+_LEAN = {"name": "lean", "cost": 7, "scratch": 1.5}
+_FORMED = {"id": 0, "cost": 5, "bytes": 10, "scratch": 20, "alternatives": [_LEAN]}
+
+
+def test_scratch_and_alternatives_count_beside_the_output(tmp_path: Path) -> None:
+    read = read_instance(_write(tmp_path / "i.json", nodes=[_FORMED], edges=[], order=None))
+    assert [(f.name, f.duration_ns, f.working_bytes) for f in read.problem.tasks[0].forms] == [
+        ("", 5000, 30),
+        ("lean", 7000, 12),
+    ]
+    assert read.peak_bytes == 30
+
+
 def test_a_missing_order_is_derived(tmp_path: Path) -> None:
     nodes = list(reversed(CHAIN["nodes"]))  # type: ignore[call-overload]
     read = read_instance(_write(tmp_path / "i.json", nodes=nodes, order=None))
@@ -58,6 +71,8 @@ def test_a_missing_order_is_derived(tmp_path: Path) -> None:
         ({"nodes": [{"id": 0, "cost": -1, "bytes": 1}], "edges": [], "order": None}, "at least 0"),
         ({"nodes": [{"id": 0, "cost": 1, "bytes": 1}] * 2, "edges": [], "order": None}, "same id"),
         ({"nodes": "many"}, "not an instance"),
+        ({"nodes": [_FORMED | {"alternatives": [_LEAN, _LEAN]}], "edges": [], "order": None}, "names of their own"),
+        ({"nodes": [_FORMED | {"alternatives": [_LEAN | {"scratch": -1}]}], "edges": [], "order": None}, "at least 0"),
     ],
 )
 def test_what_is_not_an_instance_is_refused_by_name(tmp_path: Path, changes: dict[str, object], named: str) -> None:

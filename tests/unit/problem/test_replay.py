@@ -99,6 +99,30 @@ def test_changed_answers_are_rejected(
     assert any(named in message for message in replay(instance, answer, budget))
 
 
+@pytest.fixture(scope="module")
+def formed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """An instance in which the plain forms exceed the budget at some nodes."""
+    instance = json.loads(INSTANCE.read_text())
+    for node in instance["nodes"]:
+        node |= {"scratch": node["bytes"], "alternatives": [{"name": "lean", "cost": node["cost"] + 1}]}
+    path = tmp_path_factory.mktemp("formed") / "formed.json"
+    path.write_text(json.dumps(instance))
+    read = read_instance(path)
+    budget = int(read.peak_bytes * 0.95)
+    solution = solve(Mip(), read.with_budget(budget), SolveOptions(time_limit_s=1.0, workers=1))
+    return instance, dict(answer_of(read, solution, 1.0)), budget
+
+
+def test_answers_with_forms_are_accepted_and_changed_ones_rejected(
+    formed: tuple[dict[str, Any], dict[str, Any], int],
+) -> None:
+    instance, answer, budget = formed
+    assert replay(instance, answer, budget) == []
+    assert set(answer["forms"]) == {"", "lean"}
+    assert replay(instance, answer | {"forms": [""] * len(answer["forms"])}, budget)
+    assert "quick" in replay(instance, answer | {"forms": ["quick"] * len(answer["forms"])}, budget)[0]
+
+
 @pytest.mark.parametrize("direction", ["out", "in"])
 def test_a_missing_copy_is_rejected(swapped: tuple[dict[str, Any], dict[str, Any], int], direction: str) -> None:
     instance, answer, budget = copy.deepcopy(swapped)
