@@ -1,5 +1,5 @@
 // The driver functions that planc calls, over the emulated card.
-#include "world.hpp"
+#include "patterns.hpp"
 
 using emu::Event;
 using emu::Executable;
@@ -60,11 +60,7 @@ API cuMemFreeHost(void* at) { return world().release(reinterpret_cast<uintptr_t>
 
 API cuStreamCreate(CUstream* stream, unsigned) {
     REFUSE("stream", CUDA_ERROR_OUT_OF_MEMORY);
-    auto* made = new Stream;
-    made->lane = world().lanes;
-    world().lanes += 2;  // one for what is launched, one for what is replayed
-    world().streams.insert(made);
-    return *stream = reinterpret_cast<CUstream>(made), CUDA_SUCCESS;
+    return *stream = reinterpret_cast<CUstream>(world().create_stream()), CUDA_SUCCESS;
 }
 API cuStreamDestroy(CUstream handle) {
     Stream* stream = stream_of(handle);
@@ -80,6 +76,7 @@ API cuStreamSynchronize(CUstream stream) {
 API cuEventCreate(CUevent* event, unsigned) {
     REFUSE("event", CUDA_ERROR_OUT_OF_MEMORY);
     auto* made = new Event;
+    made->library = world().library;
     world().events.insert(made);
     return *event = reinterpret_cast<CUevent>(made), CUDA_SUCCESS;
 }
@@ -103,17 +100,24 @@ API cuEventElapsedTime(float* ms, CUevent start, CUevent end) {
 static CUresult copy(Kind kind, uintptr_t to, uintptr_t from, size_t size, Stream* stream) {
     bool pageable_source = kind == Kind::copy_in && !world().find(from, size);
     bool pageable_target = kind == Kind::copy_out && !world().find(to, size);
-    Work work{kind, {}, {{from, size}}, {{to, size}}, world().copy_ns(size), ""};
+    Work work{kind, {}, {{from, size}}, {{to, size}}, kind == Kind::copy_device ? 0 : world().copy_ns(size), ""};
     work.site = std::string(emu::kNames[static_cast<int>(kind)]) + " " + world().name(from) + " -> " + world().name(to) + " " +
                 std::to_string(size);
     if (pageable_source) {  // the driver stages pageable bytes before it returns
         auto staged = std::make_shared<std::string>(reinterpret_cast<char*>(from), size);
-        work.effect = [staged, to] { memcpy(reinterpret_cast<void*>(to), staged->data(), staged->size()); };
+        work.effect = [staged, to] {
+            memcpy(reinterpret_cast<void*>(to), staged->data(), staged->size());
+            emu::wrote(to, staged->size());
+        };
         work.reads.clear();
     } else {
-        work.effect = [to, from, size] { memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), size); };
+        work.effect = [to, from, size] {
+            memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), size);
+            emu::wrote(to, size);
+        };
     }
     if (pageable_target) work.writes.clear();
+    emu::queued(to);
     CUresult result = world().enqueue(stream, std::move(work));
     return result == CUDA_SUCCESS && pageable_target ? world().synchronize(stream) : result;
 }
@@ -122,6 +126,13 @@ API cuMemcpyDtoHAsync(void* to, CUdeviceptr from, size_t size, CUstream stream) 
     REFUSE("copy", CUDA_ERROR_LAUNCH_FAILED);
     return copy(Kind::copy_out, reinterpret_cast<uintptr_t>(to), from, size, stream_of(stream));
 }
+API cuMemcpyDtoH(void* to, CUdeviceptr from, size_t size) {
+    return copy(Kind::copy_out, reinterpret_cast<uintptr_t>(to), from, size, world().standard_stream());
+}
+API cuMemcpyHtoD(CUdeviceptr to, const void* from, size_t size) {
+    CUresult result = copy(Kind::copy_in, to, reinterpret_cast<uintptr_t>(from), size, world().standard_stream());
+    return result == CUDA_SUCCESS ? world().synchronize(world().standard_stream()) : result;
+}
 API cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t size, CUstream stream) {
     REFUSE("copy", CUDA_ERROR_LAUNCH_FAILED);
     return copy(Kind::copy_in, to, reinterpret_cast<uintptr_t>(from), size, stream_of(stream));
@@ -129,6 +140,15 @@ API cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, size_t size, CUstream st
 API cuMemcpyDtoDAsync(CUdeviceptr to, CUdeviceptr from, size_t size, CUstream stream) {
     REFUSE("copy", CUDA_ERROR_LAUNCH_FAILED);
     return copy(Kind::copy_device, to, from, size, stream_of(stream));
+}
+API cuMemsetD8Async(CUdeviceptr at, unsigned char value, size_t size, CUstream stream) {
+    Work work{Kind::set, [=] {
+                  memset(reinterpret_cast<void*>(at), value, size);
+                  emu::wrote(at, size);
+              }, {}, {{at, size}}, 0, ""};
+    emu::queued(at);
+    work.site = "set " + world().name(at) + " " + std::to_string(size);
+    return world().enqueue(stream_of(stream), std::move(work));
 }
 API cuLaunchHostFunc(CUstream stream, CUhostFn function, void* data) {
     return world().enqueue(stream_of(stream), Work{Kind::host, [function, data] { function(data); }, {}, {}, 0, "host"});
@@ -216,3 +236,8 @@ API cuGraphExecDestroy(CUgraphExec executable) {
     return CUDA_SUCCESS;
 }
 API cuGraphDestroy(CUgraph graph) { return world().graphs.erase(graph), CUDA_SUCCESS; }
+API cuTensorMapEncodeTiled(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*, const cuuint64_t*, const cuuint64_t*,
+                           const cuuint32_t*, const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
+                           CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+    return CUDA_ERROR_NOT_SUPPORTED;  // no kernel of the networks asks for it; the provider only needs it to be there
+}

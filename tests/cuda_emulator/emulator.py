@@ -1,24 +1,39 @@
-"""Builds the emulated card, loads it in place of the driver, and stands in for ONNX Runtime's sessions on it.
+"""Builds the emulated card and its libraries, and loads them in place of CUDA's.
 
-A session here queues one kernel for each segment. The kernel hashes what every operator reads into what it writes, so
-that whatever a plan moves, drops and recomputes must come out as the very bytes that the plain graph makes.
+ONNX Runtime's own CUDA provider then runs on host memory. Its kernels do not compute: each hashes what it reads into what
+it writes, so that whatever a plan moves, drops and recomputes must come out as the very bytes that the plain graph makes.
 """
 
 import ctypes
-import hashlib
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+import onnxruntime as ort
+from onnx import helper
+
+from planc.runtime.cuda_provider import cuda_session
 
 HERE = Path(__file__).parent
-SOURCES = ("world.cpp", "driver.cpp", "control.cpp")
+DRIVER = "libcuda.so.1"
+SOURCES = {
+    DRIVER: ("world.cpp", "driver.cpp", "control.cpp", "patterns.cpp"),
+    "libcudart.so.13": ("runtime.cpp", "unsupported.cpp"),
+    "libcublasLt.so.13": ("blas.cpp",),
+    "libcublas.so.13": ("blas.cpp",),
+    "libcudnn.so.9": ("dnn.cpp",),
+    "libcurand.so.10": (),
+}
+"""What the provider loads, and what each is made of; its symbols bear the library's name as their version."""
+
 VIEWS = {"Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze"}
+"""Operators that may leave their bytes where they are."""
+
 DEVICE_LIMIT = 1 << 30
 PINNED_LIMIT = 1 << 30
 
@@ -29,6 +44,8 @@ def why_not() -> str | None:
         return "the CUDA emulator needs g++"
     if headers() is None:
         return "the CUDA emulator needs CUDA's headers (cuda.h); none beside nvcc or in /usr/local/cuda*"
+    if not list(Path(ort.__file__).parent.glob("capi/libonnxruntime_providers_cuda.so")):
+        return "the CUDA emulator needs ONNX Runtime's CUDA provider (onnxruntime-gpu)"
     try:
         import cuda.bindings  # noqa: F401
     except ImportError:
@@ -47,41 +64,51 @@ def headers() -> Path | None:
 
 
 def build(folder: Path) -> Path:
-    """Compile the emulator into `folder`."""
-    library = folder / "libcuda.so.1"
-    flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wl,-soname,libcuda.so.1"]
-    sources = [str(HERE / source) for source in SOURCES]
-    subprocess.run(["g++", *flags, f"-I{headers()}", "-o", str(library), *sources, "-ldl"], check=True)
-    return library
+    """Compile the emulated libraries into `folder`."""
+    _compile(folder, DRIVER)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda name: _compile(folder, name), [name for name in SOURCES if name != DRIVER]))
+    return folder
+
+
+def _compile(folder: Path, name: str) -> None:
+    versions = folder / f"{name}.map"
+    versions.write_text(f"{name} {{ global: *; }};")
+    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-x", "c++", f"-I{headers()}", f"-Wl,-soname,{name}"]
+    sources = [str(HERE / source) for source in SOURCES[name]] or ["/dev/null"]
+    others = [] if name == DRIVER else [f"-Wl,--version-script={versions}", "-x", "none", str(folder / DRIVER)]
+    subprocess.run(["g++", *flags, "-o", str(folder / name), *sources, *others, "-ldl"], check=True)
 
 
 class Emulator:
     """The loaded card. `reset` before each run; what `problems` names is wrong with the run."""
 
-    def __init__(self, library: Path) -> None:
-        self._library = ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    def __init__(self, folder: Path) -> None:
+        libraries = [ctypes.CDLL(str(folder / name), mode=ctypes.RTLD_GLOBAL) for name in SOURCES]
+        self._library, self._kept = libraries[0], libraries
         size, number, text = ctypes.c_size_t, ctypes.c_uint64, ctypes.c_char_p
         signatures: dict[str, tuple[Any, list[Any]]] = {
             "reset": (None, [number, size, size]),
             "copies": (None, [number, number]),
             "fail": (None, [text, ctypes.c_int]),
             "calls": (ctypes.c_int, [text]),
-            "peak": (size, []),
+            "peak": (size, [ctypes.c_int]),
             "live": (size, []),
+            "library_live": (size, []),
             "time": (number, []),
             "problems": (text, []),
             "trace": (text, []),
-            "compute": (None, [text, size, text, size]),
-            "kernel": (ctypes.c_int, [ctypes.c_void_p, text, size, text, size, number, text]),
+            "bind": (None, [text, text, number, text]),
+            "finish": (None, []),
         }
         for name, (result, arguments) in signatures.items():
             function = getattr(self._library, f"emu_{name}")
             function.restype, function.argtypes = result, arguments
             setattr(self, f"_{name}", function)
-        self.durations: Iterator[int] = iter(())
+        self._segments: Iterator[tuple[int, int]] = iter(())
 
     def reset(self, seed: int = 0, device_limit: int = DEVICE_LIMIT, pinned_limit: int = PINNED_LIMIT) -> None:
-        """Forget all that happened; `seed` chooses the order in which queued work runs."""
+        """Forget all that happened, but not what memory holds; `seed` chooses the order in which queued work runs."""
         self._reset(seed, device_limit, pinned_limit)
 
     def copies(self, latency_ns: int, bandwidth: int) -> None:
@@ -99,12 +126,22 @@ class Emulator:
 
     @property
     def peak_bytes(self) -> int:
-        """High-water mark of device memory."""
-        return int(self._peak())
+        """High-water mark of the device memory that planc allocates."""
+        return int(self._peak(0))
+
+    @property
+    def library_peak_bytes(self) -> int:
+        """High-water mark of the device memory that the provider and its libraries allocate."""
+        return int(self._peak(1))
+
+    @property
+    def library_live_bytes(self) -> int:
+        """Device memory that the provider and its libraries hold."""
+        return int(self._library_live())
 
     @property
     def live(self) -> int:
-        """Bytes, streams, events, graphs and contexts not given back."""
+        """Bytes, streams, events, graphs and contexts that planc has not given back."""
         return int(self._live())
 
     @property
@@ -121,87 +158,75 @@ class Emulator:
         """Kernels and copies in the order in which they ran since the last call."""
         return self._trace().decode().splitlines()
 
-    def kernel(self, stream: int, operators: bytes, ranges: bytes, duration_ns: int, site: str) -> None:
-        """Queue a segment; `operators` and `ranges` are packed as control.cpp declares them."""
-        count, total = len(operators) // 16, len(ranges) // 16
-        status = self._kernel(stream, operators, count, ranges, total, duration_ns, site.encode())
-        if status:
-            raise RuntimeError(f"CUDA failure {status}: emulated")
+    def session(self, *arguments: Any, **options: Any) -> "WatchedSession":
+        """A session of the real provider whose kernels are checked against its operators; see `cuda_session`."""
+        return WatchedSession(self, onnx.load_model_from_string(arguments[0]), cuda_session(*arguments, **options))
 
-    def compute(self, operators: bytes, ranges: bytes) -> None:
-        """Run a segment's operators at once, on any memory of the process."""
-        self._compute(operators, len(operators) // 16, ranges, len(ranges) // 16)
+    def bind(self, operators: bytes, ranges: bytes, duration_ns: int, site: str) -> None:
+        """What is launched until `finish` belongs to these operators; see control.cpp."""
+        self._bind(operators, ranges, duration_ns, site.encode())
 
-    def session(
-        self, source: bytes, _index: int, stream: int | None = None, *_: object, **__: object
-    ) -> "EmulatedSession":
-        """Stands in for `cuda_session`."""
-        return EmulatedSession(self, onnx.load_model_from_string(source), stream or 0)
+    def finish(self) -> None:
+        """Report operators of the segment for which nothing was launched."""
+        self._finish()
+
+    def expect_segments(self, durations_ns: Iterable[int]) -> None:
+        """The next bindings, numbered from 0, last so long on the virtual clock."""
+        self._segments = enumerate(durations_ns)
+
+    def next_segment(self) -> tuple[int, int]:
+        """Number and duration of the binding being made."""
+        return next(self._segments, (-1, 0))
 
 
-class EmulatedSession:
-    """The part of onnxruntime.InferenceSession that a device uses."""
+class WatchedSession:
+    """The part of onnxruntime.InferenceSession that a device uses, around a real session."""
 
-    def __init__(self, emulator: Emulator, model: onnx.ModelProto, stream: int) -> None:
-        self.emulator, self.stream = emulator, stream
-        self.constants = {t.name: numpy_helper.to_array(t).tobytes() for t in model.graph.initializer}
-        self.nodes = list(model.graph.node)
+    def __init__(self, emulator: Emulator, model: onnx.ModelProto, session: ort.InferenceSession) -> None:
+        self.emulator, self.nodes, self.session = emulator, list(model.graph.node), session
         self._sess = self
 
-    def io_binding(self) -> "EmulatedBinding":
-        """A binding that takes the next of the emulator's durations."""
-        return EmulatedBinding(next(self.emulator.durations, 0))
+    def io_binding(self) -> "WatchedBinding":
+        """A binding that remembers where tensors are."""
+        return WatchedBinding(self.session.io_binding(), *self.emulator.next_segment())
 
-    def run_with_iobinding(self, binding: "EmulatedBinding", _options: object = None) -> None:
-        """Queue the segment."""
+    def run_with_iobinding(self, binding: "WatchedBinding", options: ort.RunOptions) -> None:
+        """Let the provider queue the segment's kernels."""
         if binding.packed is None:
-            binding.packed = self._pack(binding)
-        self.emulator.kernel(self.stream, *binding.packed, binding.duration_ns, f"segment at {binding.first}")
+            binding.packed = self._pack(binding.ranges)
+        self.emulator.bind(*binding.packed, binding.duration_ns, f"segment {binding.number}")
+        self.session._sess.run_with_iobinding(binding.binding._iobinding, options)
+        self.emulator.finish()
 
-    def _pack(self, binding: "EmulatedBinding") -> tuple[bytes, bytes]:
-        operators, ranges = [], []
+    def _pack(self, known: Mapping[str, tuple[int, int]]) -> tuple[bytes, bytes]:
+        lines, ranges = [], []
         for node in self.nodes:
-            reads = [binding.ranges[name] for name in node.input if name in binding.ranges]
-            writes = [binding.ranges[name] for name in node.output if name]
-            view = node.op_type in VIEWS and reads[0][0] == writes[0][0]
-            operators.append((0 if view else self._identity(node), len(reads) | len(writes) << 32))
+            reads = [known[name] for name in node.input if name in known]
+            writes = [known[name] for name in node.output if name]
+            lines.append(f"{node.op_type} {int(node.op_type in VIEWS)} {len(reads)} {len(writes)}")
             ranges += [*reads, *writes]
-        return np.array(operators, np.uint64).tobytes(), np.array(ranges, np.uint64).tobytes()
-
-    def _identity(self, node: onnx.NodeProto) -> int:
-        parts = [node.op_type.encode(), *(a.SerializeToString() for a in node.attribute)]
-        parts += [self.constants.get(name, b"-") for name in node.input]
-        return int.from_bytes(hashlib.sha256(b"|".join(parts)).digest()[:7], "little") + 1
+        return "\n".join(lines).encode(), np.array(ranges, np.uint64).tobytes()
 
 
-class EmulatedBinding:
-    """Addresses of a session's ports."""
+class WatchedBinding:
+    """Addresses of a session's ports, told to the real binding and remembered."""
 
-    def __init__(self, duration_ns: int) -> None:
+    def __init__(self, binding: ort.SessionIOBinding, number: int, duration_ns: int) -> None:
+        self.binding, self.number, self.duration_ns = binding, number, duration_ns
         self.ranges: dict[str, tuple[int, int]] = {}
         self.packed: tuple[bytes, bytes] | None = None
-        self.duration_ns, self._iobinding, self.first = duration_ns, self, 0
+        self._iobinding = self
 
-    def bind_input(self, name: str, _device: str, _index: int, kind: int, shape: tuple[int, ...], at: int) -> None:
-        """Remember where the tensor is."""
+    def bind_input(self, name: str, device: str, index: int, kind: int, shape: tuple[int, ...], at: int) -> None:
+        """Bind and remember an input."""
+        self._remember(name, kind, shape, at)
+        self.binding.bind_input(name, device, index, kind, shape, at)
+
+    def bind_output(self, name: str, device: str, index: int, kind: int, shape: tuple[int, ...], at: int) -> None:
+        """Bind and remember an output."""
+        self._remember(name, kind, shape, at)
+        self.binding.bind_output(name, device, index, kind, shape, at)
+
+    def _remember(self, name: str, kind: int, shape: tuple[int, ...], at: int) -> None:
         size = int(np.prod(shape, dtype=np.int64)) * helper.tensor_dtype_to_np_dtype(kind).itemsize
         self.ranges[name] = (at, size)
-        self.first = self.first or at
-
-    bind_output = bind_input
-
-
-def stand_in(emulator: Emulator, patch: Callable[[str, object], None]) -> None:
-    """Make `planc.runtime.cuda` use the emulator; `patch(dotted name, value)` sets an attribute for the test."""
-
-    def nothing(*_: object) -> None:
-        return
-
-    replaced: Mapping[str, object] = {
-        "cuda_session": emulator.session,
-        "load_libraries": nothing,
-        "reserve_scratch": nothing,
-        "run_options": nothing,
-    }
-    for name, value in replaced.items():
-        patch(f"planc.runtime.cuda.{name}", value)

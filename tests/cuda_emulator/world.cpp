@@ -3,24 +3,77 @@
 
 namespace emu {
 
+World& World::get() {
+    static World world;
+    return world;
+}
+
+Stream* World::create_stream() {
+    auto* made = new Stream;
+    made->library = library;
+    made->lane = lanes;
+    lanes += 2;  // one for what is launched, one for what is replayed
+    streams.insert(made);
+    return made;
+}
+
+Stream* World::standard_stream() {
+    if (standard_) return standard_;
+    standard_ = create_stream();
+    standard_->library = true;
+    return standard_;
+}
+
 void World::reset(uint64_t seed, size_t device, size_t pinned) {
+    while (!ready_.empty()) run_one();
     random_.seed(seed);
     eagerness_ = static_cast<int>(seed % 4);  // how much runs beside each call of the host: nothing at 0
     device_limit = device;
     pinned_limit = pinned;
-    device_peak = device_live;
+    for (bool of : {false, true}) peak[of] = live(of);
     host_time = 0;
     calls.clear();
     trace.clear();
     failures_.clear();
     problems_.clear();
     reported_.clear();
-    if (streams.empty() && memory_.empty()) {
-        operations_.clear();
-        ready_.clear();
-        host_.clear();
-        lanes = 1;
+    forget();
+}
+
+// What was done is past: bytes stay written, nothing is left to race with.
+void World::forget() {
+    for (auto& [at, allocation] : memory_)
+        for (Granule& granule : allocation.granules) {
+            granule.writer = granule.writer ? &past_ : nullptr;
+            granule.readers.clear();
+        }
+    bool renumber = graphs.empty() && executables.empty();  // their nodes know lanes
+    if (renumber) lanes = 1;
+    for (Stream* stream : streams) {
+        stream->last = nullptr;
+        stream->clock.clear();
+        stream->time = 0;
+        if (!renumber) continue;
+        stream->lane = lanes;
+        lanes += 2;
     }
+    for (Event* event : events) event->record = nullptr;
+    host_.clear();
+    operations_.clear();
+}
+
+size_t World::live(bool of_library) const {
+    size_t bytes = 0;
+    for (auto& [at, allocation] : memory_) bytes += allocation.device && allocation.library == of_library ? allocation.size : 0;
+    return bytes;
+}
+
+size_t World::owned() const {
+    size_t count = executables.size() + graphs.size() + static_cast<size_t>(contexts);
+    for (auto& [at, allocation] : memory_) count += allocation.library ? 0 : allocation.size;
+    for (Stream* stream : streams) count += !stream->library;
+    for (Event* event : events) count += !event->library;
+    return count;
 }
 
 bool World::refuses(const std::string& name) {
@@ -36,9 +89,9 @@ CUresult World::allocate(size_t size, bool device, uintptr_t* at) {
     auto bytes = std::make_unique<unsigned char[]>(size + 256);
     *at = (reinterpret_cast<uintptr_t>(bytes.get()) + 255) / 256 * 256;
     for (size_t i = 0; i < size; i++) reinterpret_cast<unsigned char*>(*at)[i] = static_cast<unsigned char>(random_());
-    memory_[*at] = Allocation{std::move(bytes), *at, size, device, std::vector<Granule>((size + kGranule - 1) / kGranule)};
+    memory_[*at] = Allocation{std::move(bytes), *at, size, device, library, std::vector<Granule>((size + kGranule - 1) / kGranule)};
     live += size;
-    if (device) device_peak = std::max(device_peak, live);
+    if (device) peak[library] = std::max(peak[library], this->live(library));
     return CUDA_SUCCESS;
 }
 
@@ -100,23 +153,27 @@ void World::race(const Operation* first, const Operation* second, uintptr_t at) 
 void World::check(Operation* operation) {
     auto each = [&](const Range& range, auto&& visit) {
         Allocation* allocation = find(range.at, range.size);
-        if (!allocation) return problem("outside any allocation: " + operation->work.site);
+        if (!allocation) {
+            operation->work.effect = [] {};
+            return problem("outside any allocation: " + operation->work.site);
+        }
         size_t first = (range.at - allocation->at) / kGranule;
         size_t end = (range.at + range.size - allocation->at + kGranule - 1) / kGranule;
         for (size_t i = first; i < end; i++) visit(allocation->granules[i], allocation->at + i * kGranule, *allocation);
     };
-    for (const Range& range : operation->work.reads)
+    auto read = [&](const Range& range, bool written) {
         each(range, [&](Granule& granule, uintptr_t at, const Allocation& allocation) {
-            if (!granule.writer) {
-                if (allocation.device) problem("read of bytes never written at " + name(at) + ": " + operation->work.site);
-            } else if (!before(granule.writer, operation)) {
-                race(granule.writer, operation, at);
-            }
+            if (granule.writer && !before(granule.writer, operation)) race(granule.writer, operation, at);
+            if (!granule.writer && written && allocation.device)
+                problem("read of bytes never written at " + name(at) + ": " + operation->work.site);
             auto known = [&](Operation* reader) { return before(reader, operation); };
             auto& readers = granule.readers;
             readers.erase(std::remove_if(readers.begin(), readers.end(), known), readers.end());
             readers.push_back(operation);
         });
+    };
+    for (const Range& range : operation->work.reads) read(range, true);
+    for (const Range& range : operation->work.scratch) read(range, false);
     for (const Range& range : operation->work.writes)
         each(range, [&](Granule& granule, uintptr_t at, const Allocation&) {
             if (granule.writer && !before(granule.writer, operation)) race(granule.writer, operation, at);

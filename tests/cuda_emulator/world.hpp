@@ -36,6 +36,7 @@ struct Work {
     std::vector<Range> reads, writes;
     uint64_t duration = 0;
     std::string site;
+    std::vector<Range> scratch = {};  // read too, but may never have been written
 };
 
 using Clock = std::vector<uint32_t>;
@@ -79,11 +80,12 @@ struct Stream {
     Clock clock;
     uint64_t time = 0;
     std::shared_ptr<Graph> capture;  // null unless recording
-    bool origin = false, broken = false;
+    bool origin = false, broken = false, library = false;
     std::vector<Node*> tips;         // nodes that what is recorded next depends on
 };
 
 struct Event {
+    bool library = false;
     Operation* record = nullptr;
     std::shared_ptr<Graph> capture;
     std::vector<Node*> tips;
@@ -102,16 +104,13 @@ struct Allocation {
     std::unique_ptr<unsigned char[]> bytes;
     uintptr_t at;
     size_t size;
-    bool device;
+    bool device, library;
     std::vector<Granule> granules;
 };
 
 class World {
   public:
-    static World& get() {
-        static World world;
-        return world;
-    }
+    static World& get();  // one for all emulated libraries of the process
 
     void reset(uint64_t seed, size_t device_limit, size_t pinned_limit);
 
@@ -126,6 +125,8 @@ class World {
     CUresult record(Stream* stream, Event* event);
     CUresult launch(Stream* stream, const Graph& graph);
     CUresult synchronize(Stream* stream);
+    Stream* create_stream();
+    Stream* standard_stream();  // of work for which the caller names none
     CUresult end_capture(Stream* stream, std::shared_ptr<Graph>* graph);
 
     // True when this call must fail: the n-th of its class, as told by `fail`.
@@ -139,13 +140,17 @@ class World {
     std::set<Event*> events;
     std::set<Executable*> executables;
     std::map<void*, std::shared_ptr<Graph>> graphs;
-    size_t device_live = 0, device_peak = 0, pinned_live = 0, device_limit = 0, pinned_limit = 0;
+    size_t device_live = 0, device_limit = 0, pinned_live = 0, pinned_limit = 0;
+    size_t peak[2] = {0, 0};  // device bytes allocated at once: by planc, by libraries
+    bool library = false;     // whether a library is calling, not planc: set while it does
     uint64_t latency_ns = 0, bandwidth = 1;  // of copies
     uint64_t host_time = 0;
     std::map<std::string, int> calls;
     std::vector<std::string> trace;  // of executed work, in order of execution
     size_t lanes = 1;
     int contexts = 0;
+    size_t live(bool of_library) const;  // device bytes
+    size_t owned() const;                // what planc holds, of any kind
 
     const std::set<std::string>& problems() const { return problems_; }
     uint64_t copy_ns(size_t size) const { return latency_ns + size * 1000000000ull / bandwidth; }
@@ -154,6 +159,7 @@ class World {
     Operation* make(Work work, size_t lane, const Clock& base, const std::vector<Operation*>& after, uint64_t earliest);
     void check(Operation* operation);
     void race(const Operation* first, const Operation* second, uintptr_t at);
+    void forget();
     void run_one();
     void run_some();
     void run_until(const Operation* operation);
@@ -162,8 +168,10 @@ class World {
     std::mt19937_64 random_;
     int eagerness_ = 0;
     Clock host_;
+    Stream* standard_ = nullptr;
     std::deque<Operation> operations_;
     std::vector<Operation*> ready_;
+    Operation past_;  // whatever was before the last reset: everything comes after it
     std::map<uintptr_t, Allocation> memory_;
     std::map<std::string, int> failures_;
     std::set<std::string> problems_;

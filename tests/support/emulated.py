@@ -1,10 +1,11 @@
 """Steps on the emulated card, and what they must compute."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnxruntime as ort
 import pytest
 from cuda_emulator import emulator as emu
 
@@ -13,6 +14,7 @@ from planc.importer.build import ImportedModel
 from planc.importer.submodel import element_type, sub_model
 from planc.plan.plan import Plan
 from planc.problem.build import build_problem
+from planc.runtime.cuda_driver import Context, allocate, call
 from planc.runtime.measure import synthetic_feeds
 from planc.runtime.step import TrainingStep, load
 from support.costs import made_up_costs
@@ -37,7 +39,7 @@ def loaded_emulator(folder: Path) -> emu.Emulator:
 def card(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[emu.Emulator]:
     """The emulated card in place of CUDA; nothing may be left on it after the test."""
     emulator = loaded_emulator(tmp_path_factory.mktemp("emulator"))
-    emu.stand_in(emulator, monkeypatch.setattr)
+    monkeypatch.setattr("planc.runtime.cuda.cuda_session", emulator.session)
     emulator.reset()
     yield emulator
     emulator.reset()
@@ -59,7 +61,7 @@ def segment_durations(imported: ImportedModel, plan: Plan) -> list[int]:
 
 def open_step(card: emu.Emulator, imported: ImportedModel, plan: Plan, replay: bool | None = True) -> TrainingStep:
     """The plan on the card, its segments lasting as the made-up costs say."""
-    card.durations = iter(segment_durations(imported, plan))
+    card.expect_segments(segment_durations(imported, plan))
     return load(plan, imported, replay=replay)
 
 
@@ -76,47 +78,55 @@ def run_steps(step: TrainingStep, imported: ImportedModel, count: int) -> Result
 
 
 def expected(card: emu.Emulator, imported: ImportedModel, count: int) -> Results:
-    """The same without planc's executor: all operators in one segment, every storage at an address of its own."""
-    graph = imported.graph
-    place: dict[int, np.ndarray] = {}
-    for index, storage in enumerate(graph.storages):
-        sizes = [_nbytes(imported, tensor) for tensor in storage.tensors]
-        place[index] = np.zeros(max(sizes), np.uint8)
-    known = {**imported.constants, **imported.file.initial_values}
-    model = sub_model(imported, range(len(graph.ops)))
-    session = card.session(model.model_bytes, 0)
-    binding = session.io_binding()
-    for port in (*model.inputs, *model.outputs):
-        tensor = graph.tensors[port.tensor]
-        at = place[tensor.storage].ctypes.data
-        binding.bind_input(port.name, "cuda", 0, element_type(imported, port.tensor), tensor.shape, at)
-    for tensor in graph.tensors:
-        if graph.storages[tensor.storage].role is not Role.COMPUTED and tensor.name in known:
-            _put(place[tensor.storage], known[tensor.name])
-    results = []
-    for seed in range(count):
-        for tensor in graph.tensors:
-            if tensor.name in (feeds := synthetic_feeds(graph, seed)):
-                _put(place[tensor.storage], feeds[tensor.name])
-        card.compute(*session._pack(binding))
-        results.append(
-            {
-                graph.tensors[i].name: _get(imported, place, i)
-                for i in (*graph.state, *(t for t in graph.outputs if t not in graph.state.values()))
-            }
-        )
+    """The same without planc's executor: one session over the whole graph, every storage in memory of its own."""
+    context = Context()
+    plain = PlainSteps(card, imported)
+    results = [plain(seed) for seed in range(count)]
+    plain.close()
+    context.close()
     return results
 
 
-def _nbytes(imported: ImportedModel, tensor: int) -> int:
-    info = imported.graph.tensors[tensor]
-    return int(np.prod(info.shape, dtype=np.int64)) * np.dtype(info.dtype).itemsize
+class PlainSteps:
+    """The graph as one session, each storage in an allocation of its own."""
 
+    def __init__(self, card: emu.Emulator, imported: ImportedModel) -> None:
+        self.imported, graph = imported, imported.graph
+        sizes = [max(self._nbytes(tensor) for tensor in storage.tensors) for storage in graph.storages]
+        self.place = [allocate(size, "a storage") for size in sizes]
+        model = sub_model(imported, range(len(graph.ops)))
+        self.session = card.session(model.model_bytes, 0)
+        self.binding = self.session.io_binding()
+        for ports, bind in ((model.inputs, self.binding.bind_input), (model.outputs, self.binding.bind_output)):
+            for port in ports:
+                tensor = graph.tensors[port.tensor]
+                bind(port.name, "cuda", 0, element_type(imported, port.tensor), tensor.shape, self.place[tensor.storage])
+        self._put({**imported.constants, **imported.file.initial_values})
 
-def _put(place: np.ndarray, value: np.ndarray) -> None:
-    data = np.frombuffer(np.ascontiguousarray(value).tobytes(), np.uint8)
-    place[: len(data)] = data
+    def __call__(self, seed: int) -> dict[str, bytes]:
+        """One step; bytes of outputs and state after it."""
+        graph = self.imported.graph
+        self._put(synthetic_feeds(graph, seed))
+        self.session.run_with_iobinding(self.binding, ort.RunOptions())
+        wanted = (*graph.state, *(t for t in graph.outputs if t not in graph.state.values()))
+        return {graph.tensors[i].name: self._get(i) for i in wanted}
 
+    def _put(self, values: Mapping[str, np.ndarray]) -> None:
+        for tensor in self.imported.graph.tensors:
+            if tensor.name in values and self.imported.graph.storages[tensor.storage].role is not Role.COMPUTED:
+                data = np.ascontiguousarray(values[tensor.name])
+                call("cuMemcpyHtoD", self.place[tensor.storage], data.ctypes.data, data.nbytes)
 
-def _get(imported: ImportedModel, place: dict[int, np.ndarray], tensor: int) -> bytes:
-    return place[imported.graph.tensors[tensor].storage][: _nbytes(imported, tensor)].tobytes()
+    def _get(self, tensor: int) -> bytes:
+        data = np.empty(self._nbytes(tensor), np.uint8)
+        call("cuMemcpyDtoH", data.ctypes.data, self.place[self.imported.graph.tensors[tensor].storage], data.nbytes)
+        return data.tobytes()
+
+    def _nbytes(self, tensor: int) -> int:
+        info = self.imported.graph.tensors[tensor]
+        return int(np.prod(info.shape, dtype=np.int64)) * np.dtype(info.dtype).itemsize
+
+    def close(self) -> None:
+        """Free the storages."""
+        for at in self.place:
+            call("cuMemFree", at)
