@@ -2,6 +2,7 @@
 
 A solver fetches as early as memory allows, which fills the slab without making the step faster. What a copy holds
 without need is given back only when packing misses, since an early fetch also hides what the prediction does not know.
+Shorter copies start and end only where a segment ends anyhow: a new end of a segment would cost more than it gives.
 """
 
 from bisect import bisect_left, bisect_right
@@ -9,27 +10,29 @@ from dataclasses import replace
 
 from planc.problem.problem import Problem
 from planc.schedule.residency import ScheduleError
-from planc.schedule.schedule import Copy, Direction, Schedule
+from planc.schedule.schedule import Direction, Schedule
 from planc.schedule.simulate import Timeline, simulate
 
 _MARGINS = (16, 4, 0)
 """Spare time before a fetched value is needed, in durations of its copy: what is tried, leanest last."""
 
-_TOLERANCE_PPM = 200
+_TOLERANCE_PPM = 500
 """How much slower, in parts per million of the step, a schedule with shorter copies may be predicted."""
 
 
 def slackened(problem: Problem, schedule: Schedule, timeline: Timeline) -> list[tuple[Schedule, Timeline]]:
     """Variants of `schedule` whose copies hold their bytes shorter, none predicted slower; the leanest is last."""
     limit = timeline.step_ns + timeline.step_ns * _TOLERANCE_PPM // 1_000_000
-    found = []
+    found: list[tuple[Schedule, Timeline]] = []
     for margin in _MARGINS:
         shorter = _shortened(schedule, timeline, margin)
+        if shorter == schedule or any(shorter == known for known, _ in found):
+            continue
         try:
             times = simulate(problem, shorter)
         except ScheduleError:
             continue
-        if times.step_ns <= limit and shorter != schedule:
+        if times.step_ns <= limit:
             found.append((shorter, times))
     return found
 
@@ -37,6 +40,7 @@ def slackened(problem: Problem, schedule: Schedule, timeline: Timeline) -> list[
 def _shortened(schedule: Schedule, timeline: Timeline, margin: int) -> Schedule:
     starts = [start for start, _ in timeline.steps] + [timeline.step_ns]
     ends = [0] + [end for _, end in timeline.steps]
+    kept = _kept_boundaries(schedule)
     copies = list(schedule.copies)
     latest = timeline.step_ns
     for index in reversed(range(len(copies))):
@@ -44,15 +48,15 @@ def _shortened(schedule: Schedule, timeline: Timeline, margin: int) -> Schedule:
         begin, end = timeline.copies[index]
         if copy.direction is Direction.IN:
             latest = max(begin, min(latest, starts[copy.stop] - margin * (end - begin)) - (end - begin))
-            copies[index] = _later(copy, bisect_right(ends, latest) - 1)
+            before = kept[bisect_right(kept, bisect_right(ends, latest) - 1) - 1]
+            copies[index] = replace(copy, start=min(max(copy.start, before), copy.stop))
         else:
-            copies[index] = _shorter(copy, bisect_left(starts, end))
+            after = kept[bisect_left(kept, bisect_left(starts, end))]
+            copies[index] = replace(copy, stop=max(min(copy.stop, after), copy.start))
     return replace(schedule, copies=tuple(copies))
 
 
-def _later(copy: Copy, position: int) -> Copy:
-    return replace(copy, start=min(max(copy.start, position), copy.stop))
-
-
-def _shorter(copy: Copy, position: int) -> Copy:
-    return replace(copy, stop=max(min(copy.stop, position), copy.start))
+def _kept_boundaries(schedule: Schedule) -> list[int]:
+    """Positions that stay boundaries whatever is shortened: where copies out start and copies in are awaited."""
+    fixed = {copy.start if copy.direction is Direction.OUT else copy.stop for copy in schedule.copies}
+    return sorted(fixed | {0, len(schedule.steps)})
