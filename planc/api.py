@@ -6,7 +6,8 @@ import onnx
 
 from planc.compiler import CompileOptions, compile_model
 from planc.costs.cache import costs_for
-from planc.costs.table import CostTable, read_costs
+from planc.costs.files import read_costs
+from planc.costs.table import CostTable
 from planc.importer.build import import_model
 from planc.plan.files import read_plan
 from planc.plan.plan import Plan

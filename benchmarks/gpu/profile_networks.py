@@ -15,8 +15,8 @@ from typing import Any
 
 from networks import CASES, build
 
+from planc.costs.files import write_costs
 from planc.costs.profile import profile
-from planc.costs.table import write_costs
 from planc.importer.build import ImportedModel
 from planc.runtime.cuda_driver import Context, call
 from planc.runtime.measure import UnplannedStep, synthetic_feeds

@@ -8,7 +8,7 @@ import typer
 from planc.cli.console import err, out, print_json, progress
 from planc.cli.options import Costs, Device, Json, Seed, TimeLimit
 from planc.costs.cache import costs_for
-from planc.costs.table import read_costs
+from planc.costs.files import read_costs
 from planc.importer.build import import_model
 from planc.report.comparison import compare, parse_budgets, parse_solvers
 from planc.report.page import write_comparison_page

@@ -9,7 +9,7 @@ from planc.cli.console import err, out, print_json, progress
 from planc.cli.options import Costs, Device, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
 from planc.compiler import Compilation, CompileOptions, compile_model
 from planc.costs.cache import costs_for
-from planc.costs.table import read_costs
+from planc.costs.files import read_costs
 from planc.errors import UsageError
 from planc.graph.graph import Graph
 from planc.importer.build import ImportedModel, import_model

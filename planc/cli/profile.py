@@ -8,7 +8,7 @@ import typer
 from planc.cli.console import err, print_json, progress
 from planc.cli.options import Device, Json
 from planc.costs.cache import fresh_costs
-from planc.costs.table import write_costs
+from planc.costs.files import write_costs
 from planc.importer.build import import_model
 from planc.units import format_ns
 

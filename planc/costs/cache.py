@@ -7,9 +7,10 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from planc.costs.catalogue import card_names, estimate
+from planc.costs.files import read_costs, write_costs
 from planc.costs.host import host_info
 from planc.costs.profile import Progress, profile
-from planc.costs.table import CostTable, read_costs, write_costs
+from planc.costs.table import CostTable
 from planc.errors import DeviceError
 from planc.importer.build import ImportedModel
 from planc.runtime.cuda_driver import Context

@@ -4,13 +4,9 @@ Written as JSON, keyed by model hash, device and library versions, so that a tab
 another. Identical layers (equal canonical sub-model) share one entry.
 """
 
-from pathlib import Path
-from typing import Any
-
 import msgspec
 
 from planc.errors import DeviceError
-from planc.files import atomic_write
 from planc.problem.problem import Contention
 
 FORMAT = 1
@@ -122,23 +118,3 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True):
                 "the cost table was made for another model "
                 f"({self.model_hash[:12]}, here {model_hash[:12]}); profile this one with `planc profile`"
             )
-
-
-def write_costs(table: CostTable, path: Path) -> None:
-    """Write the table as JSON, whole or not at all."""
-    atomic_write(path, msgspec.json.format(msgspec.json.encode(table), indent=1))
-
-
-def read_costs(path: Path) -> CostTable:
-    """Read a table. Raises DeviceError naming the file when it is missing, truncated or of another format."""
-    try:
-        raw: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        if raw.get("format") != FORMAT:
-            raise DeviceError(
-                f"{path}: cost table format {raw.get('format')!r}, this planc reads {FORMAT}: profile again"
-            )
-        return msgspec.convert(raw, CostTable)
-    except FileNotFoundError as error:
-        raise DeviceError(f"{path}: no such cost table; make one with `planc profile`") from error
-    except (msgspec.ValidationError, msgspec.DecodeError, OSError) as error:
-        raise DeviceError(f"{path}: not a readable cost table ({error}); make one with `planc profile`") from error

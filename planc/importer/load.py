@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from planc.errors import ModelError
 from planc.graph import annotations
 from planc.graph.operators import CONTROL_FLOW
+from planc.graph.wellformed import malformed
 
 INLINE_CONSTANT_BYTES = 1024
 """Constants up to this size are kept inside a session; larger ones get a place in the slab."""
@@ -90,6 +91,8 @@ def skeleton(file: ModelFile) -> Skeleton:
         raise ModelError(f"{file.title}: the metadata {error}") from error
     loss = next((prop.value for prop in proto.metadata_props if prop.key == annotations.LOSS), None)
     _check_states(proto, states, file.title)
+    if loss is not None and loss not in {value.name for value in proto.graph.output}:
+        raise ModelError(f"{file.title}: the metadata names the loss {loss!r}, which is no output of the model")
     bare, constants = _strip(proto, set(states))
     inferred = _infer(bare, file.title)
     types = _types(inferred, constants, file.title)
@@ -103,6 +106,8 @@ def _range(value: object) -> tuple[int, int]:
 
 
 def _refuse(proto: onnx.ModelProto, title: str) -> None:
+    for text in malformed(proto):
+        raise ModelError(f"{title}: not a valid ONNX model: {text}")
     for node in proto.graph.node:
         name = node.name or next(iter(node.output), "")
         if node.domain not in ("", "ai.onnx"):
@@ -174,7 +179,7 @@ def _infer(bare: onnx.ModelProto, title: str) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(bare)
         return onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, UnicodeDecodeError) as error:
         raise ModelError(f"{title}: not a valid ONNX model: {error}") from error
 
 

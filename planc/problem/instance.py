@@ -8,7 +8,7 @@ bandwidth gives them one, microseconds. Beyond what is published, a node may nee
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil, isfinite
+from math import ceil
 from pathlib import Path
 
 import msgspec
@@ -63,6 +63,10 @@ class Link:
     h2d: float
 
 
+_LARGEST = 1 << 50
+"""Costs and bytes up to here can be added up, in ns, in 64 bits."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """An instance in its topological order: task i and value i of `problem` are `nodes[i]`.
@@ -112,8 +116,10 @@ def _check_nodes(path: Path, content: _File, nodes: dict[int | str, Node]) -> No
     if len(nodes) != len(content.nodes):
         raise ModelError(f"{path}: two nodes have the same id")
     for node in content.nodes:
-        if not (isfinite(node.cost) and isfinite(node.bytes) and node.cost >= 0 and node.bytes >= 0):
-            raise ModelError(f"{path}: node {node.id!r}: cost {node.cost} and bytes {node.bytes} must be at least 0")
+        if not (0 <= node.cost <= _LARGEST and 0 <= node.bytes <= _LARGEST):
+            raise ModelError(
+                f"{path}: node {node.id!r}: cost {node.cost} and bytes {node.bytes} must be from 0 to {_LARGEST}"
+            )
         _check_forms(path, node)
     for end in (end for edge in content.edges for end in edge):
         if end not in nodes:
@@ -125,8 +131,10 @@ def _check_forms(path: Path, node: Node) -> None:
     if len({"", *names}) <= len(names):
         raise ModelError(f"{path}: node {node.id!r}: its alternatives {names} need names of their own")
     for number in (node.scratch, *(x for form in node.alternatives for x in (form.cost, form.scratch))):
-        if not (isfinite(number) and number >= 0):
-            raise ModelError(f"{path}: node {node.id!r}: {number} must be at least 0, as a cost or as scratch bytes")
+        if not 0 <= number <= _LARGEST:
+            raise ModelError(
+                f"{path}: node {node.id!r}: {number} must be from 0 to {_LARGEST}, as a cost or as scratch bytes"
+            )
 
 
 def _order(path: Path, content: _File, nodes: dict[int | str, Node]) -> list[int | str]:
@@ -143,10 +151,13 @@ def _order(path: Path, content: _File, nodes: dict[int | str, Node]) -> list[int
 
 
 def _instance(name: str, nodes: tuple[Node, ...], parents: Sequence[tuple[int, ...]], link: Link | None) -> Instance:
-    total = sum(node.cost for node in nodes)
     costs = [cost for node in nodes for cost in (node.cost, *(form.cost for form in node.alternatives))]
     whole = all(float(cost).is_integer() for cost in costs)
-    scale = float(NS_PER_COST) if whole or link is not None or total <= 0 else _PRECISION / total
+    total = sum(costs)
+    if link is not None and total > _LARGEST:
+        raise ModelError(f"{name}: costs of {total:g} microseconds in all are no step; with a link they have that unit")
+    exact = total <= 0 or link is not None or (whole and total <= _LARGEST)
+    scale = float(NS_PER_COST) if exact else _PRECISION / total
     sizes = [ceil(node.bytes) for node in nodes]
     values = tuple(
         Value(

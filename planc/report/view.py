@@ -10,6 +10,7 @@ from itertools import accumulate, pairwise
 from planc.errors import PlanError
 from planc.graph.graph import Graph, Role, input_roles
 from planc.plan.plan import Direction, LayerInfo, Plan
+from planc.report.readable import require_readable
 
 
 class Content(StrEnum):
@@ -236,14 +237,16 @@ class _Resolver:
 def view_of(plan: Plan, graph: Graph | None = None) -> PlanView:
     """Resolve `plan` with the names it carries, or with those of its graph.
 
-    Raises PlanError when the graph is another model's, or when neither names the layers.
+    Raises PlanError when the graph is another model's, when neither names the layers, or when the plan refers to nothing.
     """
     if graph is not None and graph.content_hash != plan.model.hash:
         text = f"the plan was made for model {plan.model.hash[:12]} ({plan.model.file}), not for"
         raise PlanError(f"{text} {graph.content_hash[:12]}: give that model, or compile this one")
     if graph is None and not plan.layers:
         raise PlanError("the plan does not name its layers: give its model with --model, or compile it again")
-    if graph is None:
-        return PlanView(plan, plan.layers, plan.inputs)
-    layers = tuple(LayerInfo(x.name, x.kind, x.phase, x.stop - x.start) for x in graph.layers)
-    return PlanView(plan, layers, input_roles(graph))
+    layers, roles = plan.layers, plan.inputs
+    if graph is not None:
+        layers = tuple(LayerInfo(x.name, x.kind, x.phase, x.stop - x.start) for x in graph.layers)
+        roles = input_roles(graph)
+    require_readable(plan, layers, roles)
+    return PlanView(plan, layers, roles)

@@ -23,7 +23,7 @@ def at_least_target(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     try:
         return version_converter.convert_version(model, OPSET)
-    except (RuntimeError, version_converter.ConvertError) as error:
+    except (RuntimeError, version_converter.ConvertError, onnx.shape_inference.InferenceError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"the model's opset {version} cannot be converted to {OPSET}: {reason}") from error
 

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, shape_inference
 
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
+from planc.graph.wellformed import malformed
 from planc.training.builder import Shape, Value
 from planc.training.expand import expand_operators, inline_local_functions
 from planc.training.fold import bypass_identities, fold_constants, share_constants
@@ -45,6 +46,8 @@ def canonical(forward: onnx.ModelProto, dims: Mapping[str, int]) -> onnx.ModelPr
     """
     model = onnx.ModelProto()
     model.CopyFrom(forward)
+    for text in malformed(model):
+        raise ModelError(f"not a valid ONNX model: {text}")
     model = inline_local_functions(model)
     _refuse_unsupported(model)
     _bind_dimensions(model, dims)

@@ -9,7 +9,7 @@ import pytest
 from support import networks
 from support.costs import made_up_costs
 
-from planc.costs.table import write_costs
+from planc.costs.files import write_costs
 from planc.importer.build import import_model
 from planc.plan.files import read_plan
 

@@ -10,7 +10,7 @@ from support.costs import made_up_costs
 from support.networks import mlp
 
 from planc.compiler import planning_problem
-from planc.costs.table import write_costs
+from planc.costs.files import write_costs
 
 Planc = Callable[..., tuple[int, str, str]]
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from support import networks
 from support.costs import made_up_costs
 
-from planc.costs.table import CopyPoint, Link, read_costs, write_costs
+from planc.costs.files import read_costs, write_costs
+from planc.costs.table import CopyPoint, Link
 from planc.errors import DeviceError
 from planc.problem.build import build_problem
 

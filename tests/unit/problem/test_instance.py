@@ -68,11 +68,11 @@ def test_a_missing_order_is_derived(tmp_path: Path) -> None:
         ({"order": [0, 1]}, "order"),
         ({"order": [1, 0, 2]}, "before its input"),
         ({"edges": [[0, 1], [1, 0]], "order": None}, "cycle"),
-        ({"nodes": [{"id": 0, "cost": -1, "bytes": 1}], "edges": [], "order": None}, "at least 0"),
+        ({"nodes": [{"id": 0, "cost": -1, "bytes": 1}], "edges": [], "order": None}, "from 0 to"),
         ({"nodes": [{"id": 0, "cost": 1, "bytes": 1}] * 2, "edges": [], "order": None}, "same id"),
         ({"nodes": "many"}, "not an instance"),
         ({"nodes": [_FORMED | {"alternatives": [_LEAN, _LEAN]}], "edges": [], "order": None}, "names of their own"),
-        ({"nodes": [_FORMED | {"alternatives": [_LEAN | {"scratch": -1}]}], "edges": [], "order": None}, "at least 0"),
+        ({"nodes": [_FORMED | {"alternatives": [_LEAN | {"scratch": -1}]}], "edges": [], "order": None}, "from 0 to"),
     ],
 )
 def test_what_is_not_an_instance_is_refused_by_name(tmp_path: Path, changes: dict[str, object], named: str) -> None:

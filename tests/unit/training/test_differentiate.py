@@ -123,7 +123,8 @@ def control_flow() -> onnx.ModelProto:
     output = helper.make_tensor_value_info("t", TensorProto.FLOAT, None)
     then = helper.make_graph([helper.make_node("Identity", ["x"], ["t"])], "then", [], [output])
     node = helper.make_node("If", ["c"], ["y"], name="branch", then_branch=then, else_branch=then)
-    return linear(nodes=[node])
+    condition = helper.make_node("Constant", [], ["c"], value=helper.make_tensor("c", TensorProto.BOOL, [], [True]))
+    return linear(nodes=[condition, node])
 
 
 @pytest.mark.parametrize(

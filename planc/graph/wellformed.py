@@ -1,0 +1,88 @@
+"""Whether an ONNX model hangs together: what protobuf lets pass, and ONNX's own checker too or only by an exception."""
+
+from collections.abc import Iterator
+from itertools import chain
+from math import prod
+
+import onnx
+from onnx import TensorProto, numpy_helper
+
+_PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
+"""Several elements share a byte."""
+
+
+def malformed(model: onnx.ModelProto) -> Iterator[str]:
+    """What is wrong with `model`, each naming the node or tensor: text that is none, unknown element types, initializers
+    that do not fill their shape, tensors read before they are made, made twice, or never."""
+    texts = list(_not_text(model))
+    yield from texts
+    if not texts:
+        yield from _types(model.graph)
+        yield from _initializers(model.graph)
+        yield from _order(model.graph)
+
+
+def _not_text(model: onnx.ModelProto) -> Iterator[str]:
+    """Protobuf hands out bytes where text is not UTF-8."""
+    graph = model.graph
+    named = chain(graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
+    texts = chain(
+        (x.name for x in named),
+        chain.from_iterable((n.op_type, n.domain, *n.input, *n.output) for n in graph.node),
+        (a.name for n in graph.node for a in n.attribute),
+        chain.from_iterable((p.key, p.value) for n in graph.node for p in n.metadata_props),
+        chain.from_iterable((p.key, p.value) for p in model.metadata_props),
+        (o.domain for o in model.opset_import),
+        (d.dim_param for i in chain(graph.input, graph.output) for d in i.type.tensor_type.shape.dim),
+    )
+    for text in texts:
+        if not isinstance(text, str):
+            yield f"the name {text!r} is not UTF-8 text; the file is damaged"
+
+
+def _types(graph: onnx.GraphProto) -> Iterator[str]:
+    known = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+    for info in chain(graph.input, graph.output, graph.value_info):
+        tensor = info.type.tensor_type
+        if info.type.HasField("tensor_type") and tensor.elem_type not in known:
+            yield f"tensor {info.name!r} has the unknown element type {tensor.elem_type}"
+        if any(d.HasField("dim_value") and d.dim_value < 0 for d in tensor.shape.dim):
+            yield f"tensor {info.name!r} has a negative dimension"
+    for tensor in graph.initializer:
+        if tensor.data_type not in known:
+            yield f"initializer {tensor.name!r} has the unknown element type {tensor.data_type}"
+
+
+def _initializers(graph: onnx.GraphProto) -> Iterator[str]:
+    for tensor in graph.initializer:
+        if not _is_full(tensor):
+            yield f"initializer {tensor.name!r} does not hold the values of its shape {list(tensor.dims)}"
+
+
+def _is_full(tensor: TensorProto) -> bool:
+    if any(d < 0 for d in tensor.dims):
+        return False
+    if tensor.HasField("raw_data") and tensor.data_type not in _PACKED:
+        itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        return bool(len(tensor.raw_data) == prod(tensor.dims) * itemsize)
+    try:
+        numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError):
+        return False
+    return True
+
+
+def _order(graph: onnx.GraphProto) -> Iterator[str]:
+    made = {x.name for x in chain(graph.input, graph.initializer)}
+    for node in graph.node:
+        where = f"node {node.name or next(iter(node.output), '')!r} ({node.op_type})"
+        for name in node.input:
+            if name and name not in made:
+                yield f"{where} reads {name!r}, which nothing before it makes"
+        for name in node.output:
+            if name and name in made:
+                yield f"{where} makes {name!r}, which is there already"
+            made.add(name)
+    for info in graph.output:
+        if info.name not in made:
+            yield f"the output {info.name!r} is made by no node"
