@@ -187,15 +187,29 @@ def _accumulate(a: Arrays, s: Plan, w: Workspace) -> None:
     w.total[EXCESS] = excess
 
 
+@inner
+def _compute_ns(a: Arrays, s: Plan) -> float:
+    seq, choice, form_ptr, form_ns = s.seq, s.choice, a.form_ptr, a.form_ns
+    total = 0
+    for p in range(s.length[0]):
+        total += form_ns[form_ptr[seq[p]] + choice[p]]
+    return float(total)
+
+
 @outer
 def evaluate(a: Arrays, s: Plan, w: Workspace, price: float = 0.0, limit: float = np.inf) -> bool:
     """Fill `w` for the plan `s`; False when it does not compute the problem.
 
-    Stops early, with a lower bound as makespan, once that plus `price` a byte-position of excess is over `limit`.
+    Stops early, with a lower bound as makespan, once that plus `price` a byte-position of excess is over `limit`; what
+    else `w` holds is then incomplete.
 
     `w.total` then holds the excess (byte-positions over the budgets, before copies are placed) and the makespan in ns;
     where the plan itself is over the budget, no instance in transit is held.
     """
+    if limit < np.inf:
+        w.total[MAKESPAN], w.total[EXCESS] = _compute_ns(a, s), 0
+        if w.total[MAKESPAN] > limit:
+            return True
     if not _scan(a, s, w):
         return False
     _accumulate(a, s, w)

@@ -3,11 +3,12 @@
 import threading
 import time
 from collections import deque
+from itertools import takewhile
 from math import inf
 from typing import NamedTuple
 
 from planc.problem.bounds import minimum_budget
-from planc.problem.problem import Problem
+from planc.problem.problem import Problem, Task, Value
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import OPTIMAL_GAP, Progress, SolveOptions
 from planc.units import format_bytes
@@ -16,12 +17,17 @@ from planc_solvers.build import schedule_of
 from planc_solvers.choices import settle
 from planc_solvers.decode import give_up_all
 from planc_solvers.evaluate import evaluate
+from planc_solvers.greedy import greedy_plans
 from planc_solvers.prover import Prover
 from planc_solvers.search import BEST, PRICE, SCORE, anneal, annealing, copy_plan, start
 from planc_solvers.workspace import EXCESS, MAKESPAN, workspace
 
 CHUNK_S = 0.1
 """Time between two looks at the clock and at the other half."""
+
+
+_TINY = Problem((Task("task", 1, (), (0,), 1),), (Value("value", 1),), 2)
+"""Compiles what no other problem needs to."""
 
 
 class Cycle(NamedTuple):
@@ -33,7 +39,13 @@ class Cycle(NamedTuple):
     fresh: bool
 
 
-RECOMPUTING = (Cycle(0.1, 2e-3, True), Cycle(0.35, 2e-3, True), Cycle(0.85, 2e-3, True), Cycle(1.0, 2e-4, False))
+RECOMPUTING = (
+    Cycle(0.04, 3e-4, False),
+    Cycle(0.12, 3e-4, False),
+    Cycle(0.4, 1e-3, False),
+    Cycle(0.85, 1e-3, False),
+    Cycle(1.0, 2e-4, False),
+)
 SWAPPING = (
     Cycle(0.02, 3e-4, False),
     Cycle(0.07, 3e-4, False),
@@ -41,10 +53,11 @@ SWAPPING = (
     Cycle(0.5, 2e-3, False),
     Cycle(1.0, 2e-3, False),
 )
-"""With swaps the first cycles only polish a decoded model; without, decoded models are worse starts than none."""
+"""The first cycles only polish a greedy plan or a decoded model."""
 
-PACE = (1e-3, 5e-5)
-"""Pace of the price on excess, without and with swaps."""
+PACE, FIRST_PACE = 5e-5, 1e-3
+"""Pace of the price on excess, and that until a first plan fits. A price that moves faster than the plans can follow
+freezes the search."""
 
 COLD = 2e-6
 """Temperature at the end of a cycle, relative to the base duration."""
@@ -78,13 +91,15 @@ class Portfolio:
         self.search = annealing(self.arrays)
         self.forms = any(task.alternatives for task in problem.tasks)
         self.swaps = any(v.swappable for v in problem.values)
-        self.cycles, self.pace = (SWAPPING if self.swaps else RECOMPUTING), PACE[self.swaps]
+        self.cycles = SWAPPING if self.swaps else RECOMPUTING
         self.price = self.base * 0.02 / (max(self.arrays.budget, 1) * 0.01 * max(1.0, len(problem.tasks) / 50))
         self.chunk = CHUNK
         self.stop = threading.Event()
         start(self.arrays, self.search, self.proposals[0], self.price)
-        anneal(self.arrays, self.search, self.swaps, 1, 1.0, 1.0, self.pace, options.seed)
+        anneal(self.arrays, self.search, self.swaps, 1, 1.0, 1.0, PACE, options.seed)
         self.search.state[BEST] = inf
+        list(greedy_plans(arrays_of(_TINY)))
+        self._settled_forms(empty_plan(self.arrays))
         self.started = time.monotonic()
 
     @property
@@ -118,6 +133,8 @@ class Portfolio:
         """Search until finished. Raises what the proving half raised."""
         if self.swaps:
             self.proposals.append(give_up_all(self.problem, self.arrays, lambda _: True))
+        else:
+            self.proposals.extend(takewhile(lambda _: self.left() > 0, greedy_plans(self.arrays)))
         thread = threading.Thread(target=self.prove)
         thread.start()
         if self.options.workers == 1:
@@ -178,7 +195,8 @@ class Portfolio:
         began = time.monotonic()
         seed = (self.options.seed * 1_000_003 + moves) % (1 << 32)
         chunk = CHUNK if counted else self.chunk
-        anneal(self.arrays, self.search, self.swaps, chunk, heat, heat, self.pace, seed)
+        pace = PACE if self.swaps or self.search.state[BEST] < inf else FIRST_PACE
+        anneal(self.arrays, self.search, self.swaps, chunk, heat, heat, pace, seed)
         rate = chunk / max(time.monotonic() - began, 1e-6)
         # Moves that fail cost nothing: a chunk of them must not make the next one endless.
         self.chunk = min(2 * chunk, max(10, int(rate * min(CHUNK_S, max(self.left(), 0.01)))))
