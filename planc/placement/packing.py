@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 
 from planc.errors import InfeasibleBudgetError, PlancError, SolverTimeoutError
-from planc.placement.packing_greedy import greedy_packings
-from planc.placement.packing_model import Array, Model, build_model
+from planc.placement.packing_greedy import best_greedy
+from planc.placement.packing_model import build_model
 
 Status = Literal["optimal", "feasible", "infeasible", "timeout"]
 
@@ -76,7 +76,7 @@ def pack(buffers: Sequence[Buffer], *, capacity: int | None = None, time_limit: 
     # A capacity below the bound cannot be met; the best packing found quickly still tells the caller by how much.
     target = bound if capacity is None else max(bound, capacity)
     if model.count:
-        offsets = _best_greedy(model, target)
+        offsets = best_greedy(model, target)
         open_question = capacity is None or bound <= capacity
         if model.height(offsets) > target and open_question and time_limit > 0:
             # numba takes half a second to import, and the easy cases do not get here.
@@ -102,16 +102,6 @@ def require_fit(packing: Packing, capacity: int | None) -> None:
             f"no packing within {capacity} bytes was found in {packing.solve_s:.1f} s: the best has {packing.height}, "
             f"the lower bound is {packing.lower_bound}; give a larger capacity or time limit"
         )
-
-
-def _best_greedy(model: Model, target: int) -> Array:
-    best: Array | None = None
-    for offsets in greedy_packings(model):
-        if best is None or model.height(offsets) < model.height(best):
-            best = offsets
-        if model.height(best) <= target:
-            break
-    return best if best is not None else np.zeros(model.count, np.int64)
 
 
 def _status(height: int, bound: int, capacity: int | None) -> Status:

@@ -13,6 +13,7 @@ FIRST_FIT_BUFFERS = 2_000
 SKYLINE_ORDERS = ("WS", "AW", "SW")
 # Shuffled skylines on models too large for exact search; each costs about 2 s per million buffers.
 SKYLINE_RESTARTS = 8
+NO_HEIGHT = 1 << 62
 
 
 def greedy_packings(model: Model) -> Iterator[Array]:
@@ -20,6 +21,18 @@ def greedy_packings(model: Model) -> Iterator[Array]:
     if model.count <= FIRST_FIT_BUFFERS:
         yield _first_fit_by_size(model)
     yield from _skylines(model, 0.0, np.random.default_rng(0))
+
+
+def best_greedy(model: Model, target: int) -> Array:
+    """The lowest of the heuristic packings, or the first one no higher than `target` bytes."""
+    best = np.zeros(model.count, np.int64)
+    height = NO_HEIGHT
+    for offsets in greedy_packings(model):
+        if model.height(offsets) < height:
+            best, height = offsets, model.height(offsets)
+        if height <= target:
+            break
+    return best
 
 
 def shuffled_packings(model: Model, seed: int) -> Iterator[Array]:

@@ -1,7 +1,7 @@
 """The arrays that packing works on: time reduced to sections, sizes to granules, and the load bound."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,17 @@ class Model:
         start, end = self.hull()
         cuts = np.flatnonzero(start[1:] >= np.maximum.accumulate(end)[:-1]) + 1
         return np.split(np.arange(self.count), cuts)
+
+    def spanning(self) -> npt.NDArray[np.bool_]:
+        """Which buffers live in every section, without padding: none can lie partly beside another in time."""
+        start, end = self.hull()
+        whole: npt.NDArray[np.bool_] = np.equal(np.diff(self.first), 1) & np.equal(end - start, self.sections)
+        return np.logical_and(whole, np.equal(self.size, self.top))
+
+    def compact(self) -> "Model":
+        """The same buffers with the sections of their own: the maximal sets alive together."""
+        lower, upper, sections = _reduce_time(self.lower, self.upper)
+        return replace(self, lower=lower, upper=upper, sections=sections)
 
     def select(self, chosen: Array) -> "Model":
         """The model of some of the buffers (ascending positions), with sections counted from their first."""

@@ -16,7 +16,7 @@ from itertools import count
 import numpy as np
 import numpy.typing as npt
 
-from planc.placement.packing_greedy import shuffled_packings
+from planc.placement.packing_greedy import best_greedy, shuffled_packings
 from planc.placement.packing_model import Array, Model
 from planc.placement.packing_order import Orders
 from planc.placement.packing_search import (
@@ -30,7 +30,8 @@ from planc.placement.packing_search import (
     build_problem,
     search,
 )  # fmt: skip
-from planc.placement.packing_wheel import Wheels, meetings, spin
+from planc.placement.packing_strata import Stratum, strata
+from planc.placement.packing_wheel import WHEEL_BUFFERS, Wheels, meetings, spin
 
 # Search keeps every pair of buffers that meet in time (4 bytes each way) and may visit all of them along one path.
 SEARCH_BUFFERS = 3_000
@@ -69,10 +70,11 @@ class _Job:
 
 
 class Group:
-    """The buffers between two cuts in time, the best offsets (bytes) known, their height, and the proven bound."""
+    """Buffers that pack on their own, on `base` bytes: the best offsets (bytes) known, from 0, their height, and the
+    proven bound."""
 
-    def __init__(self, model: Model, offsets: Array, seed: int) -> None:
-        self.model, self.offsets = model, offsets
+    def __init__(self, model: Model, offsets: Array, seed: int, base: int = 0) -> None:
+        self.model, self.offsets, self.base = model, offsets, base
         self.height, self.bound = model.height(offsets), model.load_bound()
         self._seed, self._halvings, self._pairs = seed, 1, 0
         self._problem: Problem | None = None
@@ -81,8 +83,9 @@ class Group:
         self._search_s = 0.0
 
     @property
-    def searchable(self) -> bool:
-        return self.model.count <= SEARCH_BUFFERS
+    def top(self) -> int:
+        """Where the group ends in the slab, in bytes."""
+        return self.base + self.height
 
     def shuffle(self, target: int, deadline: float) -> None:
         """A few more heuristic packings: all that is affordable for a group too large to search."""
@@ -102,7 +105,7 @@ class Group:
             if time.monotonic() - started >= self._search_s:
                 break
         started = time.monotonic()
-        if self.height > goal and started < deadline:
+        if self.height > goal and started < deadline and self.model.count <= SEARCH_BUFFERS:
             self._search(pool, target, capacity, deadline)
             self._search_s = time.monotonic() - started
 
@@ -189,22 +192,30 @@ def improve(
 
     Ends early when the highest group meets the bound or fits the capacity, or the bound exceeds the capacity.
     """
-    members = model.components()
-    groups = [Group(model.select(chosen), offsets[chosen], seed) for chosen in members]
+    fixed, parts = strata(model)
+    groups = [_group(part, offsets, bound if capacity is None else capacity, seed) for part in parts]
     for group in groups:
         target = bound if capacity is None else capacity
-        if not group.searchable and group.height > target:
-            group.shuffle(target, deadline)
+        if group.model.count > WHEEL_BUFFERS and group.top > target:
+            group.shuffle(target - group.base, deadline)
     with ThreadPoolExecutor(PAIR) as pool:
-        while time.monotonic() < deadline:
-            highest = max(groups, key=lambda group: group.height)
-            if highest.height <= (bound if capacity is None else capacity) or not highest.searchable:
+        while groups and time.monotonic() < deadline:
+            highest = max(groups, key=lambda group: group.top)
+            if highest.top <= (bound if capacity is None else capacity) or highest.model.count > WHEEL_BUFFERS:
                 break
-            highest.step(pool, bound, capacity, deadline)
-            bound = max(bound, highest.bound)
+            limit = None if capacity is None else capacity - highest.base
+            highest.step(pool, bound - highest.base, limit, deadline)
+            bound = max(bound, highest.base + highest.bound)
             if capacity is not None and bound > capacity:
                 break
-    better = offsets.copy()
-    for chosen, group in zip(members, groups, strict=True):
-        better[chosen] = group.offsets
-    return better, bound
+    for part, group in zip(parts, groups, strict=True):
+        fixed[part.chosen] = group.base + group.offsets
+    return (fixed if model.height(fixed) < model.height(offsets) else offsets), bound
+
+
+def _group(part: Stratum, offsets: Array, target: int, seed: int) -> Group:
+    """A stratum to work on, from what the packing of all buffers made of it, or from one of its own if it lies higher."""
+    known = offsets[part.chosen]
+    if part.base:
+        known = best_greedy(part.model, target - part.base)
+    return Group(part.model, known, seed, part.base)

@@ -27,11 +27,14 @@ _MOST = 0.5
 """Largest share of the blamed buffers that move at once; on average 2 of them do, which measured best."""
 
 
-_STARTS = ("WS", "SW", "TS", "WT", "AS", "TW")
+_STARTS = ("HS", "SW", "WS", "TS", "WT", "AS", "TW")
 """Orders from which wheels start (see `Orders`); which one leads lowest differs from instance to instance."""
 
-_ROUNDS = 60
-"""Packings of one turn: some 50 ms for a thousand buffers."""
+WHEEL_BUFFERS = 8_000
+"""A packing takes time, and the matrix of meetings memory, with the square of the buffers: 40 ms and 64 MB for these."""
+
+_ROUNDS, _ROUND_BUFFERS = 60, 2_000
+"""Packings of one turn, with up to so many buffers: some 0.2 s. Beyond them fewer, as the square of the buffers grows."""
 
 _TRIAL, _PATIENCE = 8, 16
 """Turns of every wheel after which the worse half stops, and turns without success after which all start anew."""
@@ -53,6 +56,7 @@ class Wheels:
         self._model, self._orders = model, Orders(model)
         self._random = np.random.default_rng(seed)
         self._meets = meetings(model)
+        self._rounds = max(1, min(_ROUNDS, _ROUNDS * _ROUND_BUFFERS**2 // max(1, model.count) ** 2))
         self._wheels = self._started(0.0)
         self._idle = 0
 
@@ -66,7 +70,7 @@ class Wheels:
         stop = np.zeros(1, np.int64)
         jobs = [
             pool.submit(
-                spin, self._model, self._meets, w.order, goal, _ROUNDS, int(self._random.integers(1 << 31)), stop
+                spin, self._model, self._meets, w.order, goal, self._rounds, int(self._random.integers(1 << 31)), stop
             )
             for w in pair
         ]

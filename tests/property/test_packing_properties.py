@@ -12,6 +12,7 @@ from planc.placement.packing import Buffer, pack
 from planc.placement.packing_model import build_model
 from planc.placement.packing_portfolio import improve
 from planc.placement.packing_skyline import skyline
+from planc.placement.packing_strata import strata
 from planc.units import align_up
 
 
@@ -98,3 +99,15 @@ def test_skylines_are_valid_in_any_order(buffers: list[Buffer], random: Random) 
     offsets = np.zeros(len(buffers), np.int64)
     offsets[model.source] = skyline(model, rank)
     assert check_packing(buffers, offsets.tolist()) is Verdict.GOOD
+
+
+@given(buffer_lists(5, 6, 6, (1,)))
+@settings(max_examples=150, deadline=None)
+def test_groups_packed_apart_are_as_low_as_all_together(buffers: list[Buffer]) -> None:
+    model = build_model(buffers)
+    fixed, parts = strata(model)
+    inside = {int(i) for part in parts for i in part.chosen}
+    assert len(inside) == sum(part.model.count for part in parts)
+    tops = [int(fixed[i] + model.top[i]) for i in range(model.count) if i not in inside]
+    tops += [part.base + least_height([buffers[i] for i in model.source[part.chosen]]) for part in parts]
+    assert max(tops, default=0) == least_height(buffers)
