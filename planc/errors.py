@@ -30,12 +30,13 @@ class FeedError(PlancError):
 
 
 class InfeasibleBudgetError(PlancError):
-    """No plan can fit; carries the smallest budget that can and the layer that sets it."""
+    """No plan can fit; carries the smallest budget that can, the layer that sets it, and the refused budget if known."""
 
     exit_code = 4
 
-    def __init__(self, message: str, minimum_budget_bytes: int, layer: str) -> None:
+    def __init__(self, message: str, minimum_budget_bytes: int, layer: str, budget_bytes: int | None = None) -> None:
         super().__init__(message)
+        self.budget_bytes = budget_bytes
         self.minimum_budget_bytes = minimum_budget_bytes
         self.layer = layer
 

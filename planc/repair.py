@@ -82,6 +82,7 @@ class PlanSearch:
             f"{need} bytes ({format_bytes(need)}), set by layer {error.layer!r}",
             need,
             error.layer,
+            self.limits.capacity + beside,
         )
 
     def _fitting(self, problem: Problem, solution: Solution) -> tuple[Solution, Lowered]:
@@ -165,6 +166,7 @@ class PlanSearch:
             f"{known_bytes + self.limits.beside} bytes are known to be enough",
             known_bytes + self.limits.beside,
             minimum_budget(problem)[1],
+            capacity + self.limits.beside,
         )
 
 

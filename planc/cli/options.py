@@ -6,9 +6,8 @@ from typing import Annotated, get_args
 
 import typer
 
-from planc.costs.cache import AUTO
+from planc.costs.cache import known_device
 from planc.errors import UsageError
-from planc.runtime.open import default_device
 from planc.training.optimizers import Kind, Optimizer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
@@ -53,5 +52,4 @@ def beside(plan: Path, file: str, given: Path | None) -> Path:
 
 def forms_for(device: str) -> str:
     """The operator forms (`cpu` or `cuda`) that suit a --device: those for CUDA on every card."""
-    chosen = default_device() if device == AUTO else device
-    return "cpu" if chosen == "cpu" else "cuda"
+    return "cpu" if known_device(device) == "cpu" else "cuda"

@@ -11,7 +11,7 @@ from planc.costs.files import read_costs, write_costs
 from planc.costs.host import host_info
 from planc.costs.profile import Progress, profile
 from planc.costs.table import CostTable
-from planc.errors import DeviceError
+from planc.errors import DeviceError, UsageError
 from planc.importer.build import ImportedModel
 from planc.runtime.cuda_driver import Context
 from planc.runtime.open import default_device
@@ -25,7 +25,7 @@ def costs_for(imported: ImportedModel, device: str, progress: Progress = lambda 
 
     `auto` is CUDA where it is usable, else the CPU. Raises UsageError for an unknown device.
     """
-    device = default_device() if device == AUTO else device
+    device = known_device(device)
     if device in card_names():
         return estimate(imported.graph, device)
     path = _folder() / f"{_key(imported, device)}.json"
@@ -44,10 +44,24 @@ def costs_for(imported: ImportedModel, device: str, progress: Progress = lambda 
 
 def fresh_costs(imported: ImportedModel, device: str, progress: Progress = lambda *_: None) -> CostTable:
     """The same, measured now."""
-    device = default_device() if device == AUTO else device
+    device = known_device(device)
     if device in card_names():
         return estimate(imported.graph, device)
     return profile(imported, device, progress)
+
+
+def known_device(text: str) -> str:
+    """`cpu`, `cuda`, `cuda:INDEX` or a card of the catalogue, in small letters; `auto` becomes the first that is usable.
+
+    Raises UsageError for anything else.
+    """
+    device = text.lower()
+    if device == AUTO:
+        return default_device()
+    kind, colon, index = device.partition(":")
+    if device in ("cpu", *card_names()) or (kind == "cuda" and (index.isdecimal() or not colon)):
+        return device
+    raise UsageError(f"unknown device {text!r}: choose cpu, cuda, cuda:INDEX or one of {', '.join(card_names())}")
 
 
 def _folder() -> Path:

@@ -7,19 +7,30 @@ from math import prod
 import onnx
 from onnx import TensorProto, numpy_helper
 
+INFERENCE_ERRORS = (
+    onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError, MemoryError,
+)  # fmt: skip
+"""What ONNX's checker and shape inference raise for a model that they refuse, absurd sizes included."""
+
 _PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 """Several elements share a byte."""
 
 
 def malformed(model: onnx.ModelProto) -> Iterator[str]:
-    """What is wrong with `model`, each naming the node or tensor: text that is none, unknown element types, initializers
-    that do not fill their shape, tensors read before they are made, made twice, or never."""
+    """What is wrong with the structure of `model`, each naming the node or tensor: text that is none, unknown element
+    types, tensors read before they are made, made twice, or never."""
     texts = list(_not_text(model))
     yield from texts
     if not texts:
         yield from _types(model.graph)
-        yield from _initializers(model.graph)
         yield from _order(model.graph)
+
+
+def unfilled(model: onnx.ModelProto) -> Iterator[str]:
+    """Initializers of a well-formed `model` that do not hold the values of their shape."""
+    for tensor in model.graph.initializer:
+        if not _is_full(tensor):
+            yield f"initializer {tensor.name!r} does not hold the values of its shape {list(tensor.dims)}"
 
 
 def _not_text(model: onnx.ModelProto) -> Iterator[str]:
@@ -51,12 +62,6 @@ def _types(graph: onnx.GraphProto) -> Iterator[str]:
     for tensor in graph.initializer:
         if tensor.data_type not in known:
             yield f"initializer {tensor.name!r} has the unknown element type {tensor.data_type}"
-
-
-def _initializers(graph: onnx.GraphProto) -> Iterator[str]:
-    for tensor in graph.initializer:
-        if not _is_full(tensor):
-            yield f"initializer {tensor.name!r} does not hold the values of its shape {list(tensor.dims)}"
 
 
 def _is_full(tensor: TensorProto) -> bool:

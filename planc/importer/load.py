@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from onnx import numpy_helper
 from planc.errors import ModelError
 from planc.graph import annotations
 from planc.graph.operators import CONTROL_FLOW
-from planc.graph.wellformed import malformed
+from planc.graph.wellformed import INFERENCE_ERRORS, malformed, unfilled
 
 INLINE_CONSTANT_BYTES = 1024
 """Constants up to this size are kept inside a session; larger ones get a place in the slab."""
@@ -63,17 +64,23 @@ def read_model(source: str | Path | onnx.ModelProto) -> ModelFile:
     is no ONNX model, or does not pass onnx's checker.
     """
     if isinstance(source, onnx.ModelProto):
-        return ModelFile(source, None)
+        return _whole(ModelFile(source, None))
     path = Path(source)
     try:
-        proto = onnx.load(path)
+        return _whole(ModelFile(onnx.load(path), path))
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such model file, or its external data is missing ({error})") from error
     except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{path}: not a readable ONNX model ({error}); expected a binary .onnx file") from error
-    if not proto.graph.node:
-        raise ModelError(f"{path}: the model has no nodes; expected the ONNX graph of one training step")
-    return ModelFile(proto, path)
+
+
+def _whole(file: ModelFile) -> ModelFile:
+    """The file, if its model hangs together."""
+    if not file.proto.graph.node:
+        raise ModelError(f"{file.title}: the model has no nodes; expected the ONNX graph of one training step")
+    for text in chain(malformed(file.proto), unfilled(file.proto)):
+        raise ModelError(f"{file.title}: not a valid ONNX model: {text}")
+    return file
 
 
 def skeleton(file: ModelFile) -> Skeleton:
@@ -106,8 +113,6 @@ def _range(value: object) -> tuple[int, int]:
 
 
 def _refuse(proto: onnx.ModelProto, title: str) -> None:
-    for text in malformed(proto):
-        raise ModelError(f"{title}: not a valid ONNX model: {text}")
     for node in proto.graph.node:
         name = node.name or next(iter(node.output), "")
         if node.domain not in ("", "ai.onnx"):
@@ -179,7 +184,7 @@ def _infer(bare: onnx.ModelProto, title: str) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(bare)
         return onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, UnicodeDecodeError) as error:
+    except INFERENCE_ERRORS as error:
         raise ModelError(f"{title}: not a valid ONNX model: {error}") from error
 
 

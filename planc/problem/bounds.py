@@ -20,4 +20,5 @@ def check_feasible(problem: Problem) -> None:
             f"but tensors may take {format_bytes(problem.budget_bytes)}",
             need,
             name,
+            problem.budget_bytes,
         )

@@ -8,6 +8,7 @@ import onnx
 from onnx import defs, helper, version_converter
 
 from planc.errors import ModelError
+from planc.graph.wellformed import INFERENCE_ERRORS
 
 OPSET = 18
 IR_VERSION = 10
@@ -23,7 +24,7 @@ def at_least_target(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     try:
         return version_converter.convert_version(model, OPSET)
-    except (RuntimeError, version_converter.ConvertError, onnx.shape_inference.InferenceError) as error:
+    except (version_converter.ConvertError, *INFERENCE_ERRORS) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"the model's opset {version} cannot be converted to {OPSET}: {reason}") from error
 

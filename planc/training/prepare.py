@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, shape_inference
 
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
-from planc.graph.wellformed import malformed
+from planc.graph.wellformed import INFERENCE_ERRORS, malformed
 from planc.training.builder import Shape, Value
 from planc.training.expand import expand_operators, inline_local_functions
 from planc.training.fold import bypass_identities, fold_constants, share_constants
@@ -86,7 +86,7 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     try:
         inferred = shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
-    except shape_inference.InferenceError as error:
+    except INFERENCE_ERRORS as error:
         raise ModelError(f"shape inference refuses the model: {str(error).splitlines()[0]}") from error
     for kept, found in zip(_typed(model.graph), _typed(inferred.graph), strict=True):
         del kept[:]

@@ -62,11 +62,14 @@ def test_compile_verify_inspect_run(planc: Planc, train: Path, tmp_path: Path) -
 
 def test_an_infeasible_budget_names_the_smallest_and_its_layer(planc: Planc, train: Path) -> None:
     code, out, err = _compile(planc, train, "2%", "--json")
-    assert (code, out) == (4, "")
-    assert "the smallest feasible one is" in err
-    smallest = err.split("smallest feasible one is ")[1].split(" bytes")[0]
-    layer = err.split("set by layer '")[1].split("'")[0]
+    refused = json.loads(out)
+    assert (code, refused["status"]) == (4, "infeasible")
+    assert refused["budget_bytes"] < refused["minimum_budget_bytes"]
+    smallest, layer = str(refused["minimum_budget_bytes"]), refused["minimum_layer"]
+    assert f"the smallest feasible one is {smallest} bytes" in err
+    assert f"set by layer {layer!r}" in err
     assert layer.split()[-1] in ("forward", "backward", "update")
+    assert _compile(planc, train, "2%")[:2] == (4, "")
     assert _compile(planc, train, smallest)[0] == 0
     assert _compile(planc, train, str(int(smallest) - 64))[0] == 4
 
@@ -171,6 +174,14 @@ def test_zoo_and_doctor(planc: Planc, tmp_path: Path) -> None:
     assert networks["resnet18"]["operators"] > networks["resnet18"]["layers"] > 3 * 18
     assert planc("zoo", "build", "nothing", "-o", tmp_path / "n.onnx")[0] == 2
     assert "mip" in json.loads(planc("doctor", "--json")[1])["solvers"]
+
+
+def test_an_unknown_device_is_refused_though_costs_of_another_are_known(planc: Planc, train: Path) -> None:
+    options = ("--budget", "100%", "--time-limit", "1", "--json")
+    assert json.loads(planc("compile", train, "--device", "T4", *options)[1])["estimated"] is True
+    assert planc("compile", train, "--device", "cpu", *options)[0] == 0
+    code, _, err = planc("compile", train, "--device", "T5", *options)
+    assert (code, "unknown device 'T5'" in err) == (2, True)
 
 
 def test_unknown_commands_and_options_are_usage_errors(planc: Planc) -> None:
