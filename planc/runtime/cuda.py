@@ -36,11 +36,13 @@ from planc.runtime.ort import faithful_options, read_scratch, record_scratch, sh
 
 @dataclass(slots=True)
 class _Bound:
-    """A session with its bindings; `binding` keeps the addresses alive. Empty once the device is closed."""
+    """A session with its bindings; `binding` keeps the addresses alive. Empty once the device is closed. `ran` tells
+    whether anything was ever queued."""
 
     session: ort.InferenceSession | None
     run: Callable[..., None] | None
     binding: ort.SessionIOBinding | None
+    ran: bool = False
 
 
 class CudaDevice:
@@ -141,6 +143,7 @@ class CudaDevice:
     def _run(self, segment: _Bound, options: ort.RunOptions) -> None:
         if segment.run is None:
             raise DeviceError("the step is closed: load the plan again")
+        segment.ran = True
         try:
             segment.run(segment.binding, options)
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
@@ -266,10 +269,10 @@ class CudaDevice:
             self._stats.cleanup()
 
     def _settle(self) -> None:
-        """Run every session once more with the synchronising options: the host callbacks that free its pinned
+        """Run every session that ran once more with the synchronising options: the host callbacks that free its pinned
         metadata must be past before the session goes, or the process dies in them."""
         self.synchronize()
-        last = {id(bound.session): bound for bound in self._bindings}
+        last = {id(bound.session): bound for bound in self._bindings if bound.ran}
         for bound in last.values():
             self._run(bound, ort.RunOptions())
 

@@ -161,4 +161,5 @@ def _memory_info(index: int) -> Any:
 
 
 def _arena(size: int) -> ort.OrtArenaCfg:
+    size = max(size, _ARENA_ALIGNMENT)  # ONNX Runtime doubles an arena of nothing for ever
     return ort.OrtArenaCfg({"arena_extend_strategy": 0, "max_mem": size, "initial_chunk_size_bytes": size})

@@ -15,11 +15,15 @@ from planc.importer.submodel import element_type, sub_model
 from planc.plan.plan import Plan
 from planc.problem.build import build_problem
 from planc.runtime.cuda_driver import Context, allocate, call
+from planc.runtime.cuda_provider import reserve_scratch
 from planc.runtime.measure import synthetic_feeds
 from planc.runtime.step import TrainingStep, load
 from support.costs import made_up_costs
 from support.plans import plan_of
 from support.schedules import random_schedule
+
+ARENA_BYTES = 16 << 20
+"""The one scratch arena of the process, enough for every plan of the tests."""
 
 _loaded: list[emu.Emulator] = []
 
@@ -32,6 +36,8 @@ def loaded_emulator(folder: Path) -> emu.Emulator:
     if not _loaded:
         _loaded.append(emu.Emulator(emu.build(folder)))
         _loaded[0].copies(latency_ns=1000, bandwidth=10**9)
+        _loaded[0].reset()
+        reserve_scratch(ARENA_BYTES)
     return _loaded[0]
 
 

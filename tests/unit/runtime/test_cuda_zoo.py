@@ -1,0 +1,78 @@
+"""Networks of the zoo in their forms for CUDA, planned and executed by the real provider on the emulated card."""
+
+from functools import cache
+
+import msgspec
+import pytest
+from cuda_emulator.emulator import Emulator
+from support.costs import made_up_costs
+from support.emulated import card, expected, open_step, run_steps
+from support.zoo_networks import MOMENTUM, small_forward
+
+from planc.compiler import CompileOptions, compile_model
+from planc.importer.build import ImportedModel, import_model
+from planc.plan.plan import Plan
+from planc.problem.build import build_problem
+from planc.training import Optimizer, differentiate
+
+__all__ = ["card"]
+
+OPTIMIZERS = {"gpt2": Optimizer("adamw", learning_rate=0.01)}
+PLANS = [
+    ("resnet18", "vdnn-all", 100),
+    ("resnet18", "mip", 50),
+    ("gpt2", "vdnn-all", 60),
+    ("gpt2", "mip", 50),
+    ("bert_base", "mip", 50),
+]
+SCHEDULES = 12
+SCRATCH = 2 << 20  # what other plans of the process reserve
+ARENA_SLACK = 4096
+
+
+@cache
+def _imported(name: str) -> ImportedModel:
+    built = small_forward(name)
+    optimizer = OPTIMIZERS.get(name, MOMENTUM)
+    model = differentiate(built.model, loss=built.loss, optimizer=optimizer, parameters=built.parameters, device="cuda")
+    return import_model(model)
+
+
+def _plan(imported: ImportedModel, solver: str, percent: int) -> Plan:
+    """A plan within a share of the liveness peak, its scratch beside the slab."""
+    made_up = made_up_costs(imported.graph, SCRATCH)
+    costs = msgspec.structs.replace(made_up, device=msgspec.structs.replace(made_up.device, kind="cuda"))
+    peak = build_problem(imported.graph, costs).liveness_peak_bytes
+    budget = peak * percent // 100 + SCRATCH + ARENA_SLACK
+    return compile_model(imported, costs, CompileOptions(str(budget), solver, time_limit_s=1.0)).plan
+
+
+@pytest.mark.parametrize(("name", "solver", "percent"), PLANS)
+def test_planned_networks_compute_the_plain_graph_without_a_race(
+    card: Emulator, name: str, solver: str, percent: int
+) -> None:
+    imported = _imported(name)
+    plan = _plan(imported, solver, percent)
+    want = expected(card, imported, 2)
+    card.reset()
+    for replay in (False, True):
+        with open_step(card, imported, plan, replay) as step:
+            assert card.peak_bytes == plan.memory.slab_bytes
+            start = step.state()
+            for schedule in range(SCHEDULES):
+                card.reset(schedule)
+                step.set_state(start)
+                assert run_steps(step, imported, 2) == want
+                assert card.problems == []
+        assert card.live == 0
+
+
+def test_the_provider_gives_its_memory_back_but_for_the_arena(card: Emulator) -> None:
+    imported = _imported("resnet18")
+    plan = _plan(imported, "mip", 70)
+    held = []
+    for _ in range(3):
+        with open_step(card, imported, plan) as step:
+            run_steps(step, imported, 1)
+        held.append(card.library_live_bytes)
+    assert len(set(held)) == 1
