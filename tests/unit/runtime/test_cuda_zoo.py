@@ -67,12 +67,12 @@ def test_planned_networks_compute_the_plain_graph_without_a_race(
         assert card.live == 0
 
 
-def test_the_provider_gives_its_memory_back_but_for_the_arena(card: Emulator) -> None:
+def test_the_provider_gives_its_memory_back_after_the_first_step(card: Emulator) -> None:
     imported = _imported("resnet18")
     plan = _plan(imported, "mip", 70)
     held = []
-    for _ in range(3):
+    for _ in range(4):
         with open_step(card, imported, plan) as step:
             run_steps(step, imported, 1)
         held.append(card.library_live_bytes)
-    assert len(set(held)) == 1
+    assert len(set(held[1:])) == 1  # the first keeps a vector of ones
