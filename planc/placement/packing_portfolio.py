@@ -48,6 +48,9 @@ RULES = (
 )
 # Nodes of the shortest run. Most solutions come within a few nodes per buffer or not at all.
 NODE_LIMIT, NODES_PER_BUFFER = 500, 4
+_SEARCH_S = 1e-6
+# Time of the wheels as a part of that of the search, for lifetimes without gaps, at which the search is better.
+_WHEEL_SHARE = 0.3
 WEIGHT_DECAY = 0.7
 PAIR, HALVINGS = 2, 6
 
@@ -80,7 +83,9 @@ class Group:
         self._problem: Problem | None = None
         self._runs = self._turns()
         self._wheels: Wheels | None = None
-        self._search_s = 0.0
+        self._wheel_share = 1.0 if len(model.lower) > model.count else _WHEEL_SHARE
+        # A guess at what the first search will take, in seconds.
+        self._search_s = _SEARCH_S * model.count**2
 
     @property
     def top(self) -> int:
@@ -95,14 +100,14 @@ class Group:
                 break
 
     def step(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
-        """The wheels for as long as the last search took, then a pair of exact searches unless the goal is met."""
+        """The wheels in proportion to the time of the last search, then a pair of exact searches unless the goal is met."""
         goal = target if capacity is None else capacity
         if self._wheels is None:
             self._wheels = Wheels(self.model, self._seed)
         started = time.monotonic()
         while self.height > goal and time.monotonic() < deadline:
             self._take(self._wheels.turn(pool, goal, deadline))
-            if time.monotonic() - started >= self._search_s:
+            if time.monotonic() - started >= self._search_s * self._wheel_share:
                 break
         started = time.monotonic()
         if self.height > goal and started < deadline and self.model.count <= SEARCH_BUFFERS:

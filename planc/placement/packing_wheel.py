@@ -27,25 +27,38 @@ _MOST = 0.5
 """Largest share of the blamed buffers that move at once; on average 2 of them do, which measured best."""
 
 
-_STARTS = ("HS", "SW", "WS", "TS", "WT", "AS", "TW")
-"""Orders from which wheels start (see `Orders`); which one leads lowest differs from instance to instance."""
+_STARTS, _GAPPED_START = ("WS", "SW", "TS", "WT", "AS", "TW"), "HS"
+"""Orders from which wheels start (see `Orders`); which one leads lowest differs from instance to instance; the
+last one only where lifetimes have gaps."""
 
 WHEEL_BUFFERS = 8_000
 """A packing takes time, and the matrix of meetings memory, with the square of the buffers: 40 ms and 64 MB for these."""
 
-_ROUNDS, _ROUND_BUFFERS = 60, 2_000
-"""Packings of one turn, with up to so many buffers: some 0.2 s. Beyond them fewer, as the square of the buffers grows."""
+_ROUNDS, _ROUND_BUFFERS = 30, 1_600
+"""Packings of one turn with so many buffers, some 30 ms; with others as many as take the same time."""
 
-_TRIAL, _PATIENCE = 8, 16
+_MOST_ROUNDS = 500
+
+_LARGE = 0.001
+"""Part of the load from which on a buffer counts as large. A tenth of a thousand buffers are, and pack in a hundredth of
+the time; of thresholds from 0.1 % to 1 % this one measured best."""
+
+_TRIAL, _PATIENCE = 4, 16
 """Turns of every wheel after which the worse half stops, and turns without success after which all start anew."""
 
 _NOISE = 0.3
 
+_SHARP = 0.5
+"""Probability with which a wheel of volume blames every buffer above the goal, not only the highest."""
+
 
 @dataclass
 class _Wheel:
+    """An order of the buffers and the lowest height it gave; `volume` says what it lowers, see `spin`."""
+
     order: Array
-    height: int
+    volume: bool
+    height: int = 1 << 62
     turns: int = 0
 
 
@@ -56,24 +69,28 @@ class Wheels:
         self._model, self._orders = model, Orders(model)
         self._random = np.random.default_rng(seed)
         self._meets = meetings(model)
-        self._rounds = max(1, min(_ROUNDS, _ROUNDS * _ROUND_BUFFERS**2 // max(1, model.count) ** 2))
+        self._large = model.size > model.load().max(initial=0) * _LARGE
+        self._volume = False
         self._wheels = self._started(0.0)
         self._idle = 0
 
     def _started(self, noise: float) -> list[_Wheel]:
-        ranks = (self._orders.rank(keys, noise, self._random) for keys in _STARTS)
-        return [_Wheel(np.argsort(rank), 1 << 62) for rank in ranks]
+        starts = _STARTS if len(self._model.lower) == self._model.count else (_GAPPED_START, *_STARTS)
+        ranks = (self._orders.rank(keys, noise, self._random) for keys in starts)
+        self._volume = not self._volume
+        return [_Wheel(self._large_first(rank), bool(i % 2) == self._volume) for i, rank in enumerate(ranks)]
+
+    def _large_first(self, rank: Array) -> Array:
+        """The buffers in order of rank, large ones before all others."""
+        order: Array = np.lexsort((rank, ~self._large))
+        return order
 
     def turn(self, pool: ThreadPoolExecutor, goal: int, deadline: float) -> Array:
         """Offsets (bytes), the lower ones of two wheels turned until a height of `goal` or `deadline` (monotonic, s)."""
         pair = sorted(self._wheels, key=lambda wheel: wheel.turns)[:2]
         stop = np.zeros(1, np.int64)
-        jobs = [
-            pool.submit(
-                spin, self._model, self._meets, w.order, goal, self._rounds, int(self._random.integers(1 << 31)), stop
-            )
-            for w in pair
-        ]
+        seeds = self._random.integers(1 << 31, size=len(pair)).tolist()
+        jobs = [pool.submit(self._spin, w, goal, seed, stop) for w, seed in zip(pair, seeds, strict=True)]
         try:
             wait(jobs, timeout=min(max(0.0, deadline - monotonic()), TIMEOUT_MAX))
         finally:
@@ -88,6 +105,14 @@ class Wheels:
         self._select(success)
         return min(found, key=lambda pair: pair[0])[1]
 
+    def _spin(self, wheel: _Wheel, goal: int, seed: int, stop: npt.NDArray[np.int64]) -> tuple[Array, Array]:
+        """A turn with the large buffers alone, then one with all: few as they are, they decide the height."""
+        head, order = int(self._large.sum()), wheel.order
+        if head < len(order):
+            _, lead = spin(self._model, self._meets, order[:head], goal, _rounds(head), seed, stop, wheel.volume)
+            order = np.concatenate([lead, order[head:]])
+        return spin(self._model, self._meets, order, goal, _rounds(len(order)), seed, stop, wheel.volume)
+
     def _select(self, success: bool) -> None:
         self._idle = 0 if success else self._idle + 1
         if len(self._wheels) > 2 and all(wheel.turns >= _TRIAL for wheel in self._wheels):
@@ -98,19 +123,34 @@ class Wheels:
             self._wheels, self._idle = self._started(_NOISE), 0
 
 
+def _rounds(count: int) -> int:
+    """Packings of `count` buffers in one turn: their time grows with the square."""
+    return max(1, min(_MOST_ROUNDS, _ROUNDS * _ROUND_BUFFERS**2 // max(1, count) ** 2))
+
+
 def meetings(model: Model) -> Meets:
     """Whether buffers i and k are alive at a common time, as a square matrix."""
     return _meetings(model.first, model.lower, model.upper)
 
 
 def spin(
-    model: Model, meets: Meets, order: Array, goal: int, rounds: int, seed: int, stop: npt.NDArray[np.int64]
+    model: Model,
+    meets: Meets,
+    order: Array,
+    goal: int,
+    rounds: int,
+    seed: int,
+    stop: npt.NDArray[np.int64],
+    volume: bool = False,
 ) -> tuple[Array, Array]:
-    """The best offsets (bytes) within `rounds` packings, and the order that gave them; `order` is where it starts.
+    """The best offsets (bytes) within `rounds` packings, and the order that gave them; `order` is where it starts, and
+    may hold some of the buffers only: then the others stay at 0, unplaced.
 
-    Ends early at a height of `goal` bytes or less, or when any thread sets `stop[0]`.
+    An order is left for one that packs no higher or, with `volume`, for one whose buffers above the goal have no larger
+    sizes together, which also tells packings of equal height apart. Ends early at a height of `goal` bytes or less, or
+    when any thread sets `stop[0]`.
     """
-    return _spin(model.top, model.size, model.alignment, meets, order, goal, rounds, seed, stop)
+    return _spin(model.top, model.size, model.alignment, meets, order, goal, rounds, seed, stop, volume)
 
 
 @compiled
@@ -174,28 +214,32 @@ def _spin(
     rounds: int,
     seed: int,
     stop: Array,
+    volume: bool,
 ) -> tuple[Array, Array]:
     np.random.seed(seed)
     count = len(start)
     current, trial = start.copy(), start.copy()
-    offsets, placed = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    offsets, placed = np.zeros(len(top), np.int64), np.zeros(count, np.int64)
     height = _first_fit(top, size, alignment, meets, current, offsets, placed)
     ends = offsets + top
+    cost = size[ends > goal].sum() if volume else height
     best, best_height, best_order = offsets.copy(), height, current.copy()
     for _ in range(rounds):
         if best_height <= goal or stop[0] != 0:
             break
         trial[:] = current
-        _escalate(trial, ends, goal + int((height - goal) * np.random.random()))
+        sharp = volume and np.random.random() < _SHARP
+        _escalate(trial, ends, goal if sharp else goal + int((height - goal) * np.random.random()))
         new = _first_fit(top, size, alignment, meets, trial, offsets, placed)
-        if new <= height or np.random.random() < _WORSE:
+        reached = size[offsets + top > goal].sum() if volume else new
+        if reached <= cost or np.random.random() < _WORSE:
             current[:] = trial
-            height = new
+            height, cost = new, reached
             ends[:] = offsets + top
-            if new < best_height:
-                best_height = new
-                best[:] = offsets
-                best_order[:] = trial
+        if new < best_height:
+            best_height = new
+            best[:] = offsets
+            best_order[:] = trial
     return best, best_order
 
 
