@@ -13,25 +13,38 @@ FORMAT = 1
 
 
 class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The device that the costs hold for. `memory_bytes` is what it had free when the table was made."""
+    """The device that the costs hold for. `memory_bytes` is what it had free when the table was made.
+
+    `session_bytes` of its memory go to each distinct session, for library handles and kernels.
+    """
 
     name: str
     kind: str
     memory_bytes: int
     threads: int = 0
+    session_bytes: int = 0
     versions: dict[str, str] = {}
+
+
+class FormCost(msgspec.Struct, frozen=True, kw_only=True):
+    """Another form of a layer, such as a convolution with less workspace: its median time and its scratch."""
+
+    compute_ns: int
+    scratch_bytes: int
 
 
 class LayerCost(msgspec.Struct, frozen=True, kw_only=True):
     """Median time of one execution, its spread, and the largest scratch allocation of one of its operators.
 
     `constant_bytes` are what the layer's small constants take of the scratch arena for as long as its session lives.
+    `alternatives` are other forms to execute the layer in, by the name under which the runtime knows them.
     """
 
     compute_ns: int
     scratch_bytes: int
     spread_ns: int = 0
     constant_bytes: int = 0
+    alternatives: dict[str, FormCost] = {}
 
 
 class CopyPoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -47,11 +47,11 @@ def lower(
     """
     slots = slot_map(graph, schedule.steps)
     stays = stays_of(slots, planning, schedule)
-    segments = segments_of(slots, schedule, stays, planning.layer_scratch)
+    segments = segments_of(slots, planning, schedule, stays)
     packing, offsets, regions = _place(slots, stays, segments, capacity, time_limit_s)
     host_slots, host_offset = _host_slots(graph, planning, schedule)
     return Lowered(
-        runs=_runs(schedule),
+        runs=_runs(schedule, segments),
         segments=tuple((s.first, s.end) for s in segments),
         copies=_copies(planning, schedule, stays, host_offset),
         residencies=tuple(
@@ -114,11 +114,12 @@ def _union(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(joined)
 
 
-def _runs(schedule: Schedule) -> tuple[p.Run, ...]:
+def _runs(schedule: Schedule, segments: Sequence[Segment]) -> tuple[p.Run, ...]:
     waits: defaultdict[int, list[int]] = defaultdict(list)
     for index, copy in enumerate(schedule.copies):
         waits[copy.stop].append(index)
-    return tuple(p.Run(layer, tuple(waits[position])) for position, layer in enumerate(schedule.steps))
+    forms = [segment.form for segment in segments for _ in range(segment.first, segment.end)]
+    return tuple(p.Run(layer, tuple(waits[i]), forms[i]) for i, layer in enumerate(schedule.steps))
 
 
 def _copies(

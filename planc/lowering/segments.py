@@ -6,7 +6,9 @@ from itertools import pairwise
 
 from planc.graph.footprint import padded_bytes
 from planc.lowering.stays import SlotMap, Stay
+from planc.problem.build import PlanningProblem
 from planc.schedule.schedule import Schedule
+from planc.schedule.simulate import boundaries
 
 _ROOMY_PERCENT = 90
 """Runs share a scratch region while that leaves this much of the load bound unfilled: a cut costs the host some
@@ -15,40 +17,54 @@ microseconds, a region larger than needed costs the packer freedom."""
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Runs [`first`, `end`) of one session, with the scratch (bytes) of the neediest of them."""
+    """Runs [`first`, `end`) of one session, with the scratch (bytes) of the neediest of them, and their form."""
 
     first: int
     end: int
     scratch: int = 0
+    form: str = ""
 
 
-def segments_of(
-    slots: SlotMap, schedule: Schedule, stays: Sequence[Stay], layer_scratch: Sequence[int]
-) -> list[Segment]:
-    """Cut where a copy starts or is awaited and, where scratch takes bytes of the slab, where neighbours would hold more
-    of it than memory has room for.
+def segments_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule, stays: Sequence[Stay]) -> list[Segment]:
+    """Cut where a copy starts or is awaited, where the form changes and, where scratch takes bytes of the slab, where
+    neighbours would hold more of it than memory has room for.
 
-    `layer_scratch` are bytes by layer, or nothing where scratch lies beside the slab.
+    The layers without a choice of form run in that of their segment.
     """
-    total = len(schedule.steps)
-    cuts = {0, total} | {c.start for c in schedule.copies} | {c.stop for c in schedule.copies}
-    if not layer_scratch:
-        ordered = sorted(cuts)
-        return [Segment(first, end) for first, end in pairwise(ordered)]
-    scratch = [layer_scratch[layer] for layer in schedule.steps]
+    cuts = {0, len(schedule.steps)} | boundaries(planning.problem, schedule)
+    if planning.layer_scratch:
+        cuts |= _scratch_cuts(slots, planning, schedule, stays, cuts)
+    return [_segment(planning, schedule, first, end) for first, end in pairwise(sorted(cuts))]
+
+
+def _segment(planning: PlanningProblem, schedule: Schedule, first: int, end: int) -> Segment:
+    scratch = max(_scratch_of(planning, schedule, run) for run in range(first, end))
+    tasks = [(run, planning.problem.tasks[schedule.steps[run]]) for run in range(first, end)]
+    forms = (task.forms[schedule.choice(run)].name for run, task in tasks if task.alternatives)
+    return Segment(first, end, scratch, next(forms, ""))
+
+
+def _scratch_of(planning: PlanningProblem, schedule: Schedule, run: int) -> int:
+    if not planning.layer_scratch:
+        return 0
+    return planning.layer_scratch[schedule.steps[run]][schedule.choice(run)]
+
+
+def _scratch_cuts(
+    slots: SlotMap, planning: PlanningProblem, schedule: Schedule, stays: Sequence[Stay], cuts: set[int]
+) -> set[int]:
+    """More cuts, where the widest load of a segment and the scratch of its neediest run would not go together."""
+    scratch = [_scratch_of(planning, schedule, run) for run in range(len(schedule.steps))]
     load = _loads(slots, stays)
     room = max((a + b for a, b in zip(load, scratch, strict=True)), default=0) * _ROOMY_PERCENT // 100
-    found: list[Segment] = []
-    widest = 0
-    for run in range(total):
-        last = found[-1] if found else None
-        if last is not None and run not in cuts:
-            need, most = max(last.scratch, scratch[run]), max(widest, load[run])
-            if last.scratch == scratch[run] or need + most <= room:
-                found[-1], widest = Segment(last.first, run + 1, need), most
-                continue
-        found.append(Segment(run, run + 1, scratch[run]))
-        widest = load[run]
+    found: set[int] = set()
+    need = widest = 0
+    for run, (own, held) in enumerate(zip(scratch, load, strict=True)):
+        joined = max(need, own), max(widest, held)
+        if run in cuts or (need != own and sum(joined) > room):
+            found.add(run)
+            joined = own, held
+        need, widest = joined
     return found
 
 

@@ -70,7 +70,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes: `slab_bytes` + `scratch_bytes` ≤ `budget_bytes`. `minimum_budget_bytes` is set by `minimum_layer`.
+    """Bytes: `slab_bytes` + `scratch_bytes` + `session_bytes` ≤ `budget_bytes`. `minimum_budget_bytes` is set by
+    `minimum_layer`; `session_bytes` is what the plan's distinct sessions are expected to take of the device.
 
     `scratch_bytes` is an arena beside the slab; `slab_scratch_bytes` the largest scratch region inside the slab. A plan
     has one of the two, see `Plan.scratch`.
@@ -85,6 +86,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     minimum_layer: str
     load_bytes: int
     slab_scratch_bytes: int = 0
+    session_bytes: int = 0
 
 
 class Residency(msgspec.Struct, frozen=True):
@@ -109,10 +111,15 @@ class Region(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One execution of the graph's layer `layer`, after the copies `waits` (indices into `copies`) are complete."""
+    """One execution of the graph's layer `layer`, after the copies `waits` (indices into `copies`) are complete.
+
+    `form` names the settings that its session is opened with, such as how much workspace convolutions may take; all runs
+    of a segment have the same. Empty: the device's default.
+    """
 
     layer: int
     waits: tuple[int, ...] = ()
+    form: str = ""
 
 
 class Copy(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """Checks of a plan that need no notion of time: indices, sizes, sums, every layer run, the right model."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -7,6 +8,8 @@ from planc.graph.footprint import ALIGNMENT, is_recomputable
 from planc.graph.graph import Graph, Role, input_roles
 from planc.plan.plan import Plan
 from planc.verify.violation import Violation
+
+_FORM = re.compile(r"[A-Za-z0-9_]{0,40}", re.ASCII)
 
 
 def check_structure(graph: Graph, plan: Plan) -> Iterator[Violation]:
@@ -36,12 +39,13 @@ def _labels(graph: Graph, plan: Plan) -> Iterator[Violation]:
 
 def _memory(plan: Plan) -> Iterator[Violation]:
     memory = plan.memory
-    total = memory.slab_bytes + memory.scratch_bytes
+    total = memory.slab_bytes + memory.scratch_bytes + memory.session_bytes
     if total > memory.budget_bytes:
-        text = f"slab and scratch take {total} bytes, the budget is {memory.budget_bytes}"
+        text = f"slab, scratch and sessions take {total} bytes, the budget is {memory.budget_bytes}"
         yield Violation("over budget", "memory", text)
-    if memory.scratch_bytes < 0:
-        yield Violation("size", "memory", "scratch_bytes is negative")
+    for name, size in (("scratch_bytes", memory.scratch_bytes), ("session_bytes", memory.session_bytes)):
+        if size < 0:
+            yield Violation("size", "memory", f"{name} is negative")
 
 
 def _runs(graph: Graph, plan: Plan) -> Iterator[Violation]:
@@ -69,6 +73,11 @@ def _segments(plan: Plan) -> Iterator[Violation]:
     ):
         yield Violation("segments", "segments", "they do not divide the runs into consecutive ranges")
         return
+    for first, end in plan.segments:
+        forms = {run.form for run in plan.runs[first:end]}
+        if len(forms) > 1 or not all(_FORM.fullmatch(form) for form in forms):
+            text = f"forms {sorted(forms)}: expected one form for all its runs, of up to 40 letters, digits and _"
+            yield Violation("form", f"segment of runs [{first}, {end})", text)
     boundaries = {0, *ends}
     for position, run in enumerate(plan.runs):
         if run.waits and position not in boundaries:

@@ -186,3 +186,16 @@ def test_a_short_residency_is_rejected() -> None:
         if stay.bytes > 64:
             short = replace(stay, bytes=stay.bytes - 64)
             assert verify(imported.graph, replace(plan, residencies=_with(plan.residencies, at, short)))
+
+
+def test_a_segment_in_two_forms_or_in_one_without_a_proper_name_is_rejected() -> None:
+    imported = networks.cnn()
+    plan = random_plan(imported, 4)
+    first, end = max(plan.segments, key=lambda segment: segment[1] - segment[0])
+    assert end - first > 1
+    one = _with(plan.runs, first, replace(plan.runs[first], form="lean"))
+    assert [v.kind for v in verify(imported.graph, replace(plan, runs=one))] == ["form"]
+    whole = tuple(replace(run, form="lean") if first <= i < end else run for i, run in enumerate(plan.runs))
+    assert not verify(imported.graph, replace(plan, runs=whole))
+    odd = tuple(replace(run, form="../lean") if first <= i < end else run for i, run in enumerate(plan.runs))
+    assert [v.kind for v in verify(imported.graph, replace(plan, runs=odd))] == ["form"]

@@ -1,13 +1,17 @@
 """Where scratch cuts segments: never a higher load than single runs have, every run covered, copies respected."""
 
 import random
+from dataclasses import replace
 
+import msgspec
 import pytest
 from support import networks
 from support.costs import made_up_costs
 from support.schedules import random_schedule
 
+from planc.costs.table import CostTable, FormCost
 from planc.graph.footprint import padded_bytes
+from planc.lowering.lower import lower
 from planc.lowering.segments import segments_of
 from planc.lowering.stays import slot_map, stays_of
 from planc.problem.build import build_problem
@@ -16,13 +20,14 @@ from planc.problem.build import build_problem
 @pytest.mark.parametrize("seed", range(8))
 def test_regions_cover_the_need_and_raise_no_load_above_that_of_single_runs(seed: int) -> None:
     imported = networks.cnn()
+    rng = random.Random(seed)
+    need = [rng.choice([0, 64, 4096, 65536]) for _ in imported.graph.layers]
     planning = build_problem(imported.graph, made_up_costs(imported.graph))
+    planning = replace(planning, layer_scratch=tuple((size,) for size in need))
     schedule = random_schedule(planning.problem, seed)
     slots = slot_map(imported.graph, schedule.steps)
     stays = stays_of(slots, planning, schedule)
-    rng = random.Random(seed)
-    need = [rng.choice([0, 64, 4096, 65536]) for _ in imported.graph.layers]
-    segments = segments_of(slots, schedule, stays, need)
+    segments = segments_of(slots, planning, schedule, stays)
     covered = [run for s in segments for run in range(s.first, s.end)]
     assert covered == list(range(len(schedule.steps)))
     starts = {s.first for s in segments} | {len(schedule.steps)}
@@ -47,7 +52,56 @@ def test_without_scratch_in_the_slab_only_copies_cut() -> None:
     planning = build_problem(imported.graph, made_up_costs(imported.graph))
     schedule = random_schedule(planning.problem, 1)
     slots = slot_map(imported.graph, schedule.steps)
-    segments = segments_of(slots, schedule, stays_of(slots, planning, schedule), ())
+    segments = segments_of(slots, planning, schedule, stays_of(slots, planning, schedule))
     cuts = {p for copy in schedule.copies for p in (copy.start, copy.stop)} | {0, len(schedule.steps)}
     assert [s.first for s in segments] == sorted(cuts)[:-1]
     assert all(s.scratch == 0 for s in segments)
+
+
+def with_forms(costs: CostTable) -> CostTable:
+    """Every third kind of layer has a form that takes twice as long with a quarter of the scratch."""
+    unique = tuple(
+        msgspec.structs.replace(
+            cost,
+            alternatives={"lean": FormCost(compute_ns=2 * cost.compute_ns, scratch_bytes=cost.scratch_bytes // 4)}
+            if i % 3 == 0
+            else {},
+        )
+        for i, cost in enumerate(costs.unique)
+    )
+    return msgspec.structs.replace(costs, unique=unique)
+
+
+@pytest.mark.parametrize("placed", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_every_run_gets_the_form_of_its_choice_and_the_scratch_of_that_form(seed: int, placed: bool) -> None:
+    imported = networks.cnn()
+    costs = with_forms(made_up_costs(imported.graph))
+    planning = build_problem(imported.graph, costs, placed)
+    tasks, rng = planning.problem.tasks, random.Random(seed)
+    schedule = random_schedule(planning.problem, seed)
+    schedule = replace(schedule, choices=tuple(rng.randrange(len(tasks[i].forms)) for i in schedule.steps))
+    lowered = lower(imported.graph, planning, schedule, time_limit_s=0.0)
+    assert any(run.form == "lean" for run in lowered.runs)
+    for number, (first, end) in enumerate(lowered.segments):
+        assert len({run.form for run in lowered.runs[first:end]}) == 1
+        for at in range(first, end):
+            layer, choice = schedule.steps[at], schedule.choice(at)
+            form = ("", "lean")[choice]
+            cost = costs.layer(layer)
+            assert not cost.alternatives or lowered.runs[at].form == form
+            need = cost.alternatives[form].scratch_bytes if form else cost.scratch_bytes
+            assert not placed or lowered.scratch[number].bytes >= need
+    assert bool(lowered.scratch) == placed
+
+
+def test_an_arena_beside_the_slab_takes_no_form_that_needs_more_of_it() -> None:
+    imported = networks.cnn()
+    costs = made_up_costs(imported.graph, scratch=1000)
+    hungry = {"hungry": FormCost(compute_ns=1, scratch_bytes=1001), "lean": FormCost(compute_ns=9, scratch_bytes=10)}
+    unique = tuple(msgspec.structs.replace(cost, alternatives=hungry) for cost in costs.unique)
+    costs = msgspec.structs.replace(costs, unique=unique)
+    names = {form.name for task in build_problem(imported.graph, costs).problem.tasks for form in task.alternatives}
+    assert names == {"lean"}
+    placed = build_problem(imported.graph, costs, scratch_in_slab=True)
+    assert {form.name for task in placed.problem.tasks for form in task.alternatives} == {"hungry", "lean"}
