@@ -6,6 +6,7 @@ that the bridge library `libonnxruntime_providers_shared` holds for them begins 
 Everything on the way is checked: where it looks different, nothing is called.
 """
 
+import atexit
 import ctypes
 from collections.abc import Callable
 from functools import cache
@@ -66,6 +67,7 @@ class Environment:
         )  # fmt: skip
         types = (ctypes.c_void_p, ctypes.c_void_p)
         self._call(_REGISTER_ALLOCATOR, types, self._env, ctypes.byref(allocator))
+        atexit.register(_outlive_python, allocator)
         return allocator
 
     def _call(self, position: int, types: tuple[type, ...], *arguments: object) -> None:
@@ -74,6 +76,13 @@ class Environment:
             message = ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p)(self._table[_GET_ERROR_MESSAGE] or 0)(status)
             ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._table[_RELEASE_STATUS] or 0)(status)
             raise RuntimeError(message.decode(errors="replace"))
+
+
+def _outlive_python(allocator: Allocator) -> None:
+    """Sessions that a program still holds when it ends are destroyed after Python is: what they free is left to the
+    system then, by a C function that does nothing with its arguments, and the structure is never given back."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(allocator))
+    allocator.free = ctypes.cast(ctypes.CDLL(None).getpid, FreeCall)
 
 
 def can_place_scratch() -> bool:

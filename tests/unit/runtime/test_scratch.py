@@ -1,8 +1,12 @@
 """Scratch at planned addresses: what a region hands out, what a step uses of it, and what happens when it is too small."""
 
 import gc
+import subprocess
+import sys
+from pathlib import Path
 
 import msgspec
+import onnx
 import pytest
 from support import networks
 from support.plans import random_plan
@@ -10,6 +14,7 @@ from support.plans import random_plan
 from planc.compiler import CompileOptions, compile_model
 from planc.costs.profile import profile
 from planc.errors import DeviceError, InternalError
+from planc.plan.files import write_plan
 from planc.plan.plan import Plan
 from planc.plan.plan import Region as Place
 from planc.runtime.cpu import CpuDevice
@@ -95,3 +100,29 @@ def test_scratch_outside_the_slab_or_on_a_device_without_a_place_for_it_is_refus
     with pytest.raises(InternalError):
         Executor(far, imported, device)
     device.close()
+
+
+PROGRAM = """
+import sys
+import onnxruntime as ort
+import planc
+from planc.runtime.measure import synthetic_feeds
+
+model, plan = sys.argv[1:]
+own = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+step = planc.load(plan, model)
+feeds = synthetic_feeds(step.imported.graph, 0)
+feeds |= step.state()
+values = own.run_with_ort_values(None, {name: ort.OrtValue.ortvalue_from_numpy(v) for name, v in feeds.items()})
+step(synthetic_feeds(step.imported.graph, 0))
+"""
+"""Everything is still held when the program ends: sessions that allocated before planc came, values, a planned step."""
+
+
+def test_a_program_that_holds_sessions_to_its_end_ends_well(tmp_path: Path) -> None:
+    imported = networks.cnn()
+    onnx.save(imported.file.proto, tmp_path / "train.onnx")
+    write_plan(_compiled(), tmp_path / "train.plan.json")
+    program = [sys.executable, "-c", PROGRAM, tmp_path / "train.onnx", tmp_path / "train.plan.json"]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
