@@ -102,7 +102,7 @@ def arrays_of(problem: Problem) -> Arrays:
         recomputable=np.array(
             [t.recomputable and mutate_ptr[i] == mutate_ptr[i + 1] for i, t in enumerate(tasks)], np.uint8
         ),
-        deadline=_deadlines(problem),
+        deadline=deadlines(problem),
         read_ptr=read_ptr,
         reads=reads,
         write_ptr=write_ptr,
@@ -126,7 +126,8 @@ def arrays_of(problem: Problem) -> Arrays:
     )
 
 
-def _deadlines(problem: Problem) -> Ints:
+def deadlines(problem: Problem) -> Ints:
+    """For each task the first one after which it must not run again: it updates state that the task reads."""
     found = np.full(len(problem.tasks), len(problem.tasks), np.int64)
     for task, accessed in enumerate(problem.accesses):
         for value in accessed:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from planc.problem.problem import Origin, Problem
 from planc_solvers.arrays import Arrays, Plan, empty_plan
+from planc_solvers.build import adapted
 from planc_solvers.coarse import Coarse
 
 Point = npt.NDArray[np.float64]
@@ -52,9 +53,12 @@ class _Writer:
         return sorted(found) if len(found) < room else []
 
 
-def decode(coarse: Coarse, arrays: Arrays, point: Point, threshold: float = 0.5) -> Plan:
-    """The plan that gives up, at each critical task, what is less than `threshold` present there."""
-    problem, writer = coarse.problem, _Writer(coarse.problem, arrays)
+def decode(coarse: Coarse, problem: Problem, arrays: Arrays, point: Point, threshold: float = 0.5) -> Plan:
+    """The plan that gives up, at each critical task, what is less than `threshold` present there.
+
+    `problem`, with its `arrays`, may be the coarse model's problem `reduced`.
+    """
+    writer = _Writer(problem, arrays)
     for value, rho in coarse.resident.items():
         writer.plan.home[value] = coarse.swappable(value) and point[rho] < threshold
     stage = {task: k for k, task in enumerate(coarse.critical)}
@@ -67,7 +71,7 @@ def decode(coarse: Coarse, arrays: Arrays, point: Point, threshold: float = 0.5)
                 if point[coarse.present[value, stage[task]]] < threshold:
                     _give_up(coarse, writer, point, value, stage[task])
         writer.run(task)
-    return writer.plan
+    return adapted(arrays, writer.plan)
 
 
 def _give_up(coarse: Coarse, writer: _Writer, point: Point, value: int, k: int) -> None:

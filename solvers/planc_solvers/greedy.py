@@ -1,91 +1,128 @@
-"""A first plan for tight budgets without a link: evict when memory runs out, recompute on demand, compiled.
+"""First plans for tight budgets: evict when memory runs out, bring back on demand, compiled.
 
-The online rule of dynamic tensor rematerialization (Kirisame et al., ICLR 2021) with the future known: of the values on
-the device the one is evicted whose recomputation, with what it needs that is gone too, costs least for its bytes and
-for the time until it is read next.
+The online rule of dynamic tensor rematerialization (Kirisame et al., ICLR 2021) with the future known, and with the host
+as a second way out: of the values on the device the one is evicted whose return costs least for its bytes and for the
+time until it is read next. It returns by recomputation, with what that needs and is gone too, or by a copy, at a price
+on the link's time.
 """
 
 from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 
-from planc_solvers.arrays import Arrays, Bytes8, Ints, Plan, empty_plan
+from planc_solvers.arrays import BATCH, COMPUTED, STATE, Arrays, Bytes8, Ints, Plan, empty_plan
 from planc_solvers.compiled import inner, outer
-from planc_solvers.workspace import Floats
+from planc_solvers.evaluate import evaluate
+from planc_solvers.workspace import EXCESS, MAKESPAN, Floats, Workspace
 
 WEIGHTS = ((1.0, 0.5), (1.0, 1.0), (0.5, 0.5), (0.5, 1.0), (1.0, 2.0), (1.0, 0.0))
-"""Powers of a value's bytes and of its wait by which the cost of its recomputation is divided, tried in turn."""
+"""Powers of a value's bytes and of its wait by which the cost of its return is divided, tried first."""
+
+LINK_PRICES = (0.1, 0.3, 0.03, 1.0)
+"""Compute time that a unit of copy time is taken to cost, tried first: less the more of it hides."""
+
+SPREAD = 0.5
+"""Standard deviation of the weights tried then around the best, of the price's in its logarithm."""
 
 MOST_REPEATS = 400
 """Recomputations for the sake of one task after which the rule is going round in circles."""
 
+HELD, AWAY, GONE = 1, 2, 0
+"""Where a value is: on the device, on the host only, or nowhere."""
 
-def greedy_plans(a: Arrays) -> Iterator[Plan]:
-    """Plans within the budget, one for each of the `WEIGHTS` for which eviction finds one."""
-    readers = _readers(a)
-    for size, wait in WEIGHTS:
+
+def greedy_plans(a: Arrays, place: Workspace, seed: int) -> Iterator[Plan | None]:
+    """Try one set of weights after the other, without end: a plan within the budgets faster than all before, or None."""
+    readers, generator = _readers(a), np.random.default_rng(seed)
+    prices = LINK_PRICES if a.swappable.any() else LINK_PRICES[:1]
+    first = [np.array([size, wait, price]) for size, wait in WEIGHTS for price in prices]
+    best, lowest = first[0], np.inf
+    for trial in count():
+        weights = first[trial] if trial < len(first) else _nearby(best, generator)
         plan = empty_plan(a)
-        if _greedy(a, plan, *readers, size, wait):
-            yield plan
+        valid = _greedy(a, plan, *readers, weights) and evaluate(a, plan, place)
+        better = valid and place.total[EXCESS] <= 0 and place.total[MAKESPAN] < lowest
+        if better:
+            best, lowest = weights, float(place.total[MAKESPAN])
+        yield plan if better else None
+
+
+def _nearby(weights: Floats, generator: np.random.Generator) -> Floats:
+    step = generator.normal(0.0, SPREAD, 3)
+    return np.array([weights[0] + step[0] / 2, max(0.0, weights[1] + step[1]), weights[2] * np.exp(step[2])])
 
 
 def _readers(a: Arrays) -> tuple[Ints, Ints]:
-    """For each value v its reading tasks in order: found[ptr[v]:ptr[v + 1]]."""
+    """For each value v the tasks that access it, in order: found[ptr[v]:ptr[v + 1]]."""
     tasks = np.repeat(np.arange(a.duration.size), np.diff(a.read_ptr))
     order = np.argsort(a.reads, kind="stable")
     return np.searchsorted(a.reads[order], np.arange(a.size.size + 1)).astype(np.int64), tasks[order]
 
 
 @inner
-def _recomputation(a: Arrays, value: int, held: Bytes8, seen: Ints, stamp: int, stack: Ints) -> float:
-    """Cost of making `value` again: its task and those whose results it needs and that are gone."""
+def _recomputation(a: Arrays, value: int, where: Bytes8, seen: Ints, stamp: int, stack: Ints, price: float) -> float:
+    """Cost of making `value` again: its task, and what that needs and is not on the device."""
+    if a.producer[value] < 0:
+        return np.inf
     stack[0] = a.producer[value]
     seen[stack[0]] = stamp
-    count, cost = 1, 0.0
-    while count > 0:
-        count -= 1
-        task = stack[count]
+    top, cost = 1, 0.0
+    while top > 0:
+        top -= 1
+        task = stack[top]
         if a.recomputable[task] == 0:
             return np.inf
         cost += a.duration[task]
         for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
-            made = a.producer[a.reads[k]]
-            if made >= 0 and held[a.reads[k]] == 0 and seen[made] != stamp:
+            v, made = a.reads[k], a.producer[a.reads[k]]
+            if where[v] == AWAY:
+                cost += price * a.in_ns[v]
+            elif where[v] == GONE and seen[made] != stamp:
                 seen[made] = stamp
-                stack[count] = made
-                count += 1
+                stack[top] = made
+                top += 1
     return cost
 
 
 @inner
-def _next_task(a: Arrays, now: int, held: Bytes8, wanted: Ints, seen: Ints, stamp: int, stack: Ints) -> int:
+def _copying(a: Arrays, value: int, home: bool, on_host: Bytes8, price: float) -> float:
+    """Cost of sending `value` to the host and back; at `home` state goes both ways in every step."""
+    if a.swappable[value] == 0:
+        return np.inf
+    kept = on_host[value] and not (home and a.origin[value] == STATE)
+    return float(price * (a.in_ns[value] + (0 if kept else a.out_ns[value])))
+
+
+@inner
+def _next_task(a: Arrays, now: int, where: Bytes8, wanted: Ints, seen: Ints, stamp: int, stack: Ints) -> int:
     """The first of the tasks to run so that `now` finds its inputs; stamps `wanted` of all that they read."""
     stack[0] = now
     seen[now] = stamp
-    count, first = 1, now
-    while count > 0:
-        count -= 1
-        task = stack[count]
+    top, first = 1, now
+    while top > 0:
+        top -= 1
+        task = stack[top]
         first = min(first, task)
         for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
             v = a.reads[k]
             wanted[v] = stamp
-            if held[v] == 0 and seen[a.producer[v]] != stamp:
+            if where[v] == GONE and seen[a.producer[v]] != stamp:
                 seen[a.producer[v]] = stamp
-                stack[count] = a.producer[v]
-                count += 1
+                stack[top] = a.producer[v]
+                top += 1
     return first
 
 
 @inner
 def _evict(
-    a: Arrays, now: int, task: int, held: Bytes8, wanted: Ints, ptr: Ints, readers: Ints, seen: Ints, stack: Ints,
-    powers: Floats,
+    a: Arrays, s: Plan, now: int, task: int, where: Bytes8, on_host: Bytes8, wanted: Ints, ptr: Ints, readers: Ints,
+    seen: Ints, stack: Ints, weights: Floats,
 ) -> int:  # fmt: skip
-    """The value to evict before `task`, which runs for the sake of `now`; -1 when everything held is its input."""
-    best, lowest, stamp = -1, np.inf, wanted[wanted.size - 1]
-    for v in range(held.size):
-        if held[v] == 0 or a.size[v] == 0 or a.producer[v] < 0:
+    """Evict a value before `task`, which runs for the sake of `now`: its bytes, or -1 when everything is an input."""
+    best, lowest, stamp, copied, at_home = -1, np.inf, wanted[wanted.size - 1], False, False
+    for v in range(where.size):
+        if where[v] != HELD or a.size[v] == 0:
             continue
         needed = False
         for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
@@ -93,57 +130,89 @@ def _evict(
         if needed:
             continue
         at = np.searchsorted(readers[ptr[v] : ptr[v + 1]], now)
-        wait = readers[ptr[v] + at] - now + 1.0 if at < ptr[v + 1] - ptr[v] else 0.0
-        if wait == 0 and a.needed[v]:
-            continue
+        ends = at == ptr[v + 1] - ptr[v]
+        lives = a.needed[v] if a.origin[v] == COMPUTED else a.origin[v] != BATCH
+        home = (ends and lives) or (at == 0 and a.producer[v] < 0)
         soon = wanted[v] == stamp
-        score = 0.0
-        if wait > 0 or soon:
+        wait = 1.0 + a.duration.size - now if ends else readers[ptr[v] + at] - now + 1.0
+        score, copy = 0.0, False
+        if not ends or lives or soon:
             seen[seen.size - 1] += 1
-            score = _recomputation(a, v, held, seen, seen[seen.size - 1], stack)
-            score /= a.size[v] ** powers[0] * (1.0 if soon else wait) ** powers[1]
+            score = _copying(a, v, home, on_host, weights[2])
+            copy = True
+            if not (ends and lives) and (ends or a.deadline[a.producer[v]] > readers[ptr[v] + at]):
+                again = _recomputation(a, v, where, seen, seen[seen.size - 1], stack, weights[2])
+                copy = score < again
+                score = min(score, again)
+            score /= a.size[v] ** weights[0] * (1.0 if soon else wait) ** weights[1]
             if soon and score < np.inf:
                 score += 1e18
         if score < lowest:
-            best, lowest = v, score
-    return best
+            best, lowest, copied, at_home = v, score, copy, home
+    if best < 0:
+        return -1
+    where[best] = AWAY if copied else GONE
+    if copied:
+        on_host[best] = 1
+        if at_home:
+            s.home[best] = 1
+    return int(a.size[best])
+
+
+@inner
+def _append(a: Arrays, s: Plan, task: int, where: Bytes8, on_host: Bytes8) -> int:
+    """Run `task` as the next step, fetching inputs that are away; the bytes that are on the device in addition after it."""
+    position, added = s.length[0], 0
+    s.seq[position] = task
+    for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+        if where[a.reads[k]] == AWAY:
+            slot = k - a.read_ptr[task]
+            s.fetch[position, slot >> 6] |= np.uint64(1) << np.uint64(slot & 63)
+            where[a.reads[k]] = HELD
+            added += a.size[a.reads[k]]
+    for k in range(a.mutate_ptr[task], a.mutate_ptr[task + 1]):
+        on_host[a.mutates[k]] = 0
+    for k in range(a.write_ptr[task], a.write_ptr[task + 1]):
+        added += 0 if where[a.writes[k]] == HELD else a.size[a.writes[k]]
+        where[a.writes[k]] = HELD
+    s.length[0] = position + 1
+    return added
 
 
 @outer
-def _greedy(a: Arrays, s: Plan, ptr: Ints, readers: Ints, by_size: float, by_wait: float) -> bool:
+def _greedy(a: Arrays, s: Plan, ptr: Ints, readers: Ints, weights: Floats) -> bool:
     """Write the plan into `s`; False when eviction finds none within its room."""
     tasks, values = a.duration.size, a.size.size
-    held, wanted = np.zeros(values, np.uint8), np.zeros(values + 1, np.int64)
-    seen, stack, powers = np.zeros(tasks + 1, np.int64), np.zeros(tasks + 1, np.int64), np.array([by_size, by_wait])
-    done = np.zeros(tasks, np.uint8)
-    used, length = 0, 0
+    where, on_host = np.zeros(values, np.uint8), np.zeros(values, np.uint8)
+    wanted = np.zeros(values + 1, np.int64)
+    seen, stack, done = np.zeros(tasks + 1, np.int64), np.zeros(tasks + 1, np.int64), np.zeros(tasks, np.uint8)
+    used = 0
+    s.length[0] = 0
     for v in range(values):
         if a.producer[v] < 0:
-            held[v] = 1
+            where[v] = HELD
+            on_host[v] = a.origin[v] != STATE
             used += a.size[v]
     for now in range(tasks):
         task, repeats = -1, 0
         while task != now:
             seen[tasks] += 1
             wanted[values] = seen[tasks]
-            task = _next_task(a, now, held, wanted, seen, seen[tasks], stack)
+            task = _next_task(a, now, where, wanted, seen, seen[tasks], stack)
             repeats += 1
             late = a.deadline[task] < tasks and done[a.deadline[task]]
             if task != now and (a.recomputable[task] == 0 or late or repeats > MOST_REPEATS):
                 return False
-            while used + a.form_bytes[a.form_ptr[task]] > a.budget:
-                v = _evict(a, now, task, held, wanted, ptr, readers, seen, stack, powers)
-                if v < 0:
+            incoming = a.form_bytes[a.form_ptr[task]]
+            for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+                incoming += a.size[a.reads[k]] if where[a.reads[k]] == AWAY else 0
+            while used + incoming > a.budget:
+                freed = _evict(a, s, now, task, where, on_host, wanted, ptr, readers, seen, stack, weights)
+                if freed < 0:
                     return False
-                held[v] = 0
-                used -= a.size[v]
-            if length >= s.seq.size - 64:
+                used -= freed
+            if s.length[0] >= s.seq.size - 64:
                 return False
-            s.seq[length] = task
-            length += 1
+            used += _append(a, s, task, where, on_host)
             done[task] = 1
-            for k in range(a.write_ptr[task], a.write_ptr[task + 1]):
-                used += 0 if held[a.writes[k]] else a.size[a.writes[k]]
-                held[a.writes[k]] = 1
-    s.length[0] = length
     return True

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from planc.problem.problem import Problem
 from planc.schedule.residency import host_profile, memory_profile
 from planc.schedule.schedule import Schedule
-from planc_solvers.arrays import Plan
 
 PROBLEMS, PLANS = 4, 8
 """Problems remembered, and plans of each."""
@@ -14,9 +13,8 @@ PROBLEMS, PLANS = 4, 8
 
 @dataclass(frozen=True, slots=True)
 class KnownPlan:
-    """A plan with its schedule, and what that needs: device and host bytes, ns."""
+    """A schedule and what it needs: device and host bytes, ns."""
 
-    plan: Plan
     schedule: Schedule
     peak_bytes: int
     host_bytes: int
@@ -41,13 +39,12 @@ def recall(problem: Problem) -> list[KnownPlan]:
     return sorted(fitting, key=lambda known: known.step_ns)
 
 
-def remember(problem: Problem, plan: Plan, schedule: Schedule, step_ns: int) -> None:
-    """Keep a plan for later solves; of too many the one that needs most is forgotten."""
+def remember(problem: Problem, schedule: Schedule, step_ns: int) -> None:
+    """Keep a schedule for later solves; of too many the one that needs most is forgotten."""
     plans = _known.setdefault(_key(problem), [])
     _known.move_to_end(_key(problem))
     peak, host = max(memory_profile(problem, schedule)), max(host_profile(problem, schedule))
-    own = Plan._make(array.copy() for array in plan)
-    plans.append(KnownPlan(own, schedule, peak, host, step_ns))
+    plans.append(KnownPlan(schedule, peak, host, step_ns))
     plans.sort(key=lambda known: (known.peak_bytes, known.step_ns))
     del plans[PLANS:]
     while len(_known) > PROBLEMS:

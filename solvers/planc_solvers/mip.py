@@ -33,7 +33,9 @@ class Mip:
         if fastest and max(memory_profile(problem, keep)) <= problem.budget_bytes:
             return Candidate(keep, problem.least_duration_ns, EVERY)
         portfolio, before = Portfolio(problem, options), recall(problem) if options.workers > 1 else []
-        portfolio.proposals.extend(known.plan for known in before)
+        portfolio.propose(known.schedule for known in before)
+        if options.start is not None:
+            portfolio.propose([options.start])
         portfolio.run()
         if portfolio.infeasible:
             raise InfeasibleBudgetError(*portfolio.certificate())
@@ -43,7 +45,7 @@ class Mip:
                 f"no plan within {options.time_limit_s:g} s; allow more time, raise the budget or let values swap"
             )
         if schedule is not None:
-            remember(problem, portfolio.search.best, schedule, portfolio.best_ns)
+            remember(problem, schedule, portfolio.best_ns)
         if before and before[0].step_ns < portfolio.best_ns:
             schedule = before[0].schedule
         bound, trivial = portfolio.bound_ns, portfolio.bound_ns <= problem.least_duration_ns

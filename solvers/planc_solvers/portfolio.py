@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from itertools import takewhile
+from collections.abc import Iterable
 from math import inf
 from typing import NamedTuple
 
@@ -13,12 +13,13 @@ from planc.schedule.schedule import Schedule
 from planc.schedule.solver import OPTIMAL_GAP, Progress, SolveOptions
 from planc.units import format_bytes
 from planc_solvers.arrays import UNLIMITED, Plan, arrays_of, empty_plan
-from planc_solvers.build import schedule_of
+from planc_solvers.build import plan_of, schedule_of
 from planc_solvers.choices import settle
 from planc_solvers.decode import give_up_all
 from planc_solvers.evaluate import evaluate
 from planc_solvers.greedy import greedy_plans
-from planc_solvers.prover import Prover
+from planc_solvers.prover import LARGE, Prover
+from planc_solvers.reduced import reduced, reduced_arrays
 from planc_solvers.search import BEST, PRICE, SCORE, anneal, annealing, copy_plan, start
 from planc_solvers.workspace import EXCESS, MAKESPAN, workspace
 
@@ -30,28 +31,31 @@ _TINY = Problem((Task("task", 1, (), (0,), 1),), (Value("value", 1),), 2)
 """Compiles what no other problem needs to."""
 
 
+GREEDY_SHARE, GREEDY_TRIALS = 0.04, 40
+"""Share of the time that goes to greedy plans, and how many of them one worker tries."""
+
+
 class Cycle(NamedTuple):
-    """One annealing cycle: its end as a share of the time limit, its starting temperature relative to the base duration,
-    and whether it starts afresh, from keeping everything, or from the best plan."""
+    """One annealing cycle, from the best plan so far: its end as a share of the time limit, and its starting temperature
+    relative to the duration of 350 tasks."""
 
     end: float
     heat: float
-    fresh: bool
 
 
 RECOMPUTING = (
-    Cycle(0.04, 3e-4, False),
-    Cycle(0.12, 3e-4, False),
-    Cycle(0.4, 1e-3, False),
-    Cycle(0.85, 1e-3, False),
-    Cycle(1.0, 2e-4, False),
+    Cycle(0.04, 3e-4),
+    Cycle(0.12, 3e-4),
+    Cycle(0.4, 1e-3),
+    Cycle(0.85, 1e-3),
+    Cycle(1.0, 2e-4),
 )
 SWAPPING = (
-    Cycle(0.02, 3e-4, False),
-    Cycle(0.07, 3e-4, False),
-    Cycle(0.2, 1e-3, False),
-    Cycle(0.5, 2e-3, False),
-    Cycle(1.0, 2e-3, False),
+    Cycle(0.02, 3e-4),
+    Cycle(0.07, 3e-4),
+    Cycle(0.2, 1e-3),
+    Cycle(0.5, 2e-3),
+    Cycle(1.0, 2e-3),
 )
 """The first cycles only polish a greedy plan or a decoded model."""
 
@@ -80,8 +84,8 @@ class Portfolio:
     """One solve of one problem; the first of all on a machine also compiles, outside of the time limit."""
 
     def __init__(self, problem: Problem, options: SolveOptions) -> None:
-        self.problem, self.options = problem, options
-        self.arrays = arrays_of(problem)
+        self.problem, self.options, self.small = problem, options, reduced(problem)
+        self.arrays = reduced_arrays(problem, self.small)
         self.base = max(problem.base_duration_ns, 1)
         self.bound_ns = problem.least_duration_ns
         self.infeasible = False
@@ -90,7 +94,9 @@ class Portfolio:
         self.scratch = workspace(self.arrays)
         self.search = annealing(self.arrays)
         self.forms = any(task.alternatives for task in problem.tasks)
-        self.swaps = any(v.swappable for v in problem.values)
+        self.swaps = any(v.swappable for v in self.small.values)
+        typical = 350 / len(problem.tasks)
+        self.scale = self.base * (max(1.0, typical) if self.swaps else typical)
         self.cycles = SWAPPING if self.swaps else RECOMPUTING
         self.price = self.base * 0.02 / (max(self.arrays.budget, 1) * 0.01 * max(1.0, len(problem.tasks) / 50))
         self.chunk = CHUNK
@@ -98,9 +104,14 @@ class Portfolio:
         start(self.arrays, self.search, self.proposals[0], self.price)
         anneal(self.arrays, self.search, self.swaps, 1, 1.0, 1.0, PACE, options.seed)
         self.search.state[BEST] = inf
-        list(greedy_plans(arrays_of(_TINY)))
+        next(greedy_plans(tiny := arrays_of(_TINY), workspace(tiny), 0))
         self._settled_forms(empty_plan(self.arrays))
         self.started = time.monotonic()
+
+    def propose(self, schedules: Iterable[Schedule]) -> None:
+        """Let the search consider what these schedules decide."""
+        plans = (plan_of(self.small, self.arrays, schedule) for schedule in schedules)
+        self.proposals.extend(plan for plan in plans if plan is not None)
 
     @property
     def schedule(self) -> Schedule | None:
@@ -132,9 +143,7 @@ class Portfolio:
     def run(self) -> None:
         """Search until finished. Raises what the proving half raised."""
         if self.swaps:
-            self.proposals.append(give_up_all(self.problem, self.arrays, lambda _: True))
-        else:
-            self.proposals.extend(takewhile(lambda _: self.left() > 0, greedy_plans(self.arrays)))
+            self.proposals.append(give_up_all(self.small, self.arrays, lambda _: True))
         thread = threading.Thread(target=self.prove)
         thread.start()
         if self.options.workers == 1:
@@ -153,7 +162,7 @@ class Portfolio:
         try:
             kept = self.options.time_limit_s * (1 - PROOF_SHARE) if single else 0.0
             nodes = PROOF_NODES if single else None
-            prover = Prover(self.problem, self.arrays, lambda: self.left() - kept, self.finished, nodes)
+            prover = Prover(self.problem, self.small, self.arrays, lambda: self.left() - kept, self.finished, nodes)
             for solved, (bound, plans) in enumerate(prover.rounds()):
                 self.bound_ns = max(self.bound_ns, bound)
                 self.proposals.extend(plans)
@@ -164,17 +173,28 @@ class Portfolio:
             self.failure = failure
             self.stop.set()
 
+    def begin(self) -> None:
+        """Propose greedy plans for a small share of the time."""
+        if self.arrays.reads.size > LARGE:
+            return
+        plans = greedy_plans(self.arrays, workspace(self.arrays), self.options.seed)
+        for trial, plan in enumerate(plans, start=1):
+            if plan is not None:
+                self.proposals.append(plan)
+            late = self.left() < self.options.time_limit_s * (1 - GREEDY_SHARE)
+            if self.finished() or (trial >= GREEDY_TRIALS if self.options.workers == 1 else late):
+                return
+
     def improve(self) -> None:
         """Anneal in cycles, taking up proposals as they come."""
+        self.begin()
         begun, moves, done = self.left(), 0, 0.0
         counted = self._counted_moves()
         for index, cycle in enumerate(self.cycles):
             begin, before, since = done, float(self.search.state[BEST]), self.left()
             self._consider(self.price if index == 0 else float(self.search.state[PRICE]), restart=True)
-            if cycle.fresh:
-                start(self.arrays, self.search, empty_plan(self.arrays), self.price)
             while not self.finished() and done < cycle.end:
-                hot = self.base * cycle.heat
+                hot = self.scale * cycle.heat
                 heat = hot * (self.base * COLD / hot) ** min(1.0, (done - begin) / (cycle.end - begin))
                 moves += self._anneal(heat, moves, counted > 0)
                 done = moves / counted if counted else 1 - self.left() / max(begun, 1e-9)

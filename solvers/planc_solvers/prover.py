@@ -50,17 +50,22 @@ MOST_TASKS = 10
 
 
 class Prover:
-    """Bounds of one problem. `left` gives the seconds that remain, `stopped` says when to give up."""
+    """Bounds of one problem, and plans of `small`, which is the problem `reduced` and has these `arrays`.
+
+    `left` gives the seconds that remain, `stopped` says when to give up.
+    """
 
     def __init__(
         self,
         problem: Problem,
+        small: Problem,
         arrays: Arrays,
         left: Callable[[], float],
         stopped: Callable[[], bool],
         nodes: int | None = None,
     ) -> None:
-        self.problem, self.arrays, self.left, self.stopped, self.nodes = problem, arrays, left, stopped, nodes
+        self.problem, self.small, self.arrays = problem, small, arrays
+        self.left, self.stopped, self.nodes = left, stopped, nodes
         self.base = max(problem.base_duration_ns, 1)
         self.swaps = any(value.swappable for value in problem.values)
         self.place: Workspace = workspace(arrays)
@@ -103,7 +108,7 @@ class Prover:
             found = solve_merged(coarse, self.left() * 0.3, MERGE_ROUNDS)
             if found is None or self.stopped():
                 return
-            plan = decode(coarse, self.arrays, found.point)
+            plan = decode(coarse, self.small, self.arrays, found.point)
             valid = evaluate(self.arrays, plan, self.place)
             # A bound at a smaller budget is none at the true one.
             yield self._bound_ns(found.bound) if margin == 1.0 else 0, [plan] if valid else []
@@ -117,10 +122,10 @@ class Prover:
         """The best one or two decodings of the model's point."""
         if answer.point is None:
             return []
-        self.last = decode(coarse, self.arrays, answer.point)
+        self.last = decode(coarse, self.small, self.arrays, answer.point)
         scored: list[tuple[float, int, Plan]] = []
         for i, threshold in enumerate(THRESHOLDS):
-            plan = decode(coarse, self.arrays, answer.point, threshold)
+            plan = decode(coarse, self.small, self.arrays, answer.point, threshold)
             if evaluate(self.arrays, plan, self.place):
                 over = self.place.total[EXCESS] / max(self.arrays.budget, 1)
                 scored.append((self.place.total[MAKESPAN] + over * self.base, i, plan))
@@ -128,7 +133,7 @@ class Prover:
 
     def _scan(self) -> Iterator[tuple[int, list[Plan]]]:
         """Single critical tasks: a grid over the tight stretch, then halving steps around the best."""
-        tight = np.flatnonzero(self.keep_memory > self.problem.budget_bytes)
+        tight = np.flatnonzero(self.keep_memory > self.arrays.budget)
         if not tight.size:
             return
         done = np.cumsum(self.arrays.duration)[tight]
@@ -179,7 +184,7 @@ class Prover:
         if plan is None or not evaluate(self.arrays, plan, self.place):
             return -1
         length = int(plan.length[0])
-        over = self.place.memory[:length] - self.problem.budget_bytes
+        over = self.place.memory[:length] - self.arrays.budget
         first = {int(task): p for p, task in reversed(list(enumerate(plan.seq[:length])))}
         ranked = sorted((t for t in first if over[first[t]] > 0 and t not in critical), key=lambda t: -over[first[t]])
         return ranked[0] if ranked else -1

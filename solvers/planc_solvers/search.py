@@ -305,9 +305,19 @@ def _flip_move(a: Arrays, s: Plan, w: Workspace) -> bool:
 @inner
 def _propose(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool) -> bool:
     """Change the copy `s` of the current plan, whose evaluation is `w`; False when no move came of it."""
+    if not has_forms(a):
+        return _propose_copies(a, s, w, m, swaps)
+    draw = np.random.random()
+    changed = draw > 0.15 and _propose_copies(a, s, w, m, swaps)
+    if draw < 0.4:
+        changed = choose(a, s, w, min(_focus(a, s, w), s.length[0] - 1)) or changed
+    return changed
+
+
+@inner
+def _propose_copies(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool) -> bool:
+    """Change what is kept, fetched or recomputed."""
     changed = False
-    if has_forms(a) and np.random.random() < 0.15:
-        return choose(a, s, w, _focus(a, s, w))
     if swaps:
         draw = np.random.random()
         if draw < 0.65:

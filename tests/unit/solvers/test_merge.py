@@ -38,5 +38,5 @@ def test_the_rounded_point_decodes_to_a_plan_near_the_budget(coarse: Coarse) -> 
     assert merged is not None
     assert set(np.unique(merged.point)) <= {0.0, 1.0}
     place = workspace(arrays)
-    assert evaluate(arrays, decode(coarse, arrays, merged.point), place)
+    assert evaluate(arrays, decode(coarse, coarse.problem, arrays, merged.point), place)
     assert place.total[EXCESS] < 0.05 * arrays.budget * len(coarse.problem.tasks)
