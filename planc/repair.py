@@ -22,6 +22,7 @@ from planc.problem.bounds import minimum_budget
 from planc.problem.build import PlanningProblem
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
+from planc.schedule.schedule import Schedule
 from planc.schedule.solver import OPTIMAL_GAP, Progress, Solution, SolveOptions, Solver, Status, solve
 from planc.units import format_bytes
 
@@ -33,6 +34,9 @@ _TRIAL_SHARE, _PACK_SHARE, _PACK_S = 0.05, 0.4, 10.0
 
 _LEAST_S, _LEAST_PACK_S = 0.5, 0.2
 """Shortest useful times for a solve and for a packing: greedy packings ignore the gaps in lifetimes."""
+
+_LOWEST_S, _LOWEST_SHARE = 2.0, 0.001
+"""Seconds for lowering a packing that fits, and the part of its load that it may lie above without."""
 
 _SHRINKS = (0.05, 0.1, 0.25, 0.5, 1.0)
 """The last resort gives up these parts of what lies between the budget and the smallest one, one after the other."""
@@ -73,7 +77,15 @@ class PlanSearch:
         except InfeasibleBudgetError as error:
             raise self._too_small(error) from error
         solution, lowered = self._fitting(problem, first)
-        return _bounded(solution, first), lowered
+        return _bounded(solution, first), self._lowest(solution, lowered)
+
+    def _lowest(self, solution: Solution, lowered: Lowered) -> Lowered:
+        """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""
+        limit_s = min(_LOWEST_S, self._left())
+        if lowered.slab_bytes <= lowered.load_bytes * (1 + _LOWEST_SHARE) or limit_s < _LEAST_PACK_S:
+            return lowered
+        lower_still = lower(self.graph, self.planning, solution.schedule, lowered.load_bytes, limit_s)
+        return min(lowered, lower_still, key=lambda found: found.slab_bytes)
 
     def _too_small(self, error: InfeasibleBudgetError) -> InfeasibleBudgetError:
         need, beside = error.minimum_budget_bytes + self.limits.beside, self.limits.beside
@@ -92,7 +104,8 @@ class PlanSearch:
             self.repairs += 1
             problem = self._narrowed(problem, *best)
             try:
-                again = self._solve(problem, self._left() * _REPAIR_SHARE) if self._left() > _LEAST_S else None
+                start, limit_s = best[0].schedule, self._left() * _REPAIR_SHARE
+                again = self._solve(problem, limit_s, start) if self._left() > _LEAST_S else None
             except (InfeasibleBudgetError, SolverTimeoutError):
                 again = None
             if again is None:
@@ -103,9 +116,10 @@ class PlanSearch:
     def _left(self) -> float:
         return max(0.0, self._deadline - time.perf_counter())
 
-    def _solve(self, problem: Problem, limit_s: float) -> Solution:
+    def _solve(self, problem: Problem, limit_s: float, start: Schedule | None = None) -> Solution:
         limits = self.limits
-        return solve(self.solver, problem, SolveOptions(limit_s, limits.seed, on_progress=limits.on_progress))
+        options = SolveOptions(limit_s, limits.seed, on_progress=limits.on_progress, start=start)
+        return solve(self.solver, problem, options)
 
     def _packed(self, solution: Solution) -> tuple[Solution, Lowered]:
         """The first variant of the solution that packs, else the one with the lowest packing after an exact search."""
