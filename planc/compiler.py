@@ -12,13 +12,13 @@ import onnx
 from planc.costs.table import CostTable
 from planc.graph.graph import Graph, input_roles
 from planc.importer.build import ImportedModel, import_model
-from planc.lowering.lower import Lowered
 from planc.plan import plan as p
 from planc.problem.bounds import minimum_budget
 from planc.problem.build import PlanningProblem, build_problem
-from planc.repair import Limits, PlanSearch
+from planc.repair import Limits
 from planc.runtime.ort_api import can_place_scratch
 from planc.schedule.solver import Progress, Solution, load_solver
+from planc.sessions import Found, search_plan
 from planc.units import align_up, parse_size
 from planc.verify.verify import require_valid
 
@@ -64,12 +64,11 @@ def compile_model(
     budget = budget_bytes(chosen.budget, planning, costs)
     started = time.perf_counter()
     limits = Limits(budget - scratch, scratch, chosen.time_limit_s, chosen.seed, chosen.on_progress)
-    search = PlanSearch(imported.graph, planning, load_solver(chosen.solver), limits)
-    solution, lowered = search.run()
+    found = search_plan(imported, planning, load_solver(chosen.solver), limits, costs.device.session_bytes)
     solve_s = time.perf_counter() - started
-    plan = assemble_plan(imported, costs, planning, solution, lowered, budget, scratch, solve_s, chosen)
+    plan = assemble_plan(imported, costs, planning, found, budget, scratch, solve_s, chosen)
     require_valid(imported.graph, plan, "the compiled plan")
-    return Compilation(plan, planning, solution, search.repairs)
+    return Compilation(plan, planning, found.solution, found.repairs)
 
 
 def planning_problem(graph: Graph, costs: CostTable) -> PlanningProblem:
@@ -89,7 +88,7 @@ def budget_bytes(text: str | None, planning: PlanningProblem, costs: CostTable) 
     if text is None:
         return costs.device.memory_bytes * 9 // 10
     if text == "min":
-        return minimum_budget(planning.problem)[0] + _scratch_bytes(planning)
+        return minimum_budget(planning.problem)[0] + _scratch_bytes(planning) + costs.device.session_bytes
     return parse_size(text, planning.liveness_peak_bytes)
 
 
@@ -97,14 +96,14 @@ def assemble_plan(
     imported: ImportedModel,
     costs: CostTable,
     planning: PlanningProblem,
-    solution: Solution,
-    lowered: Lowered,
+    found: Found,
     budget: int,
     scratch: int,
     solve_s: float,
     options: CompileOptions,
 ) -> p.Plan:
     need, layer = minimum_budget(planning.problem)
+    solution, lowered = found.solution, found.lowered
     return p.Plan(
         planc=version("planc"),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -137,10 +136,11 @@ def assemble_plan(
             scratch_bytes=scratch,
             host_bytes=lowered.host_bytes,
             liveness_peak_bytes=planning.liveness_peak_bytes,
-            minimum_budget_bytes=need + scratch,
+            minimum_budget_bytes=need + scratch + costs.device.session_bytes,
             minimum_layer=layer,
             load_bytes=lowered.load_bytes,
             slab_scratch_bytes=max((region.bytes for region in lowered.scratch), default=0),
+            session_bytes=found.session_bytes,
         ),
         prediction=p.Prediction(
             step_ns=solution.timeline.step_ns,

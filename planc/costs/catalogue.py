@@ -66,14 +66,18 @@ def estimate(graph: Graph, name: str) -> CostTable:
     card = CARDS.get(name)
     if card is None:
         raise UsageError(f"unknown device {name!r}: choose cpu, cuda, or one of {', '.join(card_names())}")
-    costs: dict[LayerCost, int] = {}
-    layers = [
-        costs.setdefault(_layer(graph, card, range(layer.start, layer.stop)), len(costs)) for layer in graph.layers
-    ]
+    costs: dict[tuple[int, int], LayerCost] = {}
+    ranks: dict[tuple[int, int], int] = {}
+    layers = []
+    for layer in graph.layers:
+        cost = _layer(graph, card, range(layer.start, layer.stop))
+        key = (cost.compute_ns, cost.scratch_bytes)
+        costs.setdefault(key, cost)
+        layers.append(ranks.setdefault(key, len(ranks)))
     return CostTable(
         model_hash=graph.content_hash,
         device=DeviceInfo(name=card.title, kind="cuda", memory_bytes=card.memory_bytes, versions={"card": name}),
-        unique=tuple(costs),
+        unique=tuple(costs.values()),
         layers=tuple(layers),
         link=_link(card),
         boundary_ns=10_000,

@@ -23,6 +23,10 @@ Array = np.ndarray[Any, Any]
 Progress = Callable[[int, int, str], None]
 
 
+_SESSIONS = 24
+"""Layers whose sessions are held at once to see what one takes."""
+
+
 class Meter(Protocol):
     """Measures on one device. Any exception of `layer` means that the layer does not run there."""
 
@@ -45,6 +49,10 @@ class Meter(Protocol):
 
     def boundary_ns(self) -> int:
         """Time that one more segment takes."""
+        ...
+
+    def session_bytes(self, imported: ImportedModel, models: Sequence[SubModel]) -> int:
+        """Device memory that one more distinct session takes, scratch and constants aside; `models` are examples."""
         ...
 
     def device(self) -> DeviceInfo:
@@ -98,6 +106,9 @@ def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progr
     layers = tuple(index[model.signature] for model in models)
     progress(len(first), len(first), "stretches of layers")
     costs = _in_context(imported, meter, costs, layers)
+    progress(len(first), len(first), "sessions")
+    examples = list(first.values())[:: max(1, len(first) // _SESSIONS)][:_SESSIONS]
+    session_bytes = meter.session_bytes(imported, [models[position] for position in examples])
     progress(len(first), len(first), "copies")
     return CostTable(
         model_hash=graph.content_hash,
@@ -105,7 +116,7 @@ def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progr
         layers=layers,
         link=meter.link(),
         boundary_ns=meter.boundary_ns(),
-        device=meter.device(),
+        device=msgspec.structs.replace(meter.device(), session_bytes=session_bytes),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 

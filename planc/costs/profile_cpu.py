@@ -61,6 +61,10 @@ class CpuMeter:
         """Host time of one more segment."""
         return measure_boundary()
 
+    def session_bytes(self, _imported: ImportedModel, _models: Sequence[SubModel]) -> int:
+        """Sessions live in host memory outside the slab's budget."""
+        return 0
+
     def device(self) -> DeviceInfo:
         """The processor, and what memory it had free before measuring."""
         host = self._host

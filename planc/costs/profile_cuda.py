@@ -73,6 +73,25 @@ class CudaMeter:
             constant_bytes=constants,
         )
 
+    def session_bytes(self, imported: ImportedModel, models: Sequence[SubModel]) -> int:
+        """What the driver has less of for each session after the first, once every one ran."""
+        held: list[ort.InferenceSession] = []
+        allocators: list[_CountingAllocator] = []
+        free: list[int] = []
+        for model in models:
+            place = self._places(imported, model)[0]
+            self._work.reserve(place.size)
+            self._fill(imported, model, [place])
+            allocators.append(_CountingAllocator())
+            held.append(
+                cuda_session(model.model_bytes, self._index, int(self._stream), extra=allocators[-1].options())
+            )
+            held[-1]._sess.run_with_iobinding(self._bind(imported, model, held[-1], place), ort.RunOptions())
+            ours = self._work.bytes_held + sum(allocator.live for allocator in allocators)
+            free.append(self._context.info().free_bytes + ours)
+        held.clear()
+        return max(0, (free[0] - free[-1]) // (len(models) - 1)) if len(models) > 1 else 0
+
     @property
     def stretch_bytes(self) -> int:
         """A part of what the card has free."""
@@ -248,6 +267,11 @@ class _Work:
                 call("cuMemFree", self.address)
             self.address, self.size = 0, 0
             self.address, self.size = allocate(size, "measuring a layer"), size
+
+    @property
+    def bytes_held(self) -> int:
+        """What it has of the device."""
+        return self.size + _POOL_BYTES * len(self.pools)
 
     def write(self, offset: int, value: Array, stream: Any) -> None:
         """Copy a host array."""

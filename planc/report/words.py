@@ -38,13 +38,15 @@ def _memory(view: PlanView, summary: Summary) -> list[tuple[str, str]]:
     memory, peak = view.plan.memory, summary.peak
     share = memory.budget_bytes / memory.liveness_peak_bytes if memory.liveness_peak_bytes else 0.0
     used = f"slab {format_bytes(memory.slab_bytes)} + scratch {format_bytes(memory.scratch_bytes)}"
+    used += f" + sessions {format_bytes(memory.session_bytes)}" if memory.session_bytes else ""
+    total = memory.slab_bytes + memory.scratch_bytes + memory.session_bytes
     return [
         (
             "budget",
             f"{format_bytes(memory.budget_bytes)}, {percent(share)} of the liveness peak "
             f"{format_bytes(memory.liveness_peak_bytes)}",
         ),
-        ("used", f"{used} = {format_bytes(memory.slab_bytes + memory.scratch_bytes)}"),
+        ("used", f"{used} = {format_bytes(total)}"),
         (
             "peak",
             f"{format_bytes(peak.bytes)} resident in {view.title(peak.run)}; "

@@ -10,6 +10,7 @@ namespace {
 struct Handle {
     emu::Stream* stream;
     int math = 0;
+    emu::Held memory{64 << 10};
 };
 
 int product(const Handle* handle, const char* name, std::vector<int> shape, const void* a, const void* b, bool reads_c, void* c) {
@@ -35,7 +36,7 @@ bool set(const void* scale, int compute) {
 
 API cublasCreate_v2(Handle** handle) { return *handle = new Handle{emu::World::get().standard_stream()}, 0; }
 API cublasDestroy_v2(Handle* handle) { return delete handle, 0; }
-API cublasSetStream_v2(Handle* handle, emu::Stream* stream) { return handle->stream = stream, 0; }
+API cublasSetStream_v2(Handle* handle, emu::Stream* stream) { return handle->stream = emu::known(stream), 0; }
 API cublasSetMathMode(Handle* handle, int mode) { return handle->math = mode, 0; }
 API cublasGetMathMode(Handle* handle, int* mode) { return *mode = handle->math, 0; }
 extern "C" const char* cublasGetStatusName(int) { return "emulated"; }

@@ -12,6 +12,7 @@ constexpr int kBadParam = 2000, kNotSupported = 3000, kExecutionFailed = 5000;
 
 struct Handle {
     emu::Stream* stream;
+    emu::Held memory{128 << 10};
 };
 
 int run(const Handle* handle, const char* name, const std::vector<Access>& accesses, uint64_t salt = 0) {
@@ -83,7 +84,7 @@ size_t size_of(int type) {
 
 API cudnnCreate(Handle** handle) { return *handle = new Handle{emu::World::get().standard_stream()}, 0; }
 API cudnnDestroy(Handle* handle) { return delete handle, 0; }
-API cudnnSetStream(Handle* handle, emu::Stream* stream) { return handle->stream = stream, 0; }
+API cudnnSetStream(Handle* handle, emu::Stream* stream) { return handle->stream = emu::known(stream), 0; }
 API cudnnGetStream(Handle* handle, emu::Stream** stream) { return *stream = handle->stream, 0; }
 extern "C" size_t cudnnGetVersion() { return 91400; }
 extern "C" size_t cudnnGetCudartVersion() { return 13000; }

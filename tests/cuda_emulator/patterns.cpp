@@ -98,6 +98,19 @@ bool assign(const std::vector<Access>& accesses, Work* work) {
 
 }  // namespace
 
+Stream* known(Stream* stream) {
+    return reinterpret_cast<uintptr_t>(stream) > 2 ? stream : World::get().standard_stream();
+}
+
+Held::Held(size_t size) {
+    World::get().library = true;
+    World::get().allocate(size, true, &at_);
+    World::get().library = false;
+}
+Held::~Held() {
+    if (at_) World::get().release(at_, true);
+}
+
 void queued(uintptr_t at) { segment.written.insert(at); }
 
 void wrote(uintptr_t at, size_t size) { extents[at] = size; }

@@ -18,6 +18,20 @@ struct Access {
     bool write;
 };
 
+// The stream that a library means; null and the two special handles mean the standard one.
+Stream* known(Stream* stream);
+
+// Device memory that a library keeps for as long as one of its handles lives.
+class Held {
+  public:
+    explicit Held(size_t size);
+    ~Held();
+    Held(const Held&) = delete;
+
+  private:
+    uintptr_t at_ = 0;
+};
+
 // How many bytes scratch holds from an address on, as far as known: what a copy or a kernel last wrote there.
 void wrote(uintptr_t at, size_t size);
 

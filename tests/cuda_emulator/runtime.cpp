@@ -28,12 +28,7 @@ cudaError_t told(int status) {
 
 // The default stream is one like others: nothing orders it with them, as for streams that do not block.
 CUstream stream_of(cudaStream_t stream) {
-    static CUstream standard = nullptr;
-    if (stream > cudaStreamPerThread) return stream;
-    if (!standard) {
-        standard = reinterpret_cast<CUstream>(World::get().standard_stream());
-    }
-    return standard;
+    return reinterpret_cast<CUstream>(emu::known(reinterpret_cast<emu::Stream*>(stream)));
 }
 
 struct Parameter {

@@ -9,6 +9,7 @@ from planc.schedule.residency import without_idle_starts
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
 from planc.schedule.solver import Solution, Status
+from planc.sessions import Found
 from support.costs import made_up_costs
 from support.schedules import random_schedule
 
@@ -30,9 +31,8 @@ def plan_of(imported: ImportedModel, schedule: Schedule, scratch_in_slab: bool =
     solution = Solution(schedule, timeline, lowered.slab_bytes, base, "every schedule", 0.0, Status.FEASIBLE)
     beside = 0 if scratch_in_slab else SCRATCH
     budget = lowered.slab_bytes + beside
-    return assemble_plan(
-        imported, costs, planning, solution, lowered, budget, beside, 0.0, CompileOptions(solver="test")
-    )
+    found = Found(solution, lowered, session_bytes=0, repairs=0)
+    return assemble_plan(imported, costs, planning, found, budget, beside, 0.0, CompileOptions(solver="test"))
 
 
 def random_plan(imported: ImportedModel, seed: int, scratch_in_slab: bool = False) -> Plan:

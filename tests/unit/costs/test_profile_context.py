@@ -1,5 +1,7 @@
 """What the profiler does around a meter: each distinct layer once, scaled to the stretches it stands in."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from support import networks
@@ -36,6 +38,9 @@ class CountingMeter:
 
     def boundary_ns(self) -> int:
         return 7
+
+    def session_bytes(self, _imported: ImportedModel, models: Sequence[SubModel]) -> int:
+        return 1000 * len({model.signature for model in models})
 
     def device(self) -> DeviceInfo:
         return DeviceInfo(name="counted", kind="cpu", memory_bytes=1)

@@ -1,0 +1,123 @@
+"""Plans whose sessions, too, fit the budget.
+
+On CUDA every distinct segment needs a session, and every session takes device memory beside the slab (library handles
+and kernels, `DeviceInfo.session_bytes`). How many there are is known only when a plan is made, so plans are made until
+one fits: the first with room for one session, the next with room for those of the first, the last without copies,
+which needs one session. Devices whose sessions take nothing need one search.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.importer.build import ImportedModel
+from planc.importer.submodel import sub_model
+from planc.lowering.lower import Lowered
+from planc.problem.build import PlanningProblem
+from planc.repair import Limits, PlanSearch
+from planc.schedule.solver import Solution, Solver
+from planc.units import format_bytes
+
+_FIRST_SHARE, _SECOND_SHARE = 0.5, 0.25
+"""Parts of the time limit for the first search and the second, where there may be more than one."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A solution and its lowered form, the bytes of its distinct sessions, and how often packing missed."""
+
+    solution: Solution
+    lowered: Lowered
+    session_bytes: int
+    repairs: int
+
+
+def distinct_sessions(imported: ImportedModel, lowered: Lowered) -> int:
+    """Number of sessions that the segments need: segments of equal sub-models and forms share one."""
+    layers = imported.graph.layers
+    runs = lowered.runs
+    segments = {(runs[first].form, tuple(run.layer for run in runs[first:end])) for first, end in lowered.segments}
+    ops = {key: [op for i in key[1] for op in range(layers[i].start, layers[i].stop)] for key in segments}
+    return len({(form, sub_model(imported, ops[form, stretch]).signature) for form, stretch in segments})
+
+
+def search_plan(
+    imported: ImportedModel, planning: PlanningProblem, solver: Solver, limits: Limits, session_bytes: int
+) -> Found:
+    """A plan whose slab and sessions fit `limits.capacity`, each distinct session taking `session_bytes`.
+
+    Raises InfeasibleBudgetError and SolverTimeoutError as PlanSearch does, and InfeasibleBudgetError, with a budget
+    that is enough, where only the sessions do not fit.
+    """
+    search = _Search(imported, planning, solver, limits, session_bytes)
+    if not session_bytes:
+        return search.once(planning, 0, limits.time_limit_s)
+    return search.rounds()
+
+
+@dataclass
+class _Search:
+    imported: ImportedModel
+    planning: PlanningProblem
+    solver: Solver
+    limits: Limits
+    session_bytes: int
+
+    def once(self, planning: PlanningProblem, reserve: int, seconds: float) -> Found:
+        """One search with `reserve` bytes kept free for sessions."""
+        limits = self.limits
+        kept = replace(
+            limits, capacity=limits.capacity - reserve, beside=limits.beside + reserve, time_limit_s=seconds
+        )
+        search = PlanSearch(self.imported.graph, planning, self.solver, kept)
+        solution, lowered = search.run()
+        sessions = distinct_sessions(self.imported, lowered) if self.session_bytes else 0
+        return Found(solution, lowered, sessions * self.session_bytes, search.repairs)
+
+    def rounds(self) -> Found:
+        """The first plan that fits; else the least that one of those found needs is told."""
+        seconds, one = self.limits.time_limit_s, self.session_bytes
+        left = seconds * (1 - _FIRST_SHARE - _SECOND_SHARE)
+        found = list(self._tried(self.planning, one, seconds * _FIRST_SHARE))
+        if found and not self._fits(found[0]):
+            found += self._tried(self.planning, found[0].session_bytes, seconds * _SECOND_SHARE)
+            found += self._tried(_resident(self.planning), one, left)
+        for candidate in found:
+            if self._fits(candidate):
+                return candidate
+        found.append(self._roomy(left))
+        raise self._too_small(min(map(self._need, found)))
+
+    def _roomy(self, seconds: float) -> Found:
+        """A plan without copies that has as much memory as it wants."""
+        limits = replace(self.limits, capacity=2 * self.planning.liveness_peak_bytes + self.session_bytes)
+        return replace(self, limits=limits).once(_resident(self.planning), self.session_bytes, seconds)
+
+    def _tried(self, planning: PlanningProblem, reserve: int, seconds: float) -> Iterator[Found]:
+        try:
+            yield self.once(planning, reserve, seconds)
+        except (InfeasibleBudgetError, SolverTimeoutError):
+            return
+
+    @staticmethod
+    def _need(found: Found) -> int:
+        return found.lowered.slab_bytes + found.session_bytes
+
+    def _fits(self, found: Found) -> bool:
+        return self._need(found) <= self.limits.capacity
+
+    def _too_small(self, need: int) -> InfeasibleBudgetError:
+        enough, budget = need + self.limits.beside, self.limits.capacity + self.limits.beside
+        return InfeasibleBudgetError(
+            f"in a budget of {format_bytes(budget)} no plan was found whose sessions fit beside its slab, each taking "
+            f"{format_bytes(self.session_bytes)}: {enough} bytes ({format_bytes(enough)}) are enough",
+            enough,
+            "the step's sessions",
+            budget,
+        )
+
+
+def _resident(planning: PlanningProblem) -> PlanningProblem:
+    """The same without swaps, so that the whole step is one segment."""
+    values = tuple(replace(value, swappable=False) for value in planning.problem.values)
+    return replace(planning, problem=replace(planning.problem, values=values))

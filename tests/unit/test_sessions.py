@@ -1,0 +1,93 @@
+"""Sessions that take device memory are part of the budget."""
+
+import msgspec
+import pytest
+from cuda_emulator.emulator import Emulator
+from support import networks
+from support.costs import made_up_costs
+from support.emulated import card, open_step
+from support.zoo_networks import MOMENTUM, small_step
+
+from planc.compiler import Compilation, CompileOptions, budget_bytes, compile_model, planning_problem
+from planc.costs.table import CostTable
+from planc.errors import InfeasibleBudgetError, PlancError
+from planc.importer.build import ImportedModel, import_model
+from planc.plan.plan import Plan
+from planc.verify.verify import verify
+
+__all__ = ["card"]
+
+
+def _costs(imported: ImportedModel, session_bytes: int) -> CostTable:
+    made_up = made_up_costs(imported.graph, scratch=1 << 10)
+    device = msgspec.structs.replace(made_up.device, kind="cuda", session_bytes=session_bytes)
+    return msgspec.structs.replace(made_up, device=device)
+
+
+def _compile(imported: ImportedModel, budget: int, session_bytes: int) -> Compilation:
+    options = CompileOptions(str(budget), "mip", time_limit_s=2.0)
+    return compile_model(imported, _costs(imported, session_bytes), options)
+
+
+def _tight(imported: ImportedModel, share: int = 3) -> int:
+    """A budget that needs copies or recomputation: so many tenths of the way from the least one to the peak."""
+    costs = _costs(imported, 0)
+    planning = planning_problem(imported.graph, costs)
+    least = budget_bytes("min", planning, costs)
+    return least + (planning.liveness_peak_bytes - least) * share // 10
+
+
+def _total(plan: Plan) -> int:
+    return plan.memory.slab_bytes + plan.memory.scratch_bytes + plan.memory.session_bytes
+
+
+def test_the_sessions_counted_are_those_that_load(card: Emulator) -> None:
+    imported = networks.cnn()
+    plan = _compile(imported, _tight(imported), 1).plan
+    assert plan.memory.session_bytes > 1
+    with open_step(card, imported, plan) as step:
+        assert step.device.session_count == plan.memory.session_bytes
+
+
+@pytest.mark.parametrize("session_bytes", [100, 1000])
+def test_slab_scratch_and_sessions_stay_within_the_budget(session_bytes: int) -> None:
+    imported = networks.cnn()
+    budget = _tight(imported, share=8)
+    assert _compile(imported, budget, 0).plan.memory.session_bytes == 0
+    plan = _compile(imported, budget + session_bytes, session_bytes).plan
+    assert verify(imported.graph, plan) == ()
+    assert _total(plan) <= plan.memory.budget_bytes
+    assert plan.memory.session_bytes % session_bytes == 0
+    assert plan.memory.session_bytes >= session_bytes
+
+
+def test_where_sessions_are_dear_nothing_is_copied() -> None:
+    imported = import_model(small_step("bert_base", MOMENTUM))
+    cheap = _compile(imported, _tight(imported), 1).plan
+    assert cheap.memory.session_bytes > 1
+    dear = 1 << 22
+    plan = _compile(imported, _tight(imported, share=8) + dear, dear).plan
+    assert plan.memory.session_bytes == dear
+    assert plan.copies == ()
+
+
+def test_a_budget_said_to_be_enough_is_enough() -> None:
+    imported = networks.cnn()
+    with pytest.raises(InfeasibleBudgetError) as refused:
+        _compile(imported, _tight(imported), 50_000)
+    enough = refused.value.minimum_budget_bytes
+    assert _tight(imported) < _total(_compile(imported, enough, 50_000).plan) <= enough
+
+
+def test_the_verifier_counts_sessions() -> None:
+    imported = networks.cnn()
+    plan = _compile(imported, _tight(imported), 0).plan
+    for session_bytes, subject in ((plan.memory.budget_bytes, "over budget"), (-1, "size")):
+        memory = msgspec.structs.replace(plan.memory, session_bytes=session_bytes)
+        found = verify(imported.graph, msgspec.structs.replace(plan, memory=memory))
+        assert subject in {violation.kind for violation in found}
+
+
+def test_refusals_are_planc_errors() -> None:
+    with pytest.raises(PlancError):
+        _compile(networks.mlp(), 100, 10)
