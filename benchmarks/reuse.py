@@ -4,9 +4,10 @@
 
 Every model of the zoo in a small form, profiled and run on this CPU. For each budget one row: `slab/load` is the height
 of the packing over the largest sum of bytes alive together; `repairs` counts the schedules that did not pack; `scratch`
-is what operators used of their regions in the slab, against the plan; `rss` is by how much resident memory of a new process
-grew from before loading to after the steps, over the plan's slab and host slab: sessions and their
-libraries are the rest; the initial values in the model file are read before.
+is what operators used of their regions in the slab, against the plan; `resident` is by how much the resident memory of a
+new process grew, at its peak, from before loading to after the steps, then the plan's slab and host slab, then the growth
+of one that runs the unplanned graph in an ordinary session. Sessions and their libraries are in both growths; the initial
+values in the model file are read before.
 """
 
 import argparse
@@ -37,6 +38,7 @@ SIZES = {
     "inception_v4": ZooOptions(batch=2, image=139),
     "mlp": ZooOptions(batch=64),
     "mobilenet_v2": ZooOptions(batch=4, image=64),
+    "resnet": ZooOptions(batch=4, image=64, depth=26),
     "resnet18": ZooOptions(batch=8, image=112),
     "resnet34": ZooOptions(batch=4, image=64),
     "resnet50": ZooOptions(batch=4, image=64),
@@ -70,33 +72,51 @@ import sys
 from pathlib import Path
 from planc.importer.build import import_model
 from planc.plan.files import read_plan
-from planc.runtime.measure import synthetic_feeds
+from planc.runtime.measure import UnplannedStep, synthetic_feeds
 from planc.runtime.step import load
 
 def status(key):
     return next(int(x.split()[1]) << 10 for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
-imported, plan = import_model(Path(sys.argv[1])), read_plan(Path(sys.argv[2]))
+model, plan, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+imported = import_model(model)
 feeds, initial = synthetic_feeds(imported.graph, 0), dict(imported.file.initial_values)
+planned = read_plan(plan) if plan.name else None
+Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
-with load(plan, imported) as step:
-    for _ in range(int(sys.argv[3])):
-        step(feeds)
-    print(getattr(step.device, "peak_slab_scratch_bytes", 0), status("VmRSS") - before)
+step = load(planned, imported) if planned else UnplannedStep(imported)
+for _ in range(steps):
+    step(feeds)
+scratch = getattr(step.device, "peak_slab_scratch_bytes", 0) if planned else 0
+print(scratch, status("VmHWM") - before)
 """
 
 
-def measured(compiled: Compilation, model: Path, steps: int) -> str:
-    """Scratch used in the slab over its plan, and growth of a new process's resident memory over the plan's bytes."""
-    memory, plan = compiled.plan.memory, model.with_suffix(".plan.json")
-    write_plan(compiled.plan, plan)
+def fresh(model: Path, plan: Path, steps: int) -> tuple[int, int]:
+    """Scratch used in the slab and growth of resident memory, bytes, in a new process; no plan: the unplanned graph."""
     command = [sys.executable, "-c", _FRESH, str(model), str(plan), str(steps)]
     used, grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return int(used), int(grown)
+
+
+def measured(compiled: Compilation, model: Path, steps: int, unplanned: int) -> str:
+    """Scratch used in the slab over its plan; growth of resident memory, the plan's bytes, and the growth `unplanned`."""
+    memory, plan = compiled.plan.memory, model.with_suffix(".plan.json")
+    write_plan(compiled.plan, plan)
+    used, grown = fresh(model, plan, steps)
     planned = memory.slab_bytes + memory.scratch_bytes + memory.host_bytes
-    return f"{int(used):,} / {memory.slab_scratch_bytes:,} | {int(grown) / 2**20:.1f} / {planned / 2**20:.1f}"
+    sizes = " / ".join(f"{size / 2**20:.1f}" for size in (grown, planned, unplanned))
+    return f"{used:,} / {memory.slab_scratch_bytes:,} | {sizes}"
 
 
 def row(
-    name: str, imported: ImportedModel, costs: CostTable, budget: str, limit: float, steps: int, model: Path
+    name: str,
+    imported: ImportedModel,
+    costs: CostTable,
+    budget: str,
+    limit: float,
+    steps: int,
+    model: Path,
+    unplanned: int,
 ) -> str:
     """One line of the table."""
     try:
@@ -109,7 +129,7 @@ def row(
     overhead = prediction.step_ns / prediction.unconstrained_step_ns - 1
     return (
         f"| {name} | {budget} | {memory.slab_bytes:,} | {memory.slab_bytes / memory.load_bytes:.5f} | {compiled.repairs} "
-        f"| {overhead:.2%} | {measured(compiled, model, steps)} |"
+        f"| {overhead:.2%} | {measured(compiled, model, steps, unplanned)} |"
     )
 
 
@@ -136,7 +156,10 @@ def main() -> None:
 def report(options: argparse.Namespace, folder: Path) -> None:
     """Print both tables; models and plans lie in `folder` meanwhile."""
     aliases = []
-    print("| model | budget | slab | slab/load | repairs | overhead | scratch used / planned | rss / plan, MiB |")
+    print(
+        "| model | budget | slab | slab/load | repairs | overhead | scratch used / planned "
+        "| resident / plan / unplanned, MiB |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in options.models:
         forward = build_forward(name, SIZES[name]).model
@@ -144,8 +167,9 @@ def report(options: argparse.Namespace, folder: Path) -> None:
         write_model(differentiate(forward, loss="cross-entropy", optimizer=Optimizer("momentum")), model)
         imported = import_model(model)
         costs = profile(imported, "cpu", lambda *_: None)
+        unplanned = fresh(model, Path(), options.steps)[1]
         for budget in options.budgets.split(","):
-            print(row(name, imported, costs, budget, options.time_limit, options.steps, model), flush=True)
+            print(row(name, imported, costs, budget, options.time_limit, options.steps, model, unplanned), flush=True)
         aliases.append(aliasing_row(name, imported, costs))
         print(f"{name} done", file=sys.stderr)
     print("\n| model | liveness peak | in place | views | state updated in place | scratch inside the slab |")
