@@ -1,7 +1,7 @@
 """The compiler's whole way in one function: model → graph → costs → problem → schedule → plan, verified."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -10,11 +10,12 @@ from pathlib import Path
 import onnx
 
 from planc.costs.table import CostTable
+from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.graph.graph import Graph, input_roles
 from planc.importer.build import ImportedModel, import_model
 from planc.plan import plan as p
 from planc.problem.bounds import minimum_budget
-from planc.problem.build import PlanningProblem, build_problem
+from planc.problem.build import PlanningProblem, build_problem, least_arena_bytes
 from planc.repair import Limits
 from planc.runtime.ort_api import can_place_scratch
 from planc.schedule.solver import Progress, Solution, load_solver
@@ -59,20 +60,61 @@ def compile_model(
     """
     chosen = options or CompileOptions()
     imported = model if isinstance(model, ImportedModel) else import_model(model)
-    planning = planning_problem(imported.graph, costs)
-    scratch = _scratch_bytes(planning)
-    budget = budget_bytes(chosen.budget, planning, costs)
+    plannings = planning_problems(imported.graph, costs)
+    budget = min(budget_bytes(chosen.budget, planning, costs) for planning in plannings)
     started = time.perf_counter()
-    limits = Limits(budget - scratch, scratch, chosen.time_limit_s, chosen.seed, chosen.on_progress)
-    found = search_plan(imported, planning, load_solver(chosen.solver), limits, costs.device.session_bytes)
+    planning, found = _fastest(imported, costs, plannings, budget, chosen)
     solve_s = time.perf_counter() - started
-    plan = assemble_plan(imported, costs, planning, found, budget, scratch, solve_s, chosen)
+    plan = assemble_plan(imported, costs, planning, found, budget, _scratch_bytes(planning), solve_s, chosen)
     require_valid(imported.graph, plan, "the compiled plan")
     return Compilation(plan, planning, found.solution, found.repairs)
 
 
+def _fastest(
+    imported: ImportedModel,
+    costs: CostTable,
+    plannings: Sequence[PlanningProblem],
+    budget: int,
+    options: CompileOptions,
+) -> tuple[PlanningProblem, Found]:
+    """The problem with the fastest plan, and the plan. The problems share the time limit.
+
+    Raises what the search raises for each of them: for the one that needs the least, where budgets are too small.
+    """
+    solver, share = load_solver(options.solver), options.time_limit_s / len(plannings)
+    best: tuple[PlanningProblem, Found] | None = None
+    failed: list[InfeasibleBudgetError | SolverTimeoutError] = []
+    for planning in plannings:
+        scratch = _scratch_bytes(planning)
+        limits = Limits(budget - scratch, scratch, share, options.seed, options.on_progress)
+        try:
+            found = search_plan(imported, planning, solver, limits, costs.device.session_bytes)
+        except (InfeasibleBudgetError, SolverTimeoutError) as error:
+            failed.append(error)
+            continue
+        if best is None or found.solution.timeline.step_ns < best[1].solution.timeline.step_ns:
+            best = planning, found
+    if best is not None:
+        return best
+    too_small = [error for error in failed if isinstance(error, InfeasibleBudgetError)]
+    raise min(too_small, key=lambda error: error.minimum_budget_bytes) if len(too_small) == len(failed) else failed[0]
+
+
+def planning_problems(graph: Graph, costs: CostTable) -> tuple[PlanningProblem, ...]:
+    """The problems of which `compile_model` takes the one with the fastest plan.
+
+    Where scratch lies in an arena beside the slab and layers have leaner forms, a second one has the smallest arena.
+    """
+    usual = planning_problem(graph, costs)
+    leanest = least_arena_bytes(graph, costs)
+    lean = build_problem(graph, costs, arena_bytes=leanest)
+    if usual.layer_scratch or lean.scratch_bytes >= usual.scratch_bytes:
+        return (usual,)
+    return usual, lean
+
+
 def planning_problem(graph: Graph, costs: CostTable) -> PlanningProblem:
-    """The problem that `compile_model` solves: with scratch inside the slab where the device's runtime can place it."""
+    """The first problem that `compile_model` solves: with scratch in the slab where the device's runtime can place it."""
     return build_problem(graph, costs, scratch_in_slab=costs.device.kind == "cpu" and can_place_scratch())
 
 

@@ -31,7 +31,7 @@ def segments_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule, s
 
     The layers without a choice of form run in that of their segment.
     """
-    cuts = {0, len(schedule.steps)} | boundaries(planning.problem, schedule)
+    cuts = {0, len(schedule.steps)} | boundaries(planning.problem, schedule) | _form_cuts(planning, schedule)
     if planning.layer_scratch:
         cuts |= _scratch_cuts(slots, planning, schedule, stays, cuts)
     return [_segment(planning, schedule, first, end) for first, end in pairwise(sorted(cuts))]
@@ -39,9 +39,22 @@ def segments_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule, s
 
 def _segment(planning: PlanningProblem, schedule: Schedule, first: int, end: int) -> Segment:
     scratch = max(_scratch_of(planning, schedule, run) for run in range(first, end))
-    tasks = [(run, planning.problem.tasks[schedule.steps[run]]) for run in range(first, end)]
-    forms = (task.forms[schedule.choice(run)].name for run, task in tasks if task.alternatives)
-    return Segment(first, end, scratch, next(forms, ""))
+    forms = (_form_of(planning, schedule, run) for run in range(first, end))
+    return Segment(first, end, scratch, next((form for form in forms if form is not None), ""))
+
+
+def _form_of(planning: PlanningProblem, schedule: Schedule, run: int) -> str | None:
+    """The form that a run asks for, None where it runs in any."""
+    names = planning.forms[schedule.steps[run]]
+    return names[schedule.choice(run)] if names else None
+
+
+def _form_cuts(planning: PlanningProblem, schedule: Schedule) -> set[int]:
+    """Runs that ask for another form than the last one that asked."""
+    asked = [
+        (run, form) for run in range(len(schedule.steps)) if (form := _form_of(planning, schedule, run)) is not None
+    ]
+    return {run for (_, before), (run, form) in pairwise(asked) if before != form}
 
 
 def _scratch_of(planning: PlanningProblem, schedule: Schedule, run: int) -> int:

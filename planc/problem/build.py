@@ -25,9 +25,10 @@ class PlanningProblem:
     """A problem and how it maps back: `storages[v]` is the graph's storage behind value v; tasks are the layers.
 
     `liveness_peak_bytes` is the peak of the unconstrained step in the given order, each layer's scratch included, at
-    layer `peak_layer`; `scratch_bytes` is the largest scratch of a layer, and all layers' constants.
-    Where scratch is placed in the slab, `layer_scratch` has the bytes of every layer in each of its forms
-    (`Task.forms`), which are part of the working bytes; else it is empty.
+    layer `peak_layer`; `scratch_bytes` is the largest scratch of a layer in any of its forms, and all layers' constants.
+    `forms` has for each layer the names of its forms by choice (`Task.forms`), none where it runs in any. Where scratch
+    is placed in the slab, `layer_scratch` has the bytes of every layer in each of its forms, which are part of the
+    working bytes; else it is empty.
     """
 
     problem: Problem
@@ -35,52 +36,78 @@ class PlanningProblem:
     liveness_peak_bytes: int
     peak_layer: int
     scratch_bytes: int
+    forms: tuple[tuple[str, ...], ...]
     layer_scratch: tuple[tuple[int, ...], ...] = ()
 
 
-def build_problem(graph: Graph, costs: CostTable, scratch_in_slab: bool = False) -> PlanningProblem:
+def build_problem(
+    graph: Graph, costs: CostTable, scratch_in_slab: bool = False, arena_bytes: int | None = None
+) -> PlanningProblem:
     """The problem with a budget of the liveness peak.
 
-    With `scratch_in_slab` a layer's scratch counts as its working bytes, and its alternative forms are choices of the
-    schedule. Beside the slab one arena serves all layers: forms that need more of it than any layer as it stands are
-    left out. Raises DeviceError for another model's costs.
+    With `scratch_in_slab` a layer's scratch counts as its working bytes, and its form is a choice of the schedule. Else
+    one arena of `arena_bytes` beside the slab serves all layers, by default as large as the neediest layer wants in its
+    default form: forms that need more of it are left out, and the fastest of the others is what a layer does unless
+    its default fits. Raises DeviceError for another model's costs.
     """
     costs.check_model(graph.content_hash, len(graph.layers))
     prints = footprints(graph)
     storages = tuple(sorted({s for p in prints for s in (*p.reads, *p.writes)} | graph.output_storages))
     index = {storage: v for v, storage in enumerate(storages)}
     values = tuple(_value(graph, costs, storage) for storage in storages)
-    scratch = tuple(_scratch(costs.layer(i).scratch_bytes, scratch_in_slab) for i in range(len(prints)))
-    most = max(scratch, default=0)
-    forms = [_alternatives(costs.layer(i), p.working_bytes, most, scratch_in_slab) for i, p in enumerate(prints)]
+    layers = [costs.layer(i) for i in range(len(prints))]
+    scratch = tuple(_scratch(cost.scratch_bytes, scratch_in_slab) for cost in layers)
+    arena = None if scratch_in_slab else max(scratch, default=0) if arena_bytes is None else arena_bytes
+    forms = [_forms(cost, p.working_bytes, arena) for cost, p in zip(layers, prints, strict=True)]
     tasks = tuple(
         Task(
             name=layer.title,
-            duration_ns=costs.layer(i).compute_ns,
+            duration_ns=own[0].duration_ns,
             reads=tuple(index[s] for s in p.reads),
             writes=tuple(index[s] for s in p.writes),
-            working_bytes=p.working_bytes + (scratch[i] if scratch_in_slab else 0),
+            working_bytes=own[0].working_bytes,
             recomputable=p.recomputable,
-            alternatives=forms[i],
+            alternatives=own[1:],
         )
-        for i, (layer, p) in enumerate(zip(graph.layers, prints, strict=True))
+        for layer, p, own in zip(graph.layers, prints, forms, strict=True)
     )
     peak, layer = _liveness_peak(graph, scratch, prints)
-    problem = Problem(tasks, values, peak, contention=costs.link.contention, boundary_ns=costs.boundary_ns)
     regions = tuple(
-        tuple(form.working_bytes - p.working_bytes for form in task.forms) for task, p in zip(tasks, prints, strict=True)
+        tuple(form.working_bytes - p.working_bytes for form in own) for own, p in zip(forms, prints, strict=True)
     )
-    most += _constant_bytes(graph, costs)
-    return PlanningProblem(problem, storages, peak, layer, most, regions if scratch_in_slab else ())
+    return PlanningProblem(
+        problem=Problem(tasks, values, peak, contention=costs.link.contention, boundary_ns=costs.boundary_ns),
+        storages=storages,
+        liveness_peak_bytes=peak,
+        peak_layer=layer,
+        scratch_bytes=(max(scratch, default=0) if arena is None else arena) + _constant_bytes(graph, costs),
+        forms=tuple(
+            tuple(form.name for form in own) if cost.alternatives else ()
+            for own, cost in zip(forms, layers, strict=True)
+        ),
+        layer_scratch=regions if scratch_in_slab else (),
+    )
 
 
-def _alternatives(cost: LayerCost, working: int, arena: int, placed: bool) -> tuple[Alternative, ...]:
-    """The other forms of a layer that needs `working` bytes besides scratch, with their scratch where it is `placed`."""
-    return tuple(
-        Alternative(name, form.compute_ns, working + (_scratch(form.scratch_bytes, placed) if placed else 0))
-        for name, form in cost.alternatives.items()
-        if placed or form.scratch_bytes <= arena
-    )
+def least_arena_bytes(graph: Graph, costs: CostTable) -> int:
+    """The smallest arena in which every layer can run, in its leanest form."""
+    layers = (costs.layer(i) for i in range(len(graph.layers)))
+    return max((min(size for _, _, size in _choices(cost)) for cost in layers), default=0)
+
+
+def _choices(cost: LayerCost) -> list[tuple[str, int, int]]:
+    """Name, time (ns) and scratch (bytes) of every form of a layer, the default first."""
+    others = ((name, form.compute_ns, form.scratch_bytes) for name, form in cost.alternatives.items())
+    return [("", cost.compute_ns, cost.scratch_bytes), *others]
+
+
+def _forms(cost: LayerCost, working: int, arena: int | None) -> tuple[Alternative, ...]:
+    """The forms of a layer that needs `working` bytes besides its scratch: those that fit `arena`, or with none, all,
+    their scratch in the slab; the default first, else the fastest."""
+    if arena is None:
+        return tuple(Alternative(name, ns, working + _scratch(size, True)) for name, ns, size in _choices(cost))
+    fitting = [Alternative(name, ns, working) for name, ns, size in _choices(cost) if size <= arena]
+    return tuple(sorted(fitting, key=lambda form: (form.name != "", form.duration_ns)))
 
 
 def _scratch(measured: int, placed: bool) -> int:

@@ -14,7 +14,7 @@ from planc.graph.footprint import padded_bytes
 from planc.lowering.lower import lower
 from planc.lowering.segments import segments_of
 from planc.lowering.stays import slot_map, stays_of
-from planc.problem.build import build_problem
+from planc.problem.build import build_problem, least_arena_bytes
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -95,13 +95,18 @@ def test_every_run_gets_the_form_of_its_choice_and_the_scratch_of_that_form(seed
     assert bool(lowered.scratch) == placed
 
 
-def test_an_arena_beside_the_slab_takes_no_form_that_needs_more_of_it() -> None:
+def test_an_arena_beside_the_slab_takes_only_forms_that_fit_it() -> None:
     imported = networks.cnn()
     costs = made_up_costs(imported.graph, scratch=1000)
-    hungry = {"hungry": FormCost(compute_ns=1, scratch_bytes=1001), "lean": FormCost(compute_ns=9, scratch_bytes=10)}
-    unique = tuple(msgspec.structs.replace(cost, alternatives=hungry) for cost in costs.unique)
+    forms = {"hungry": FormCost(compute_ns=1, scratch_bytes=1001), "lean": FormCost(compute_ns=9, scratch_bytes=10)}
+    unique = tuple(msgspec.structs.replace(cost, alternatives=forms) for cost in costs.unique)
     costs = msgspec.structs.replace(costs, unique=unique)
-    names = {form.name for task in build_problem(imported.graph, costs).problem.tasks for form in task.alternatives}
-    assert names == {"lean"}
-    placed = build_problem(imported.graph, costs, scratch_in_slab=True)
-    assert {form.name for task in placed.problem.tasks for form in task.alternatives} == {"hungry", "lean"}
+    assert set(build_problem(imported.graph, costs).forms) == {("", "lean")}
+    assert set(build_problem(imported.graph, costs, scratch_in_slab=True).forms) == {("", "hungry", "lean")}
+    assert least_arena_bytes(imported.graph, costs) == 10
+    lean = build_problem(imported.graph, costs, arena_bytes=10)
+    assert set(lean.forms) == {("lean",)}
+    assert {task.duration_ns for task in lean.problem.tasks} == {9}
+    assert lean.scratch_bytes == 10
+    lowered = lower(imported.graph, lean, random_schedule(lean.problem, 0), time_limit_s=0.0)
+    assert {run.form for run in lowered.runs} == {"lean"}
