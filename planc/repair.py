@@ -26,10 +26,10 @@ from planc.schedule.schedule import Schedule
 from planc.schedule.solver import OPTIMAL_GAP, Progress, Solution, SolveOptions, Solver, Status, solve
 from planc.units import format_bytes
 
-_FIRST_SHARE, _REPAIR_SHARE = 0.5, 0.3
+_FIRST_SHARE, _REPAIR_SHARE = 0.45, 0.3
 """Parts of the time that is left for the first solve and for each repair; packing and more repairs take the rest."""
 
-_TRIAL_SHARE, _PACK_SHARE, _PACK_S = 0.05, 0.4, 10.0
+_TRIAL_SHARE, _PACK_SHARE, _PACK_S = 0.05, 0.6, 10.0
 """Parts of the time left for the first packing of each variant and for the best one, and the most seconds of these."""
 
 _LEAST_S, _LEAST_PACK_S = 0.5, 0.2

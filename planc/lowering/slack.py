@@ -13,7 +13,7 @@ from planc.schedule.residency import ScheduleError
 from planc.schedule.schedule import Direction, Schedule
 from planc.schedule.simulate import Timeline, simulate
 
-_MARGINS = (16, 4, 0)
+_MARGINS = (16, 0)
 """Spare time before a fetched value is needed, in durations of its copy: what is tried, leanest last."""
 
 _TOLERANCE_PPM = 500
