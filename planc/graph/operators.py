@@ -17,8 +17,12 @@ IN_PLACE_UNARY = frozenset(
         "LeakyRelu", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid", "Floor", "Ceil", "Round", "Sin", "Cos",
     }
 )  # fmt: skip
-"""Element-wise operators of one tensor: ONNX Runtime's kernels read each element before writing it, so the output may
-take the input's bytes. Proved, operator by operator, by the in-place tests. Transpose is not here: in place it corrupts."""
+"""Element-wise operators of one tensor, of the standard domain: the output may take the input's bytes.
+
+On the CPU ONNX Runtime's kernels read each element before writing it. On CUDA a thread reads the elements that it is to
+write, and no others, before it writes the first. Tests check both, operator by operator: those of the CPU run
+everywhere, those of CUDA where there is a card. Other domains have kernels of their own and are never run in place.
+Transpose is not here: in place it corrupts."""
 
 IN_PLACE_BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
 """The same for either operand that has the output's shape."""

@@ -1,0 +1,63 @@
+"""The in-place whitelist on a card: each entry run with output pointer = input pointer gives the bits of the ordinary run.
+
+Skipped where there is no usable CUDA device.
+"""
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from planc.errors import DeviceError
+from planc.graph.operators import IN_PLACE_BINARY, IN_PLACE_UNARY
+from planc.runtime.open import open_session
+
+SHAPE = (7, 5, 129, 131)
+"""More elements than a grid of threads takes at once, and no multiple of what one thread takes."""
+
+
+def _session(op: str, arity: int, attributes: dict[str, object] | None = None) -> ort.InferenceSession:
+    names = ["a", "b"][:arity]
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, SHAPE) for n in names]
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node(op, names, ["y"], **(attributes or {}))], "g", infos, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    try:
+        return open_session(model.SerializeToString(), "cuda", 0)
+    except DeviceError as error:
+        pytest.skip(f"no usable CUDA device: {error}")
+
+
+def _run(session: ort.InferenceSession, over: str | None, shape: tuple[int, ...] = SHAPE) -> bytes:
+    """The output's bytes, written over the input called `over`, or to a place of its own."""
+    rng = np.random.default_rng(0)
+    signs = rng.choice([1, -1], SHAPE)
+    values = {info.name: (rng.uniform(0.1, 2, SHAPE) * signs).astype(np.float32) for info in session.get_inputs()}
+    held = {name: ort.OrtValue.ortvalue_from_numpy(value, "cuda", 0) for name, value in values.items()}
+    held["y"] = ort.OrtValue.ortvalue_from_shape_and_type(list(SHAPE), np.float32, "cuda", 0)
+    binding = session.io_binding()
+    for name in values:
+        binding.bind_input(name, "cuda", 0, np.float32, SHAPE, held[name].data_ptr())
+    binding.bind_output("y", "cuda", 0, np.float32, shape, held[over or "y"].data_ptr())
+    session.run_with_iobinding(binding)
+    binding.synchronize_outputs()
+    return bytes(held[over or "y"].numpy().tobytes())
+
+
+@pytest.mark.parametrize("op", sorted(IN_PLACE_UNARY))
+def test_unary(op: str) -> None:
+    session = _session(op, 1)
+    assert _run(session, "a") == _run(session, None)
+
+
+@pytest.mark.parametrize("op", sorted(IN_PLACE_BINARY))
+@pytest.mark.parametrize("over", ["a", "b"])
+def test_binary(op: str, over: str) -> None:
+    session = _session(op, 2)
+    assert _run(session, over) == _run(session, None)
+
+
+def test_this_check_catches_an_operator_that_corrupts() -> None:
+    session = _session("Transpose", 1, {"perm": [0, 1, 3, 2]})
+    turned = (*SHAPE[:2], SHAPE[3], SHAPE[2])
+    assert _run(session, "a", turned) != _run(session, None, turned)
