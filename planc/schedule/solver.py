@@ -53,7 +53,8 @@ class SolveOptions:
 class Candidate:
     """What a policy returns: a schedule, and the best lower bound (ns) it proved on the step time, with its scope.
 
-    `bound_scope` says over which schedules the bound holds: `every schedule`, `first executions in the given order`.
+    `bound_scope` says over which schedules the bound holds: `every schedule`, `first executions in the given order` or
+    `first executions in the plan's order`.
     """
 
     schedule: Schedule

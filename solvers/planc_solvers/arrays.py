@@ -20,6 +20,9 @@ Bytes8 = npt.NDArray[np.uint8]
 COMPUTED, BATCH, STATE, CONSTANT = range(4)
 _ORIGIN = {Origin.COMPUTED: COMPUTED, Origin.BATCH: BATCH, Origin.STATE: STATE, Origin.CONSTANT: CONSTANT}
 UNLIMITED = 1 << 62
+BATCH_POWER, MOST_BATCH_POWER = 4, 12
+"""Power that a plan begins with, and the highest: see `Plan.batch`."""
+
 MOST_FORMS = 255
 """Forms of a task that the search considers."""
 
@@ -73,9 +76,12 @@ class Plan(NamedTuple):
     home: Bytes8
     length: Ints
     """One number: the steps in use."""
+    batch: Ints
+    """One number: copies out start together until they take 2 to this power boundaries' time."""
 
 
-def _csr(lists: Iterable[Iterable[int]]) -> tuple[Ints, Ints]:
+def csr(lists: Iterable[Iterable[int]]) -> tuple[Ints, Ints]:
+    """Lists end to end: list i is `flat[pointers[i]:pointers[i + 1]]`, given as (pointers, flat)."""
     pointers, flat = [0], list[int]()
     for items in lists:
         flat.extend(items)
@@ -86,11 +92,11 @@ def _csr(lists: Iterable[Iterable[int]]) -> tuple[Ints, Ints]:
 def arrays_of(problem: Problem) -> Arrays:
     """The arrays of `problem`; durations, sizes and indices are unchanged."""
     tasks, values = problem.tasks, problem.values
-    read_ptr, reads = _csr(problem.accesses)
-    write_ptr, writes = _csr([v for v in t.writes if values[v].origin is Origin.COMPUTED] for t in tasks)
-    mutate_ptr, mutates = _csr([v for v in t.writes if values[v].origin is Origin.STATE] for t in tasks)
+    read_ptr, reads = csr(problem.accesses)
+    write_ptr, writes = csr([v for v in t.writes if values[v].origin is Origin.COMPUTED] for t in tasks)
+    mutate_ptr, mutates = csr([v for v in t.writes if values[v].origin is Origin.STATE] for t in tasks)
     forms = [task.forms[:MOST_FORMS] for task in tasks]
-    form_ptr, form_ns = _csr([form.duration_ns for form in some] for some in forms)
+    form_ptr, form_ns = csr([form.duration_ns for form in some] for some in forms)
     names = {name: i for i, name in enumerate(dict.fromkeys(form.name for some in forms for form in some))}
     link = problem.contention
     return Arrays(
@@ -145,7 +151,14 @@ def empty_plan(arrays: Arrays) -> Plan:
     sequence = np.zeros(room, np.int64)
     sequence[:tasks] = np.arange(tasks)
     words = np.zeros((room, -(-max(width, 1) // 64)), np.uint64)
-    return Plan(sequence, np.zeros(room, np.uint8), words, np.zeros(values, np.uint8), np.array([tasks], np.int64))
+    return Plan(
+        sequence,
+        np.zeros(room, np.uint8),
+        words,
+        np.zeros(values, np.uint8),
+        np.array([tasks]),
+        np.array([BATCH_POWER]),
+    )
 
 
 def step_capacity(arrays: Arrays) -> int:

@@ -218,7 +218,7 @@ def evaluate(a: Arrays, s: Plan, w: Workspace, price: float = 0.0, limit: float 
     changes = a.boundary > 0 and a.form_ns.size > a.duration.size
     if w.total[MAKESPAN] > limit or (w.tally[OUTS] + w.tally[INS] == 0 and not changes):
         return True
-    order_outs(s, w, 16.0 * a.boundary, a)
+    order_outs(s, w, a.boundary * float(1 << s.batch[0]), a)
     place_outs(a, s, w)
     place_ins(a, s, w)
     w.total[MAKESPAN] = run_engines(a, s, w, limit)

@@ -22,6 +22,9 @@ WEIGHTS = ((1.0, 0.5), (1.0, 1.0), (0.5, 0.5), (0.5, 1.0), (1.0, 2.0), (1.0, 0.0
 LINK_PRICES = (0.1, 0.3, 0.03, 1.0)
 """Compute time that a unit of copy time is taken to cost, tried first: less the more of it hides."""
 
+CUTS = (0.5, 0.1, 0.5, 0.1)
+"""Boundaries that each copy is taken to cost, with each of these prices: less the more copies share theirs."""
+
 SPREAD = 0.5
 """Standard deviation of the weights tried then around the best, of the price's in its logarithm."""
 
@@ -36,7 +39,9 @@ def greedy_plans(a: Arrays, place: Workspace, seed: int) -> Iterator[Plan | None
     """Try one set of weights after the other, without end: a plan within the budgets faster than all before, or None."""
     readers, generator = _readers(a), np.random.default_rng(seed)
     prices = LINK_PRICES if a.swappable.any() else LINK_PRICES[:1]
-    first = [np.array([size, wait, price]) for size, wait in WEIGHTS for price in prices]
+    first = [
+        np.array([size, wait, price, cuts]) for size, wait in WEIGHTS for price, cuts in zip(prices, CUTS, strict=False)
+    ]
     best, lowest = first[0], np.inf
     for trial in count():
         weights = first[trial] if trial < len(first) else _nearby(best, generator)
@@ -49,8 +54,9 @@ def greedy_plans(a: Arrays, place: Workspace, seed: int) -> Iterator[Plan | None
 
 
 def _nearby(weights: Floats, generator: np.random.Generator) -> Floats:
-    step = generator.normal(0.0, SPREAD, 3)
-    return np.array([weights[0] + step[0] / 2, max(0.0, weights[1] + step[1]), weights[2] * np.exp(step[2])])
+    step = generator.normal(0.0, SPREAD, 4)
+    wait, price, cuts = max(0.0, weights[1] + step[1]), weights[2] * np.exp(step[2]), weights[3] * np.exp(2 * step[3])
+    return np.array([weights[0] + step[0] / 2, wait, price, cuts])
 
 
 def _readers(a: Arrays) -> tuple[Ints, Ints]:
@@ -86,12 +92,13 @@ def _recomputation(a: Arrays, value: int, where: Bytes8, seen: Ints, stamp: int,
 
 
 @inner
-def _copying(a: Arrays, value: int, home: bool, on_host: Bytes8, price: float) -> float:
-    """Cost of sending `value` to the host and back; at `home` state goes both ways in every step."""
+def _copying(a: Arrays, value: int, home: bool, on_host: Bytes8, price: float, cuts: float) -> float:
+    """Cost of sending `value` to the host and back, `cuts` boundaries included; at `home` state goes both ways."""
     if a.swappable[value] == 0:
         return np.inf
     kept = on_host[value] and not (home and a.origin[value] == STATE)
-    return float(price * (a.in_ns[value] + (0 if kept else a.out_ns[value])))
+    copied = a.in_ns[value] + (0 if kept else a.out_ns[value])
+    return float(price * copied + cuts * a.boundary * (1 if kept else 2))
 
 
 @inner
@@ -121,34 +128,35 @@ def _evict(
 ) -> int:  # fmt: skip
     """Evict a value before `task`, which runs for the sake of `now`: its bytes, or -1 when everything is an input."""
     best, lowest, stamp, copied, at_home = -1, np.inf, wanted[wanted.size - 1], False, False
+    for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+        wanted[a.reads[k]] = -stamp
     for v in range(where.size):
-        if where[v] != HELD or a.size[v] == 0:
-            continue
-        needed = False
-        for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
-            needed = needed or a.reads[k] == v
-        if needed:
+        if where[v] != HELD or a.size[v] == 0 or wanted[v] == -stamp:
             continue
         at = np.searchsorted(readers[ptr[v] : ptr[v + 1]], now)
         ends = at == ptr[v + 1] - ptr[v]
         lives = a.needed[v] if a.origin[v] == COMPUTED else a.origin[v] != BATCH
-        home = (ends and lives) or (at == 0 and a.producer[v] < 0)
         soon = wanted[v] == stamp
+        if ends and not lives and not soon:
+            best, lowest, copied, at_home = v, 0.0, False, False
+            break
+        home = (ends and lives) or (at == 0 and a.producer[v] < 0)
         wait = 1.0 + a.duration.size - now if ends else readers[ptr[v] + at] - now + 1.0
-        score, copy = 0.0, False
-        if not ends or lives or soon:
+        share = a.size[v] ** weights[0] * (1.0 if soon else wait) ** weights[1]
+        late = 1e18 if soon else 0.0
+        cost = _copying(a, v, home, on_host, weights[2], weights[3])
+        copy = True
+        made = a.producer[v] if not (ends and lives) else -1
+        repeat = made >= 0 and a.recomputable[made] and (ends or a.deadline[made] > readers[ptr[v] + at])
+        if min(cost, a.duration[made] if repeat else np.inf) / share + late >= lowest:
+            continue
+        if repeat:
             seen[seen.size - 1] += 1
-            score = _copying(a, v, home, on_host, weights[2])
-            copy = True
-            if not (ends and lives) and (ends or a.deadline[a.producer[v]] > readers[ptr[v] + at]):
-                again = _recomputation(a, v, where, seen, seen[seen.size - 1], stack, weights[2])
-                copy = score < again
-                score = min(score, again)
-            score /= a.size[v] ** weights[0] * (1.0 if soon else wait) ** weights[1]
-            if soon and score < np.inf:
-                score += 1e18
-        if score < lowest:
-            best, lowest, copied, at_home = v, score, copy, home
+            again = _recomputation(a, v, where, seen, seen[seen.size - 1], stack, weights[2])
+            copy = cost <= again
+            cost = min(cost, again)
+        if cost / share + late < lowest:
+            best, lowest, copied, at_home = v, cost / share + late, copy, home
     if best < 0:
         return -1
     where[best] = AWAY if copied else GONE

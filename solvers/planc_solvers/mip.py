@@ -1,9 +1,13 @@
 """mip: keep, swap and recompute decided together, with a proven lower bound.
 
-Two halves share one time limit. One proves bounds: coarse models (`coarse`) with one critical task first and more where
-the plans are still over the budget. The other improves plans: local search (`search`) over exact simulations, started
-from the decoded models and from simple policies. Every incumbent is a complete schedule that has been simulated.
+Independent tasks may first change places (`order`). Then two halves share the time limit. One proves bounds: coarse
+models (`coarse`) with one critical task first and more where the plans are still over the budget. The other improves
+plans: local search (`search`) over exact simulations, started from greedy plans and decoded models. Every incumbent is
+a complete schedule that has been simulated.
 """
+
+import time
+from dataclasses import replace
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import check_feasible
@@ -12,10 +16,12 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
 from planc_solvers.known import recall, remember
+from planc_solvers.order import better_order, first_executions, permuted, renumbered
 from planc_solvers.portfolio import Portfolio
 
 EVERY = "every schedule"
 IN_ORDER = "first executions in the given order"
+IN_PLANS_ORDER = "first executions in the plan's order"
 
 
 class Mip:
@@ -32,21 +38,34 @@ class Mip:
         fastest = problem.base_duration_ns == problem.least_duration_ns
         if fastest and max(memory_profile(problem, keep)) <= problem.budget_bytes:
             return Candidate(keep, problem.least_duration_ns, EVERY)
-        portfolio, before = Portfolio(problem, options), recall(problem) if options.workers > 1 else []
-        portfolio.propose(known.schedule for known in before)
-        if options.start is not None:
-            portfolio.propose([options.start])
+        better_order(problem, 0.0, options.seed)  # compiles, outside of the time limit
+        started = time.monotonic()
+        order = better_order(problem, options.time_limit_s, options.seed)
+        left = replace(options, time_limit_s=max(0.0, options.time_limit_s - (time.monotonic() - started)))
+        given = tuple(range(len(problem.tasks)))
+        return self._search(problem, order or given, left)
+
+    def _search(self, problem: Problem, order: tuple[int, ...], options: SolveOptions) -> Candidate:
+        """Search with first executions in `order`, unless `options.start` or a known plan has a better one."""
+        ranks = tuple(sorted(order, key=order.__getitem__))
+        before = recall(problem) if options.workers > 1 else []
+        starts = [known.schedule for known in before] + ([] if options.start is None else [options.start])
+        portfolio = Portfolio(permuted(problem, order), options)
+        portfolio.propose(renumbered(schedule, ranks) for schedule in starts)
         portfolio.run()
         if portfolio.infeasible:
             raise InfeasibleBudgetError(*portfolio.certificate())
-        schedule = portfolio.schedule
-        if schedule is None and not before:
+        found = portfolio.schedule
+        if found is not None:
+            found = renumbered(found, order)
+            remember(problem, found, portfolio.best_ns)
+        if before and before[0].step_ns < portfolio.best_ns:
+            found = before[0].schedule
+        if found is None:
             raise SolverTimeoutError(
                 f"no plan within {options.time_limit_s:g} s; allow more time, raise the budget or let values swap"
             )
-        if schedule is not None:
-            remember(problem, schedule, portfolio.best_ns)
-        if before and before[0].step_ns < portfolio.best_ns:
-            schedule = before[0].schedule
-        bound, trivial = portfolio.bound_ns, portfolio.bound_ns <= problem.least_duration_ns
-        return Candidate(schedule or before[0].schedule, bound, EVERY if trivial else IN_ORDER)
+        if portfolio.bound_ns <= problem.least_duration_ns or first_executions(found) != order:
+            return Candidate(found, problem.least_duration_ns, EVERY)
+        given = order == tuple(range(len(order)))
+        return Candidate(found, portfolio.bound_ns, IN_ORDER if given else IN_PLANS_ORDER)

@@ -186,13 +186,16 @@ def place_ins(a: Arrays, s: Plan, w: Workspace) -> None:
 
 @inner
 def _await_ins(a: Arrays, w: Workspace) -> None:
-    """Await each copy in where it is needed; with a price on boundaries, where an earlier one is if it is done by then."""
+    """Await each copy in where it is needed; with a price on boundaries, with an earlier one.
+
+    That one's place is shared if waiting there for both costs less than a boundary.
+    """
     ins, in_ns, clock = w.tally[INS], a.in_ns, w.clock
     in_value, in_start, in_need, in_stop = w.in_value, w.in_start, w.in_need, w.in_stop
     engine = 0.0
     shared = -1
     for i in range(ins):
         engine = max(engine, clock[in_start[i]]) + in_ns[in_value[i]]
-        if a.boundary <= 0 or shared < in_start[i] or engine > clock[shared]:
+        if a.boundary <= 0 or shared < in_start[i] or engine > clock[shared] + a.boundary:
             shared = in_need[i]
         in_stop[i] = shared

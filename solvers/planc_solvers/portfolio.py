@@ -31,8 +31,9 @@ _TINY = Problem((Task("task", 1, (), (0,), 1),), (Value("value", 1),), 2)
 """Compiles what no other problem needs to."""
 
 
-GREEDY_SHARE, GREEDY_TRIALS = 0.04, 40
-"""Share of the time that goes to greedy plans, and how many of them one worker tries."""
+GREEDY_SHARE, FIRST_TRIALS, GREEDY_TRIALS = 0.1, 8, 40
+"""Share of the time that goes to greedy plans, how many of them are tried even if they take longer, and how many one
+worker tries."""
 
 
 class Cycle(NamedTuple):
@@ -181,7 +182,7 @@ class Portfolio:
         for trial, plan in enumerate(plans, start=1):
             if plan is not None:
                 self.proposals.append(plan)
-            late = self.left() < self.options.time_limit_s * (1 - GREEDY_SHARE)
+            late = trial >= FIRST_TRIALS and self.left() < self.options.time_limit_s * (1 - GREEDY_SHARE)
             if self.finished() or (trial >= GREEDY_TRIALS if self.options.workers == 1 else late):
                 return
 
@@ -263,7 +264,8 @@ class Portfolio:
         """Message, smallest budget that is not excluded, and layer that sets it, of an infeasibility proof."""
         need, name = minimum_budget(self.problem)
         message = (
-            f"no schedule fits {format_bytes(self.problem.budget_bytes)}: recomputation alone cannot go that low "
+            f"no schedule fits {format_bytes(self.problem.budget_bytes)}: recomputation alone, with first executions "
+            "in this order, cannot go that low "
             f"(layer {name!r} alone needs {format_bytes(need)}); allow swapping or raise the budget"
         )
         return message, need, name

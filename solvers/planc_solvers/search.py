@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planc_solvers.arrays import Arrays, Bytes8, Ints, Plan, empty_plan
+from planc_solvers.arrays import MOST_BATCH_POWER, Arrays, Bytes8, Ints, Plan, empty_plan
 from planc_solvers.choices import choose, has_forms
 from planc_solvers.compiled import inner, outer
 from planc_solvers.evaluate import evaluate
@@ -74,7 +74,7 @@ def copy_plan(source: Plan, target: Plan) -> None:
             to_fetch[p, q] = fetch[p, q]
     for v in range(home.size):
         to_home[v] = home[v]
-    target.length[0] = length
+    target.length[0], target.batch[0] = length, source.batch[0]
 
 
 @inner
@@ -316,7 +316,11 @@ def _propose(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool) -> boo
 
 @inner
 def _propose_copies(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool) -> bool:
-    """Change what is kept, fetched or recomputed."""
+    """Change what is kept, fetched or recomputed, or seldom how many copies start together."""
+    if swaps and a.boundary > 0 and np.random.random() < 0.003:
+        power = s.batch[0] + (1 if np.random.random() < 0.5 else -1)
+        s.batch[0] = max(0, min(MOST_BATCH_POWER, power))
+        return bool(s.batch[0] == power)
     changed = False
     if swaps:
         draw = np.random.random()

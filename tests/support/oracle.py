@@ -10,33 +10,34 @@ from planc.schedule.schedule import Copy, Direction, Schedule
 from planc.schedule.simulate import simulate
 
 
-def best_recompute_only(problem: Problem) -> int | None:
+def best_recompute_only(problem: Problem, any_order: bool = False) -> int | None:
     """Least total duration of a sequence within the budget, first executions in the given order; None if there is none.
 
-    Dijkstra over (tasks begun, values held); any held value may be dropped at any time. Computed and batch values only.
+    Dijkstra over (tasks done, values held); any held value may be dropped at any time. Computed and batch values only.
+    With `any_order` first executions may come in every order.
     """
     tasks, size = problem.tasks, [v.bytes for v in problem.values]
     start = frozenset(v for v, p in enumerate(problem.producer) if p is None)
-    queue: list[tuple[int, int, int, frozenset[int]]] = [(0, 0, 0, start)]
-    seen: set[tuple[int, frozenset[int]]] = set()
+    queue: list[tuple[int, int, frozenset[int], frozenset[int]]] = [(0, 0, frozenset(), start)]
+    seen: set[tuple[frozenset[int], frozenset[int]]] = set()
     ticket = 0
     while queue:
-        cost, _, begun, held = heapq.heappop(queue)
-        if begun == len(tasks):
+        cost, _, done, held = heapq.heappop(queue)
+        if len(done) == len(tasks):
             return cost
-        if (begun, held) in seen:
+        if (done, held) in seen:
             continue
-        seen.add((begun, held))
-        for task in range(begun + 1):
+        seen.add((done, held))
+        for task in range(len(tasks) if any_order else len(done) + 1):
             info = tasks[task]
-            if not held.issuperset(info.reads) or (task < begun and not info.recomputable):
+            if not held.issuperset(info.reads) or (task in done and not info.recomputable):
                 continue
             for kept in _subsets(held, frozenset(info.reads)):
                 after = kept | frozenset(info.writes)
                 for form in info.forms:
                     if sum(size[v] for v in kept) + form.working_bytes <= problem.budget_bytes:
                         ticket += 1
-                        state = (cost + form.duration_ns, ticket, begun + (task == begun), after)
+                        state = (cost + form.duration_ns, ticket, done | {task}, after)
                         heapq.heappush(queue, state)
     return None
 

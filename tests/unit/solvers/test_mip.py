@@ -70,8 +70,8 @@ def test_one_worker_gives_the_same_plan_for_the_same_seed() -> None:
 
 
 def test_time_limit_holds_and_progress_improves() -> None:
-    read = read_instance(INSTANCES / "random_layered_250.json")
-    problem = read.with_budget(int(read.peak_bytes * 0.9))
+    read = read_instance(INSTANCES / "resnet50_train.json")
+    problem = read.with_budget(int(read.peak_bytes * 0.3))
     Portfolio(problem, SolveOptions())  # compiles, where nothing has been compiled yet
     seen: list[Progress] = []
     began = time.monotonic()
