@@ -41,7 +41,7 @@ def compile_command(
     json: Json = False,
 ) -> None:
     """Compile MODEL, the graph of one training step, into a memory plan within the budget."""
-    file = read_model(model)
+    file = read_model(model, whole=loss is not None)
     if loss is not None:
         forms = forms_for(device if costs is None else read_costs(costs).device.kind)
         file = _differentiated(file, model, loss, optimizer, forms, dim or [])

@@ -30,7 +30,7 @@ def grad(
 ) -> None:
     """Differentiate FORWARD: add loss, backward pass and optimizer in standard operators."""
     model = differentiate(
-        read_model(forward).proto,
+        read_model(forward, whole=True).proto,
         loss=loss,
         optimizer=optimizer_of(optimizer, learning_rate),
         device=device,

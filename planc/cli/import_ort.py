@@ -30,8 +30,8 @@ def import_ort(
 ) -> None:
     """Lower TRAINING_MODEL and OPTIMIZER_MODEL of onnxruntime-training and join them into one step."""
     model = import_artifacts(
-        read_model(training_model).proto,
-        read_model(optimizer_model).proto,
+        read_model(training_model, whole=True).proto,
+        read_model(optimizer_model, whole=True).proto,
         dims=dimensions(dim or ()),
         weights=_read_weights(weights),
         learning_rate=learning_rate,
@@ -47,5 +47,5 @@ def _read_weights(path: Path | None) -> dict[str, np.ndarray]:
     if path is None:
         return {}
     if path.suffix == ".onnx":
-        return {t.name: numpy_helper.to_array(t) for t in read_model(path).proto.graph.initializer}
+        return {t.name: numpy_helper.to_array(t) for t in read_model(path, whole=True).proto.graph.initializer}
     return read_state(path)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from planc.cli.console import err, out, print_json, progress, report_written
 from planc.cli.options import Forms, Json, optimizer_of
-from planc.importer.save import write_model
+from planc.importer.save import write_model, write_structure
 from planc.training import differentiate
 from planc.zoo import ZooOptions, build_forward, families, summarize
 
@@ -62,10 +62,13 @@ def build(
     seed: Annotated[int, typer.Option(help="Seed of the initial values.")] = 0,
     forward: Annotated[bool, typer.Option("--forward", help="Write the forward model only, for `planc grad`.")] = False,
     device: Forms = "cpu",
+    zeros: Annotated[
+        bool, typer.Option("--zeros", help="Leave initial values zero, in a sparse file: to plan what no disk can hold.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Build the training step of network NAME: forward, backward and update in one graph of standard operators."""
-    built = build_forward(name, ZooOptions(batch, image, depth, width, seq, classes, seed))
+    built = build_forward(name, ZooOptions(batch, image, depth, width, seq, classes, seed), values=not zeros)
     model = built.model
     if not forward:
         model = differentiate(
@@ -75,5 +78,5 @@ def build(
             device=device,
             parameters=built.parameters,
         )
-    write_model(model, output)
+    (write_structure if zeros else write_model)(model, output)
     report_written(model, output, json)

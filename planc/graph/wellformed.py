@@ -27,9 +27,9 @@ def malformed(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def unfilled(model: onnx.ModelProto) -> Iterator[str]:
-    """Initializers of a well-formed `model` that do not hold the values of their shape."""
+    """Initializers of a well-formed `model` that do not hold the values of their shape, and have none elsewhere."""
     for tensor in model.graph.initializer:
-        if not _is_full(tensor):
+        if not is_external(tensor) and not _is_full(tensor):
             yield f"initializer {tensor.name!r} does not hold the values of its shape {list(tensor.dims)}"
 
 
@@ -62,6 +62,16 @@ def _types(graph: onnx.GraphProto) -> Iterator[str]:
     for tensor in graph.initializer:
         if tensor.data_type not in known:
             yield f"initializer {tensor.name!r} has the unknown element type {tensor.data_type}"
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the values lie in a file beside the model."""
+    return bool(tensor.data_location == TensorProto.EXTERNAL)
+
+
+def is_undrawn(tensor: TensorProto) -> bool:
+    """Whether a float initializer has a shape and no values: those of a network that was built to be looked at."""
+    return not (tensor.HasField("raw_data") or tensor.float_data or is_external(tensor)) and prod(tensor.dims) > 0
 
 
 def _is_full(tensor: TensorProto) -> bool:

@@ -1,7 +1,7 @@
 """Reading an ONNX file into a skeleton without large weights, the constants' values, and a content hash."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -15,7 +15,8 @@ from onnx import numpy_helper
 from planc.errors import ModelError
 from planc.graph import annotations
 from planc.graph.operators import CONTROL_FLOW
-from planc.graph.wellformed import INFERENCE_ERRORS, malformed, unfilled
+from planc.graph.wellformed import INFERENCE_ERRORS, is_external, malformed, unfilled
+from planc.importer.weights import InitialValues, filled, misplaced
 
 INLINE_CONSTANT_BYTES = 1024
 """Constants up to this size are kept inside a session; larger ones get a place in the slab."""
@@ -50,37 +51,51 @@ class ModelFile:
         """How messages name the model."""
         return str(self.path) if self.path else "the model"
 
+    @property
+    def folder(self) -> Path | None:
+        """Where external data lies."""
+        return self.path.parent if self.path else None
+
     @cached_property
-    def initial_values(self) -> dict[str, np.ndarray]:
-        """Initial values of the state inputs, and of inputs that have a default, by name."""
+    def initial_values(self) -> InitialValues:
+        """Initial values of the state inputs, and of inputs that have a default, by name, read when asked for."""
         inputs = {value.name for value in self.proto.graph.input}
-        return {i.name: numpy_helper.to_array(i) for i in self.proto.graph.initializer if i.name in inputs}
+        return InitialValues({i.name: i for i in self.proto.graph.initializer if i.name in inputs}, self.folder)
 
 
-def read_model(source: str | Path | onnx.ModelProto) -> ModelFile:
-    """The model in a file, or one that is already in memory.
+def read_model(source: str | Path | onnx.ModelProto, whole: bool = False) -> ModelFile:
+    """The model in a file, or one that is already in memory. External data, which must lie beside the model, is left
+    where it is until it is asked for, or read at once for a `whole` model.
 
-    External data must lie beside the model, which onnx's loader enforces. Raises ModelError when the file is missing,
+    Raises ModelError when the file is missing,
     is no ONNX model, or does not pass onnx's checker.
     """
     if isinstance(source, onnx.ModelProto):
-        return _whole(ModelFile(source, None))
+        return _checked(ModelFile(source, None))
     path = Path(source)
     try:
-        return _whole(ModelFile(onnx.load(path), path))
+        return _checked(ModelFile(onnx.load(path, load_external_data=whole), path))
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such model file, or its external data is missing ({error})") from error
     except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
         raise ModelError(f"{path}: not a readable ONNX model ({error}); expected a binary .onnx file") from error
 
 
-def _whole(file: ModelFile) -> ModelFile:
+def _checked(file: ModelFile) -> ModelFile:
     """The file, if its model hangs together."""
-    if not file.proto.graph.node:
+    proto = file.proto
+    if not proto.graph.node:
         raise ModelError(f"{file.title}: the model has no nodes; expected the ONNX graph of one training step")
-    for text in chain(malformed(file.proto), unfilled(file.proto)):
+    for text in chain(malformed(proto), unfilled(proto), _misplaced(file)):
         raise ModelError(f"{file.title}: not a valid ONNX model: {text}")
     return file
+
+
+def _misplaced(file: ModelFile) -> Iterator[str]:
+    for tensor in file.proto.graph.initializer:
+        reason = misplaced(tensor, file.folder) if is_external(tensor) else None
+        if reason is not None:
+            yield f"external data of initializer {tensor.name!r}: {reason}"
 
 
 def skeleton(file: ModelFile) -> Skeleton:
@@ -100,7 +115,7 @@ def skeleton(file: ModelFile) -> Skeleton:
     _check_states(proto, states, file.title)
     if loss is not None and loss not in {value.name for value in proto.graph.output}:
         raise ModelError(f"{file.title}: the metadata names the loss {loss!r}, which is no output of the model")
-    bare, constants = _strip(proto, set(states))
+    bare, constants = _strip(file, set(states))
     inferred = _infer(bare, file.title)
     types = _types(inferred, constants, file.title)
     return Skeleton(inferred, types, constants, states, loss, ranges, _content_hash(bare, constants, states))
@@ -142,9 +157,9 @@ def _check_states(proto: onnx.ModelProto, states: Mapping[str, str], title: str)
             )
 
 
-def _strip(proto: onnx.ModelProto, states: set[str]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def _strip(file: ModelFile, states: set[str]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """The model with every initializer and Constant node turned into an input, and the values of the constants."""
-    bare = onnx.ModelProto()
+    proto, bare = file.proto, onnx.ModelProto()
     bare.ir_version = max(proto.ir_version, 8)
     bare.opset_import.extend(proto.opset_import)
     inputs = {value.name for value in proto.graph.input}
@@ -153,7 +168,7 @@ def _strip(proto: onnx.ModelProto, states: set[str]) -> tuple[onnx.ModelProto, d
     graph.name = "step"
     for initializer in proto.graph.initializer:
         if initializer.name not in states:
-            constants[initializer.name] = numpy_helper.to_array(initializer)
+            constants[initializer.name] = numpy_helper.to_array(filled(initializer, file.folder))
     for node in proto.graph.node:
         if node.op_type == "Constant":
             constants[node.output[0]] = _constant_value(node)

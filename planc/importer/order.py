@@ -38,7 +38,6 @@ def order_for_updates(
 
     `root` identifies the storage behind a name (views share one); `type_of` gives dtype and shape.
     """
-    dataflow = _dataflow(nodes, root)
     writer = {root(name): at for at, node in enumerate(nodes) for name in node.output if name}
     readers: defaultdict[int, list[int]] = defaultdict(list)
     for at, node in enumerate(nodes):
@@ -46,6 +45,7 @@ def order_for_updates(
             readers[storage].append(at)
     copied: set[str] = set()
     edges: list[tuple[int, int]] = []
+    dataflow: nx.DiGraph | None = None  # large, and seldom needed
     taken: set[int] = set()
     for name, out in state.items():
         old, new = root(name), root(out)
@@ -56,12 +56,14 @@ def order_for_updates(
             copied.add(name)
             continue
         late = [r for r in readers[old] if r > at]
-        if any(nx.has_path(dataflow, at, r) for r in late):
+        if late and dataflow is None:
+            dataflow = _dataflow(nodes, root)
+        if dataflow is not None and any(nx.has_path(dataflow, at, r) for r in late):
             copied.add(name)
             continue
         taken.add(new)
         edges += [(r, at) for r in late]
-    ordered = _sorted(nodes, dataflow, edges)
+    ordered = _sorted(nodes, dataflow, edges) if dataflow is not None and edges else nodes
     return NodeOrder(ordered + [_copy(name, state[name]) for name in state if name in copied], frozenset(copied))
 
 
@@ -86,8 +88,6 @@ def _in_place(
 
 
 def _sorted(nodes: list[onnx.NodeProto], dataflow: nx.DiGraph, edges: list[tuple[int, int]]) -> list[onnx.NodeProto]:
-    if not edges:
-        return nodes
     dataflow.add_edges_from(edges)
     return [nodes[at] for at in nx.lexicographical_topological_sort(dataflow, key=lambda at: at)]
 

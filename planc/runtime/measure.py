@@ -13,6 +13,8 @@ from onnx import helper
 
 from planc.graph.graph import Graph, Role
 from planc.importer.build import ImportedModel
+from planc.importer.load import ModelFile
+from planc.importer.weights import filled
 from planc.runtime.open import open_session
 from planc.runtime.step import TrainingStep
 
@@ -65,11 +67,10 @@ class UnplannedStep:
     """
 
     def __init__(self, imported: ImportedModel, kind: str = "cpu", index: int = 0) -> None:
-        proto = imported.file.proto
         self._kind, self._index = kind, index
         self._next = dict(imported.state_names)
-        self._session = open_session(_without(proto, set(self._next)).SerializeToString(), kind, index)
-        self._names = [value.name for value in proto.graph.output]
+        self._session = open_session(_stateless(imported.file, set(self._next)).SerializeToString(), kind, index)
+        self._names = [value.name for value in imported.file.proto.graph.output]
         self._state = {name: self._on_device(imported.file.initial_values[name]) for name in self._next}
 
     def _on_device(self, value: np.ndarray[Any, Any]) -> ort.OrtValue:
@@ -93,10 +94,10 @@ class UnplannedStep:
         return {name: value.numpy() for name, value in outputs.items()}
 
 
-def _without(proto: onnx.ModelProto, initializers: Collection[str]) -> onnx.ModelProto:
-    """The model without the initial values of some inputs: a session would hold a second copy of each."""
-    graph = proto.graph
-    kept = [tensor for tensor in graph.initializer if tensor.name not in initializers]
+def _stateless(file: ModelFile, state: Collection[str]) -> onnx.ModelProto:
+    """The model without the initial values of its state: a session would hold a second copy of each."""
+    proto, graph = file.proto, file.proto.graph
+    kept = [filled(tensor, file.folder) for tensor in graph.initializer if tensor.name not in state]
     lean = helper.make_graph(graph.node, graph.name, graph.input, graph.output, kept, value_info=graph.value_info)
     return helper.make_model(
         lean, opset_imports=proto.opset_import, ir_version=proto.ir_version, functions=proto.functions

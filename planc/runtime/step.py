@@ -40,7 +40,10 @@ class TrainingStep:
         for storage in self._graph.storages:
             if storage.role is Role.CONSTANT and storage.name in imported.constants:
                 self._put(self._by_name[storage.name], imported.constants[storage.name])
-        self.set_state(imported.file.initial_values, strict=False)
+        initial = imported.file.initial_values
+        for name in self.state_names:
+            if name in initial:
+                self._put(self._by_name[name], self._checked(self._by_name[name], initial[name]))
 
     @property
     def feed_names(self) -> tuple[str, ...]:
@@ -159,13 +162,13 @@ class TrainingStep:
         """Current value of every state, by input name."""
         return {name: self._state(name) for name in self.state_names}
 
-    def set_state(self, values: Mapping[str, np.ndarray], strict: bool = True) -> None:
-        """Replace state. With `strict`, every state and nothing else must be given. Raises FeedError."""
+    def set_state(self, values: Mapping[str, np.ndarray]) -> None:
+        """Replace the state: every state and nothing else must be given. Raises FeedError, and then nothing changes."""
         names = set(self.state_names)
-        wrong = sorted(names ^ set(values)) if strict else []
+        wrong = sorted(names ^ set(values))
         if wrong:
             raise FeedError(f"state {wrong[0]!r} is {'missing' if wrong[0] in names else 'unknown'}")
-        checked = {n: self._checked(self._by_name[n], v) for n, v in values.items() if n in names}
+        checked = {n: self._checked(self._by_name[n], v) for n, v in values.items()}
         for name, value in checked.items():
             self._put(self._by_name[name], value)
 

@@ -14,6 +14,7 @@ from onnx import TensorProto, numpy_helper
 
 from planc.errors import ModelError, UsageError
 from planc.graph.annotations import node_annotation
+from planc.graph.wellformed import is_undrawn
 from planc.training.builder import FLOATS, Builder, Group, Value
 from planc.training.finish import finish
 from planc.training.fold import fold_constants
@@ -174,12 +175,14 @@ class _Step:
         self.builder.group = Group(layer, kind, "update")
         parameter, initial = self.builder.values[name], self.initial[name]
         gradient = self.builder.mul(self.builder.cast(gradient, parameter.dtype), 1 / self.loss_scale)
+        drawn = not is_undrawn(initial)  # the optimizer's state of a parameter without values has none either
         kept = slots(self.optimizer, parameter)
         state = [Value(slot.name, parameter.shape, parameter.dtype) for slot in kept]
         following = emit_update(self.builder, self.optimizer, parameter, gradient, state, self.scales)
         self._hold(name, following[0], initial)
         for slot, value in zip(kept, following[1:], strict=True):
-            self._hold(slot.name, value, numpy_helper.from_array(slot.initial, slot.name))
+            undrawn = TensorProto(name=slot.name, dims=parameter.shape, data_type=parameter.dtype)
+            self._hold(slot.name, value, numpy_helper.from_array(slot.initial, slot.name) if drawn else undrawn)
 
     def _step_count(self) -> None:
         slot = step_count_slot()
