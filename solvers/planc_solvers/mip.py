@@ -41,9 +41,9 @@ class Mip:
         better_order(problem, 0.0, options.seed)  # compiles, outside of the time limit
         started = time.monotonic()
         order = better_order(problem, options.time_limit_s, options.seed)
-        left = replace(options, time_limit_s=max(0.0, options.time_limit_s - (time.monotonic() - started)))
-        given = tuple(range(len(problem.tasks)))
-        return self._search(problem, order or given, left)
+        if options.workers > 1:  # one worker counts its moves, whatever the clock says
+            options = replace(options, time_limit_s=max(0.0, options.time_limit_s - (time.monotonic() - started)))
+        return self._search(problem, order or tuple(range(len(problem.tasks))), options)
 
     def _search(self, problem: Problem, order: tuple[int, ...], options: SolveOptions) -> Candidate:
         """Search with first executions in `order`, unless `options.start` or a known plan has a better one."""

@@ -14,6 +14,7 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Progress, SolveOptions, Status, solve
 from planc_solvers.mip import Mip
+from planc_solvers.order import first_executions
 from planc_solvers.portfolio import Portfolio
 from tests.support.problems import FREE, random_problem
 
@@ -67,6 +68,15 @@ def test_one_worker_gives_the_same_plan_for_the_same_seed() -> None:
     tight = replace(problem, budget_bytes=int(0.6 * _peak(problem)))
     options = SolveOptions(time_limit_s=3.0, workers=1, seed=5)
     assert solve(Mip(), tight, options).schedule == solve(Mip(), tight, options).schedule
+
+
+def test_one_worker_takes_the_same_order_for_the_same_seed() -> None:
+    problem = random_problem(1, tasks=40)
+    tight = replace(problem, budget_bytes=int(0.7 * _peak(problem)))
+    options = SolveOptions(time_limit_s=1.0, workers=1, seed=3)
+    first = solve(Mip(), tight, options)
+    assert first_executions(first.schedule) != tuple(range(40))
+    assert solve(Mip(), tight, options).schedule == first.schedule
 
 
 def test_time_limit_holds_and_progress_improves() -> None:
