@@ -1,5 +1,7 @@
 """What a plan comes to, in words and numbers: the lines that the terminal and the page share."""
 
+from collections import Counter
+
 from planc.report.summary import Summary
 from planc.report.view import PlanView, Stay
 from planc.units import format_bytes, format_ns
@@ -88,6 +90,9 @@ def _movement(view: PlanView, summary: Summary) -> list[tuple[str, str]]:
     if summary.recomputed_layers:
         repeats = plural(summary.recomputed_layers, "layer")
         found.append(("recompute", f"{repeats} run again, {format_ns(summary.recompute_ns)}"))
+    forms = Counter(run.form for run in view.plan.runs if run.form)
+    if forms:
+        found.append(("forms", ", ".join(f"{plural(count, 'run')} in {name}" for name, count in sorted(forms.items()))))
     if not found:
         return [("moves", "nothing is copied or recomputed")]
     parts = {"stalls": summary.stall_ns, "recomputation": summary.recompute_ns, "contention": summary.slowdown_ns}

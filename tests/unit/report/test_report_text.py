@@ -3,6 +3,7 @@
 import io
 import re
 
+import msgspec
 import pytest
 from rich.console import Console
 from support.networks import cnn
@@ -25,6 +26,18 @@ def _console(width: int, colour: bool = False) -> Console:
 def _text(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_runs_in_another_form_are_counted() -> None:
+    plan = random_plan(cnn(), 1)
+    runs = tuple(msgspec.structs.replace(run, form="lean" if i < 3 else "") for i, run in enumerate(plan.runs))
+    texts = []
+    for shown in (plan, msgspec.structs.replace(plan, runs=runs)):
+        console = _console(100)
+        print_summary(console, shown)
+        texts.append(_text(console))
+    assert "lean" not in texts[0]
+    assert "3 runs in lean" in texts[1]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
