@@ -35,8 +35,8 @@ _TRIAL_SHARE, _PACK_SHARE, _PACK_S = 0.05, 0.6, 10.0
 _LEAST_S, _LEAST_PACK_S = 0.5, 0.2
 """Shortest useful times for a solve and for a packing: greedy packings ignore the gaps in lifetimes."""
 
-_LOWEST_S, _LOWEST_SHARE = 2.0, 0.001
-"""Seconds for lowering a packing that fits, and the part of its load that it may lie above without."""
+_LOWEST_SHARE = 0.001
+"""Part of its load by which a packing that fits may lie above it without being lowered, for half of the time left."""
 
 _SHRINKS = (0.05, 0.1, 0.25, 0.5, 1.0)
 """The last resort gives up these parts of what lies between the budget and the smallest one, one after the other."""
@@ -81,7 +81,7 @@ class PlanSearch:
 
     def _lowest(self, solution: Solution, lowered: Lowered) -> Lowered:
         """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""
-        limit_s = min(_LOWEST_S, self._left())
+        limit_s = min(_PACK_S, self._left() / 2)
         if lowered.slab_bytes <= lowered.load_bytes * (1 + _LOWEST_SHARE) or limit_s < _LEAST_PACK_S:
             return lowered
         lower_still = lower(self.graph, self.planning, solution.schedule, lowered.load_bytes, limit_s)
