@@ -17,12 +17,16 @@ def profile(
     model: Path,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the cost table goes.")],
     device: Device = "auto",
+    forms: Annotated[
+        bool,
+        typer.Option("--forms", help="Measure other forms of convolutions too; a plan may then choose other bits."),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Measure every layer of MODEL, its scratch memory, and the copies to the host tier."""
     imported = import_model(model)
     with progress("profiling") as update:
-        table = fresh_costs(imported, device, update)
+        table = fresh_costs(imported, device, update, forms)
     write_costs(table, output)
     total = sum(table.layer(i).compute_ns for i in range(len(table.layers)))
     if json:

@@ -42,12 +42,14 @@ def costs_for(imported: ImportedModel, device: str, progress: Progress = lambda 
     return table
 
 
-def fresh_costs(imported: ImportedModel, device: str, progress: Progress = lambda *_: None) -> CostTable:
-    """The same, measured now."""
+def fresh_costs(
+    imported: ImportedModel, device: str, progress: Progress = lambda *_: None, forms: bool = False
+) -> CostTable:
+    """The same, measured now; with `forms` other forms of layers too, see `planc.costs.profile.profile`."""
     device = known_device(device)
     if device in card_names():
         return estimate(imported.graph, device)
-    return profile(imported, device, progress)
+    return profile(imported, device, progress, forms)
 
 
 def known_device(text: str) -> str:

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from planc.costs.cards import CARDS
-from planc.costs.table import CostTable, DeviceInfo, LayerCost, Link
+from planc.costs.table import CostTable, DeviceInfo, FormCost, LayerCost, Link
 from planc.errors import DeviceError, UsageError
 from planc.graph.footprint import padded_bytes
 from planc.importer.build import ImportedModel
@@ -32,6 +32,10 @@ class Meter(Protocol):
 
     def layer(self, imported: ImportedModel, model: SubModel) -> LayerCost:
         """Time, spread and scratch of one execution of `model`."""
+        ...
+
+    def forms(self, imported: ImportedModel, model: SubModel) -> dict[str, FormCost]:
+        """The other forms of a layer, by name; none where the device has no choice."""
         ...
 
     @property
@@ -79,16 +83,22 @@ def open_meter(device: str) -> Meter:
     )
 
 
-def profile(imported: ImportedModel, device: str, progress: Progress = lambda *_: None) -> CostTable:
-    """Measure `imported` on `device`. Raises DeviceError naming the layer that does not run, UsageError."""
+def profile(
+    imported: ImportedModel, device: str, progress: Progress = lambda *_: None, forms: bool = False
+) -> CostTable:
+    """Measure `imported` on `device`, with `forms` other forms of layers too.
+
+    A plan may choose among forms that were measured; they need not give the bits of the default one. Raises DeviceError
+    naming the layer that does not run, UsageError.
+    """
     meter = open_meter(device)
     try:
-        return _profile(imported, meter, device, progress)
+        return _profile(imported, meter, device, progress, forms)
     finally:
         meter.close()
 
 
-def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progress) -> CostTable:
+def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progress, forms: bool) -> CostTable:
     graph = imported.graph
     models = [sub_model(imported, range(layer.start, layer.stop)) for layer in graph.layers]
     first: dict[str, int] = {}
@@ -99,7 +109,7 @@ def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progr
         layer = graph.layers[position]
         progress(done, len(first), layer.title)
         try:
-            costs.append(meter.layer(imported, models[position]))
+            costs.append(_measured(meter, imported, models[position], forms))
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
             raise DeviceError(f"layer {layer.title!r} does not run on {device}: {error}") from error
     index = {signature: rank for rank, signature in enumerate(first)}
@@ -121,6 +131,17 @@ def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progr
     )
 
 
+def _measured(meter: Meter, imported: ImportedModel, model: SubModel, forms: bool) -> LayerCost:
+    cost = meter.layer(imported, model)
+    found = meter.forms(imported, model) if forms else {}
+    useful = {
+        name: form
+        for name, form in found.items()
+        if form.scratch_bytes < cost.scratch_bytes or form.compute_ns < cost.compute_ns
+    }
+    return msgspec.structs.replace(cost, alternatives=useful)
+
+
 def _in_context(
     imported: ImportedModel, meter: Meter, costs: Sequence[LayerCost], layers: Sequence[int]
 ) -> list[LayerCost]:
@@ -133,11 +154,17 @@ def _in_context(
         for i in range(begin, end):
             ratios[layers[i]].append(ratio)
     return [
-        msgspec.structs.replace(cost, compute_ns=max(1, round(cost.compute_ns * statistics.fmean(ratio))))
-        if ratio
-        else cost
+        _scaled(cost, statistics.fmean(ratio)) if ratio else cost
         for cost, ratio in zip(costs, ratios, strict=True)
     ]
+
+
+def _scaled(cost: LayerCost, ratio: float) -> LayerCost:
+    forms = {
+        name: msgspec.structs.replace(form, compute_ns=max(1, round(form.compute_ns * ratio)))
+        for name, form in cost.alternatives.items()
+    }
+    return msgspec.structs.replace(cost, compute_ns=max(1, round(cost.compute_ns * ratio)), alternatives=forms)
 
 
 def _stretches(imported: ImportedModel, limit: int) -> Iterator[tuple[int, int]]:

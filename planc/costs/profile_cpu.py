@@ -14,7 +14,7 @@ from planc.costs.boundary import measure_boundary
 from planc.costs.host import host_info
 from planc.costs.link import measure_link
 from planc.costs.profile import Array, sample_value
-from planc.costs.table import DeviceInfo, LayerCost, Link
+from planc.costs.table import DeviceInfo, FormCost, LayerCost, Link
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import SubModel, element_type
 from planc.runtime.ort import faithful_options, read_scratch, record_scratch, versions
@@ -46,6 +46,10 @@ class CpuMeter:
         median = int(statistics.median(times))
         spread = int(statistics.median(abs(t - median) for t in times))
         return LayerCost(compute_ns=max(1, median), scratch_bytes=_scratch(imported, model, arrays), spread_ns=spread)
+
+    def forms(self, _imported: ImportedModel, _model: SubModel) -> dict[str, FormCost]:
+        """None: ONNX Runtime's CPU kernels offer no choice that keeps the bits."""
+        return {}
 
     stretch_bytes = 0
 

@@ -7,22 +7,23 @@ flatters it: in a step most of what a layer reads was written long ago.
 import ctypes
 import gc
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from planc.costs.cuda_link import LinkMeter
 from planc.costs.profile import Array, sample_value
-from planc.costs.table import DeviceInfo, LayerCost, Link
+from planc.costs.table import DeviceInfo, FormCost, LayerCost, Link
 from planc.graph.footprint import padded_bytes
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import Port, SubModel, element_type
 from planc.runtime.cuda_driver import Context, allocate, call, elapsed_ns, new_event, new_stream
 from planc.runtime.cuda_graph import Replay, record
-from planc.runtime.cuda_provider import cuda_session, library_versions, load_libraries, run_options
+from planc.runtime.cuda_provider import FORMS, cuda_session, library_versions, load_libraries, run_options
 from planc.runtime.ort import versions
 from planc.units import align_up
 
@@ -43,6 +44,8 @@ _REPLAYS = 5
 _POOL_BYTES = 64 << 20
 _SMALL_BYTES = 1 << 20
 _SETTLE_NS = 400_000_000
+_CONVOLUTIONS = {"Conv", "ConvTranspose"}
+_DEFAULT: Mapping[str, str] = {}
 
 
 class CudaMeter:
@@ -73,6 +76,18 @@ class CudaMeter:
             constant_bytes=constants,
         )
 
+    def forms(self, imported: ImportedModel, model: SubModel) -> dict[str, FormCost]:
+        """Time and scratch of a layer with convolutions under every other setting."""
+        if not _CONVOLUTIONS & {node.op_type for node in onnx.load_model_from_string(model.model_bytes).graph.node}:
+            return {}
+        places = self._places(imported, model)
+        found = {}
+        for name, settings in FORMS.items():
+            scratch, _ = self._scratch(imported, model, places[0], settings)
+            times = self._times(imported, model, places, settings=settings)
+            found[name] = FormCost(compute_ns=max(1, round(statistics.median(times))), scratch_bytes=scratch)
+        return found
+
     def session_bytes(self, imported: ImportedModel, models: Sequence[SubModel]) -> int:
         """What the driver has less of for each session after the first, once every one ran."""
         held: list[ort.InferenceSession] = []
@@ -83,9 +98,7 @@ class CudaMeter:
             self._work.reserve(place.size)
             self._fill(imported, model, [place])
             allocators.append(_CountingAllocator())
-            held.append(
-                cuda_session(model.model_bytes, self._index, int(self._stream), extra=allocators[-1].options())
-            )
+            held.append(cuda_session(model.model_bytes, self._index, extra=allocators[-1].options()))
             held[-1]._sess.run_with_iobinding(self._bind(imported, model, held[-1], place), ort.RunOptions())
             ours = self._work.bytes_held + sum(allocator.live for allocator in allocators)
             free.append(self._context.info().free_bytes + ours)
@@ -142,10 +155,12 @@ class CudaMeter:
                 bind(port.name, "cuda", self._index, kind, shape, self._work.address + place.offsets[port.name])
         return binding._iobinding
 
-    def _scratch(self, imported: ImportedModel, model: SubModel, place: "_Place") -> tuple[int, int]:
+    def _scratch(
+        self, imported: ImportedModel, model: SubModel, place: "_Place", settings: Mapping[str, str] = _DEFAULT
+    ) -> tuple[int, int]:
         """Peak of live scratch over two runs, and the session's constants; each allocation rounded as the arena does."""
         allocator = _CountingAllocator()
-        session = cuda_session(model.model_bytes, self._index, extra=allocator.options())
+        session = cuda_session(model.model_bytes, self._index, extra={**allocator.options(), **settings})
         binding = self._bind(imported, model, session, place)
         constants = allocator.live
         allocator.peak = constants
@@ -155,10 +170,15 @@ class CudaMeter:
         return allocator.peak - constants, constants
 
     def _times(
-        self, imported: ImportedModel, model: SubModel, places: "Sequence[_Place]", repeats: int = 0
+        self,
+        imported: ImportedModel,
+        model: SubModel,
+        places: "Sequence[_Place]",
+        repeats: int = 0,
+        settings: Mapping[str, str] = _DEFAULT,
     ) -> list[float]:
         """ns of one run, replayed `repeats` times in one graph, as often as pays when 0."""
-        session = cuda_session(model.model_bytes, self._index, int(self._stream))
+        session = cuda_session(model.model_bytes, self._index, int(self._stream), extra=settings)
         bindings = [self._bind(imported, model, session, place) for place in places]
         run, options = session._sess.run_with_iobinding, run_options()
         for binding in (bindings[0], *bindings):
@@ -239,8 +259,9 @@ class CudaMeter:
             self._link = None
 
     def close(self) -> None:
-        """Free the buffers and the context."""
+        """Free the buffers, the stream and the context."""
         self._release()
+        call("cuStreamDestroy", self._stream)
         self._context.close()
 
 

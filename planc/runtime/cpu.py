@@ -125,8 +125,10 @@ class CpuDevice:
         """Number of distinct sessions loaded so far."""
         return len(self._sessions)
 
-    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress]) -> Segment:
+    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> Segment:
         """Create or reuse the session of `model` and bind its ports."""
+        if form:
+            raise DeviceError(f"the plan runs layers in the form {form!r}, but on the CPU every layer has one form")
         session = self._sessions.get(model.signature)
         if session is None:
             options = faithful_options()

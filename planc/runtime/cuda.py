@@ -28,7 +28,7 @@ from planc.runtime.cuda_driver import (
     new_stream,
 )
 from planc.runtime.cuda_graph import Replay, record
-from planc.runtime.cuda_provider import cuda_session, load_libraries, reserve_scratch, run_options
+from planc.runtime.cuda_provider import cuda_session, form_options, load_libraries, reserve_scratch, run_options
 from planc.runtime.device import Engine, Event, Segment, TensorAddress
 from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
 from planc.runtime.ort import faithful_options, read_scratch, record_scratch, share_scratch
@@ -73,7 +73,7 @@ class CudaDevice:
         self._streams: dict[Engine, Any] = {}
         self._events: list[Any] = []
         self._used_events = 0
-        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._sessions: dict[tuple[str, str], ort.InferenceSession] = {}
         self._bindings: list[_Bound] = []
         self._replays: list[Replay] = []
         self._stats = tempfile.TemporaryDirectory(prefix="planc-") if measure else None
@@ -111,9 +111,9 @@ class CudaDevice:
         free, total = call("cuMemGetInfo")
         return int(total - free)
 
-    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress]) -> Segment:
-        """Create or reuse the session of `model` and bind its ports."""
-        session = self._sessions.get(model.signature) or self._new_session(model)
+    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> Segment:
+        """Create or reuse the session of `model` in a form of `FORMS` and bind its ports."""
+        session = self._sessions.get((model.signature, form)) or self._new_session(model, form)
         binding = session.io_binding()
         for port in model.inputs:
             a = addresses[port.name]
@@ -124,14 +124,15 @@ class CudaDevice:
         self._bindings.append(_Bound(session, session._sess.run_with_iobinding, binding._iobinding))
         return self._bindings[-1]
 
-    def _new_session(self, model: SubModel) -> ort.InferenceSession:
+    def _new_session(self, model: SubModel, form: str) -> ort.InferenceSession:
+        settings = form_options(form)
         options = faithful_options()
         share_scratch(options)
         if self._stats:
             record_scratch(options, Path(self._stats.name) / f"{len(self._sessions)}.csv")
         stream = int(self._streams[Engine.COMPUTE])
-        session = cuda_session(model.model_bytes, self.index, stream, options)
-        self._sessions[model.signature] = session
+        session = cuda_session(model.model_bytes, self.index, stream, options, settings)
+        self._sessions[model.signature, form] = session
         return session
 
     def launch(self, segment: Segment) -> None:

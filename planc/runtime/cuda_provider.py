@@ -101,6 +101,24 @@ def provider_options(index: int, stream: int | None = None) -> dict[str, str]:
     return options if stream is None else {**options, "user_compute_stream": str(stream)}
 
 
+FORMS: Mapping[str, Mapping[str, str]] = {
+    "fallback": {"cudnn_conv_algo_search": "DEFAULT"},
+    "mode_b": {"cudnn_conv_algo_search": "EXHAUSTIVE"},
+}
+"""Other settings that a session can be opened with, by the name of the form: where cuDNN looks for convolution kernels.
+
+With cuDNN 9, ONNX Runtime 1.31 asks its heuristics in mode A for HEURISTIC, in mode B, which weighs more, for EXHAUSTIVE,
+and for the fallback list for DEFAULT, and takes the first engine that runs. None of them measures, so each chooses alike
+in every run. `cudnn_conv_use_max_workspace` is no choice: it is no longer read."""
+
+
+def form_options(form: str) -> Mapping[str, str]:
+    """Provider options of a form; none for the form "". Raises DeviceError for an unknown one."""
+    if form and form not in FORMS:
+        raise DeviceError(f"the plan runs layers in the form {form!r}; CUDA sessions have {', '.join(FORMS)}")
+    return FORMS.get(form, {})
+
+
 def cuda_session(
     source: str | bytes,
     index: int,

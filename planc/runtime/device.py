@@ -58,8 +58,11 @@ class Device(Protocol):
         """Largest scratch of one operator since loading; 0 unless measured."""
         ...
 
-    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress]) -> Segment:
-        """Bind a sub-model's ports at slab offsets. Identical sub-models share one session."""
+    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> Segment:
+        """Bind a sub-model's ports at slab offsets. Identical sub-models of one form share one session.
+
+        Raises DeviceError for a form, a name of session settings, that the device does not know.
+        """
         ...
 
     def launch(self, segment: Segment) -> None:

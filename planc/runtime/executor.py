@@ -109,14 +109,14 @@ class Executor:
             ops = [op for run in plan.runs[first:end] for op in _ops(imported, run.layer)]
             waits = [c for run in plan.runs[first:end] for c in run.waits]
             submit = self._dependency_order(starting.pop(first, []))
-            loaded = self._with_scratch(self._load(imported, ops, slot), done)
+            loaded = self._with_scratch(self._load(imported, ops, slot, plan.runs[first].form), done)
             self._segments.append(_Segment(submit, waits, loaded))
             slot += len(ops)
         self._segments.append(_Segment(self._dependency_order(starting.pop(len(plan.runs), [])), [], None))
         if starting:
             raise InternalError("a copy starts inside a segment")
 
-    def _load(self, imported: ImportedModel, ops: Sequence[int], slot: int) -> Segment:
+    def _load(self, imported: ImportedModel, ops: Sequence[int], slot: int, form: str) -> Segment:
         model = sub_model(imported, ops)
         graph = imported.graph
         addresses = {}
@@ -124,7 +124,7 @@ class Executor:
             tensor = graph.tensors[port.tensor]
             offset = self.stays.offset(graph.storages[tensor.storage].name, slot + port.position)
             addresses[port.name] = TensorAddress(offset, element_type(imported, port.tensor), tensor.shape)
-        return self._device.load(model, addresses)
+        return self._device.load(model, addresses, form)
 
     def _with_scratch(self, segment: Segment, index: int) -> Segment:
         if not self._plan.scratch:

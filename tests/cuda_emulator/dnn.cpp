@@ -44,9 +44,9 @@ struct Descriptor {
 
 enum Types { kEngine = 2, kForward = 10, kBackwardFilter = 11, kBackwardData = 12, kPointwise = 13 };
 enum Names {
-    kHeuristicGraph = 201, kHeuristicResults = 202, kConfigEngine = 300, kConfigWorkspace = 303, kConfigSharedMemory = 304, kPlanConfig = 401, kPlanWorkspace = 402,
+    kHeuristicMode = 200, kHeuristicGraph = 201, kHeuristicResults = 202, kConfigEngine = 300, kConfigWorkspace = 303, kConfigSharedMemory = 304, kPlanConfig = 401, kPlanWorkspace = 402,
     kGraphOperations = 801, kTensorDimensions = 902, kTensorId = 906, kPackIds = 1000, kPackPointers = 1001,
-    kPackWorkspace = 1003, kEngineGraph = 1300
+    kPackWorkspace = 1003, kEngineGraph = 1300, kEngineIndex = 1301
 };
 
 // Which attributes of an operation are tensors that it reads, and which it writes.
@@ -62,10 +62,18 @@ const std::map<int, Form> kForms{
     {kPointwise, {"cudnn pointwise", {751, 752}, 753}},
 };
 
-int64_t workspace_of(const Descriptor* graph) {
+bool convolves(const Descriptor* graph) {
     for (Descriptor* operation : graph->get<Descriptor*>(kGraphOperations))
-        if (operation->type != kPointwise) return 4096;
-    return 0;
+        if (operation->type != kPointwise) return true;
+    return false;
+}
+
+constexpr int32_t kFallback = 2;     // heuristic mode that lists engines of last resort
+constexpr int64_t kFavourite = 1;  // index of the engine with the large workspace
+
+int64_t workspace_of(const Descriptor* engine) {
+    if (!convolves(engine->child(kEngineGraph))) return 0;
+    return engine->get<int64_t>(kEngineIndex)[0] == kFavourite ? emu::World::get().workspace : 4096;
 }
 
 // Descriptors live as long as the process: users destroy them while others still refer to them.
@@ -101,21 +109,26 @@ API cudnnBackendSetAttribute(Descriptor* descriptor, int name, int type, int64_t
 API cudnnBackendGetAttribute(Descriptor* descriptor, int name, int type, int64_t room, int64_t* count, void* values) {
     auto* children = static_cast<Descriptor**>(values);
     if (name == kHeuristicResults) {
-        *count = 1;
-        if (room && children) {
+        Descriptor* graph = descriptor->child(kHeuristicGraph);
+        std::vector<int64_t> offered{0};
+        bool fallback = descriptor->get<int32_t>(kHeuristicMode)[0] == kFallback;
+        if (emu::World::get().workspace && convolves(graph) && !fallback) offered.insert(offered.begin(), kFavourite);
+        *count = static_cast<int64_t>(offered.size());
+        for (int64_t i = 0; children && i < std::min(room, *count); i++) {
             Descriptor* engine = create(kEngine);
-            engine->put(kEngineGraph, descriptor->child(kHeuristicGraph));
-            children[0]->put(kConfigEngine, engine);
+            engine->put(kEngineGraph, graph);
+            engine->put(kEngineIndex, offered[i]);
+            children[i]->put(kConfigEngine, engine);
         }
     } else if (name == kConfigEngine) {
         *count = 1;
         if (room && children) children[0]->attributes = descriptor->child(kConfigEngine)->attributes;
     } else if (name == kPlanWorkspace) {
         if (count) *count = 1;
-        *static_cast<int64_t*>(values) = workspace_of(descriptor->child(kPlanConfig)->child(kConfigEngine)->child(kEngineGraph));
+        *static_cast<int64_t*>(values) = workspace_of(descriptor->child(kPlanConfig)->child(kConfigEngine));
     } else if (name == kConfigWorkspace) {
         if (count) *count = 1;
-        *static_cast<int64_t*>(values) = workspace_of(descriptor->child(kConfigEngine)->child(kEngineGraph));
+        *static_cast<int64_t*>(values) = workspace_of(descriptor->child(kConfigEngine));
     } else if (name == kConfigSharedMemory) {
         if (count) *count = 1;
         *static_cast<int32_t*>(values) = 0;

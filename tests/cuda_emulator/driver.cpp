@@ -20,7 +20,7 @@ static Event* event_of(CUevent handle) { return reinterpret_cast<Event*>(handle)
 static Node* node_of(CUgraphNode handle) { return reinterpret_cast<Node*>(handle); }
 static std::shared_ptr<Graph> graph_of(CUgraph handle) { return world().graphs.at(handle); }
 
-API cuInit(unsigned) { return CUDA_SUCCESS; }
+API cuInit(unsigned) { return world().present ? CUDA_SUCCESS : CUDA_ERROR_NO_DEVICE; }
 API cuDriverGetVersion(int* version) { return *version = 13000, CUDA_SUCCESS; }
 API cuDeviceGetCount(int* count) { return *count = 1, CUDA_SUCCESS; }
 API cuDeviceGet(CUdevice* device, int index) { return *device = index, index ? CUDA_ERROR_INVALID_DEVICE : CUDA_SUCCESS; }

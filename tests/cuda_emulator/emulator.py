@@ -90,6 +90,8 @@ class Emulator:
         signatures: dict[str, tuple[Any, list[Any]]] = {
             "reset": (None, [number, size, size]),
             "copies": (None, [number, number]),
+            "present": (None, [ctypes.c_int]),
+            "workspace": (None, [size]),
             "fail": (None, [text, ctypes.c_int]),
             "calls": (ctypes.c_int, [text]),
             "peak": (size, [ctypes.c_int]),
@@ -114,6 +116,14 @@ class Emulator:
     def copies(self, latency_ns: int, bandwidth: int) -> None:
         """Virtual time of a copy: latency plus bytes at `bandwidth` B/s."""
         self._copies(latency_ns, bandwidth)
+
+    def present(self, yes: bool) -> None:
+        """Whether the driver finds the card: not outside the tests that want it."""
+        self._present(yes)
+
+    def workspace(self, size: int) -> None:
+        """Until the next reset cuDNN's heuristics, but not its fallback list, put an engine of so much workspace first."""
+        self._workspace(size)
 
     def fail(self, name: str, nth: int) -> None:
         """Make the `nth` call of a class fail: alloc, pinned, stream, event, record, wait, copy, kernel, synchronize,

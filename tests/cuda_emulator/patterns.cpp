@@ -129,7 +129,8 @@ void finish() {
 
 CUresult operate(Stream* stream, const std::string& name, uint64_t salt, const std::vector<Access>& accesses) {
     if (World::get().refuses("kernel")) return CUDA_ERROR_LAUNCH_FAILED;
-    Work work{Kind::kernel, {}, {}, {}, segment.duration, segment.site + ": " + name};
+    uint64_t duration = segment.operators.empty() ? kKernelNs : segment.duration;
+    Work work{Kind::kernel, {}, {}, {}, duration, segment.site + ": " + name};
     segment.duration = 0;
     if (!assign(accesses, &work) && !segment.operators.empty())
         World::get().problem("no operator of " + segment.site + " explains the pointers of " + name);

@@ -48,6 +48,8 @@ void queued(uintptr_t at);
 // Tell which segment is launched next: its operators in order, its duration, and words to find it.
 void bind(std::vector<Operator> operators, uint64_t duration, const std::string& site);
 
+constexpr uint64_t kKernelNs = 100000;  // what a kernel lasts that belongs to no segment
+
 // Queue one kernel of the segment; the first takes the segment's whole duration. It belongs to the first operator, from
 // that of the last kernel on, whose tensors explain all its pointers. Reports a kernel that no operator explains.
 CUresult operate(Stream* stream, const std::string& name, uint64_t salt, const std::vector<Access>& accesses);

@@ -32,6 +32,7 @@ void World::reset(uint64_t seed, size_t device, size_t pinned) {
     pinned_limit = pinned;
     for (bool of : {false, true}) peak[of] = live(of);
     host_time = 0;
+    workspace = 0;
     calls.clear();
     trace.clear();
     failures_.clear();
@@ -88,7 +89,10 @@ CUresult World::allocate(size_t size, bool device, uintptr_t* at) {
     if (live + size > (device ? device_limit : pinned_limit)) return CUDA_ERROR_OUT_OF_MEMORY;
     auto bytes = std::make_unique<unsigned char[]>(size + 256);
     *at = (reinterpret_cast<uintptr_t>(bytes.get()) + 255) / 256 * 256;
-    for (size_t i = 0; i < size; i++) reinterpret_cast<unsigned char*>(*at)[i] = static_cast<unsigned char>(random_());
+    for (size_t i = 0; i < size; i += 8) {
+        uint64_t noise = random_();
+        memcpy(reinterpret_cast<unsigned char*>(*at) + i, &noise, std::min<size_t>(8, size - i));
+    }
     memory_[*at] = Allocation{std::move(bytes), *at, size, device, library, std::vector<Granule>((size + kGranule - 1) / kGranule)};
     live += size;
     if (device) peak[library] = std::max(peak[library], this->live(library));

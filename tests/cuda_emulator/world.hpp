@@ -144,11 +144,13 @@ class World {
     size_t peak[2] = {0, 0};  // device bytes allocated at once: by planc, by libraries
     bool library = false;     // whether a library is calling, not planc: set while it does
     uint64_t latency_ns = 0, bandwidth = 1;  // of copies
+    size_t workspace = 0;  // of cuDNN's favourite engine for a convolution; 0: there is only the other one
     uint64_t host_time = 0;
     std::map<std::string, int> calls;
     std::vector<std::string> trace;  // of executed work, in order of execution
     size_t lanes = 1;
     int contexts = 0;
+    bool present = false;     // whether the driver finds the card
     size_t live(bool of_library) const;  // device bytes
     size_t owned() const;                // what planc holds, of any kind
 

@@ -37,6 +37,7 @@ def loaded_emulator(folder: Path) -> emu.Emulator:
         _loaded.append(emu.Emulator(emu.build(folder)))
         _loaded[0].copies(latency_ns=1000, bandwidth=10**9)
         _loaded[0].reset()
+        _loaded[0].present(True)
         reserve_scratch(ARENA_BYTES)
     return _loaded[0]
 
@@ -47,7 +48,10 @@ def card(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     emulator = loaded_emulator(tmp_path_factory.mktemp("emulator"))
     monkeypatch.setattr("planc.runtime.cuda.cuda_session", emulator.session)
     emulator.reset()
+    emulator.expect_segments(())
+    emulator.present(True)
     yield emulator
+    emulator.present(False)
     emulator.reset()
     assert emulator.live == 0
 

@@ -6,14 +6,20 @@ from cuda_emulator.emulator import Emulator
 from support import networks
 from support.costs import made_up_costs
 from support.emulated import card, open_step
-from support.zoo_networks import MOMENTUM, small_step
+from support.schedules import random_schedule
 
 from planc.compiler import Compilation, CompileOptions, budget_bytes, compile_model, planning_problem
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, PlancError
-from planc.importer.build import ImportedModel, import_model
+from planc.importer.build import ImportedModel
 from planc.plan.plan import Plan
+from planc.problem.problem import Problem
+from planc.repair import Limits
+from planc.schedule.schedule import Schedule
+from planc.schedule.solver import Candidate, SolveOptions
+from planc.sessions import search_plan
 from planc.verify.verify import verify
+from planc_solvers.policy import only_schedule
 
 __all__ = ["card"]
 
@@ -61,14 +67,26 @@ def test_slab_scratch_and_sessions_stay_within_the_budget(session_bytes: int) ->
     assert plan.memory.session_bytes >= session_bytes
 
 
+class _SwapsWhereItMay:
+    """Copies something where values may swap, and keeps all where none may."""
+
+    def solve(self, problem: Problem, _options: SolveOptions) -> Candidate:
+        swaps = any(value.swappable for value in problem.values)
+        schedule = random_schedule(problem, 0) if swaps else Schedule(tuple(range(len(problem.tasks))))
+        return only_schedule("test", problem, schedule)
+
+
 def test_where_sessions_are_dear_nothing_is_copied() -> None:
-    imported = import_model(small_step("bert_base", MOMENTUM))
-    cheap = _compile(imported, _tight(imported), 1).plan
-    assert cheap.memory.session_bytes > 1
-    dear = 1 << 22
-    plan = _compile(imported, _tight(imported, share=8) + dear, dear).plan
-    assert plan.memory.session_bytes == dear
-    assert plan.copies == ()
+    imported = networks.cnn()
+    planning = planning_problem(imported.graph, _costs(imported, 0))
+    peak = planning.liveness_peak_bytes
+    dear = 4 * peak
+    limits = Limits(capacity=3 * peak + dear, beside=0, time_limit_s=4.0)
+    free = search_plan(imported, planning, _SwapsWhereItMay(), limits, 0)
+    assert free.lowered.copies
+    found = search_plan(imported, planning, _SwapsWhereItMay(), limits, dear)
+    assert found.lowered.copies == ()
+    assert found.session_bytes == dear
 
 
 def test_a_budget_said_to_be_enough_is_enough() -> None:

@@ -8,7 +8,7 @@ from support import networks
 
 from planc.costs import profile as profiling
 from planc.costs.profile import profile, sample_value
-from planc.costs.table import CopyPoint, DeviceInfo, LayerCost, Link
+from planc.costs.table import CopyPoint, DeviceInfo, FormCost, LayerCost, Link
 from planc.errors import DeviceError, UsageError
 from planc.graph.footprint import padded_bytes
 from planc.importer.build import ImportedModel
@@ -28,6 +28,13 @@ class CountingMeter:
             raise RuntimeError(self.broken)
         self.layers += 1
         return LayerCost(compute_ns=1000 * _operators(model), scratch_bytes=64)
+
+    def forms(self, _imported: ImportedModel, _model: SubModel) -> dict[str, FormCost]:
+        return {
+            "slow": FormCost(compute_ns=10**9, scratch_bytes=64),
+            "small": FormCost(compute_ns=10**9, scratch_bytes=0),
+            "fast": FormCost(compute_ns=500, scratch_bytes=1 << 20),
+        }
 
     def stretch(self, _imported: ImportedModel, model: SubModel) -> int:
         self.stretches += 1
@@ -119,3 +126,13 @@ def test_positions_made_by_pooling_are_spread() -> None:
 def test_an_unknown_device_lists_what_there_is(device: str) -> None:
     with pytest.raises(UsageError, match=r"unknown device .* cuda:INDEX, .* rtx-4090"):
         profiling.open_meter(device)
+
+
+def test_forms_are_kept_where_they_save_time_or_scratch_and_scale_with_their_layer(meter: CountingMeter) -> None:
+    imported = networks.cnn()
+    plain, table = profile(imported, "counted"), profile(imported, "counted", forms=True)
+    assert all(not cost.alternatives for cost in plain.unique)
+    assert {frozenset(cost.alternatives) for cost in table.unique} == {frozenset({"small", "fast"})}
+    for before, after in zip(plain.unique, table.unique, strict=True):
+        assert before.compute_ns == after.compute_ns
+        assert after.alternatives["fast"].compute_ns == 250

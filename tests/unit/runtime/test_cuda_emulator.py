@@ -39,11 +39,13 @@ def _bound(card: Emulator, *types: str) -> Iterator[tuple[WatchedSession, Watche
         bind(name, "cuda", 0, TensorProto.FLOAT, (SIZE // 4,), at + i * SIZE)
     data = np.arange(SIZE, dtype=np.uint8)
     call("cuMemcpyHtoD", at, data.ctypes.data, SIZE)
-    yield session, binding, at
-    del session, binding
-    call("cuMemFree", at)
-    call("cuStreamDestroy", stream)
-    context.close()
+    try:
+        yield session, binding, at
+    finally:
+        del session, binding
+        call("cuMemFree", at)
+        call("cuStreamDestroy", stream)
+        context.close()
 
 
 def _bytes(at: int) -> bytes:

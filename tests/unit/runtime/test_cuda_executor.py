@@ -1,6 +1,7 @@
 """The executor on the emulated card: free of races, right in every byte, within the plan's memory and time."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -8,7 +9,9 @@ from cuda_emulator.emulator import Emulator
 from support import networks
 from support.emulated import card, cuda_plan, expected, open_step, run_steps
 
+from planc.errors import DeviceError
 from planc.plan.plan import Plan
+from planc.runtime.cuda_provider import FORMS
 from planc.runtime.executor import Executor
 from planc.verify.verify import verify
 
@@ -145,3 +148,39 @@ def test_the_faster_of_launching_and_replaying_is_kept(
         assert run_steps(step, imported, 6) == want
         assert card.calls("launch") == (4 if kept else 2)
     assert card.problems == []
+
+
+def _in_form(plan: Plan, form: str) -> Plan:
+    return msgspec.structs.replace(plan, runs=tuple(msgspec.structs.replace(run, form=form) for run in plan.runs))
+
+
+@pytest.mark.parametrize("form", list(FORMS))
+def test_a_form_opens_sessions_with_its_settings(
+    card: Emulator, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    imported = networks.cnn()
+    plan = _in_form(cuda_plan(imported, 0), form)
+    want = expected(card, imported, 2)
+    settings = []
+
+    def session(*arguments: Any, **options: Any) -> object:
+        settings.append(dict(arguments[4]))
+        return card.session(*arguments, **options)
+
+    monkeypatch.setattr("planc.runtime.cuda.cuda_session", session)
+    with open_step(card, imported, plan) as step:
+        assert run_steps(step, imported, 2) == want
+    assert settings
+    assert all(given == FORMS[form] for given in settings)
+    assert card.problems == []
+
+
+def test_unknown_forms_are_refused(card: Emulator) -> None:
+    imported = networks.mlp()
+    plan = _in_form(cuda_plan(imported, 0), "quick")
+    with pytest.raises(DeviceError, match="form 'quick'; CUDA sessions have fallback, mode_b"):
+        open_step(card, imported, plan)
+    on_cpu = msgspec.structs.replace(plan, costs=msgspec.structs.replace(plan.costs, kind="cpu"))
+    with pytest.raises(DeviceError, match="on the CPU every layer has one form"):
+        open_step(card, imported, on_cpu)
+    assert card.live == 0

@@ -13,6 +13,7 @@ from support.plans import random_plan
 
 from planc.errors import FeedError
 from planc.runtime import dlpack
+from planc.runtime.cuda_driver import allocate, call
 from planc.runtime.dlpack import DeviceArray, Place, take
 from planc.runtime.measure import synthetic_feeds
 
@@ -72,9 +73,7 @@ def test_feeds_and_outputs_stay_on_the_card(card: Emulator) -> None:
         want = step(feeds)
         state = step.state()
     with open_step(card, imported, plan) as step:
-        shared = {
-            name: DeviceArray(value.ctypes.data, value.shape, value.dtype, owner=value) for name, value in feeds.items()
-        }
+        shared = {name: _on_card(value) for name, value in feeds.items()}
         assert step.run([], shared) == []
         assert {name: value.tobytes() for name, value in step.state().items()} == {
             name: value.tobytes() for name, value in state.items()
@@ -88,6 +87,15 @@ def test_feeds_and_outputs_stay_on_the_card(card: Emulator) -> None:
         elsewhere = {name: DeviceArray(v.address, v.shape, v.dtype, index=1) for name, v in shared.items()}
         with pytest.raises(FeedError, match="is on card 1, the step on card 0"):
             step.run([], elsewhere)
+        for array in shared.values():
+            call("cuMemFree", array.address)
+
+
+def _on_card(value: np.ndarray) -> DeviceArray:
+    """A copy of an array in device memory of its own."""
+    address = allocate(value.nbytes, "a feed")
+    call("cuMemcpyHtoD", address, value.ctypes.data, value.nbytes)
+    return DeviceArray(address, value.shape, value.dtype)
 
 
 def test_a_step_on_the_cpu_has_nothing_to_lend() -> None:
