@@ -36,11 +36,13 @@ class Mip:
         check_feasible(problem)
         keep = Schedule(tuple(range(len(problem.tasks))))
         fastest = problem.base_duration_ns == problem.least_duration_ns
-        if fastest and max(memory_profile(problem, keep)) <= problem.budget_bytes:
+        if fastest and _fits(problem, keep):
             return Candidate(keep, problem.least_duration_ns, EVERY)
         better_order(problem, 0.0, options.seed)  # compiles, outside of the time limit
         started = time.monotonic()
         order = better_order(problem, options.time_limit_s, options.seed)
+        if order is not None and fastest and _fits(problem, Schedule(order)):
+            return Candidate(Schedule(order), problem.least_duration_ns, EVERY)
         if options.workers > 1:  # one worker counts its moves, whatever the clock says
             options = replace(options, time_limit_s=max(0.0, options.time_limit_s - (time.monotonic() - started)))
         return self._search(problem, order or tuple(range(len(problem.tasks))), options)
@@ -69,3 +71,7 @@ class Mip:
             return Candidate(found, problem.least_duration_ns, EVERY)
         given = order == tuple(range(len(order)))
         return Candidate(found, portfolio.bound_ns, IN_ORDER if given else IN_PLANS_ORDER)
+
+
+def _fits(problem: Problem, schedule: Schedule) -> bool:
+    return max(memory_profile(problem, schedule)) <= problem.budget_bytes

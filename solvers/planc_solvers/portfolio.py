@@ -67,9 +67,9 @@ freezes the search."""
 COLD = 2e-6
 """Temperature at the end of a cycle, relative to the base duration."""
 
-SETTLED_GAP, SETTLED_GAIN, SETTLED_S = 5e-3, 1e-4, 2.0
-"""A solve ends early when its gap is below the first and a whole cycle of at least that many seconds gained less than
-the second: what is left is not worth a user's minute."""
+SETTLED_GAP, SETTLED_GAIN, SETTLED_S = (2e-3, 5e-3), 1e-4, 2.0
+"""A solve ends early when its gap is below the first (without and with swaps) and a whole cycle of at least that many
+seconds gained less than the second: what is left is not worth a user's minute."""
 
 ACCESSES_PER_S = 4e6
 """Accesses that one worker evaluates in a second, at least: with one worker the moves are counted, not timed."""
@@ -225,7 +225,7 @@ class Portfolio:
 
     def _settled(self, before: float, seconds: float) -> bool:
         """Whether a cycle that began with the best plan at `before` says that more time will not help."""
-        if seconds < SETTLED_S or self.gap() > SETTLED_GAP:
+        if seconds < SETTLED_S or self.gap() > SETTLED_GAP[self.swaps]:
             return False
         return before - float(self.search.state[BEST]) <= SETTLED_GAIN * self.base
 
