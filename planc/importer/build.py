@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -67,11 +68,12 @@ class _Builder:
 
     @staticmethod
     def _canonical(node: onnx.NodeProto) -> onnx.NodeProto:
-        """A copy that carries a name, as messages need one."""
+        """The node, or a copy that carries a name: messages need one."""
+        if node.name:
+            return node
         named = onnx.NodeProto()
         named.CopyFrom(node)
-        if not named.name:
-            named.name = f"{node.op_type}:{next((o for o in node.output if o), '')}"
+        named.name = f"{node.op_type}:{next((o for o in node.output if o), '')}"
         return named
 
     def _all_names(self, nodes: Iterable[onnx.NodeProto]) -> Iterable[str]:
@@ -90,7 +92,7 @@ class _Builder:
 
     def _dtype_shape(self, name: str) -> tuple[str, tuple[int, ...]]:
         code, shape = self._type(name)
-        return onnx.helper.tensor_dtype_to_np_dtype(code).name, shape
+        return _dtype(code)[0], shape
 
     def _fold_shape(self, node: onnx.NodeProto) -> bool:
         """Make a Shape or Size node a constant. ONNX Runtime runs these ahead of file order, on which addresses rely."""
@@ -176,7 +178,7 @@ class _Builder:
 
     def _nbytes(self, name: str) -> int:
         code, shape = self._type(name)
-        return math.prod(shape) * onnx.helper.tensor_dtype_to_np_dtype(code).itemsize
+        return math.prod(shape) * _dtype(code)[1]
 
     def _tensor(self, name: str, storage: int) -> Tensor:
         dtype, shape = self._dtype_shape(name)
@@ -220,6 +222,13 @@ class _Builder:
                 found.update(producer[name].output)
                 pending += [i for i in producer[name].input if i and i not in self.constants]
         return frozenset(found)
+
+
+@cache
+def _dtype(code: int) -> tuple[str, int]:
+    """NumPy's name of an ONNX element type, and its bytes."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(code)
+    return dtype.name, dtype.itemsize
 
 
 def _layers(nodes: list[onnx.NodeProto], forward: frozenset[str]) -> tuple[Layer, ...]:

@@ -26,7 +26,7 @@ INLINE_CONSTANT_BYTES = 1024
 class Skeleton:
     """A model without its state's values: the structure that a plan is made for.
 
-    `model` has inferred shapes and no initializers; `types` gives dtype code and shape of every named tensor;
+    `model` has no initializers but small constants; `types` gives dtype code and shape of every named tensor;
     `constants` are the values that nothing updates; `state_names` maps state inputs to the outputs that replace them.
     """
 
@@ -116,9 +116,8 @@ def skeleton(file: ModelFile) -> Skeleton:
     if loss is not None and loss not in {value.name for value in proto.graph.output}:
         raise ModelError(f"{file.title}: the metadata names the loss {loss!r}, which is no output of the model")
     bare, constants = _strip(file, set(states))
-    inferred = _infer(bare, file.title)
-    types = _types(inferred, constants, file.title)
-    return Skeleton(inferred, types, constants, states, loss, ranges, _content_hash(bare, constants, states))
+    types = _types(_infer(bare, file.title), constants, file.title)
+    return Skeleton(bare, types, constants, states, loss, ranges, _content_hash(bare, constants, states))
 
 
 def _range(value: object) -> tuple[int, int]:
