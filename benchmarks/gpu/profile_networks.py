@@ -53,11 +53,11 @@ def unplanned(imported: ImportedModel) -> dict[str, Any]:
     return {"wall_ms": statistics.median(walls), "run_ms": statistics.median(runs), "memory_MiB": memory // MIB}
 
 
-def one(name: str, out: Path) -> dict[str, Any]:
+def one(name: str, out: Path, forms: bool = False) -> dict[str, Any]:
     start = time.perf_counter()
     imported = build(name)
     built = time.perf_counter()
-    table = profile(imported, "cuda")
+    table = profile(imported, "cuda", forms=forms)
     done = time.perf_counter()
     write_costs(table, out / f"{name}.costs.json")
     layers = [table.layer(i) for i in range(len(table.layers))]
@@ -67,6 +67,8 @@ def one(name: str, out: Path) -> dict[str, Any]:
         "distinct": len(table.unique),
         "layers_ms": sum(x.compute_ns for x in layers) / 1e6,
         "scratch_MiB": max(x.scratch_bytes for x in layers) / MIB,
+        "session_MiB": table.device.session_bytes / MIB,
+        "with_forms": sum(1 for x in table.unique if x.alternatives),
         "boundary_us": table.boundary_ns / 1e3,
     }
     top = sorted(range(len(layers)), key=lambda i: -layers[i].compute_ns)[:12]
@@ -81,12 +83,13 @@ def one(name: str, out: Path) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--forms", action="store_true", help="measure other forms of convolutions too")
     parser.add_argument("cases", nargs="*", default=list(CASES))
     options = parser.parse_args()
     results = {}
     for case in options.cases:
         try:
-            results[case] = one(case, options.out)
+            results[case] = one(case, options.out, options.forms)
         except Exception as error:
             traceback.print_exc(limit=5)
             results[case] = {"FAILED": str(error)[:500]}
