@@ -36,7 +36,7 @@ def test_a_planned_step_computes_the_same_bits(name: str) -> None:
     plan = compiled.plan
     assert verify(graph, plan) == ()
     assert plan.memory.slab_bytes + plan.memory.scratch_bytes <= budget < plan.memory.liveness_peak_bytes
-    assert plan.copies or len(compiled.solution.schedule.steps) > len(graph.layers)
+    assert plan.copies or compiled.solution.schedule.steps != tuple(range(len(graph.layers)))
     with load(plan, imported) as step:
         result = measure(step, steps=2, seed=0, compare=True)
     assert result.bitwise_equal is True
