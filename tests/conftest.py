@@ -1,8 +1,16 @@
 """One scratch arena for the whole test process, large enough for every plan that the tests load; and the tests' order."""
 
+import os
+
 import pytest
+from hypothesis import settings
 
 from planc.runtime.scratch import reserve_scratch
+
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("searching", max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+"""The suite tries the same examples every time; HYPOTHESIS_PROFILE=searching looks for new ones."""
 
 
 @pytest.fixture(scope="session", autouse=True)

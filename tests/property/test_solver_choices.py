@@ -4,6 +4,8 @@ import random
 from dataclasses import replace
 
 import pytest
+from support.oracle import best_recompute_only, best_with_swaps
+from support.problems import random_dag, random_problem, small_swap_problem, with_alternatives
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import minimum_budget
@@ -19,8 +21,6 @@ from planc_solvers.coarse import coarse_model
 from planc_solvers.evaluate import evaluate
 from planc_solvers.mip import IN_ORDER, Mip
 from planc_solvers.workspace import EXCESS, MAKESPAN, workspace
-from tests.support.oracle import best_recompute_only, best_with_swaps
-from tests.support.problems import random_dag, random_problem, small_swap_problem, with_alternatives
 
 
 def _tight(problem: Problem, seed: int) -> Problem:

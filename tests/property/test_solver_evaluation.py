@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.problems import random_problem
 
 from planc.problem.problem import Problem
 from planc.schedule.residency import host_profile, memory_profile
@@ -14,7 +15,6 @@ from planc_solvers.arrays import Plan, arrays_of, empty_plan
 from planc_solvers.build import schedule_of
 from planc_solvers.evaluate import evaluate
 from planc_solvers.workspace import EXCESS, MAKESPAN, workspace
-from tests.support.problems import random_problem
 
 
 def _random_plan(problem: Problem, rng: random.Random) -> Plan:

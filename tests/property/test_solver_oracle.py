@@ -4,6 +4,8 @@ import random
 from dataclasses import replace
 
 import pytest
+from support.oracle import best_recompute_only, best_with_swaps
+from support.problems import random_dag, small_swap_problem
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import minimum_budget
@@ -13,8 +15,6 @@ from planc.schedule.schedule import Schedule
 from planc.schedule.solver import SolveOptions, solve
 from planc_solvers.coarse import coarse_model
 from planc_solvers.mip import IN_ORDER, Mip
-from tests.support.oracle import best_recompute_only, best_with_swaps
-from tests.support.problems import random_dag, small_swap_problem
 
 
 def _tight(problem: Problem, seed: int) -> Problem:

@@ -4,6 +4,8 @@ import random
 from dataclasses import replace
 
 import pytest
+from support.oracle import best_recompute_only
+from support.problems import random_dag, random_problem
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import minimum_budget
@@ -14,8 +16,6 @@ from planc.schedule.solver import Solution, SolveOptions, Status, solve
 from planc_solvers import mip
 from planc_solvers.mip import EVERY, IN_ORDER, IN_PLANS_ORDER, Mip
 from planc_solvers.order import better_order, first_executions, permuted, renumbered
-from tests.support.oracle import best_recompute_only
-from tests.support.problems import random_dag, random_problem
 
 
 def _peak(problem: Problem, order: tuple[int, ...] | None = None) -> int:

@@ -6,6 +6,8 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from support.oracle import best_recompute_only
+from support.problems import random_dag, random_problem
 
 from planc.problem.bounds import minimum_budget
 from planc.problem.instance import read_instance
@@ -17,8 +19,6 @@ from planc_solvers.build import schedule_of
 from planc_solvers.evaluate import evaluate
 from planc_solvers.greedy import greedy_plans
 from planc_solvers.workspace import workspace
-from tests.support.oracle import best_recompute_only
-from tests.support.problems import random_dag, random_problem
 
 INSTANCES = Path(__file__).parents[3] / "benchmarks" / "solver" / "instances"
 

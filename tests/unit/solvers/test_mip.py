@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.problems import FREE, random_problem
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import minimum_budget
@@ -16,7 +17,6 @@ from planc.schedule.solver import Progress, SolveOptions, Status, solve
 from planc_solvers.mip import Mip
 from planc_solvers.order import first_executions
 from planc_solvers.portfolio import Portfolio
-from tests.support.problems import FREE, random_problem
 
 INSTANCES = Path(__file__).parents[3] / "benchmarks" / "solver" / "instances"
 

@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.problems import random_dag
 
 from planc.errors import InfeasibleBudgetError
 from planc.problem.problem import Problem
 from planc.schedule.schedule import Direction
 from planc.schedule.solver import SolveOptions, Status, load_solver, solve
-from tests.support.problems import random_dag
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "solver"))
 from networks import GPU_2017, resnet

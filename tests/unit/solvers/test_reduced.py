@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from support.problems import random_problem
 
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Origin, Problem
@@ -16,7 +17,6 @@ from planc_solvers.evaluate import evaluate
 from planc_solvers.mip import Mip
 from planc_solvers.reduced import reduced, reduced_arrays
 from planc_solvers.workspace import MAKESPAN, workspace
-from tests.support.problems import random_problem
 
 
 def _scaled(seed: int, share: float) -> Problem:
