@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from planc.cli.console import err, out, print_json, progress
+from planc.cli.console import err, infeasible_as_json, out, print_json, progress
 from planc.cli.options import Costs, Device, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
 from planc.compiler import Compilation, CompileOptions, compile_model
 from planc.costs.cache import costs_for
@@ -53,7 +53,8 @@ def compile_command(
         )
     imported = import_model(file)
     target = output or (file.path or model).with_suffix(".plan.json")
-    result = _compile(imported, budget, device, costs, solver, time_limit, seed)
+    with infeasible_as_json(json):
+        result = _compile(imported, budget, device, costs, solver, time_limit, seed)
     write_plan(result.plan, target)
     if json:
         print_json(compile_json(result, imported.graph, target))

@@ -12,6 +12,7 @@ import onnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from planc.errors import InfeasibleBudgetError
 from planc.graph.annotations import STATE, read_json
 
 
@@ -42,6 +43,25 @@ def keep_stdout_for_data() -> None:
 def print_json(value: Mapping[str, object]) -> None:
     """Print one JSON object and nothing else."""
     sys.stdout.write(json.dumps(value) + "\n")
+
+
+@contextmanager
+def infeasible_as_json(as_json: bool) -> Iterator[None]:
+    """Where no plan can fit, print that as the command's one JSON object too; the error goes on."""
+    try:
+        yield
+    except InfeasibleBudgetError as error:
+        if as_json:
+            print_json(
+                {
+                    "status": "infeasible",
+                    "budget_bytes": error.budget_bytes,
+                    "minimum_budget_bytes": error.minimum_budget_bytes,
+                    "minimum_layer": error.layer,
+                    "message": str(error),
+                }
+            )
+        raise
 
 
 def report_written(model: onnx.ModelProto, path: Path, as_json: bool) -> None:

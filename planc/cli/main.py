@@ -7,7 +7,7 @@ import typer
 
 from planc.cli.compare import compare_command
 from planc.cli.compile import compile_command
-from planc.cli.console import keep_stdout_for_data, print_json
+from planc.cli.console import keep_stdout_for_data
 from planc.cli.doctor import doctor
 from planc.cli.grad import grad
 from planc.cli.import_ort import import_ort
@@ -18,7 +18,7 @@ from planc.cli.run import run
 from planc.cli.solve import solve
 from planc.cli.verify import verify_command
 from planc.cli.zoo import zoo
-from planc.errors import InfeasibleBudgetError, PlancError
+from planc.errors import PlancError
 
 app = typer.Typer(
     name="planc",
@@ -48,8 +48,6 @@ def main() -> None:
     try:
         app()
     except PlancError as error:
-        if isinstance(error, InfeasibleBudgetError) and "--json" in sys.argv:
-            print_json(infeasible_json(error))
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
@@ -60,17 +58,6 @@ def main() -> None:
         if os.environ.get("PLANC_DEBUG"):
             raise
         _fail(f"internal error: {type(error).__name__}: {error} (set PLANC_DEBUG=1 for the traceback)", 1)
-
-
-def infeasible_json(error: InfeasibleBudgetError) -> dict[str, object]:
-    """What --json prints where no plan can fit."""
-    return {
-        "status": "infeasible",
-        "budget_bytes": error.budget_bytes,
-        "minimum_budget_bytes": error.minimum_budget_bytes,
-        "minimum_layer": error.layer,
-        "message": str(error),
-    }
 
 
 def _fail(message: str, code: int) -> None:

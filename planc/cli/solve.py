@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from planc.cli.console import err, out, print_json
+from planc.cli.console import err, infeasible_as_json, out, print_json
 from planc.cli.options import Json, Seed, TimeLimit
 from planc.errors import UsageError
 from planc.problem.bounds import minimum_budget
@@ -35,7 +35,8 @@ def solve(
     problem = read.with_budget(least if budget == "min" else parse_size(budget, read.peak_bytes))
     options = SolveOptions(time_limit, seed, workers, _Printer(read, json))
     started = time.monotonic()
-    solution = run_solver(load_solver(solver), problem, options)
+    with infeasible_as_json(json):
+        solution = run_solver(load_solver(solver), problem, options)
     answer = answer_of(read, solution, time.monotonic() - started)
     answer |= {"budget_bytes": problem.budget_bytes, "minimum_budget_bytes": least, "minimum_budget_node": layer}
     if json:

@@ -95,7 +95,7 @@ def require_fit(packing: Packing, capacity: int | None) -> None:
     if packing.status == "infeasible":
         raise InfeasibleBudgetError(
             f"no packing fits {capacity} bytes: {packing.lower_bound} are needed at least, {packing.height} are enough",
-            packing.lower_bound, "",
+            packing.lower_bound, "", capacity,
         )  # fmt: skip
     if packing.status == "timeout":
         raise SolverTimeoutError(

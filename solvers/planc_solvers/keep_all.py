@@ -22,5 +22,5 @@ class KeepAll:
                 f"keep-all needs {format_bytes(profile[worst])} at layer {name!r}, "
                 f"but tensors may take {format_bytes(problem.budget_bytes)}; choose a solver that swaps or recomputes"
             )
-            raise InfeasibleBudgetError(message, profile[worst], name)
+            raise InfeasibleBudgetError(message, profile[worst], name, problem.budget_bytes)
         return Candidate(schedule, problem.least_duration_ns, "every schedule")

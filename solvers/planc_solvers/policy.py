@@ -21,7 +21,7 @@ def only_schedule(name: str, problem: Problem, schedule: Schedule) -> Candidate:
             f"{name} needs {format_bytes(profile[worst])} at layer {layer!r}, but tensors may take "
             f"{format_bytes(problem.budget_bytes)}; raise the budget or choose the solver 'mip'"
         )
-        raise InfeasibleBudgetError(message, profile[worst], layer)
+        raise InfeasibleBudgetError(message, profile[worst], layer, problem.budget_bytes)
     return Candidate(schedule, problem.least_duration_ns, "every schedule")
 
 

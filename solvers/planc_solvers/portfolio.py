@@ -260,12 +260,12 @@ class Portfolio:
             settle(self.arrays, plan, self.scratch)
         return plan
 
-    def certificate(self) -> tuple[str, int, str]:
-        """Message, smallest budget that is not excluded, and layer that sets it, of an infeasibility proof."""
+    def certificate(self) -> tuple[str, int, str, int]:
+        """Message, smallest budget that is not excluded, layer that sets it, and budget, of an infeasibility proof."""
         need, name = minimum_budget(self.problem)
         message = (
             f"no schedule fits {format_bytes(self.problem.budget_bytes)}: recomputation alone, with first executions "
             "in this order, cannot go that low "
             f"(layer {name!r} alone needs {format_bytes(need)}); allow swapping or raise the budget"
         )
-        return message, need, name
+        return message, need, name, self.problem.budget_bytes

@@ -176,6 +176,14 @@ def test_zoo_and_doctor(planc: Planc, tmp_path: Path) -> None:
     assert "mip" in json.loads(planc("doctor", "--json")[1])["solvers"]
 
 
+def test_a_packing_that_does_not_fit_is_still_one_json_object(planc: Planc, tmp_path: Path) -> None:
+    (tmp_path / "buffers.csv").write_text("id,lower,upper,size\na,0,2,8\nb,1,3,8\n")
+    code, out, err = planc("pack", tmp_path / "buffers.csv", "--capacity", 12, "--json")
+    packed = json.loads(out)
+    assert (code, packed["status"], packed["lower_bound"]) == (4, "infeasible", 16)
+    assert "no packing fits 12 bytes" in err
+
+
 def test_an_unknown_device_is_refused_though_costs_of_another_are_known(planc: Planc, train: Path) -> None:
     options = ("--budget", "100%", "--time-limit", "1", "--json")
     assert json.loads(planc("compile", train, "--device", "T4", *options)[1])["estimated"] is True

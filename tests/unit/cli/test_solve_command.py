@@ -48,6 +48,14 @@ def test_failures_are_one_message_and_an_exit_code(arguments: tuple[str, ...], c
     assert "Traceback" not in done.stderr
 
 
+def test_an_infeasible_budget_is_one_json_object_too() -> None:
+    done = _planc(str(INSTANCES / "vgg16_train.json"), "--budget", "50%", "--json")
+    refused = json.loads(done.stdout)
+    assert (done.returncode, refused["status"]) == (4, "infeasible")
+    assert refused["budget_bytes"] < refused["minimum_budget_bytes"]
+    assert refused["minimum_layer"] == "block1_conv1_backward"
+
+
 def test_native_prints_go_to_stderr() -> None:
     program = (
         "import os, sys; from planc.cli.console import keep_stdout_for_data; keep_stdout_for_data();"
