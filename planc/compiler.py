@@ -106,11 +106,10 @@ def planning_problems(graph: Graph, costs: CostTable) -> tuple[PlanningProblem, 
     Where scratch lies in an arena beside the slab and layers have leaner forms, a second one has the smallest arena.
     """
     usual = planning_problem(graph, costs)
-    leanest = least_arena_bytes(graph, costs)
-    lean = build_problem(graph, costs, arena_bytes=leanest)
-    if usual.layer_scratch or lean.scratch_bytes >= usual.scratch_bytes:
+    if usual.layer_scratch or not any(cost.alternatives for cost in costs.unique):
         return (usual,)
-    return usual, lean
+    lean = build_problem(graph, costs, arena_bytes=least_arena_bytes(graph, costs))
+    return (usual, lean) if lean.scratch_bytes < usual.scratch_bytes else (usual,)
 
 
 def planning_problem(graph: Graph, costs: CostTable) -> PlanningProblem:

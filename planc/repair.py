@@ -3,7 +3,7 @@
 A schedule that fits the budget by its load may still not pack. What is tried, cheapest first:
 
 1. the schedule as it is;
-2. the same schedule with shorter copies (`planc.lowering.slack`), which costs no predicted time;
+2. the same schedule with shorter copies (`planc.lowering.slack`), which costs next to no predicted time;
 3. a new schedule of a problem in which the layers that lie over the capacity in the best packing need as many bytes
    more as they miss (the local form of AutoTM's repair, Hildebrand et al., ASPLOS 2020);
 4. as a last resort a problem whose whole budget shrinks step by step.

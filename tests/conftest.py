@@ -8,7 +8,7 @@ from hypothesis import settings
 from planc.runtime.scratch import reserve_scratch
 
 settings.register_profile("repeatable", derandomize=True)
-settings.register_profile("searching", max_examples=1000)
+settings.register_profile("searching", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 """The suite tries the same examples every time; HYPOTHESIS_PROFILE=searching looks for new ones."""
 

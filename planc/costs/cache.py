@@ -6,12 +6,12 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from planc.costs.catalogue import card_names, estimate
+from planc.costs.catalogue import card_names, estimate, unknown_device
 from planc.costs.files import read_costs, write_costs
 from planc.costs.host import host_info
 from planc.costs.profile import Progress, profile
 from planc.costs.table import CostTable
-from planc.errors import DeviceError, UsageError
+from planc.errors import DeviceError
 from planc.importer.build import ImportedModel
 from planc.runtime.cuda_driver import Context
 from planc.runtime.open import default_device
@@ -63,7 +63,7 @@ def known_device(text: str) -> str:
     kind, colon, index = device.partition(":")
     if device in ("cpu", *card_names()) or (kind == "cuda" and (index.isdecimal() or not colon)):
         return device
-    raise UsageError(f"unknown device {text!r}: choose cpu, cuda, cuda:INDEX or one of {', '.join(card_names())}")
+    raise unknown_device(text)
 
 
 def _folder() -> Path:

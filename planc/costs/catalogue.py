@@ -61,11 +61,19 @@ def card_names() -> tuple[str, ...]:
     return tuple(sorted(CARDS))
 
 
+def unknown_device(name: str) -> UsageError:
+    """What is said of a device that is none."""
+    return UsageError(
+        f"unknown device {name!r}: planc measures and runs on cpu, cuda and cuda:INDEX, and estimates for "
+        f"{', '.join(card_names())}"
+    )
+
+
 def estimate(graph: Graph, name: str) -> CostTable:
     """The estimated table of a model on card `name`. Raises UsageError for an unknown card."""
     card = CARDS.get(name)
     if card is None:
-        raise UsageError(f"unknown device {name!r}: choose cpu, cuda, or one of {', '.join(card_names())}")
+        raise unknown_device(name)
     costs: dict[tuple[int, int], LayerCost] = {}
     ranks: dict[tuple[int, int], int] = {}
     layers = []

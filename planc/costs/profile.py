@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 
-from planc.costs.cards import CARDS
+from planc.costs.catalogue import unknown_device
 from planc.costs.table import CostTable, DeviceInfo, FormCost, LayerCost, Link
-from planc.errors import DeviceError, UsageError
+from planc.errors import DeviceError
 from planc.graph.footprint import padded_bytes
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import Port, SubModel, sub_model
@@ -77,10 +77,7 @@ def open_meter(device: str) -> Meter:
         from planc.costs.profile_cuda import CudaMeter
 
         return CudaMeter(int(index or 0))
-    raise UsageError(
-        f"unknown device {device!r}: planc measures and runs on cpu, cuda and cuda:INDEX, and estimates for "
-        f"{', '.join(CARDS)}"
-    )
+    raise unknown_device(device)
 
 
 def profile(

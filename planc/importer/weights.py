@@ -59,6 +59,9 @@ class InitialValues(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         return numpy_helper.to_array(filled(self._tensors[name], self._folder))
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors  # the mapping's own way would read the value
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 

@@ -21,7 +21,8 @@ _TOLERANCE_PPM = 500
 
 
 def slackened(problem: Problem, schedule: Schedule, timeline: Timeline) -> list[tuple[Schedule, Timeline]]:
-    """Variants of `schedule` whose copies hold their bytes shorter, none predicted slower; the leanest is last."""
+    """Variants of `schedule` whose copies hold their bytes shorter, none predicted slower by more than the tolerance; the
+    leanest is last."""
     limit = timeline.step_ns + timeline.step_ns * _TOLERANCE_PPM // 1_000_000
     found: list[tuple[Schedule, Timeline]] = []
     for margin in _MARGINS:

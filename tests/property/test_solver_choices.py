@@ -4,22 +4,20 @@ import random
 from dataclasses import replace
 
 import pytest
+from support.optimum import check_recomputation_optimum
 from support.oracle import best_recompute_only, best_with_swaps
 from support.problems import random_dag, random_problem, small_swap_problem, with_alternatives
 
-from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
-from planc.schedule.solver import SolveOptions, solve
 from planc_solvers.arrays import arrays_of, empty_plan
 from planc_solvers.build import schedule_of
 from planc_solvers.choices import settle
 from planc_solvers.coarse import coarse_model
 from planc_solvers.evaluate import evaluate
-from planc_solvers.mip import IN_ORDER, Mip
 from planc_solvers.workspace import EXCESS, MAKESPAN, workspace
 
 
@@ -93,14 +91,4 @@ def test_no_bound_exceeds_the_optimum_with_swaps_and_forms(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(25))
 def test_recomputation_and_forms_are_solved_to_the_optimum(seed: int) -> None:
     problem = _tight(with_alternatives(random_dag(seed, 6), seed), seed)
-    best = best_recompute_only(problem)
-    try:
-        solution = solve(Mip(), problem, SolveOptions(time_limit_s=0.5, workers=1))
-    except (InfeasibleBudgetError, SolverTimeoutError):
-        assert best is None
-        return
-    if solution.bound_scope == IN_ORDER:
-        assert best is not None
-        assert solution.lower_bound_ns <= best == solution.timeline.step_ns
-    else:
-        assert best is None or solution.timeline.step_ns <= best
+    check_recomputation_optimum(problem)

@@ -4,17 +4,15 @@ import random
 from dataclasses import replace
 
 import pytest
+from support.optimum import check_recomputation_optimum
 from support.oracle import best_recompute_only, best_with_swaps
 from support.problems import random_dag, small_swap_problem
 
-from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
-from planc.schedule.solver import SolveOptions, solve
 from planc_solvers.coarse import coarse_model
-from planc_solvers.mip import IN_ORDER, Mip
 
 
 def _tight(problem: Problem, seed: int) -> Problem:
@@ -52,14 +50,4 @@ def test_no_bound_exceeds_the_optimum_with_swaps(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(25))
 def test_recomputation_is_solved_to_the_optimum(seed: int) -> None:
     problem = _tight(random_dag(seed), seed)
-    best = best_recompute_only(problem)
-    try:
-        solution = solve(Mip(), problem, SolveOptions(time_limit_s=0.5, workers=1))
-    except (InfeasibleBudgetError, SolverTimeoutError):
-        assert best is None
-        return
-    if solution.bound_scope == IN_ORDER:
-        assert best is not None
-        assert solution.lower_bound_ns <= best == solution.timeline.step_ns
-    else:
-        assert best is None or solution.timeline.step_ns <= best
+    check_recomputation_optimum(problem)

@@ -33,6 +33,7 @@ def test_values_are_those_of_the_file_and_only_state_is_left_there(outside: Path
     for name, value in inside.file.initial_values.items():
         assert np.array_equal(imported.file.initial_values[name], value)
     (outside.parent / "values.bin").unlink()
+    assert all(name in imported.file.initial_values for name in inside.file.initial_values)
     with pytest.raises(ModelError, match="external data of initializer"):
         next(iter(imported.file.initial_values.values()))
 
