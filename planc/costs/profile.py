@@ -56,7 +56,7 @@ class Meter(Protocol):
         ...
 
     def session_bytes(self, imported: ImportedModel, models: Sequence[SubModel]) -> int:
-        """Device memory that one more distinct session takes, scratch and constants aside; `models` are examples."""
+        """Device memory that one more distinct session on the same stream takes; `models` are examples."""
         ...
 
     def device(self) -> DeviceInfo:
@@ -114,8 +114,7 @@ def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progr
     progress(len(first), len(first), "stretches of layers")
     costs = _in_context(imported, meter, costs, layers)
     progress(len(first), len(first), "sessions")
-    examples = list(first.values())[:: max(1, len(first) // _SESSIONS)][:_SESSIONS]
-    session_bytes = meter.session_bytes(imported, [models[position] for position in examples])
+    session_bytes = meter.session_bytes(imported, _examples([models[position] for position in first.values()], costs))
     progress(len(first), len(first), "copies")
     return CostTable(
         model_hash=graph.content_hash,
@@ -126,6 +125,13 @@ def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progr
         device=msgspec.structs.replace(meter.device(), session_bytes=session_bytes),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
+
+
+def _examples(models: Sequence[SubModel], costs: Sequence[LayerCost]) -> Sequence[SubModel]:
+    """A few distinct layers without scratch and constants, so that what their sessions take is the sessions' own."""
+    bare = [model for model, cost in zip(models, costs, strict=True) if not cost.scratch_bytes + cost.constant_bytes]
+    chosen = bare if len(bare) > 1 else models
+    return chosen[:: max(1, len(chosen) // _SESSIONS)][:_SESSIONS]
 
 
 def _measured(meter: Meter, imported: ImportedModel, model: SubModel, forms: bool) -> LayerCost:

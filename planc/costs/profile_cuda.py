@@ -23,6 +23,7 @@ from planc.importer.build import ImportedModel
 from planc.importer.submodel import Port, SubModel, element_type
 from planc.runtime.cuda_driver import Context, allocate, call, elapsed_ns, new_event, new_stream
 from planc.runtime.cuda_graph import Replay, record
+from planc.runtime.cuda_handles import shared_handle
 from planc.runtime.cuda_provider import FORMS, cuda_session, library_versions, load_libraries, run_options
 from planc.runtime.ort import versions
 from planc.units import align_up
@@ -91,17 +92,16 @@ class CudaMeter:
     def session_bytes(self, imported: ImportedModel, models: Sequence[SubModel]) -> int:
         """What the driver has less of for each session after the first, once every one ran."""
         held: list[ort.InferenceSession] = []
-        allocators: list[_CountingAllocator] = []
         free: list[int] = []
+        stream = int(self._stream)
         for model in models:
             place = self._places(imported, model)[0]
             self._work.reserve(place.size)
             self._fill(imported, model, [place])
-            allocators.append(_CountingAllocator())
-            held.append(cuda_session(model.model_bytes, self._index, extra=allocators[-1].options()))
+            with shared_handle(stream):
+                held.append(cuda_session(model.model_bytes, self._index, stream))
             held[-1]._sess.run_with_iobinding(self._bind(imported, model, held[-1], place), ort.RunOptions())
-            ours = self._work.bytes_held + sum(allocator.live for allocator in allocators)
-            free.append(self._context.info().free_bytes + ours)
+            free.append(self._context.info().free_bytes + self._work.bytes_held)
         held.clear()
         return max(0, (free[0] - free[-1]) // (len(models) - 1)) if len(models) > 1 else 0
 

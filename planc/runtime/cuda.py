@@ -8,6 +8,7 @@ that made it: ONNX Runtime keeps library handles for each thread.
 import contextlib
 import ctypes
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,10 +29,17 @@ from planc.runtime.cuda_driver import (
     new_stream,
 )
 from planc.runtime.cuda_graph import Replay, record
+from planc.runtime.cuda_handles import is_sharing, shared_handle
 from planc.runtime.cuda_provider import cuda_session, form_options, load_libraries, reserve_scratch, run_options
 from planc.runtime.device import Engine, Event, Segment, TensorAddress
 from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
 from planc.runtime.ort import faithful_options, read_scratch, record_scratch, share_scratch
+
+
+_UNSHARED = (
+    "each session of this step takes 8-10 MiB of device memory beside the plan for a cuDNN handle of its own: where this "
+    "program opens CUDA sessions itself, it must load the plan first (x86-64 Linux; elsewhere handles are not shared)"
+)
 
 
 @dataclass(slots=True)
@@ -131,8 +139,11 @@ class CudaDevice:
         if self._stats:
             record_scratch(options, Path(self._stats.name) / f"{len(self._sessions)}.csv")
         stream = int(self._streams[Engine.COMPUTE])
-        session = cuda_session(model.model_bytes, self.index, stream, options, settings)
+        with shared_handle(stream):
+            session = cuda_session(model.model_bytes, self.index, stream, options, settings)
         self._sessions[model.signature, form] = session
+        if len(self._sessions) == 2 and not is_sharing():
+            warnings.warn(_UNSHARED, RuntimeWarning, stacklevel=2)
         return session
 
     def launch(self, segment: Segment) -> None:

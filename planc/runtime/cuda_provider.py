@@ -11,6 +11,7 @@ from typing import Any
 import onnxruntime as ort
 
 from planc.errors import DeviceError
+from planc.runtime import cuda_handles
 from planc.runtime.ort import faithful_options
 from planc.units import format_bytes
 
@@ -51,6 +52,7 @@ def load_libraries() -> None:
                 " for example with: pip install 'planc[cuda]'"
             )
         ort.set_default_logger_severity(3)  # it warns for every session that CUDA is no plug-in
+        cuda_handles.installed()
         _loaded = True
 
 

@@ -15,8 +15,8 @@ __all__ = ["card"]
 
 LINK = made_up_costs(networks.mlp().graph).link
 KERNEL_NS = 100_000  # what the emulated card takes for a kernel that belongs to no planned segment
-HANDLES = (64 << 10) + (64 << 10) + (128 << 10)
-"""What the emulated cuBLAS, cuBLASLt and cuDNN keep for each handle, of which a session has one each."""
+HANDLES = (64 << 10) + (64 << 10)
+"""What the emulated cuBLAS and cuBLASLt keep for each handle, of which a session has one each; cuDNN's is shared."""
 
 
 @pytest.fixture(autouse=True)
