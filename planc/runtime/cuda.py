@@ -35,7 +35,6 @@ from planc.runtime.device import Engine, Event, Segment, TensorAddress
 from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
 from planc.runtime.ort import faithful_options, read_scratch, record_scratch, share_scratch
 
-
 _UNSHARED = (
     "each session of this step takes 8-10 MiB of device memory beside the plan for a cuDNN handle of its own: where this "
     "program opens CUDA sessions itself, it must load the plan first (x86-64 Linux; elsewhere handles are not shared)"
