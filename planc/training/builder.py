@@ -71,6 +71,8 @@ class Builder:
     fixed: Mapping[str, TensorProto] = field(default_factory=dict)
     """Initializers of the forward model that are constants, not parameters."""
     group: Group = Group("model", "model", "forward")
+    inner_products: dict[str, tuple[Value, Value]] = field(default_factory=dict)
+    """By the name of a gradient dY: two tensors whose product sums to the same as dY Y does, along their last axis."""
     _constants: dict[tuple[int, Shape, bytes], Value] = field(default_factory=dict)
     _scalars: dict[tuple[float, int, int], Value] = field(default_factory=dict)
     _templates: dict[Group, onnx.NodeProto] = field(default_factory=dict)

@@ -186,6 +186,8 @@ CASES = [
     Case("MatMul", [[2, 3, 4], [4, 5]], torch.matmul, label="shared-right"),
     Case("MatMul", [[2, 3, 4, 5], [2, 1, 5, 3]], torch.matmul, label="broadcast"),
     Case("MatMul", [[3, 4], [2, 4, 5]], torch.matmul, label="shared-left"),
+    Case("MatMul", [[2, 9, 8], [2, 8, 2]], torch.matmul, label="large-left"),
+    Case("MatMul", [[2, 2, 9], [1, 9, 8]], torch.matmul, label="large-right"),
     Case("MatMul", [[4], [4, 5]], torch.matmul, label="row"),
     Case("MatMul", [[2, 3, 4], [4]], torch.matmul, label="column"),
     *[
@@ -200,6 +202,9 @@ CASES = [
         for tb in (0, 1)
     ],
     Case("Gemm", [[3, 4], [4, 5], [3, 1]], lambda a, b, c: a @ b + c, label="column-bias"),
+    conv_case("wide", (2, 3, 17, 16), (4, 3, 3, 3), pads=(1, 1)),
+    conv_case("wide-strided", (2, 3, 33, 32), (4, 3, 5, 3), stride=2, pads=(2, 1)),
+    conv_case("wide-dilated", (2, 3, 20, 21), (4, 3, 3, 3), dilation=2, pads=(0, 1)),
     conv_case("3x3", [2, 3, 7, 6], [4, 3, 3, 3], True, pads=(1, 1)),
     conv_case("stride", [2, 3, 8, 7], [4, 3, 3, 3], stride=2, pads=(1, 1)),
     conv_case("1x1", [2, 3, 5, 4], [6, 3, 1, 1], True),
@@ -441,6 +446,36 @@ def test_rule_agrees_with_autograd(case: Case, device: str) -> None:
         expected = before - leaf.grad.numpy()
         scale = max(np.abs(leaf.grad.numpy()).max(), np.abs(before).max())
         assert np.abs(results[f"{name}.next"] - expected).max() <= TOLERANCE * scale, name
+
+
+@pytest.mark.parametrize("width", [2, 5])
+def test_attention_sums_over_what_is_narrow(width: int) -> None:
+    """softmax(x) v: where v has fewer columns than x, no product of x's size is summed."""
+    size = 5
+    random = np.random.default_rng(0)
+    x, v, weights = (random.standard_normal((3, size, n)).astype(np.float32) for n in (size, width, width))
+    leaves = [torch.from_numpy(a).double().requires_grad_() for a in (x, v)]
+    (torch.softmax(leaves[0], -1) @ leaves[1] * torch.from_numpy(weights)).sum().backward()
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["p"], name="softmax", axis=-1),
+        helper.make_node("MatMul", ["p", "v"], ["y"], name="product"),
+        helper.make_node("Mul", ["y", "weights"], ["weighted"], name="mul"),
+        helper.make_node("ReduceSum", ["weighted"], ["total"], name="sum", keepdims=0),
+    ]
+    graph = helper.make_graph(
+        nodes, "attention", [], [helper.make_tensor_value_info("total", TensorProto.FLOAT, [])],
+        [numpy_helper.from_array(a, n) for n, a in (("x", x), ("v", v), ("weights", weights))],
+    )  # fmt: skip
+    forward = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    step = differentiate(
+        forward, loss="output", optimizer=Optimizer("sgd", learning_rate=1.0), parameters=["x", "v"]
+    )
+    results = run_steps(step, {})[0]
+    for leaf, name, before in zip(leaves, "xv", (x, v), strict=True):
+        assert np.abs(results[f"{name}.next"] - (before - leaf.grad.numpy())).max() <= TOLERANCE
+    shapes = {info.name: [d.dim_value for d in info.type.tensor_type.shape.dim] for info in step.graph.value_info}
+    summed = [shapes[n.input[0]][-1] for n in step.graph.node if n.op_type == "ReduceSum" and n.input[0] in shapes]
+    assert (width if 2 * width <= size else size) in summed
 
 
 def test_every_rule_has_a_case() -> None:

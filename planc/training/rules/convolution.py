@@ -97,8 +97,7 @@ def _flipped_conv(
     if not late:
         return product
     grown = spread(b, product, strides)
-    missing = [n - m for n, m in zip(shape, grown.shape, strict=True)]
-    return b.pad(grown, [0] * len(shape), missing) if any(missing) else grown
+    return b.pad(grown, [0] * len(shape), [n - m for n, m in zip(shape, grown.shape, strict=True)])
 
 
 def _exchanged(b: Builder, w: Value, group: int) -> Value:
@@ -138,11 +137,15 @@ class WeightGradient:
 
     def tap(self, padded: Value, offset: tuple[int, ...]) -> Value:
         """The elements of padded X that meet kernel position `offset`, one per output position."""
+        return self.b.slice(padded, self.ranges(offset))
+
+    def ranges(self, offset: tuple[int, ...]) -> dict[int, tuple[int, int, int]]:
+        """{axis: (start, end, step)} of the elements of `tap`."""
         ranges = {}
         for i, out in enumerate(self.dy.shape[2:]):
             start = offset[i] * self.window.dilations[i]
             ranges[2 + i] = (start, start + self.window.strides[i] * (out - 1) + 1, self.window.strides[i])
-        return self.b.slice(padded, ranges)
+        return ranges
 
     def channel_major(self, a: Value) -> Value:
         """[N, C, ...] as [C, N, ...]."""
@@ -199,6 +202,19 @@ class WeightGradient:
         product = b.matmul(b.reshape(self.dy, (samples, out, positions)), b.swap_last(x))
         return b.sum(product, [0], keepdims=False)
 
+    def gathered(self) -> Value:
+        """The columns picked by one Gather of precomputed positions, then a product per sample and the samples' sum."""
+        b, (samples, out), channels = self.b, self.dy.shape[:2], self.x.shape[1]
+        padded = self.padded(self.x)
+        places = np.arange(math.prod(padded.shape[2:]), dtype=np.int32).reshape(padded.shape[2:])
+        taps = [places[tuple(slice(*r) for r in self.ranges(offset).values())] for offset in self.offsets()]
+        positions, found = math.prod(self.dy.shape[2:]), b.constant(np.stack(taps).reshape(-1))
+        flat = b.reshape(padded, (samples, channels, places.size))
+        picked = b.op("Gather", [flat, found], (samples, channels, len(taps) * positions), axis=2)
+        columns = b.reshape(picked, (samples, channels * len(taps), positions))
+        product = b.matmul(columns, b.swap_last(b.reshape(self.dy, (samples, out, positions))))
+        return b.transpose(b.sum(product, [0], keepdims=False), (1, 0))
+
     def conv(self) -> Value:
         """A Conv of the channel-major X with dY as its kernel, strides and dilations exchanged; groups as batches."""
         b, w, group = self.b, self.window, self.group
@@ -230,6 +246,6 @@ def weight_gradient(b: Builder, node: ForwardNode, x: Value, dy: Value, window: 
     weight = WeightGradient(b, x, dy, window, group)
     forms = {
         "taps": weight.taps, "rows": weight.rows, "columns": weight.columns, "patches": weight.patches,
-        "matmul": weight.matmul, "conv": weight.conv,
+        "matmul": weight.matmul, "conv": weight.conv, "gathered": weight.gathered,
     }  # fmt: skip
     return b.reshape(forms[node.table.conv_weight(size)](), (dy.shape[1], x.shape[1] // group, *window.kernel))

@@ -1,5 +1,9 @@
 """Gradients of matrix products: dA = dY Bt, dB = At dY (Giles, Collected matrix derivative results, 2008)."""
 
+import math
+
+import numpy as np
+
 from planc.training.builder import Builder, Value
 from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
 from planc.training.rules.reductions import leading_sum
@@ -18,19 +22,35 @@ def matmul(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
         found[1] = b.reshape(_right(b, left, right, dy), y.shape)
     if 0 in node.wanted:
         found[0] = b.reshape(_left(b, left, right, dy), x.shape)
+        if x.rank == y.rank > 1 and 2 * node.output.size <= x.size:  # along a row, dX X = dY Yt X = dY Y
+            b.inner_products[found[0].name] = (dy, node.output)
     return found
 
 
 def _left(b: Builder, left: Value, right: Value, dy: Value) -> Value:
     if right.rank == 2:
         return b.reshape(b.gemm(_matrix(b, dy), right, trans_b=True), left.shape)
-    return b.unbroadcast(b.matmul(dy, b.swap_last(right)), left.shape)
+    return b.unbroadcast(_product(b, dy, right, swap=1), left.shape)
 
 
 def _right(b: Builder, left: Value, right: Value, dy: Value) -> Value:
     if right.rank == 2:
         return b.gemm(_matrix(b, left), _matrix(b, dy), trans_a=True)
-    return b.unbroadcast(b.matmul(b.swap_last(left), dy), right.shape)
+    return b.unbroadcast(_product(b, left, dy, swap=0), right.shape)
+
+
+def _product(b: Builder, left: Value, right: Value, swap: int) -> Value:
+    """The product with the operand at position `swap` transposed; the other operand and the result are transposed in its
+    place where they are smaller: the probabilities of attention are larger than what they are multiplied with."""
+    operands = [left, right]
+    turned, other = operands[swap], operands[1 - swap]
+    result = math.prod(np.broadcast_shapes(left.shape[:-2], right.shape[:-2]))
+    result *= turned.shape[-1 if swap == 0 else -2] * other.shape[-1 if swap == 0 else -2]
+    if turned.size > other.size + result:
+        factors = [b.swap_last(other), turned] if swap == 0 else [turned, b.swap_last(other)]
+        return b.swap_last(b.matmul(factors[0], factors[1]))
+    operands[swap] = b.swap_last(turned)
+    return b.matmul(operands[0], operands[1])
 
 
 def _matrix(b: Builder, a: Value) -> Value:

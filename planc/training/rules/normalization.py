@@ -61,7 +61,8 @@ def batch_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
     column, training = (1, x.shape[1], *[1] * (x.rank - 2)), "mean" in node.saved
     mean = b.reshape(node.saved["mean"] if training else node.input(3), column)
     variance = b.reshape(node.saved["variance"] if training else node.input(4), column)
-    inverse = b.unary("Reciprocal", b.unary("Sqrt", b.add(variance, float(node.attribute("epsilon", 1e-5)))))
+    epsilon = float(node.attribute("epsilon", 1e-5))
+    inverse = b.unary("Reciprocal", b.unary("Sqrt", b.add(variance, epsilon)))
     gain = b.mul(b.reshape(scale, column), inverse)
     if not training and not node.wanted & {1, 2}:
         return {0: b.cast(b.mul(dy, gain), node.input(0).dtype)}
@@ -74,8 +75,12 @@ def batch_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
         if training:
             share = x.shape[1] / x.size
             slope = b.mul(b.mul(dscale, inverse), share)
-            dy = b.sub(b.sub(dy, b.mul(centred, slope)), b.mul(dshift, share))
-        found[0] = b.cast(b.mul(dy, gain), node.input(0).dtype)
+            flat = [b.reshape(v, scale.shape) for v in (b.mul(dshift, share), variance)]
+            inputs = [b.sub(dy, b.mul(centred, slope)), scale, b.full(scale.shape, 0.0, x.dtype), *flat]
+            dx = b.op("BatchNormalization", inputs, x.shape, epsilon=epsilon)  # two passes over dx as one
+        else:
+            dx = b.mul(dy, gain)
+        found[0] = b.cast(dx, node.input(0).dtype)
     return found
 
 
@@ -173,9 +178,15 @@ def _channel_mean(b: Builder, a: Value, size: int, below: int, above: int) -> Va
 
 @gradient("Softmax")
 def softmax(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """dx = y (dy - sum(dy y)) along the axis: from the output."""
+    """dx = y (dy - sum(dy y)) along the axis: from the output.
+
+    Where y was multiplied by a narrow matrix, as in attention, the sum is that of the product's gradient times the
+    product (Dao et al., FlashAttention, 2022, equation 4).
+    """
     y, dy = node.output, sole(grads)
-    inner = b.sum(b.mul(dy, y), [int(node.attribute("axis", -1))])
+    axis = int(node.attribute("axis", -1)) % y.rank
+    factors = b.inner_products.get(dy.name) if axis == y.rank - 1 else None
+    inner = b.sum(b.mul(*(factors or (dy, y))), [axis])
     return {0: b.mul(b.sub(dy, inner), y)}
 
 

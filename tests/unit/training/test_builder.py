@@ -98,12 +98,12 @@ def conv(**changes: object) -> ConvSize:
 @pytest.mark.parametrize(
     ("size", "cpu", "cuda"),
     [
-        (conv(), "taps", "columns"),
+        (conv(), "taps", "gathered"),
         (conv(output=(7, 7)), "taps", "conv"),
         (conv(kernel=(1, 1), pads=(0,) * 4), "taps", "matmul"),
         (conv(group=64), "conv", "conv"),
-        (conv(channels_in=3, kernel=(7, 7), strides=(2, 2)), "conv", "columns"),
-        (conv(channels_in=3), "columns", "columns"),
+        (conv(channels_in=3, kernel=(7, 7), strides=(2, 2)), "conv", "gathered"),
+        (conv(channels_in=3), "columns", "gathered"),
         (conv(kernel=(16, 16), strides=(16, 16), pads=(0,) * 4), "patches", "patches"),
     ],
 )
