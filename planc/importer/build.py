@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,11 +11,17 @@ import numpy as np
 import onnx
 
 from planc.errors import ModelError
-from planc.graph.annotations import node_annotation
+from planc.graph.annotations import annotate_node, node_annotation
 from planc.graph.graph import Graph, Layer, Op, Role, Storage, Tensor
 from planc.graph.operators import VIEWS, is_random
+from planc.importer.inference import Type
 from planc.importer.load import INLINE_CONSTANT_BYTES, ModelFile, Skeleton, read_model, skeleton
-from planc.importer.order import COPY_SUFFIX, order_for_updates
+from planc.importer.order import Wired, order_for_updates
+
+COPY_SUFFIX = "@planc.copy"
+"""Suffix of the tensor that an added copy of a state's next value writes."""
+
+_NONE: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -40,130 +46,138 @@ def import_model(source: str | Path | onnx.ModelProto | ModelFile) -> ImportedMo
 
 
 class _Builder:
-    """Builds one Graph; the steps are in `build`."""
+    """Builds one Graph; the steps are in `build`. Tensors go by their index, -1 stands for none."""
 
     def __init__(self, bare: Skeleton, file: ModelFile) -> None:
         self.bare, self.file = bare, file
         self.constants = dict(bare.constants)
         self.names: list[str] = []
-        self.index: dict[str, int] = {}
+        self.index: dict[str, int] = {"": -1}
+        self.types: list[tuple[str, tuple[int, ...]]] = []
+        self.nbytes: list[int] = []
         self.parent: list[int] = []
-        self.updated: set[str] = set()
 
     def build(self) -> ImportedModel:
         """Name tensors, order nodes, join storages, make operators and layers."""
         self._check_states()
-        nodes = [self._canonical(node) for node in self.bare.model.graph.node]
-        for name in self._all_names(nodes):
-            self._add_name(name)
+        for name in (*self.bare.inputs, *sorted(self.constants, key=self._is_small)):
+            self._add(name, self.bare.types[name])
+        nodes = [self._wired(node) for node in self.bare.nodes]
         nodes = [node for node in nodes if not self._fold_shape(node) and not self._join_view(node)]
-        order = order_for_updates(nodes, self.bare.state_names, self._root, self._dtype_shape)
-        for name in order.copied:
-            self._add_name(name + COPY_SUFFIX)
-        state = {
-            name: name + COPY_SUFFIX if name in order.copied else out for name, out in self.bare.state_names.items()
-        }
-        self._join_states(state)
-        return self._assemble(order.nodes, state)
+        state = {self.index[name]: self.index[out] for name, out in self.bare.state_names.items()}
+        roots = self._roots()
+        nodes, copied = order_for_updates(nodes, state, roots, self.types)
+        forward = self._forward(nodes, roots)
+        for old in [old for old in state if old in copied]:
+            nodes.append(self._copy(old, state[old]))
+            state[old] = nodes[-1].outputs[0]
+        return self._assemble(nodes, forward, state)
 
-    @staticmethod
-    def _canonical(node: onnx.NodeProto) -> onnx.NodeProto:
-        """The node, or a copy that carries a name: messages need one."""
-        if node.name:
-            return node
-        named = onnx.NodeProto()
-        named.CopyFrom(node)
-        named.name = f"{node.op_type}:{next((o for o in node.output if o), '')}"
-        return named
+    def _is_small(self, constant: str) -> bool:
+        return bool(self.constants[constant].nbytes <= INLINE_CONSTANT_BYTES)
 
-    def _all_names(self, nodes: Iterable[onnx.NodeProto]) -> Iterable[str]:
-        graph = self.bare.model.graph
-        names = [value.name for value in graph.input] + list(self.constants)
-        for node in nodes:
-            names += [name for name in (*node.input, *node.output) if name]
-        return dict.fromkeys(names)
+    def _add(self, name: str, type_: Type) -> int:
+        """The tensor's index, a new one where it has none."""
+        at = self.index.setdefault(name, len(self.names))
+        if at == len(self.names):
+            dtype, itemsize = _dtype(type_[0])
+            self.names.append(name)
+            self.types.append((dtype, type_[1]))
+            self.nbytes.append(math.prod(type_[1]) * itemsize)
+            self.parent.append(at)
+        return at
 
-    def _root(self, name: str) -> int:
-        at = self.index[name]
+    def _wired(self, proto: onnx.NodeProto) -> Wired:
+        """The node with its tensors; it or a copy of it carries a name: messages need one."""
+        index, types = self.index, self.bare.types
+        outputs = tuple(self._add(name, types[name]) if name else -1 for name in proto.output)
+        if not proto.name:
+            unnamed, proto = proto, onnx.NodeProto()
+            proto.CopyFrom(unnamed)
+            proto.name = f"{proto.op_type}:{next((o for o in proto.output if o), '')}"
+        return Wired(proto, proto.op_type, tuple(index[name] for name in proto.input), outputs)
+
+    def _copy(self, old: int, out: int) -> Wired:
+        """A node that copies the next value of a state, which has bytes of its own, over the old one."""
+        title = self.names[old]
+        proto = onnx.helper.make_node("Identity", [self.names[out]], [title + COPY_SUFFIX], name=f"copy:{title}")
+        annotate_node(proto, title, "state-copy", "update")
+        return Wired(proto, "Identity", (out,), (self._add(title + COPY_SUFFIX, self.bare.types[title]),))
+
+    def _root(self, at: int) -> int:
         while self.parent[at] != at:
             self.parent[at] = self.parent[self.parent[at]]
             at = self.parent[at]
         return at
 
-    def _dtype_shape(self, name: str) -> tuple[str, tuple[int, ...]]:
-        code, shape = self._type(name)
-        return _dtype(code)[0], shape
+    def _roots(self) -> list[int]:
+        """For each tensor what stands for its storage."""
+        return [at if parent == at else self._root(at) for at, parent in enumerate(self.parent)]
 
-    def _fold_shape(self, node: onnx.NodeProto) -> bool:
+    def _fold_shape(self, node: Wired) -> bool:
         """Make a Shape or Size node a constant. ONNX Runtime runs these ahead of file order, on which addresses rely."""
-        if node.op_type not in ("Shape", "Size") or not node.input[0]:
+        if node.op_type not in ("Shape", "Size") or node.inputs[0] < 0:
             return False
-        shape = self.bare.types[node.input[0]][1]
+        shape = self.types[node.inputs[0]][1]
         if node.op_type == "Size":
             value = np.array(math.prod(shape), np.int64)
         else:
-            part = {a.name: a.i for a in node.attribute}
+            part = {a.name: a.i for a in node.proto.attribute}
             value = np.array(shape[part.get("start", 0) : part.get("end", len(shape))], np.int64)
-        self.constants[node.output[0]] = value
+        self.constants[self.names[node.outputs[0]]] = value
         return True
 
-    def _join_view(self, node: onnx.NodeProto) -> bool:
+    def _join_view(self, node: Wired) -> bool:
         """Join a view's output to its input; a view of a constant becomes a constant."""
         if node.op_type not in VIEWS:
             return False
-        source, output = node.input[0], node.output[0]
-        if source in self.constants:
-            self.constants[output] = self.constants[source].reshape(self.bare.types[output][1])
+        source, output = node.inputs[0], node.outputs[0]
+        value = self.constants.get(self.names[source])
+        if value is not None:
+            self.constants[self.names[output]] = value.reshape(self.types[output][1])
         else:
             self.parent[self._root(output)] = self._root(source)
         return True
 
-    def _add_name(self, name: str) -> None:
-        self.index[name] = len(self.names)
-        self.names.append(name)
-        self.parent.append(len(self.parent))
-
-    def _type(self, name: str) -> tuple[int, tuple[int, ...]]:
-        return self.bare.types[name.removesuffix(COPY_SUFFIX)]
-
-    def _join_states(self, state: dict[str, str]) -> None:
-        next_roots = {self._root(out) for name, out in state.items() if self._root(out) != self._root(name)}
-        self.updated = {name for name in self.names if self._root(name) in next_roots}
-        for name, out in state.items():
-            self.parent[self._root(out)] = self._root(name)
-
     def _check_states(self) -> None:
+        types = self.bare.types
         for name, out in self.bare.state_names.items():
-            if self._type(name) != self._type(out):
+            if types[name] != types[out]:
                 raise ModelError(
                     f"{self.file.title}: state {name!r} and its next value {out!r} differ in type or shape"
                 )
 
-    def _assemble(self, nodes: list[onnx.NodeProto], state: dict[str, str]) -> ImportedModel:
+    def _assemble(self, nodes: list[Wired], forward: frozenset[int], state: dict[int, int]) -> ImportedModel:
+        roots = self._roots()
+        next_roots = {roots[out] for name, out in state.items() if roots[out] != roots[name]}
+        updated = [root in next_roots for root in roots]
+        for name, out in state.items():
+            self.parent[self._root(out)] = self._root(name)
         storages, storage_of = self._storages()
-        tensors = tuple(self._tensor(name, storage_of[self._root(name)]) for name in self.names)
-        ops = tuple(self._op(node, position) for position, node in enumerate(nodes))
-        replaced = set(self.bare.state_names.values()) - set(state.values())
+        replaced = {self.index[out] for out in self.bare.state_names.values()} - set(state.values())
+        outputs = (self.index[name] for name in self.bare.outputs)
         graph = Graph(
-            tensors=tensors,
+            tensors=tuple(map(Tensor, self.names, *zip(*self.types, strict=True), self.nbytes, storage_of, updated)),
             storages=storages,
-            ops=ops,
-            layers=_layers(nodes, self._forward_names(nodes)),
-            inputs=tuple(self.index[v.name] for v in self.bare.model.graph.input if v.name not in self.constants),
-            outputs=tuple(self.index[v.name] for v in self.bare.model.graph.output if v.name not in replaced),
-            state={self.index[a]: self.index[b] for a, b in state.items()},
-            loss=self.index.get(self.bare.loss or ""),
+            ops=self._ops(nodes),
+            layers=_layers(nodes, forward),
+            inputs=tuple(self.index[name] for name in self.bare.inputs if name not in self.constants),
+            outputs=tuple(output for output in outputs if output not in replaced),
+            state=state,
+            loss=None if self.bare.loss is None else self.index[self.bare.loss],
             input_ranges=dict(self.bare.input_ranges),
             content_hash=self.bare.content_hash,
         )
-        opsets = tuple(self.bare.model.opset_import)
-        return ImportedModel(graph, tuple(nodes), opsets, self.constants, self.bare.state_names, self.file)
+        protos = tuple(node.proto for node in nodes)
+        return ImportedModel(graph, protos, self.bare.opsets, self.constants, self.bare.state_names, self.file)
 
-    def _storages(self) -> tuple[tuple[Storage, ...], dict[int, int]]:
+    def _storages(self) -> tuple[tuple[Storage, ...], list[int]]:
+        """The storages in the order of their first tensors, and for each tensor its storage."""
         members: defaultdict[int, list[int]] = defaultdict(list)
-        for name, at in self.index.items():
-            members[self._root(name)].append(at)
-        inputs = {v.name for v in self.bare.model.graph.input}
+        roots = self._roots()
+        for at, root in enumerate(roots):
+            members[root].append(at)
+        inputs = set(self.bare.inputs)
         storages = []
         for root, tensors in members.items():
             name = self.names[root]
@@ -173,54 +187,45 @@ class _Builder:
                 role = Role.CONSTANT
             else:
                 role = Role.BATCH if name in inputs else Role.COMPUTED
-            storages.append(Storage(name, max(self._nbytes(self.names[t]) for t in tensors), role, tuple(tensors)))
-        return tuple(storages), {root: position for position, root in enumerate(members)}
+            storages.append(Storage(name, max(self.nbytes[t] for t in tensors), role, tuple(tensors)))
+        position = {root: at for at, root in enumerate(members)}
+        return tuple(storages), [position[root] for root in roots]
 
-    def _nbytes(self, name: str) -> int:
-        code, shape = self._type(name)
-        return math.prod(shape) * _dtype(code)[1]
-
-    def _tensor(self, name: str, storage: int) -> Tensor:
-        dtype, shape = self._dtype_shape(name)
-        return Tensor(name, dtype, shape, self._nbytes(name), storage, name in self.updated)
-
-    def _op(self, node: onnx.NodeProto, position: int) -> Op:
-        small = frozenset(
-            self.index[name]
-            for name in node.input
-            if name in self.constants and self.constants[name].nbytes <= INLINE_CONSTANT_BYTES
-        )
-        return Op(
-            name=node.name,
-            op_type=node.op_type,
-            domain=node.domain,
-            inputs=tuple(self.index[name] if name else -1 for name in node.input),
-            outputs=tuple(self.index[name] if name else -1 for name in node.output),
-            constants=small,
-            node=position,
-            random=is_random(node.op_type, node.domain, self._drops(node)),
+    def _ops(self, nodes: Sequence[Wired]) -> tuple[Op, ...]:
+        small = frozenset(self.index[name] for name in self.constants if self._is_small(name))
+        return tuple(
+            Op(
+                name=node.proto.name,
+                op_type=node.op_type,
+                domain=node.proto.domain,
+                inputs=node.inputs,
+                outputs=node.outputs,
+                constants=_NONE if small.isdisjoint(node.inputs) else small.intersection(node.inputs),
+                node=position,
+                random=is_random(node.op_type, node.proto.domain, self._drops(node)),
+            )
+            for position, node in enumerate(nodes)
         )
 
-    def _drops(self, node: onnx.NodeProto) -> bool:
+    def _drops(self, node: Wired) -> bool:
         """Whether a Dropout node may drop: its training flag is present and not a constant false."""
-        if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+        if node.op_type != "Dropout" or len(node.inputs) < 3 or node.inputs[2] < 0:
             return False
-        flag = self.constants.get(node.input[2])
+        flag = self.constants.get(self.names[node.inputs[2]])
         return flag is None or bool(flag)
 
-    def _forward_names(self, nodes: list[onnx.NodeProto]) -> frozenset[str]:
-        """Outputs of the nodes that the loss depends on."""
+    def _forward(self, nodes: Sequence[Wired], roots: Sequence[int]) -> frozenset[int]:
+        """The outputs of the nodes that the loss depends on, none without a loss."""
         if self.bare.loss is None:
             return frozenset()
-        producer = {name: node for node in nodes for name in node.output}
-        by_root = {self._root(name): name for name in producer if name}
-        found: set[str] = set()
-        pending = [self.bare.loss]
+        writer = {roots[out]: node for node in nodes for out in node.outputs if out >= 0}
+        found: set[int] = set()
+        pending = [self.index[self.bare.loss]]
         while pending:
-            name = by_root.get(self._root(pending.pop()))
-            if name is not None and name not in found:
-                found.update(producer[name].output)
-                pending += [i for i in producer[name].input if i and i not in self.constants]
+            node = writer.pop(roots[pending.pop()], None)
+            if node is not None:
+                found.update(out for out in node.outputs if out >= 0)
+                pending += [i for i in node.inputs if i >= 0]
         return frozenset(found)
 
 
@@ -231,19 +236,19 @@ def _dtype(code: int) -> tuple[str, int]:
     return dtype.name, dtype.itemsize
 
 
-def _layers(nodes: list[onnx.NodeProto], forward: frozenset[str]) -> tuple[Layer, ...]:
+def _layers(nodes: Sequence[Wired], forward: frozenset[int]) -> tuple[Layer, ...]:
     """Maximal runs of nodes with the same annotation; a node without one is a layer of its own."""
     layers: list[Layer] = []
     seen: defaultdict[tuple[str, str], int] = defaultdict(int)
     previous: tuple[str, str, str] | None = None
     for position, node in enumerate(nodes):
-        annotation = node_annotation(node)
+        annotation = node_annotation(node.proto)
         if annotation is not None and annotation == previous:
             last = layers[-1]
             layers[-1] = Layer(last.name, last.kind, last.phase, last.start, position + 1)
             continue
-        phase = "forward" if any(o in forward for o in node.output) else "backward"
-        name, kind, phase = annotation or (node.name, node.op_type.lower(), phase)
+        phase = "backward" if forward.isdisjoint(node.outputs) else "forward"
+        name, kind, phase = annotation or (node.proto.name, node.op_type.lower(), phase)
         seen[name, phase] += 1
         title = name if seen[name, phase] == 1 else f"{name}~{seen[name, phase]}"
         layers.append(Layer(title, kind, phase, position, position + 1))

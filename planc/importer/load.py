@@ -15,7 +15,8 @@ from onnx import numpy_helper
 from planc.errors import ModelError
 from planc.graph import annotations
 from planc.graph.operators import CONTROL_FLOW
-from planc.graph.wellformed import INFERENCE_ERRORS, is_external, malformed, unfilled
+from planc.graph.wellformed import is_external, malformed, unfilled
+from planc.importer.inference import Type, infer_types
 from planc.importer.weights import InitialValues, filled, misplaced
 
 INLINE_CONSTANT_BYTES = 1024
@@ -26,12 +27,15 @@ INLINE_CONSTANT_BYTES = 1024
 class Skeleton:
     """A model without its state's values: the structure that a plan is made for.
 
-    `model` has no initializers but small constants; `types` gives dtype code and shape of every named tensor;
+    `nodes` are those of the file but for Constant nodes; `types` gives dtype code and shape of every named tensor;
     `constants` are the values that nothing updates; `state_names` maps state inputs to the outputs that replace them.
     """
 
-    model: onnx.ModelProto
-    types: Mapping[str, tuple[int, tuple[int, ...]]]
+    nodes: tuple[onnx.NodeProto, ...]
+    opsets: tuple[onnx.OperatorSetIdProto, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    types: Mapping[str, Type]
     constants: Mapping[str, np.ndarray]
     state_names: Mapping[str, str]
     loss: str | None
@@ -116,8 +120,18 @@ def skeleton(file: ModelFile) -> Skeleton:
     if loss is not None and loss not in {value.name for value in proto.graph.output}:
         raise ModelError(f"{file.title}: the metadata names the loss {loss!r}, which is no output of the model")
     bare, constants = _strip(file, set(states))
-    types = _types(_infer(bare, file.title), constants, file.title)
-    return Skeleton(bare, types, constants, states, loss, ranges, _content_hash(bare, constants, states))
+    return Skeleton(
+        nodes=tuple(node for node in proto.graph.node if node.op_type != "Constant"),
+        opsets=tuple(proto.opset_import),
+        inputs=tuple(value.name for value in proto.graph.input),
+        outputs=tuple(value.name for value in proto.graph.output),
+        types=infer_types(bare, constants, file.title),
+        constants=constants,
+        state_names=states,
+        loss=loss,
+        input_ranges=ranges,
+        content_hash=_content_hash(bare, constants, states),
+    )
 
 
 def _range(value: object) -> tuple[int, int]:
@@ -192,38 +206,6 @@ def _constant_value(node: onnx.NodeProto) -> np.ndarray:
     if attribute.name == "value":
         return numpy_helper.to_array(value)
     return np.array(value, np.float32 if "float" in attribute.name else np.int64)
-
-
-def _infer(bare: onnx.ModelProto, title: str) -> onnx.ModelProto:
-    try:
-        onnx.checker.check_model(bare)
-        return onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
-    except INFERENCE_ERRORS as error:
-        raise ModelError(f"{title}: not a valid ONNX model: {error}") from error
-
-
-def _types(
-    model: onnx.ModelProto, constants: Mapping[str, np.ndarray], title: str
-) -> dict[str, tuple[int, tuple[int, ...]]]:
-    found: dict[str, tuple[int, tuple[int, ...]]] = {
-        name: (onnx.helper.np_dtype_to_tensor_dtype(value.dtype), value.shape) for name, value in constants.items()
-    }
-    for info in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        if not info.type.HasField("tensor_type"):
-            raise ModelError(f"{title}: {info.name!r} is not a tensor; sequences and maps are not supported")
-        tensor = info.type.tensor_type
-        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-            found[info.name] = (tensor.elem_type, tuple(d.dim_value for d in tensor.shape.dim))
-    for node in model.graph.node:
-        for name in (*node.input, *node.output):
-            if name and name not in found:
-                raise ModelError(
-                    f"{title}: tensor {name!r} at node {node.name!r} ({node.op_type}) has no concrete shape; "
-                    "bind symbolic dimensions (`planc grad --dim name=size`)"
-                )
-            if name and found[name][0] == onnx.TensorProto.STRING:
-                raise ModelError(f"{title}: tensor {name!r} holds strings, which have no planned address")
-    return found
 
 
 def _content_hash(bare: onnx.ModelProto, constants: Mapping[str, np.ndarray], states: Mapping[str, str]) -> str:
