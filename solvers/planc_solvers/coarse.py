@@ -42,6 +42,10 @@ class Coarse:
     uses: list[list[int]] = field(default_factory=list)
     fixed: set[tuple[int, int]] = field(default_factory=set)
     stage: list[int] = field(default_factory=list)
+    memory_rows: list[int] = field(default_factory=list)
+    """Rows whose right side is a part of a budget."""
+    copy_rows: list[int] = field(default_factory=list)
+    """Rows that let a stage last as long as its copies; their first coefficient is the stage's time's."""
     forms: dict[tuple[int, int], int] = field(default_factory=dict)
     """Fraction of critical task k's first execution that runs in its form f, where it has a choice."""
 
@@ -292,12 +296,12 @@ def _memory_rows(c: Coarse) -> None:
         fixed = least + sum(problem.values[v].bytes for v in inside)
         terms = [(x, problem.values[v].bytes / budget) for (v, q), x in c.present.items() if q == k]
         terms.extend((c.forms[k, f], (forms[f].working_bytes - least) / budget) for q, f in c.forms if q == k)
-        c.model.row(terms, upper=(budget - fixed) / budget)
+        c.memory_rows.append(c.model.row(terms, upper=(budget - fixed) / budget))
         c.constant.append(fixed)
     resident = [(x, problem.values[v].bytes / budget) for v, x in c.resident.items()]
     if resident:
         begin = problem.entry_bytes(0) - sum(problem.values[v].bytes for v in problem.accesses[0] if v in c.resident)
-        c.model.row(resident, upper=(budget - begin) / budget)
+        c.memory_rows.append(c.model.row(resident, upper=(budget - begin) / budget))
     if problem.host_budget_bytes is not None and len(c.critical) == 1:
         _host_row(c, max(problem.host_budget_bytes, 1))
 
@@ -315,7 +319,7 @@ def _host_row(c: Coarse, limit: int) -> None:
         elif info.origin is Origin.STATE:
             terms.append((c.resident[value], -info.bytes / limit))
             taken += info.bytes / limit
-    c.model.row(terms, upper=1.0 - taken)
+    c.memory_rows.append(c.model.row(terms, upper=1.0 - taken))
 
 
 def _time_rows(c: Coarse) -> None:
@@ -343,7 +347,7 @@ def _time_rows(c: Coarse) -> None:
         c.model.row([(time, 1.0), *((x, -w) for x, w in work[k]), *dragged], lower=compute[k])
         for copies in (ins[k], outs[k]):
             if copies:
-                c.model.row([(time, 1.0), *((x, -w) for x, w in copies)], lower=0.0)
+                c.copy_rows.append(c.model.row([(time, 1.0), *((x, -w) for x, w in copies)], lower=0.0))
 
 
 def _least_ns(problem: Problem, task: int) -> int:

@@ -68,8 +68,8 @@ class LinearModel:
         self.integer.append(integer)
         return len(self.cost) - 1
 
-    def row(self, terms: list[tuple[int, float]], lower: float = -inf, upper: float = inf) -> None:
-        """Add lower ≤ Σ coefficient · variable ≤ upper; a variable may occur once."""
+    def row(self, terms: list[tuple[int, float]], lower: float = -inf, upper: float = inf) -> int:
+        """Add lower ≤ Σ coefficient · variable ≤ upper; a variable may occur once. The row's number."""
         index = len(self.row_lower)
         for column, value in terms:
             self._rows.append(index)
@@ -77,6 +77,7 @@ class LinearModel:
             self._values.append(value)
         self.row_lower.append(lower)
         self.row_upper.append(upper)
+        return index
 
     def entries(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Rows, columns and coefficients of the matrix."""

@@ -5,6 +5,7 @@ few rounds: a deep network's repeated blocks then share their variables. Equal v
 optimum is a point of the whole relaxation and not a bound on it; its duals give a bound all the same (Lagrange).
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -14,40 +15,88 @@ from planc_solvers.coarse import Coarse
 from planc_solvers.linear import LinearModel
 
 Ints = npt.NDArray[np.int64]
-Point = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float64]
+Hashes = npt.NDArray[np.uint64]
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo 1, spread evenly over [0, 1)."""
+
+_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class Merged(NamedTuple):
     """Of one merged model: a point of the whole relaxation with presence rounded, and a bound on the whole relaxation."""
 
-    point: Point
+    point: Floats
     bound: float
 
 
-def solve_merged(coarse: Coarse, seconds: float, rounds: int) -> Merged | None:
-    """Solve the relaxation with `rounds` of refinement, which say how far, in rows, a difference spreads; None if late.
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    """Entries of a model's matrix by row: those of row i are at [row_ptr[i], row_ptr[i + 1])."""
 
-    Equal fractions would all round alike, so the i-th variable of a colour is rounded at the i-th multiple of the golden
-    ratio: of a class present to 0.4 two in five are kept, and variables of one block, having one rank, go together.
-    The bound is that of the merged duals, each shared equally by the rows that were merged into one.
+    rows: Ints
+    columns: Ints
+    values: Floats
+    row_ptr: Ints
+
+    @classmethod
+    def of(cls, model: LinearModel) -> "_Matrix":
+        rows, columns, values = model.entries()  # rows are added one after the other, so they are in order
+        return cls(rows, columns, values, np.searchsorted(rows, np.arange(len(model.row_lower) + 1)))
+
+
+class Merger:
+    """The merged relaxation of `coarse`, with `rounds` of refinement, which say how far, in rows, a difference spreads.
+
+    The refinement is done once; then models of several budgets and link speeds are solved.
     """
-    model = coarse.model
-    rows, columns, values = model.entries()
-    of_column, of_row = _colours(model, rows, columns, values, rounds)
-    answer = _merged(model, rows, columns, values, of_column, of_row).solve(seconds, relaxed=True)
-    if answer.point is None:
-        return None
-    point = answer.point[of_column]
-    threshold = (GOLDEN * (_ranks(of_column) + 0.5)) % 1.0
-    kept = np.array([*coarse.present.values(), *coarse.resident.values()], np.int64)
-    rounded = np.where(point > 1 - threshold, 1.0, 0.0)
-    rounded[kept] = np.where(point[kept] >= threshold[kept], 1.0, 0.0)
-    duals = answer.duals
-    bound = -np.inf if duals is None else model.lagrangian_bound((duals / np.bincount(of_row))[of_row])
-    return Merged(rounded, bound)
+
+    def __init__(self, coarse: Coarse, rounds: int) -> None:
+        self.coarse, self.matrix = coarse, _Matrix.of(coarse.model)
+        self.of_column, self.of_row = _colours(coarse.model, self.matrix, rounds)
+        self.threshold = (GOLDEN * (_ranks(self.of_column) + 0.5)) % 1.0
+
+    def solve(self, seconds: float, budget: float = 1.0, slowness: float = 1.0) -> Merged | None:
+        """A point for that part of the budgets and copies that take so much longer; None if late or infeasible.
+
+        Equal fractions would all round alike, so the i-th variable of a colour is rounded at the i-th multiple of the
+        golden ratio: of a class present to 0.4 two in five are kept, and variables of one block, having one rank, go
+        together. The bound is that of the merged duals, each shared equally by the rows that were merged into one; it
+        is -infinity for other budgets or speeds.
+        """
+        coarse = self.coarse
+        answer = self._small(budget, slowness).solve(seconds, relaxed=True)
+        if answer.point is None:
+            return None
+        point = answer.point[self.of_column]
+        kept = np.array([*coarse.present.values(), *coarse.resident.values()], np.int64)
+        rounded = np.where(point > 1 - self.threshold, 1.0, 0.0)
+        rounded[kept] = np.where(point[kept] >= self.threshold[kept], 1.0, 0.0)
+        if answer.duals is None or budget != 1.0 or slowness != 1.0:
+            return Merged(rounded, -np.inf)
+        shared = (answer.duals / np.bincount(self.of_row))[self.of_row]
+        return Merged(rounded, coarse.model.lagrangian_bound(shared))
+
+    def _small(self, budget: float, slowness: float) -> LinearModel:
+        """One variable a colour; of each colour of rows one row, with the coefficients of equal variables summed."""
+        model, matrix, small = self.coarse.model, self.matrix, LinearModel()
+        _, first = np.unique(self.of_column, return_index=True)
+        cost = np.bincount(self.of_column, weights=model.cost)
+        for colour, column in enumerate(first):
+            small.variable(model.lower[column], model.upper[column], float(cost[colour]))
+        memory, copies = set(self.coarse.memory_rows), set(self.coarse.copy_rows)
+        _, chosen = np.unique(self.of_row, return_index=True)
+        for row in chosen.tolist():
+            begin, end = int(matrix.row_ptr[row]), int(matrix.row_ptr[row + 1])
+            terms: dict[int, float] = {}
+            for entry in range(begin, end):
+                colour = int(self.of_column[matrix.columns[entry]])
+                slower = slowness if row in copies and entry > begin else 1.0
+                terms[colour] = terms.get(colour, 0.0) + slower * float(matrix.values[entry])
+            upper = model.row_upper[row] - (1.0 - budget if row in memory else 0.0)
+            small.row(list(terms.items()), model.row_lower[row], upper)
+        return small
 
 
 def _ranks(colours: Ints) -> Ints:
@@ -59,50 +108,38 @@ def _ranks(colours: Ints) -> Ints:
     return ranks
 
 
-def _renumbered(keys: npt.NDArray[np.float64]) -> Ints:
-    """Colours 0, 1, … of the distinct rows of `keys`."""
-    _, colours = np.unique(np.round(keys, 12), axis=0, return_inverse=True)
-    return colours.reshape(-1).astype(np.int64)
+def _mixed(*parts: Hashes) -> Hashes:
+    """One hash of several numbers an element, their order counting (SplitMix64, Steele et al. 2014)."""
+    mixed = np.zeros_like(parts[0])
+    for part in parts:
+        mixed = (mixed + part) * _MIX[0] + _MIX[1]
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[1]
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX[2]
+        mixed = mixed ^ (mixed >> np.uint64(31))
+    return mixed
 
 
-def _colours(
-    model: LinearModel, rows: Ints, columns: Ints, values: npt.NDArray[np.float64], rounds: int
-) -> tuple[Ints, Ints]:
-    of_column = _renumbered(np.array([model.lower, np.minimum(model.upper, 1e18), model.cost]).T)
-    bounds = np.array([np.maximum(model.row_lower, -1e18), np.minimum(model.row_upper, 1e18)]).T
-    of_row = _renumbered(bounds)
-    generator = np.random.default_rng(0)
+def _bits(numbers: npt.ArrayLike) -> Hashes:
+    """Numbers as hashes: equal to 12 decimals is equal."""
+    return (np.round(np.minimum(np.maximum(np.asarray(numbers, np.float64), -1e18), 1e18), 12) + 0.0).view(np.uint64)
+
+
+def _colours(model: LinearModel, matrix: _Matrix, rounds: int) -> tuple[Ints, Ints]:
+    """Colours 0, 1, … of the columns and of the rows."""
+    of_column = _mixed(_bits(model.lower), _bits(model.upper), _bits(model.cost))
+    of_row = _mixed(_bits(model.row_lower), _bits(model.row_upper))
+    by_column = np.argsort(matrix.columns, kind="stable")
+    column_ptr = np.searchsorted(matrix.columns[by_column], np.arange(of_column.size + 1))
+    row_values = _bits(matrix.values)
+    column_values, column_rows = row_values[by_column], matrix.rows[by_column]
     for _ in range(rounds):
-        of_row = _refined(of_row, rows, of_column[columns], values, generator)
-        of_column = _refined(of_column, columns, of_row[rows], values, generator)
-    return of_column, _refined(of_row, rows, of_column[columns], values, generator)
+        of_row = _mixed(of_row, _sums(_mixed(row_values, of_column[matrix.columns]), matrix.row_ptr))
+        of_column = _mixed(of_column, _sums(_mixed(column_values, of_row[column_rows]), column_ptr))
+    of_row = _mixed(of_row, _sums(_mixed(row_values, of_column[matrix.columns]), matrix.row_ptr))
+    return np.unique(of_column, return_inverse=True)[1], np.unique(of_row, return_inverse=True)[1]
 
 
-def _refined(
-    colours: Ints, ends: Ints, others: Ints, values: npt.NDArray[np.float64], generator: np.random.Generator
-) -> Ints:
-    """Colours split by the multiset of (coefficient, colour of the other end), hashed to a random sum."""
-    weight = generator.random(int(others.max()) + 1)
-    total = np.bincount(ends, weights=weight[others] * (values + 0.618), minlength=colours.size)
-    return _renumbered(np.array([colours, np.round(total, 9)]).T)
-
-
-def _merged(
-    model: LinearModel, rows: Ints, columns: Ints, values: npt.NDArray[np.float64], of_column: Ints, of_row: Ints
-) -> LinearModel:
-    """One variable a colour; of each colour of rows one row, with the coefficients of equal variables summed."""
-    small = LinearModel()
-    _, first = np.unique(of_column, return_index=True)
-    cost = np.bincount(of_column, weights=model.cost)
-    for colour, column in enumerate(first):
-        small.variable(model.lower[column], model.upper[column], float(cost[colour]))
-    _, chosen = np.unique(of_row, return_index=True)
-    order = np.argsort(rows, kind="stable")
-    begin = np.searchsorted(rows[order], np.arange(len(model.row_lower) + 1))
-    for row in chosen:
-        terms: dict[int, float] = {}
-        for entry in order[begin[row] : begin[row + 1]]:
-            colour = int(of_column[columns[entry]])
-            terms[colour] = terms.get(colour, 0.0) + float(values[entry])
-        small.row(list(terms.items()), model.row_lower[row], model.row_upper[row])
-    return small
+def _sums(hashes: Hashes, pointers: Ints) -> Hashes:
+    """Sums modulo 2^64 of hashes[pointers[i]:pointers[i + 1]]: equal for equal multisets."""
+    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
+    return total[pointers[1:]] - total[pointers[:-1]]

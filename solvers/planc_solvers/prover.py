@@ -4,8 +4,8 @@ Every set of critical tasks gives a bound; which set gives the best is found by 
 always better for the relaxation, because work may spread over more stages, and always slower.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from math import inf
 
 import numpy as np
@@ -16,7 +16,7 @@ from planc_solvers.coarse import Coarse, coarse_model
 from planc_solvers.decode import decode
 from planc_solvers.evaluate import evaluate
 from planc_solvers.linear import Answer
-from planc_solvers.merge import solve_merged
+from planc_solvers.merge import Merger
 from planc_solvers.workspace import EXCESS, MAKESPAN, Workspace, workspace
 
 GRID = 12
@@ -38,6 +38,13 @@ INTEGER_TASKS = 4
 
 LARGE = 20_000
 """Accesses from which on the whole relaxation takes so long that merged models go before it."""
+
+SLOWNESS = (1.25, 1.15, 1.35, 1.0, 1.6)
+"""How much longer copies are taken to last in the merged models of which plans are made: a model that fills the link
+leaves no time for the copies that a plan cannot start at once."""
+
+HUGE = 100_000
+"""Accesses from which on the whole relaxation would take minutes and gigabytes."""
 
 MARGINS = (0.98, 0.95, 0.92, 0.88, 0.8)
 """Parts of the budgets at which merged models are tried while their plans do not fit."""
@@ -81,6 +88,8 @@ class Prover:
         peak = int(np.argmax(self.keep_memory))
         if self.swaps and self.arrays.reads.size > LARGE:
             yield from self._merged(peak)
+        if self.arrays.reads.size > HUGE:
+            return
         yield from self._solve((peak,), integer=not self.swaps)
         if self.swaps:
             yield from self._scan()
@@ -100,20 +109,21 @@ class Prover:
             yield self._bound_ns(answer.bound), self._decoded(coarse, answer)
 
     def _merged(self, peak: int) -> Iterator[tuple[int, list[Plan]]]:
-        """Plans of a large problem, from merged models at the budgets and, until one fits, a little below them."""
-        host = self.problem.host_budget_bytes
-        for margin in (1.0, *MARGINS):
-            budget, limit = int(self.problem.budget_bytes * margin), None if host is None else int(host * margin)
-            coarse = coarse_model(replace(self.problem, budget_bytes=budget, host_budget_bytes=limit), (peak,))
-            found = solve_merged(coarse, self.left() * 0.3, MERGE_ROUNDS)
-            if found is None or self.stopped():
-                return
-            plan = decode(coarse, self.small, self.arrays, found.point)
-            valid = evaluate(self.arrays, plan, self.place)
-            # A bound at a smaller budget is none at the true one.
-            yield self._bound_ns(found.bound) if margin == 1.0 else 0, [plan] if valid else []
-            if valid and self.place.total[EXCESS] <= 0:
-                return
+        """Plans of a large problem: for slower and slower copies, at the largest part of the budgets that fits."""
+        merger, margins = Merger(coarse_model(self.problem, (peak,)), MERGE_ROUNDS), deque((1.0, *MARGINS))
+        whole = merger.solve(self.left() * 0.3)
+        if whole is not None:
+            yield self._bound_ns(whole.bound), []
+        for slowness in SLOWNESS:
+            while margins and not self.stopped():
+                found = merger.solve(self.left() * 0.3, margins[0], slowness)
+                plan = None if found is None else decode(merger.coarse, self.small, self.arrays, found.point)
+                valid = plan is not None and evaluate(self.arrays, plan, self.place)
+                if plan is not None and valid:
+                    yield 0, [plan]
+                if valid and self.place.total[EXCESS] <= 0:
+                    break
+                margins.popleft()
 
     def _bound_ns(self, bound: float) -> int:
         return int(bound * self.base * (1 - SLACK)) if np.isfinite(bound) else 0

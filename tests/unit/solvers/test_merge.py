@@ -1,6 +1,7 @@
 """Merged models against the whole relaxation of a repetitive network."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from planc_solvers.arrays import arrays_of
 from planc_solvers.coarse import Coarse, coarse_model
 from planc_solvers.decode import decode
 from planc_solvers.evaluate import evaluate
-from planc_solvers.merge import solve_merged
+from planc_solvers.merge import Merger
 from planc_solvers.policy import turning_point
 from planc_solvers.workspace import EXCESS, workspace
 
@@ -26,7 +27,7 @@ def coarse() -> Coarse:
 
 @pytest.mark.parametrize("rounds", [1, 3, 6])
 def test_the_merged_duals_bound_the_whole_relaxation_from_below(coarse: Coarse, rounds: int) -> None:
-    whole, merged = coarse.model.solve(30, relaxed=True), solve_merged(coarse, 30, rounds)
+    whole, merged = coarse.model.solve(30, relaxed=True), Merger(coarse, rounds).solve(30)
     assert merged is not None
     assert merged.bound <= whole.objective * (1 + 1e-6)
     if rounds == 6:
@@ -34,9 +35,26 @@ def test_the_merged_duals_bound_the_whole_relaxation_from_below(coarse: Coarse, 
 
 
 def test_the_rounded_point_decodes_to_a_plan_near_the_budget(coarse: Coarse) -> None:
-    merged, arrays = solve_merged(coarse, 30, 6), arrays_of(coarse.problem)
+    merged, arrays = Merger(coarse, 6).solve(30), arrays_of(coarse.problem)
     assert merged is not None
     assert set(np.unique(merged.point)) <= {0.0, 1.0}
     place = workspace(arrays)
     assert evaluate(arrays, decode(coarse, coarse.problem, arrays, merged.point), place)
     assert place.total[EXCESS] < 0.05 * arrays.budget * len(coarse.problem.tasks)
+
+
+@pytest.mark.parametrize(("budget", "slowness"), [(0.8, 1.0), (1.0, 1.5)])
+def test_smaller_budgets_and_slower_copies_are_those_of_another_problem(
+    coarse: Coarse, budget: float, slowness: float
+) -> None:
+    """With every difference refined, the merged model is the whole relaxation of the problem so changed."""
+    problem = coarse.problem
+    values = tuple(
+        replace(v, copy_out_ns=round(v.copy_out_ns * slowness), copy_in_ns=round(v.copy_in_ns * slowness))
+        for v in problem.values
+    )
+    other = replace(problem, values=values, budget_bytes=round(problem.budget_bytes * budget))
+    expected = coarse_model(other, coarse.critical).model.solve(30, relaxed=True).objective
+    answer = Merger(coarse, 30)._small(budget, slowness).solve(30, relaxed=True)
+    assert answer.objective == pytest.approx(expected, rel=1e-6)
+    assert answer.objective > coarse.model.solve(30, relaxed=True).objective * 1.001

@@ -22,7 +22,9 @@ from planc_solvers.workspace import MAKESPAN, workspace
 def _scaled(seed: int, share: float) -> Problem:
     """A random problem whose sizes are spread over four orders of magnitude, at a share of what its budget may lose."""
     problem = random_problem(seed)
-    values = tuple(replace(v, bytes=v.bytes * (1000 if i % 3 else 1), swappable=True) for i, v in enumerate(problem.values))
+    values = tuple(
+        replace(v, bytes=v.bytes * (1000 if i % 3 else 1), swappable=True) for i, v in enumerate(problem.values)
+    )
     made = [v.bytes if v.origin is Origin.COMPUTED else 0 for v in values]
     tasks = tuple(replace(t, working_bytes=sum(made[v] for v in t.writes)) for t in problem.tasks)
     whole = replace(problem, tasks=tasks, values=values)
