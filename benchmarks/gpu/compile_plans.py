@@ -1,38 +1,57 @@
-"""Compiles plans for a card from stored cost tables, here, to be carried there for run_plans.py.
+"""Compiles plans for a card from measured cost tables, there or anywhere else.
 
-    python benchmarks/gpu/compile_plans.py COSTS PLANS SECONDS CASE:PERCENT ...     e.g. r50-32:50 gpt2:33
+    python benchmarks/gpu/compile_plans.py COSTS PLANS SECONDS CASE:PERCENT[,PERCENT ...] ...     e.g. r50-32:50,33
 
-COSTS holds h100-CASE.costs.json; a case without one is estimated. A table of an older graph is refused.
+COSTS holds CASE.costs.json or h100-CASE.costs.json; a table of an older graph is refused. As many compiles run at once
+as there are pairs of cores.
 """
 
+import os
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from networks import build
 
 from planc.compiler import CompileOptions, compile_model
-from planc.costs.catalogue import estimate
 from planc.costs.files import read_costs
 from planc.errors import PlancError
 from planc.plan.files import write_plan
 
 
+def compiled(costs: Path, plans: Path, seconds: float, name: str, percent: str) -> str:
+    """Write one plan; a line about it."""
+    try:
+        imported = build(name)
+        table = read_costs(next(iter(sorted(costs.glob(f"*{name}.costs.json"))), costs / f"{name}.costs.json"))
+        plan = compile_model(imported, table, CompileOptions(f"{percent}%", time_limit_s=seconds)).plan
+    except PlancError as error:
+        return f"{name}:{percent}: {error}"
+    write_plan(plan, plans / f"{name}.{percent}.plan.json")
+    step, base = plan.prediction.step_ns / 1e6, plan.prediction.unconstrained_step_ns / 1e6
+    bound = plan.certificate.lower_bound_ns / 1e6
+    return (
+        f"{name}:{percent}: slab {plan.memory.slab_bytes >> 20} MiB, {len(plan.copies)} copies, {len(plan.segments)} "
+        f"segments, {base:.1f} ms unconstrained, {step:.1f} planned, {bound:.1f} bound"
+    )
+
+
+def jobs(arguments: list[str]) -> Iterator[tuple[str, str]]:
+    """(case, percent) of every plan asked for."""
+    for argument in arguments:
+        name, percents = argument.split(":")
+        yield from ((name, percent) for percent in percents.split(","))
+
+
 def main() -> None:
-    """One file and one line for each case."""
+    """One file and one line for each plan."""
     costs, plans, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
     plans.mkdir(parents=True, exist_ok=True)
-    for case in sys.argv[4:]:
-        name, percent = case.split(":")
-        try:
-            imported, measured = build(name), costs / f"h100-{name}.costs.json"
-            table = read_costs(measured) if measured.exists() else estimate(imported.graph, "h100")
-            plan = compile_model(imported, table, CompileOptions(f"{percent}%", time_limit_s=seconds)).plan
-        except PlancError as error:
-            print(f"{case}: {error}", flush=True)
-            continue
-        write_plan(plan, plans / f"{name}.{percent}.plan.json")
-        predicted = plan.prediction.step_ns / 1e6
-        print(f"{case}: slab {plan.memory.slab_bytes >> 20} MiB, {len(plan.copies)} copies, {predicted:.1f} ms", flush=True)
+    with ProcessPoolExecutor(max(1, (os.cpu_count() or 2) // 2)) as pool:
+        wanted = [job for job in jobs(sys.argv[4:]) if not (plans / f"{job[0]}.{job[1]}.plan.json").exists()]
+        for done in as_completed([pool.submit(compiled, costs, plans, seconds, *job) for job in wanted]):
+            print(done.result(), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
     PYTHONPATH=SITE python3 benchmarks/gpu/run_plans.py --out FOLDER PLANS CASE ...
 
-PLANS holds CASE.BUDGET.plan.json files. Writes runs.json; prints a line for each plan.
+PLANS holds CASE.BUDGET.plan.json files. Each plan runs in a process of its own, so that the driver counts its memory
+alone. Writes runs-CASE.json; prints a line for each plan.
 """
 
 import argparse
-import gc
 import json
+import multiprocessing
 import statistics
 import time
 import traceback
+from collections.abc import Callable
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,6 @@ from planc.importer.build import ImportedModel
 from planc.plan.files import read_plan
 from planc.plan.plan import Plan
 from planc.runtime.cuda_driver import Context, call
-from planc.runtime.cuda_provider import reserve_scratch
 from planc.runtime.measure import UnplannedStep, measure, synthetic_feeds
 from planc.runtime.step import TrainingStep, load
 
@@ -69,25 +71,24 @@ def one(imported: ImportedModel, plan: Plan, compare: bool) -> dict[str, Any]:
         "budget_MiB": plan.memory.budget_bytes // MIB,
         "predicted_ms": round(plan.prediction.step_ns / 1e6, 3),
         "base_ms": round(plan.prediction.unconstrained_step_ns / 1e6, 3),
+        "bound_ms": round(plan.certificate.lower_bound_ns / 1e6, 3),
         "copies": len(plan.copies),
         "swapped_MiB": sum(c.bytes for c in plan.copies) // MIB,
         "segments": len(plan.segments),
         "recomputed": len(plan.runs) - plan.model.layers,
         "slab_MiB": plan.memory.slab_bytes // MIB,
         "scratch_MiB": plan.memory.scratch_bytes // MIB,
+        "sessions_MiB": plan.memory.session_bytes // MIB,
     }
     before = used()
     start = time.perf_counter()
     with load(plan, imported, replay=False) as step:
         facts["load_s"] = round(time.perf_counter() - start, 1)
-        feeds = synthetic_feeds(imported.graph, 0)
-        step(feeds)
+        step(synthetic_feeds(imported.graph, 0))
         facts["device_MiB"] = (used() - before) // MIB
         facts["sessions"] = step.device.session_count
         facts["launched_ms"] = median_ms(step._executor.run_step)
         facts |= replayed(step, before)
-    gc.collect()
-    facts["left_MiB"] = (used() - before) // MIB
     if compare:
         with load(plan, imported) as step:
             result = measure(step, 3, 0, compare=True)
@@ -107,6 +108,31 @@ def replayed(step: TrainingStep, before: int) -> dict[str, Any]:
     }
 
 
+def alone(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` finds in a process of its own, or what went wrong; nothing of CUDA may be loaded here yet."""
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe()
+    process = fork.Process(target=_report, args=(work, theirs))
+    process.start()
+    theirs.close()
+    try:
+        found: dict[str, Any] = ours.recv()
+    except EOFError:
+        process.join()
+        found = {"FAILED": f"the process ended with {process.exitcode}"}
+    process.join()
+    return found
+
+
+def _report(work: Callable[[], dict[str, Any]], answer: Connection) -> None:
+    try:
+        Context()
+        answer.send({"context_MiB": used() // MIB, **work()})
+    except Exception as error:
+        traceback.print_exc(limit=8)
+        answer.send({"FAILED": f"{type(error).__name__}: {str(error)[:500]}"})
+
+
 def main() -> None:
     """Every plan of every case, then the unplanned session."""
     parser = argparse.ArgumentParser()
@@ -115,29 +141,17 @@ def main() -> None:
     parser.add_argument("plans", type=Path)
     parser.add_argument("cases", nargs="+")
     options = parser.parse_args()
-    Context()
-    results: dict[str, Any] = {}
     for case in options.cases:
-        files = sorted(options.plans.glob(f"{case}.*.plan.json"))
-        plans = {file.name.removesuffix(".plan.json"): read_plan(file) for file in files}
-        reserve_scratch(max(plan.memory.scratch_bytes for plan in plans.values()))
+        results: dict[str, Any] = {}
         imported = build(case)
-        for name, plan in plans.items():
-            results[name] = attempt(partial(one, imported, plan, not options.no_compare))
+        works: dict[str, Callable[[], dict[str, Any]]] = {case: partial(unplanned, imported)}
+        for file in sorted(options.plans.glob(f"{case}.*.plan.json")):
+            plan = read_plan(file)
+            works[file.name.removesuffix(".plan.json")] = partial(one, imported, plan, not options.no_compare)
+        for name, work in works.items():
+            results[name] = alone(work)
             print(name, json.dumps(results[name]), flush=True)
-            (options.out / f"runs-{options.cases[0]}.json").write_text(json.dumps(results, indent=1))
-        results[case] = attempt(partial(unplanned, imported))
-        print(case, json.dumps(results[case]), flush=True)
-    (options.out / f"runs-{options.cases[0]}.json").write_text(json.dumps(results, indent=1))
-
-
-def attempt(work: Any) -> dict[str, Any]:
-    """The facts, or what went wrong."""
-    try:
-        return work()
-    except Exception as error:
-        traceback.print_exc(limit=8)
-        return {"FAILED": f"{type(error).__name__}: {str(error)[:500]}"}
+            (options.out / f"runs-{case}.json").write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
