@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import chain
 from math import prod
+from operator import attrgetter
 
 import onnx
 from onnx import TensorProto, numpy_helper
@@ -35,20 +36,28 @@ def unfilled(model: onnx.ModelProto) -> Iterator[str]:
 
 def _not_text(model: onnx.ModelProto) -> Iterator[str]:
     """Protobuf hands out bytes where text is not UTF-8."""
+    if not set(map(type, _texts(model))) <= {str}:
+        for text in _texts(model):
+            if not isinstance(text, str):
+                yield f"the name {text!r} is not UTF-8 text; the file is damaged"
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[str]:
     graph = model.graph
-    named = chain(graph.node, graph.input, graph.output, graph.value_info, graph.initializer)
-    texts = chain(
-        (x.name for x in named),
-        chain.from_iterable((n.op_type, n.domain, *n.input, *n.output) for n in graph.node),
-        (a.name for n in graph.node for a in n.attribute),
-        chain.from_iterable((p.key, p.value) for n in graph.node for p in n.metadata_props),
-        chain.from_iterable((p.key, p.value) for p in model.metadata_props),
-        (o.domain for o in model.opset_import),
-        (d.dim_param for i in chain(graph.input, graph.output) for d in i.type.tensor_type.shape.dim),
-    )
-    for text in texts:
-        if not isinstance(text, str):
-            yield f"the name {text!r} is not UTF-8 text; the file is damaged"
+    for named in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
+        yield from map(attrgetter("name"), named)
+    for node in graph.node:
+        yield node.op_type
+        yield node.domain
+        yield from node.input
+        yield from node.output
+        yield from map(attrgetter("name"), node.attribute)
+    for prop in chain(model.metadata_props, chain.from_iterable(map(attrgetter("metadata_props"), graph.node))):
+        yield prop.key
+        yield prop.value
+    yield from map(attrgetter("domain"), model.opset_import)
+    for info in chain(graph.input, graph.output):
+        yield from map(attrgetter("dim_param"), info.type.tensor_type.shape.dim)
 
 
 def _types(graph: onnx.GraphProto) -> Iterator[str]:
