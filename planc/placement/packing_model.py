@@ -76,6 +76,18 @@ class Model:
         lower, upper, sections = _reduce_time(self.lower, self.upper)
         return replace(self, lower=lower, upper=upper, sections=sections)
 
+    def meetings(self) -> npt.NDArray[np.bool_]:
+        """Whether buffers i and k, two different ones, are alive at a common time, as a square matrix."""
+        start, end = self.hull()
+        meets = (start[:, None] < end) & (start < end[:, None])
+        for i in np.flatnonzero(np.diff(self.first) > 1):
+            alive = np.zeros(len(self.lower), np.bool_)
+            for row in range(self.first[i], self.first[i + 1]):
+                alive |= (self.lower < self.upper[row]) & (self.lower[row] < self.upper)
+            meets[i] = meets[:, i] = np.logical_or.reduceat(alive, self.first[:-1])
+        np.fill_diagonal(meets, False)
+        return meets
+
     def select(self, chosen: Array) -> "Model":
         """The model of some of the buffers (ascending positions), with sections counted from their first."""
         spans = np.diff(self.first)[chosen]

@@ -31,7 +31,7 @@ from planc.placement.packing_search import (
     search,
 )  # fmt: skip
 from planc.placement.packing_strata import Stratum, strata
-from planc.placement.packing_wheel import WHEEL_BUFFERS, Wheels, meetings, spin
+from planc.placement.packing_wheel import WHEEL_BUFFERS, Wheels, spin
 
 # Search keeps every pair of buffers that meet in time (4 bytes each way) and may visit all of them along one path.
 SEARCH_BUFFERS = 3_000
@@ -187,7 +187,7 @@ def load_search(model: Model) -> None:
     problem = build_problem(model.select(np.zeros(1, np.int64)))
     search(problem, np.zeros(1, np.int64), LOWEST, np.array([0, 0, 0, NONE], np.int64), np.zeros(len(problem.load)))
     single = model.select(np.zeros(1, np.int64))
-    spin(single, meetings(single), np.zeros(1, np.int64), 0, 1, 0, np.zeros(1, np.int64))
+    spin(single, single.meetings(), np.zeros(1, np.int64), 0, 1, 0, np.zeros(1, np.int64))
 
 
 def improve(

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from planc.placement.packing_jit import compiled
+from planc.placement.packing_jit import compiled, inner, int64
 from planc.placement.packing_model import Array, Model
 
 FAILED, FOUND, STOPPED = 0, 1, 2
@@ -80,10 +80,11 @@ def build_problem(model: Model) -> Problem:
     kinds: dict[object, int] = {}
     keys = zip(spans, model.top.tolist(), model.alignment.tolist(), strict=True)
     kind = np.array([kinds.setdefault(key, len(kinds)) for key in keys], dtype=np.int64)
-    near_first, near = _meetings(model.first, model.lower, model.upper)
+    meets = model.meetings()
+    near_first = np.concatenate([[0], np.cumsum(meets.sum(axis=1))]).astype(np.int64)
     return Problem(
         model.top, model.size, model.alignment, kind, model.first, model.lower, model.upper,
-        near_first, near, model.load(), int((model.size - model.top).max(initial=0)), 0,
+        near_first, np.nonzero(meets)[1].astype(np.int32), model.load(), int((model.size - model.top).max(initial=0)), 0,
     )  # fmt: skip
 
 
@@ -108,8 +109,9 @@ def search(problem: Problem, rank: Array, choice: int, control: Array, weight: n
 @compiled
 def _search(p: Problem, s: State, rank: Array, choice: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
     count = len(p.size)
-    s.work[:count] = np.arange(count)
-    depth, tail = 0, 0
+    for i in range(count):
+        s.work[i] = i
+    depth, tail = 0, int64(0)
     s.frames[0, BEGIN], s.frames[0, COUNT] = 0, count
     entering, result = True, FOUND
     while depth >= 0:
@@ -162,7 +164,7 @@ def _search(p: Problem, s: State, rank: Array, choice: int, control: Array, weig
     return result
 
 
-@compiled
+@inner
 def _signature(s: State, members: Array) -> tuple[int, int]:
     """What decides a subproblem's outcome, hashed twice: the place in the memory and the key stored there (not 0)."""
     slot, key = 0, 0
@@ -173,7 +175,7 @@ def _signature(s: State, members: Array) -> tuple[int, int]:
     return slot & (MEMORY - 1), key | 1
 
 
-@compiled
+@inner
 def _mixed(value: int) -> int:
     """A 64-bit hash (multiply and shift, wrapping)."""
     value = (value ^ (value >> 29)) * 0x3C79AC492BA7B653
@@ -181,7 +183,7 @@ def _mixed(value: int) -> int:
     return value ^ (value >> 27)
 
 
-@compiled
+@inner
 def _propagate(p: Problem, s: State, members: Array, tail: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
     """Raise bounds until nothing changes, or ROUNDS times. The trail's new length n, or -1 - n at a dead end."""
     begin, stop = len(s.floor), 0
@@ -192,7 +194,8 @@ def _propagate(p: Problem, s: State, members: Array, tail: int, control: Array, 
     for _ in range(ROUNDS):
         if tail >= limit:
             break
-        s.floor[begin:stop] = NONE
+        for section in range(begin, stop):
+            s.floor[section] = NONE
         for i in members:
             bound = s.offset[i]
             if bound + p.top[i] > p.capacity:
@@ -227,7 +230,7 @@ def _propagate(p: Problem, s: State, members: Array, tail: int, control: Array, 
     return tail
 
 
-@compiled
+@inner
 def _most_remaining(p: Problem, s: State, i: int) -> int:
     most = 0
     for r in range(p.first[i], p.first[i + 1]):
@@ -236,17 +239,17 @@ def _most_remaining(p: Problem, s: State, i: int) -> int:
     return most
 
 
-@compiled
+@inner
 def _lowest_top(p: Problem, s: State, i: int) -> int:
     """Where a delayed buffer can be at the lowest: on an unplaced buffer that it meets; NONE when there is none."""
-    lowest = NONE
+    lowest = int64(NONE)
     for k in p.near[p.near_first[i] : p.near_first[i + 1]]:
         if not s.placed[k]:
             lowest = min(lowest, s.offset[k] + p.size[k])
     return lowest if lowest == NONE else _aligned(lowest, p.alignment[i])
 
 
-@compiled
+@inner
 def _choose(p: Problem, s: State, members: Array, rank: Array, choice: int) -> int:
     """The buffer to branch on, or -1 when all are delayed."""
     best, best_spare = -1, NONE
@@ -266,7 +269,7 @@ def _choose(p: Problem, s: State, members: Array, rank: Array, choice: int) -> i
     return best
 
 
-@compiled
+@inner
 def _spare(p: Problem, s: State, i: int) -> int:
     """Bytes to spare (up to a constant) in the tightest section whose floor is the buffer's own bound."""
     spare = NONE
@@ -277,7 +280,7 @@ def _spare(p: Problem, s: State, i: int) -> int:
     return spare
 
 
-@compiled
+@inner
 def _fits_beneath(p: Problem, s: State, i: int) -> bool:
     top = s.offset[i] + p.size[i]
     for k in p.near[p.near_first[i] : p.near_first[i + 1]]:  # noqa: SIM110 (a generator does not compile)
@@ -286,28 +289,33 @@ def _fits_beneath(p: Problem, s: State, i: int) -> bool:
     return True
 
 
-@compiled
+@inner
 def _place(p: Problem, s: State, i: int, tail: int) -> int:
     s.placed[i] = True
-    for r in range(p.first[i], p.first[i + 1]):
-        s.remaining[p.lower[r] : p.upper[r]] -= p.size[i]
+    _add_remaining(p, s, i, -p.size[i])
     top = s.offset[i] + p.size[i]
     for k in p.near[p.near_first[i] : p.near_first[i + 1]]:
         if not s.placed[k] and (s.delayed[k] or s.offset[k] < top):
-            tail = _record(s, k, tail)
+            tail = _record(s, int64(k), tail)
             s.offset[k] = max(s.offset[k], _aligned(top, p.alignment[k]))
             s.delayed[k] = False
     return tail
 
 
-@compiled
+@inner
 def _unplace(p: Problem, s: State, i: int) -> None:
     s.placed[i] = False
+    _add_remaining(p, s, i, p.size[i])
+
+
+@inner
+def _add_remaining(p: Problem, s: State, i: int, change: int) -> None:
     for r in range(p.first[i], p.first[i + 1]):
-        s.remaining[p.lower[r] : p.upper[r]] += p.size[i]
+        for section in range(p.lower[r], p.upper[r]):
+            s.remaining[section] += change
 
 
-@compiled
+@inner
 def _delay_kind(p: Problem, s: State, members: Array, i: int, tail: int) -> int:
     for k in members:
         if p.kind[k] == p.kind[i] and not s.delayed[k]:
@@ -316,7 +324,7 @@ def _delay_kind(p: Problem, s: State, members: Array, i: int, tail: int) -> int:
     return tail
 
 
-@compiled
+@inner
 def _next_component(p: Problem, s: State, frame: Array, members: Array) -> int:
     """Copy the next buffers that no cut separates (members are sorted by start) behind the frame's own; their number.
 
@@ -338,13 +346,13 @@ def _next_component(p: Problem, s: State, frame: Array, members: Array) -> int:
     return size
 
 
-@compiled
+@inner
 def _record(s: State, i: int, tail: int) -> int:
     s.trail[tail, 0], s.trail[tail, 1], s.trail[tail, 2] = i, s.offset[i], s.delayed[i]
     return tail + 1
 
 
-@compiled
+@inner
 def _undo(s: State, tail: int, to: int) -> int:
     while tail > to:
         tail -= 1
@@ -353,40 +361,6 @@ def _undo(s: State, tail: int, to: int) -> int:
     return tail
 
 
-@compiled
+@inner
 def _aligned(offset: int, alignment: int) -> int:
     return (offset + alignment - 1) // alignment * alignment
-
-
-@compiled
-def _meetings(first: Array, lower: Array, upper: Array) -> tuple[Array, npt.NDArray[np.int32]]:
-    count = len(first) - 1
-    near_first = np.zeros(count + 1, np.int64)
-    near = np.empty(0, np.int32)
-    for fill in (False, True):
-        if fill:
-            near_first[1:] = np.cumsum(near_first[1:])
-            near = np.empty(near_first[count], np.int32)
-        for i in range(count):
-            found = 0
-            for k in range(count):
-                if i != k and _meet(first, lower, upper, i, k):
-                    if fill:
-                        near[near_first[i] + found] = k
-                    found += 1
-            if not fill:
-                near_first[i + 1] = found
-    return near_first, near
-
-
-@compiled
-def _meet(first: Array, lower: Array, upper: Array, i: int, k: int) -> bool:
-    a, b = first[i], first[k]
-    while a < first[i + 1] and b < first[k + 1]:
-        if lower[a] < upper[b] and lower[b] < upper[a]:
-            return True
-        if upper[a] <= upper[b]:
-            a += 1
-        else:
-            b += 1
-    return False

@@ -7,7 +7,7 @@ with gaps are packed by their hull.
 
 import numpy as np
 
-from planc.placement.packing_jit import compiled
+from planc.placement.packing_jit import compiled, inner, int64
 from planc.placement.packing_model import Array, Model
 
 NONE = np.int64(1) << 62
@@ -31,19 +31,20 @@ def _fill(bucket: Array, upper: Array, size: Array, alignment: Array, rank: Arra
         leaves *= 2
     # Tree over the buffers in order of their first section: earliest end and best rank of the unplaced ones.
     ends, ranks = np.full(2 * leaves, NONE), np.full(2 * leaves, NONE)
-    ends[leaves : leaves + count], ranks[leaves : leaves + count] = upper, rank
+    for i in range(count):
+        ends[leaves + i], ranks[leaves + i] = upper[i], rank[i]
     for node in range(leaves - 1, 0, -1):
         ends[node] = min(ends[2 * node], ends[2 * node + 1])
         ranks[node] = min(ranks[2 * node], ranks[2 * node + 1])
     lower = np.zeros(count, np.int64)
     for section in range(sections):
-        lower[bucket[section] : bucket[section + 1]] = section
+        for i in range(bucket[section], bucket[section + 1]):
+            lower[i] = section
     # Stretch [s, end[s]) of the skyline has one floor; before[s] is the stretch to its left. Walls close both sides.
     floor = np.zeros(sections + 1, np.int64)
     end, before = np.zeros(sections + 1, np.int64), np.zeros(sections + 1, np.int64)
     floor[sections], end[0], before[0], before[sections] = NONE, sections, -1, 0
-    at = 0
-    placed = 0
+    at, placed = int64(0), 0
     while placed < count:
         left = floor[before[at]] if before[at] >= 0 else NONE
         right = floor[end[at]]
@@ -76,14 +77,14 @@ def _fill(bucket: Array, upper: Array, size: Array, alignment: Array, rank: Arra
     return offsets
 
 
-@compiled
+@inner
 def _merge(left: int, right: int, end: Array, before: Array) -> None:
     """Join two neighbouring stretches into the left one."""
     end[left] = end[right]
     before[end[right]] = left
 
 
-@compiled
+@inner
 def _split(at: int, lower: int, upper: int, end: Array, before: Array, floor: Array) -> int:
     """Cut the stretch `at` so that [lower, upper) is one of its own, and return it."""
     last = end[at]
@@ -96,7 +97,7 @@ def _split(at: int, lower: int, upper: int, end: Array, before: Array, floor: Ar
     return lower
 
 
-@compiled
+@inner
 def _first_fit(begin: int, stop: int, limit: int, ends: Array, ranks: Array, leaves: int) -> int:
     """Best-ranked unplaced buffer in positions [begin, stop) that ends by `limit`; -1 when there is none.
 

@@ -14,7 +14,7 @@ from time import monotonic
 import numpy as np
 import numpy.typing as npt
 
-from planc.placement.packing_jit import compiled
+from planc.placement.packing_jit import compiled, inner
 from planc.placement.packing_model import Array, Model
 from planc.placement.packing_order import Orders
 
@@ -68,7 +68,7 @@ class Wheels:
     def __init__(self, model: Model, seed: int) -> None:
         self._model, self._orders = model, Orders(model)
         self._random = np.random.default_rng(seed)
-        self._meets = meetings(model)
+        self._meets = model.meetings()
         self._large = model.size > model.load().max(initial=0) * _LARGE
         self._volume = False
         self._wheels = self._started(0.0)
@@ -128,11 +128,6 @@ def _rounds(count: int) -> int:
     return max(1, min(_MOST_ROUNDS, _ROUNDS * _ROUND_BUFFERS**2 // max(1, count) ** 2))
 
 
-def meetings(model: Model) -> Meets:
-    """Whether buffers i and k are alive at a common time, as a square matrix."""
-    return _meetings(model.first, model.lower, model.upper)
-
-
 def spin(
     model: Model,
     meets: Meets,
@@ -153,25 +148,7 @@ def spin(
     return _spin(model.top, model.size, model.alignment, meets, order, goal, rounds, seed, stop, volume)
 
 
-@compiled
-def _meetings(first: Array, lower: Array, upper: Array) -> Meets:
-    count = len(first) - 1
-    meets = np.zeros((count, count), np.bool_)
-    for i in range(count):
-        for k in range(i):
-            a, b = first[i], first[k]
-            while a < first[i + 1] and b < first[k + 1]:
-                if lower[a] < upper[b] and lower[b] < upper[a]:
-                    meets[i, k] = meets[k, i] = True
-                    break
-                if upper[a] <= upper[b]:
-                    a += 1
-                else:
-                    b += 1
-    return meets
-
-
-@compiled
+@inner
 def _first_fit(
     top: Array, size: Array, alignment: Array, meets: Meets, order: Array, offsets: Array, placed: Array
 ) -> int:
@@ -221,29 +198,47 @@ def _spin(
     current, trial = start.copy(), start.copy()
     offsets, placed = np.zeros(len(top), np.int64), np.zeros(count, np.int64)
     height = _first_fit(top, size, alignment, meets, current, offsets, placed)
-    ends = offsets + top
-    cost = size[ends > goal].sum() if volume else height
+    ends, tried = offsets + top, offsets.copy()
+    cost = _above(size, ends, goal) if volume else height
     best, best_height, best_order = offsets.copy(), height, current.copy()
     for _ in range(rounds):
         if best_height <= goal or stop[0] != 0:
             break
-        trial[:] = current
+        _copy(current, trial)
         sharp = volume and np.random.random() < _SHARP
         _escalate(trial, ends, goal if sharp else goal + int((height - goal) * np.random.random()))
         new = _first_fit(top, size, alignment, meets, trial, offsets, placed)
-        reached = size[offsets + top > goal].sum() if volume else new
+        for i in range(len(top)):
+            tried[i] = offsets[i] + top[i]
+        reached = _above(size, tried, goal) if volume else new
         if reached <= cost or np.random.random() < _WORSE:
-            current[:] = trial
+            _copy(trial, current)
             height, cost = new, reached
-            ends[:] = offsets + top
+            _copy(tried, ends)
         if new < best_height:
             best_height = new
-            best[:] = offsets
-            best_order[:] = trial
+            _copy(offsets, best)
+            _copy(trial, best_order)
     return best, best_order
 
 
-@compiled
+@inner
+def _copy(values: Array, to: Array) -> None:
+    for i in range(len(values)):
+        to[i] = values[i]
+
+
+@inner
+def _above(size: Array, ends: Array, goal: int) -> int:
+    """Bytes of the buffers that end above `goal`."""
+    total = 0
+    for i in range(len(size)):
+        if ends[i] > goal:
+            total += size[i]
+    return total
+
+
+@inner
 def _escalate(order: Array, ends: Array, level: int) -> None:
     """Move a few of the buffers that end above `level` to random earlier places."""
     blamed = 0
