@@ -9,11 +9,14 @@ run in place), the new value keeps bytes of its own and is to be copied over at 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import onnx
 
 from planc.graph.inplace import may_write_over
+
+if TYPE_CHECKING:
+    from planc.importer.dataflow import Dataflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ def order_for_updates(
             readers[storage].append(at)
     copied: set[int] = set()
     edges: list[tuple[int, int]] = []
-    dataflow: nx.DiGraph | None = None  # large, and seldom needed
+    dataflow: Dataflow | None = None
     taken: set[int] = set()
     for name, out in state.items():
         old, new = root[name], root[out]
@@ -57,23 +60,21 @@ def order_for_updates(
         late = [r for r in readers[old] if r > at]
         if late and dataflow is None:
             dataflow = _dataflow(nodes, root)
-        if dataflow is not None and any(nx.has_path(dataflow, at, r) for r in late):
+        if dataflow is not None and dataflow.reaches(at, late):
             copied.add(name)
             continue
         taken.add(new)
         edges += [(r, at) for r in late]
-    ordered = _sorted(nodes, dataflow, edges) if dataflow is not None and edges else nodes
-    return ordered, frozenset(copied)
+    if dataflow is not None and edges:
+        nodes = [nodes[at] for at in dataflow.order(edges)]
+    return nodes, frozenset(copied)
 
 
-def _dataflow(nodes: list[Wired], root: Sequence[int]) -> nx.DiGraph:
-    graph = nx.DiGraph()
-    graph.add_nodes_from(range(len(nodes)))
-    writer: dict[int, int] = {}
-    for at, node in enumerate(nodes):
-        graph.add_edges_from((writer[root[i]], at) for i in node.inputs if i >= 0 and root[i] in writer)
-        writer.update({root[out]: at for out in node.outputs if out >= 0})
-    return graph
+def _dataflow(nodes: list[Wired], root: Sequence[int]) -> "Dataflow":
+    """Large and seldom needed, and so is the library behind it."""
+    from planc.importer.dataflow import Dataflow
+
+    return Dataflow(nodes, root)
 
 
 def _in_place(node: Wired, old: int, root: Sequence[int], types: Sequence[tuple[str, tuple[int, ...]]]) -> bool:
@@ -82,8 +83,3 @@ def _in_place(node: Wired, old: int, root: Sequence[int], types: Sequence[tuple[
     if old not in {storage for storage, _, _ in inputs}:
         return True
     return old in may_write_over(node.op_type, node.proto.domain, inputs, types[node.outputs[0]])
-
-
-def _sorted(nodes: list[Wired], dataflow: nx.DiGraph, edges: list[tuple[int, int]]) -> list[Wired]:
-    dataflow.add_edges_from(edges)
-    return [nodes[at] for at in nx.lexicographical_topological_sort(dataflow, key=lambda at: at)]
