@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.graph.graph import Graph
 from planc.lowering.lower import Lowered, lower
@@ -147,17 +149,17 @@ class PlanSearch:
     def _narrowed(self, problem: Problem, solution: Solution, lowered: Lowered) -> Problem:
         """Every layer that some byte over the capacity lives through needs as many bytes more, as far as it can."""
         slots = slot_map(self.graph, solution.schedule.steps)
-        over = [0] * (slots.total + 1)
+        begin = np.array(slots.begin)
+        over = np.zeros(len(slots.steps), np.int64)
         held = [(stay.offset + stay.bytes, stay.begin, stay.end) for stay in lowered.residencies]
         for region, (first, end) in zip(lowered.scratch, lowered.segments, strict=False):
             held.append((region.offset + region.bytes, slots.begin[first], slots.begin[end]))
-        for top, begin, end in held:
-            excess = top - self.limits.capacity
-            for slot in range(begin, end) if excess > 0 else ():
-                over[slot] = max(over[slot], excess)
+        for top, start, stop in held:
+            if top > self.limits.capacity:
+                steps = slice(np.searchsorted(begin, start, "right") - 1, np.searchsorted(begin, stop))
+                np.maximum(over[steps], top - self.limits.capacity, out=over[steps])
         missing: dict[int, int] = {}
-        for step, task in enumerate(slots.steps):
-            worst = max(over[slots.begin[step] : slots.begin[step + 1]], default=0)
+        for task, worst in zip(slots.steps, over.tolist(), strict=True):
             missing[task] = max(missing.get(task, 0), min(worst, problem.budget_bytes - problem.entry_bytes(task)))
         tasks = (replace(t, working_bytes=t.working_bytes + missing.get(i, 0)) for i, t in enumerate(problem.tasks))
         return replace(problem, tasks=tuple(tasks))

@@ -1,45 +1,63 @@
-"""The command line: registers the commands and turns errors into messages and exit codes."""
+"""The command line: finds the commands, whose code is imported when it is needed, and turns errors into messages and
+exit codes."""
 
 import os
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
-from planc.cli.compare import compare_command
-from planc.cli.compile import compile_command
 from planc.cli.console import keep_stdout_for_data
-from planc.cli.doctor import doctor
-from planc.cli.grad import grad
-from planc.cli.import_ort import import_ort
-from planc.cli.inspect import inspect
-from planc.cli.pack import pack
-from planc.cli.profile import profile
-from planc.cli.run import run
-from planc.cli.solve import solve
-from planc.cli.verify import verify_command
-from planc.cli.zoo import zoo
 from planc.errors import PlancError
 
+_COMMANDS = {
+    "grad": "grad",
+    "import-ort": "import_ort",
+    "profile": "profile",
+    "compile": "compile_command",
+    "inspect": "inspect",
+    "verify": "verify_command",
+    "run": "run",
+    "compare": "compare_command",
+    "solve": "solve",
+    "pack": "pack",
+    "doctor": "doctor",
+    "zoo": "zoo",
+}
+"""Each command and the function, or group of commands, behind it in the module of the command's name."""
+
+
+class _Commands(TyperGroup):
+    """Imports a command when it is called, or all of them for the help page."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        found = getattr(import_module(f"planc.cli.{cmd_name.replace('-', '_')}"), _COMMANDS[cmd_name])
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None, callback=lambda: None)
+        if isinstance(found, typer.Typer):
+            alone.add_typer(found, name=cmd_name)
+        else:
+            alone.command(cmd_name)(found)
+        return get_group(alone).commands[cmd_name]
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="planc",
     help="Compile a training step into a memory plan that fits: swap, recompute and reuse, certified and verified.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    callback=lambda: None,
 )
-app.add_typer(zoo, name="zoo")
-app.command("grad")(grad)
-app.command("import-ort")(import_ort)
-app.command("profile")(profile)
-app.command("compile")(compile_command)
-app.command("inspect")(inspect)
-app.command("verify")(verify_command)
-app.command("run")(run)
-app.command("compare")(compare_command)
-app.command("solve")(solve)
-app.command("pack")(pack)
-app.command("doctor")(doctor)
 
 
 def main() -> None:

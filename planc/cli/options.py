@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from planc.costs.cache import known_device
 from planc.errors import UsageError
-from planc.training.optimizers import Kind, Optimizer
+
+if TYPE_CHECKING:
+    from planc.training.optimizers import Optimizer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Model = Annotated[
@@ -22,8 +23,10 @@ Forms = Annotated[str, typer.Option("--device", help="Operator forms that suit c
 Costs = Annotated[Path | None, typer.Option("--costs", help="A cost table made by `planc profile`.")]
 
 
-def optimizer_of(kind: str, learning_rate: float | None) -> Optimizer:
+def optimizer_of(kind: str, learning_rate: float | None) -> "Optimizer":
     """The optimizer with its usual settings. Raises UsageError for an unknown kind."""
+    from planc.training.optimizers import Kind, Optimizer  # few commands differentiate
+
     for known in get_args(Kind):
         if kind == known:
             return Optimizer(known) if learning_rate is None else Optimizer(known, learning_rate=learning_rate)
@@ -52,4 +55,6 @@ def beside(plan: Path, file: str, given: Path | None) -> Path:
 
 def forms_for(device: str) -> str:
     """The operator forms (`cpu` or `cuda`) that suit a --device: those for CUDA on every card."""
+    from planc.costs.cache import known_device  # few commands know devices, which take a while to import
+
     return "cpu" if known_device(device) == "cpu" else "cuda"
