@@ -141,5 +141,6 @@ def _colours(model: LinearModel, matrix: _Matrix, rounds: int) -> tuple[Ints, In
 
 def _sums(hashes: Hashes, pointers: Ints) -> Hashes:
     """Sums modulo 2^64 of hashes[pointers[i]:pointers[i + 1]]: equal for equal multisets."""
-    total = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
-    return total[pointers[1:]] - total[pointers[:-1]]
+    total: Hashes = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
+    parts: Hashes = total[pointers[1:]] - total[pointers[:-1]]
+    return parts

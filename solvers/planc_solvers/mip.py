@@ -8,6 +8,7 @@ a complete schedule that has been simulated.
 
 import time
 from dataclasses import replace
+from math import inf
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import check_feasible
@@ -16,8 +17,9 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
 from planc_solvers.known import recall, remember
-from planc_solvers.order import better_order, first_executions, permuted, renumbered
+from planc_solvers.order import better_order, first_executions, greedy_ns, permuted, renumbered
 from planc_solvers.portfolio import Portfolio
+from planc_solvers.reorder import free_order, reordered
 
 EVERY = "every schedule"
 IN_ORDER = "first executions in the given order"
@@ -43,9 +45,18 @@ class Mip:
         order = better_order(problem, options.time_limit_s, options.seed)
         if order is not None and fastest and _fits(problem, Schedule(order)):
             return Candidate(Schedule(order), problem.least_duration_ns, EVERY)
-        if options.workers > 1:  # one worker counts its moves, whatever the clock says
-            options = replace(options, time_limit_s=max(0.0, options.time_limit_s - (time.monotonic() - started)))
-        return self._search(problem, order or tuple(range(len(problem.tasks))), options)
+        given = tuple(range(len(problem.tasks)))
+        order = order or given
+        if free_order(problem) and greedy_ns(permuted(problem, order), options.seed) == inf:
+            found = reordered(permuted(problem, order), options.time_limit_s, options.seed, options.workers)
+            start = renumbered(found, order)
+            order, options = first_executions(start), replace(options, start=options.start or start)
+        try:
+            return self._search(problem, order, _with_time_left(options, started))
+        except InfeasibleBudgetError:
+            if order == given:
+                raise
+            return self._search(problem, given, _with_time_left(options, started))
 
     def _search(self, problem: Problem, order: tuple[int, ...], options: SolveOptions) -> Candidate:
         """Search with first executions in `order`, unless `options.start` or a known plan has a better one."""
@@ -65,12 +76,19 @@ class Mip:
             found = before[0].schedule
         if found is None:
             raise SolverTimeoutError(
-                f"no plan within {options.time_limit_s:g} s; allow more time, raise the budget or let values swap"
+                "no plan within the time limit; allow more time, raise the budget or let values swap"
             )
         if portfolio.bound_ns <= problem.least_duration_ns or first_executions(found) != order:
             return Candidate(found, problem.least_duration_ns, EVERY)
         given = order == tuple(range(len(order)))
         return Candidate(found, portfolio.bound_ns, IN_ORDER if given else IN_PLANS_ORDER)
+
+
+def _with_time_left(options: SolveOptions, started: float) -> SolveOptions:
+    """`options` for what is left of the time limit; one worker counts its moves, whatever the clock says."""
+    if options.workers == 1:
+        return options
+    return replace(options, time_limit_s=max(0.0, options.time_limit_s - (time.monotonic() - started)))
 
 
 def _fits(problem: Problem, schedule: Schedule) -> bool:

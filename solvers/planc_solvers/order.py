@@ -51,12 +51,13 @@ def better_order(problem: Problem, seconds: float, seed: int) -> tuple[int, ...]
     earlier, later = _edges(problem)
     after = _anneal_order(arrays, *earlier, *later, plan, place, best, moves, seed)
     order = tuple(best.tolist())
-    if 0 < after <= WORTH * before and _greedy_ns(permuted(problem, order), seed) >= _greedy_ns(problem, seed):
+    if after > WORTH * before:
         return None
-    return order if after <= WORTH * before else None
+    given = greedy_ns(problem, seed) if after > 0 else np.inf
+    return None if given < np.inf and greedy_ns(permuted(problem, order), seed) >= given else order
 
 
-def _greedy_ns(problem: Problem, seed: int) -> float:
+def greedy_ns(problem: Problem, seed: int) -> float:
     """Step time of the best of a few greedy plans; infinite where none of them fits."""
     arrays, best = arrays_of(problem), np.inf
     place = workspace(arrays)

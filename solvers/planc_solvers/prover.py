@@ -46,7 +46,7 @@ leaves no time for the copies that a plan cannot start at once."""
 HUGE = 100_000
 """Accesses from which on the whole relaxation would take minutes and gigabytes."""
 
-MARGINS = (0.98, 0.95, 0.92, 0.88, 0.8)
+MARGINS = (0.99, 0.98, 0.97, 0.96, 0.95, 0.93, 0.9, 0.85, 0.8)
 """Parts of the budgets at which merged models are tried while their plans do not fit."""
 
 MERGE_ROUNDS = 6

@@ -36,6 +36,9 @@ PRICE_RANGE = 30.0
 CHAIN_DEPTH = 12
 """Longest chain of recomputations that one move inserts."""
 
+REORDER_SHARE = 0.4
+"""Part of the moves that shift a step, where the order is free."""
+
 DRAWS = 40
 """Random draws before a move gives up looking for its target."""
 
@@ -270,6 +273,36 @@ def _move_repeat(a: Arrays, s: Plan, w: Workspace) -> bool:
 
 
 @inner
+def _move_first(s: Plan, w: Workspace) -> bool:
+    """Shift a step, mostly the first execution of its task, to a nearby position around the focus."""
+    length = s.length[0]
+    position = _focus_step(w, length)
+    reach = 8 if np.random.random() < 0.5 else 80
+    target = position + np.random.randint(1, reach) * (1 if np.random.random() < 0.5 else -1)
+    target = max(0, min(length - 1, target))
+    if target == position:
+        return False
+    task, choice = s.seq[position], s.choice[position]
+    _remove(s, position)
+    _insert(s, target, task)
+    s.choice[target] = choice
+    return True
+
+
+@inner
+def _focus_step(w: Workspace, length: int) -> int:
+    """A random step; half of the time one that lies near the fullest of a few."""
+    best = np.random.randint(length)
+    if np.random.random() < 0.5:
+        return int(best)
+    for _ in range(8):
+        p = np.random.randint(length)
+        if w.memory[p] > w.memory[best]:
+            best = p
+    return int(max(0, min(length - 1, best + np.random.randint(-10, 11))))
+
+
+@inner
 def _flip_run(a: Arrays, s: Plan, w: Workspace, gap: int) -> None:
     """Give a run of later gaps of the same kind and a similar size the same change as `gap`."""
     size = a.size[w.gap_value[gap]]
@@ -360,7 +393,10 @@ def start(a: Arrays, m: Annealing, plan: Plan, price: float) -> bool:
 
 
 @outer
-def anneal(a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: float, pace: float, seed: int) -> int:
+def anneal(
+    a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: float, pace: float, seed: int,
+    reorder: bool = False,
+) -> int:  # fmt: skip
     """Run `rounds` moves with the temperature (ns) falling from `hot` to `cold`; the number of plans evaluated.
 
     The price on excess rises by 2 `pace` a move while the plan is over the budget and falls by `pace` while it fits.
@@ -372,7 +408,11 @@ def anneal(a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: 
         now = int(m.state[CURRENT])
         s, w = m.plans[1 - now], m.places[1 - now]
         copy_plan(m.plans[now], s)
-        if not _propose(a, s, m.places[now], m, swaps):
+        if reorder and np.random.random() < REORDER_SHARE:
+            moved = _move_first(s, m.places[now])
+        else:
+            moved = _propose(a, s, m.places[now], m, swaps)
+        if not moved:
             continue
         limit = m.state[SCORE] - heat * np.log(1.0 - np.random.random())
         if s.length[0] >= s.seq.size - CHAIN_DEPTH - 2 or not evaluate(a, s, w, m.state[PRICE], limit):
