@@ -10,7 +10,7 @@ A schedule that fits the budget by its load may still not pack. What is tried, c
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -126,8 +126,7 @@ class PlanSearch:
     def _packed(self, solution: Solution) -> tuple[Solution, Lowered]:
         """The first variant of the solution that packs, else the one with the lowest packing after an exact search."""
         tried: list[tuple[Solution, Lowered]] = []
-        variants = self._variants(solution)
-        for variant in variants if self._left() else variants[-1:]:
+        for variant in self._variants(solution):
             tried.append((variant, self._lowered(variant, _TRIAL_SHARE)))
             if tried[-1][1].slab_bytes <= self.limits.capacity:
                 return tried[-1]
@@ -138,13 +137,16 @@ class PlanSearch:
         limit_s = min(_PACK_S, max(_LEAST_PACK_S, self._left() * share))
         return lower(self.graph, self.planning, solution.schedule, self.limits.capacity, limit_s)
 
-    def _variants(self, solution: Solution) -> list[Solution]:
-        """The solution, then the same with shorter copies, the leanest last."""
-        problem, found = self.planning.problem, [solution]
+    def _variants(self, solution: Solution) -> Iterator[Solution]:
+        """The solution, then the same with shorter copies, the leanest last; that alone where no time is left."""
+        in_time = self._left() > 0
+        if in_time:
+            yield solution
+        problem, leaner = self.planning.problem, []
         for schedule, timeline in slackened(problem, solution.schedule, solution.timeline):
             peak = max(memory_profile(problem, schedule))
-            found.append(replace(solution, schedule=schedule, timeline=timeline, peak_bytes=peak))
-        return found
+            leaner.append(replace(solution, schedule=schedule, timeline=timeline, peak_bytes=peak))
+        yield from leaner if in_time else [solution, *leaner][-1:]
 
     def _narrowed(self, problem: Problem, solution: Solution, lowered: Lowered) -> Problem:
         """Every layer that some byte over the capacity lives through needs as many bytes more, as far as it can."""

@@ -1,6 +1,7 @@
 """The command line: finds the commands, whose code is imported when it is needed, and turns errors into messages and
 exit codes."""
 
+import gc
 import os
 import sys
 from importlib import import_module
@@ -28,6 +29,10 @@ _COMMANDS = {
     "zoo": "zoo",
 }
 """Each command and the function, or group of commands, behind it in the module of the command's name."""
+
+
+_GC_THRESHOLD = 100_000
+"""New objects between two searches for garbage cycles: a graph is millions of objects and no cycle."""
 
 
 class _Commands(TyperGroup):
@@ -63,6 +68,7 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the `planc` program. Every failure is one message on stderr and an exit code."""
     keep_stdout_for_data()
+    gc.set_threshold(_GC_THRESHOLD)
     try:
         app()
     except PlancError as error:
