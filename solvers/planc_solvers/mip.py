@@ -8,11 +8,12 @@ a complete schedule that has been simulated.
 
 import time
 from dataclasses import replace
+from functools import cache
 from math import inf
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import check_feasible
-from planc.problem.problem import Problem
+from planc.problem.problem import Problem, Task, Value
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
@@ -40,7 +41,7 @@ class Mip:
         fastest = problem.base_duration_ns == problem.least_duration_ns
         if fastest and _fits(problem, keep):
             return Candidate(keep, problem.least_duration_ns, EVERY)
-        better_order(problem, 0.0, options.seed)  # compiles, outside of the time limit
+        _compile()
         started = time.monotonic()
         order = better_order(problem, options.time_limit_s, options.seed)
         if order is not None and fastest and _fits(problem, Schedule(order)):
@@ -82,6 +83,15 @@ class Mip:
             return Candidate(found, problem.least_duration_ns, EVERY)
         given = order == tuple(range(len(order)))
         return Candidate(found, portfolio.bound_ns, IN_ORDER if given else IN_PLANS_ORDER)
+
+
+@cache
+def _compile() -> None:
+    """Compile, or load, what runs before the search, outside of the time limit."""
+    tiny = Problem((Task("task", 1, (), (0,), 2),), (Value("value", 2),), 1)
+    better_order(tiny, 0.0, 0)
+    greedy_ns(tiny, 0)
+    reordered(tiny, 0.0, 0, 1)
 
 
 def _with_time_left(options: SolveOptions, started: float) -> SolveOptions:
