@@ -163,11 +163,11 @@ class CudaMeter:
         session = cuda_session(model.model_bytes, self._index, extra={**allocator.options(), **settings})
         binding = self._bind(imported, model, session, place)
         constants = allocator.live
-        allocator.peak = constants
+        allocator.keep()
         for _ in range(2):
             session._sess.run_with_iobinding(binding, ort.RunOptions())
         del binding, session
-        return allocator.peak - constants, constants
+        return allocator.peak, constants
 
     def _times(
         self,
@@ -329,14 +329,20 @@ def _size(imported: ImportedModel, port: Port) -> int:
 
 
 class _CountingAllocator:
-    """A device allocator for one session that knows how many bytes are live and were at most."""
+    """A device allocator for one session that knows how many bytes are live, and how many a region must have from which
+    they are handed out one after the other, starting over whenever all are given back."""
 
     def __init__(self) -> None:
         self.live = self.peak = 0
+        self._kept = self._used = 0
         self._sizes: dict[int, int] = {}
         self._alloc = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)(self._allocate)
         self._free = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._release)
         self._empty = ctypes.CFUNCTYPE(None)(lambda: None)
+
+    def keep(self) -> None:
+        """What is live now stays: count anew."""
+        self._kept, self._used, self.peak = self.live, 0, 0
 
     def options(self) -> dict[str, str]:
         """Provider options that make a session use this allocator; keep the allocator until the session is gone."""
@@ -352,10 +358,13 @@ class _CountingAllocator:
             return 0
         self._sizes[address] = align_up(max(size, 1), _ALIGNMENT)
         self.live += self._sizes[address]
-        self.peak = max(self.peak, self.live)
+        self._used += self._sizes[address]
+        self.peak = max(self.peak, self._used)
         return address
 
     def _release(self, address: int | None) -> None:
         if address:
             self.live -= self._sizes.pop(address, 0)
+            if self.live == self._kept:
+                self._used = 0
             call("cuMemFree", address)

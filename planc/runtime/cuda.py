@@ -31,9 +31,11 @@ from planc.runtime.cuda_driver import (
 from planc.runtime.cuda_graph import Replay, record
 from planc.runtime.cuda_handles import is_sharing, shared_handle
 from planc.runtime.cuda_provider import cuda_session, form_options, load_libraries, reserve_scratch, run_options
+from planc.runtime.cuda_scratch import ALIGNMENT, scratch_allocator
 from planc.runtime.device import Engine, Event, Segment, TensorAddress
 from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
 from planc.runtime.ort import faithful_options, read_scratch, record_scratch, share_scratch
+from planc.runtime.scratch import Region
 
 _UNSHARED = (
     "each session of this step takes 8-10 MiB of device memory beside the plan for a cuDNN handle of its own: where this "
@@ -55,7 +57,7 @@ class _Bound:
 class CudaDevice:
     """ONNX Runtime's CUDA provider over one device slab of `slab_bytes` and one pinned slab of `host_bytes`.
 
-    `scratch_bytes` bounds the operators' scratch. With `measure`, `peak_scratch_bytes` tells what was used. Raises
+    Operators take scratch from `scratch_bytes` beside the slab; `peak_scratch_bytes` tells what was used. Raises
     DeviceError when memory is refused or the provider does not load, UsageError for a host tier other than `ram`.
     """
 
@@ -77,19 +79,25 @@ class CudaDevice:
         self._closed = False
         self._size, self._host_size = slab_bytes, host_bytes
         self._slab = self._host = 0
+        self._allocator = scratch_allocator(index)
+        self._scratch = Region(0, 0, ALIGNMENT)
         self._streams: dict[Engine, Any] = {}
         self._events: list[Any] = []
         self._used_events = 0
         self._sessions: dict[tuple[str, str], ort.InferenceSession] = {}
         self._bindings: list[_Bound] = []
         self._replays: list[Replay] = []
-        self._stats = tempfile.TemporaryDirectory(prefix="planc-") if measure else None
+        in_arena = measure and self._allocator is None
+        self._stats = tempfile.TemporaryDirectory(prefix="planc-") if in_arena else None
         try:
             self._slab = allocate(slab_bytes, "the plan's slab")
             self._host = allocate_pinned(host_bytes, "the plan's host slab") if host_bytes else 0
             for engine in Engine:
                 self._streams[engine] = new_stream()
-            reserve_scratch(scratch_bytes, index)
+            if self._allocator is None:
+                reserve_scratch(scratch_bytes, index)
+            elif scratch_bytes:
+                self._scratch = Region(allocate(scratch_bytes, "the plan's scratch"), scratch_bytes, ALIGNMENT)
         except BaseException:
             self.close()
             raise
@@ -103,9 +111,10 @@ class CudaDevice:
 
     @property
     def peak_scratch_bytes(self) -> int:
-        """Largest scratch of one operator since loading, from ONNX Runtime's own statistics; 0 unless measured."""
+        """Most scratch that was in use at once since loading; with an arena from ONNX Runtime's own statistics, which
+        leave out some of it, and 0 unless measured."""
         files = Path(self._stats.name).glob("*.csv") if self._stats else ()
-        return max((read_scratch(file) for file in files), default=0)
+        return max((read_scratch(file) for file in files), default=self._scratch.peak)
 
     @property
     def session_count(self) -> int:
@@ -155,10 +164,15 @@ class CudaDevice:
         if segment.run is None:
             raise DeviceError("the step is closed: load the plan again")
         segment.ran = True
+        if self._allocator is not None:
+            self._allocator.enter(self._scratch)
         try:
             segment.run(segment.binding, options)
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
             raise DeviceError(f"ONNX Runtime failed inside a segment: {error}") from error
+        finally:
+            if self._allocator is not None:
+                self._allocator.leave()
 
     def copy(self, engine: Engine, slab_offset: int, host_offset: int, size: int) -> None:
         """Queue the transfer on the direction's stream."""
@@ -273,8 +287,8 @@ class CudaDevice:
             _quietly(call, "cuStreamDestroy", stream)
         if self._host:
             _quietly(call, "cuMemFreeHost", self._host)
-        if self._slab:
-            _quietly(call, "cuMemFree", self._slab)
+        for address in filter(None, (self._slab, self._scratch.base)):
+            _quietly(call, "cuMemFree", address)
         _quietly(self._context.close)
         if self._stats:
             self._stats.cleanup()

@@ -18,7 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 _API_VERSION = 18
 """The oldest API with every function and field used here."""
 
-_GET_ERROR_MESSAGE, _CREATE_ENV, _CREATE_CPU_MEMORY_INFO, _RELEASE_STATUS, _REGISTER_ALLOCATOR = 2, 3, 69, 93, 176
+_GET_ERROR_MESSAGE, _CREATE_ENV, _CREATE_MEMORY_INFO, _RELEASE_STATUS, _REGISTER_ALLOCATOR = 2, 3, 68, 93, 176
 """Positions in the table (`OrtApi` of onnxruntime_c_api.h)."""
 
 _WARNING, _DEVICE_ALLOCATOR, _DEFAULT_MEMORY = 2, 0, 0
@@ -45,26 +45,30 @@ class Environment:
 
     def __init__(self, table: "ctypes._Pointer[ctypes.c_void_p]") -> None:
         self._table = table
-        self._env, self._cpu = ctypes.c_void_p(), ctypes.c_void_p()
-        number, text, address = ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p
-        self._call(_CREATE_ENV, (number, text, address), _WARNING, b"planc", ctypes.byref(self._env))
-        types = (number, number, address)
-        self._call(_CREATE_CPU_MEMORY_INFO, types, _DEVICE_ALLOCATOR, _DEFAULT_MEMORY, ctypes.byref(self._cpu))
+        self._env = ctypes.c_void_p()
+        types = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+        self._call(_CREATE_ENV, types, _WARNING, b"planc", ctypes.byref(self._env))
 
     def register(
         self,
         allocate: Callable[[object, int], int | None],
         free: Callable[[object, int], None],
         reserve: Callable[[object, int], int | None],
+        memory: str = "Cpu",
+        index: int = 0,
     ) -> Allocator:
-        """Make these the shared CPU allocator of the environment; keep the returned object for ever.
+        """Make these the environment's shared allocator of a memory (`Cpu`, or `Cuda` of card `index`); keep the returned
+        object for ever.
 
         `reserve` serves what lives as long as a session. Raises RuntimeError when the environment has one already.
         """
+        info, number = ctypes.c_void_p(), ctypes.c_int
+        kinds = (ctypes.c_char_p, number, number, number, ctypes.c_void_p)
+        values = (memory.encode(), _DEVICE_ALLOCATOR, index, _DEFAULT_MEMORY, ctypes.byref(info))
+        self._call(_CREATE_MEMORY_INFO, kinds, *values)
         allocator = Allocator(
-            _API_VERSION, AllocateCall(allocate), FreeCall(free), InfoCall(lambda _: self._cpu.value),
-            AllocateCall(reserve),
-        )  # fmt: skip
+            _API_VERSION, AllocateCall(allocate), FreeCall(free), InfoCall(lambda _: info.value), AllocateCall(reserve)
+        )
         types = (ctypes.c_void_p, ctypes.c_void_p)
         self._call(_REGISTER_ALLOCATOR, types, self._env, ctypes.byref(allocator))
         atexit.register(_outlive_python, allocator)

@@ -1,8 +1,8 @@
-"""Scratch of operators at planned addresses: the allocator that ONNX Runtime's CPU kernels ask while a segment runs.
+"""Scratch of operators at planned addresses: the allocator that ONNX Runtime's kernels ask while a segment runs.
 
-The plan gives each segment a region of the slab. While the segment runs, allocations are handed out from there one
-after the other, and the region is empty again whenever nothing of it is in use: between any two operators. So an
-operator may use as many bytes as it allocates in all, which is what the profiler measures.
+The plan gives each segment a region of the slab, or all of them one region beside it. While the segment runs, allocations
+are handed out from there one after the other, and the region is empty again whenever nothing of it is in use: between any
+two operators. So an operator may use as many bytes as it allocates in all, which is what the profiler measures.
 """
 
 import ctypes
@@ -18,6 +18,37 @@ from planc.runtime.ort_api import Allocator, environment
 from planc.units import align_up
 
 ALIGNMENT = 64
+
+
+class Heap(Protocol):
+    """Memory outside of any region."""
+
+    def allocate(self, size: int) -> int | None:
+        """Address of at least `size` bytes, None when there are none."""
+        ...
+
+    def free(self, address: int) -> None:
+        """Give back what `allocate` gave."""
+        ...
+
+
+class HostHeap:
+    """The C library's."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None)
+        self._libc.aligned_alloc.restype = ctypes.c_void_p
+        self._libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+        self._libc.free.argtypes = [ctypes.c_void_p]
+
+    def allocate(self, size: int) -> int | None:
+        """Address of at least `size` bytes, None when there are none."""
+        address: int | None = self._libc.aligned_alloc(ALIGNMENT, max(ALIGNMENT, align_up(size, ALIGNMENT)))
+        return address
+
+    def free(self, address: int) -> None:
+        """Give back what `allocate` gave."""
+        self._libc.free(address)
 
 
 @runtime_checkable
@@ -38,6 +69,7 @@ class Region:
 
     base: int
     size: int
+    alignment: int = ALIGNMENT
     used: int = 0
     live: int = 0
     peak: int = 0
@@ -45,7 +77,7 @@ class Region:
 
     def take(self, size: int) -> int | None:
         """Address of `size` bytes, None when they do not fit."""
-        used = self.used + align_up(size, ALIGNMENT)
+        used = self.used + align_up(size, self.alignment)
         self.peak = max(self.peak, used)
         if used > self.size:
             self.refused = True
@@ -63,26 +95,23 @@ class Region:
 
 @dataclass
 class ScratchAllocator:
-    """The shared allocator of the process. Each thread runs segments of its own; outside of one, memory is the heap's."""
+    """A shared allocator of the process, for one kind of memory. Each thread runs segments of its own; outside of one,
+    memory is the heap's."""
 
+    heap: Heap
     _here: threading.local = field(default_factory=threading.local)
     _heap: set[int] = field(default_factory=set)
-    _libc: ctypes.CDLL = field(default_factory=lambda: ctypes.CDLL(None))
     _registered: Allocator | None = None
 
-    def __post_init__(self) -> None:
-        self._libc.aligned_alloc.restype = ctypes.c_void_p
-        self._libc.aligned_alloc.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
-        self._libc.free.argtypes = [ctypes.c_void_p]
-
-    def register(self) -> bool:
-        """Whether ONNX Runtime took the allocator: it has none to give away, or has another already."""
+    def register(self, memory: str, index: int = 0) -> bool:
+        """Whether ONNX Runtime took the allocator for `memory` (`Cpu`, or `Cuda` of card `index`): it has none to give
+        away, or has another already."""
         prepare_threads()  # ONNX Runtime's environment is made with them, and the next line makes it
         found = environment()
         if found is None:
             return False
         try:
-            self._registered = found.register(self._allocate, self._free, self._from_heap)
+            self._registered = found.register(self._allocate, self._free, self._from_heap, memory, index)
         except RuntimeError:
             return False
         return True
@@ -108,7 +137,7 @@ class ScratchAllocator:
         return address if address is not None or not size else self._from_heap(_, size)
 
     def _from_heap(self, _: object, size: int) -> int | None:
-        address: int | None = self._libc.aligned_alloc(ALIGNMENT, max(ALIGNMENT, align_up(size, ALIGNMENT)))
+        address = self.heap.allocate(size)
         if address is not None:
             self._heap.add(address)
         return address
@@ -116,16 +145,16 @@ class ScratchAllocator:
     def _free(self, _: object, address: int | None) -> None:
         if address in self._heap:
             self._heap.discard(address)
-            self._libc.free(address)
+            self.heap.free(address)
         elif address is not None:
             self._here.region.give_back()
 
 
 @cache
 def scratch_allocator() -> ScratchAllocator | None:
-    """The process's allocator; None where ONNX Runtime does not take one."""
-    allocator = ScratchAllocator()
-    return allocator if allocator.register() else None
+    """The process's allocator of host memory; None where ONNX Runtime does not take one."""
+    allocator = ScratchAllocator(HostHeap())
+    return allocator if allocator.register("Cpu") else None
 
 
 def reserve_scratch(size: int) -> None:

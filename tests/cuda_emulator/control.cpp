@@ -34,7 +34,7 @@ API void emu_copies(uint64_t latency_ns, uint64_t bandwidth) {
     World::get().bandwidth = bandwidth;
 }
 API void emu_present(int present) { World::get().present = present; }
-API void emu_workspace(size_t size) { World::get().workspace = size; }
+API void emu_workspace(size_t size, int steps) { World::get().workspace = size, World::get().workspace_steps = steps; }
 API void emu_fail(const char* name, int nth) { World::get().fail(name, nth); }
 API int emu_calls(const char* name) { return World::get().calls[name]; }
 API size_t emu_peak(int library) { return World::get().peak[library]; }

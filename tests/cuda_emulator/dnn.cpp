@@ -72,8 +72,13 @@ constexpr int32_t kFallback = 2;     // heuristic mode that lists engines of las
 constexpr int64_t kFavourite = 1;  // index of the engine with the large workspace
 
 int64_t workspace_of(const Descriptor* engine) {
-    if (!convolves(engine->child(kEngineGraph))) return 0;
-    return engine->get<int64_t>(kEngineIndex)[0] == kFavourite ? emu::World::get().workspace : 4096;
+    static std::map<const Descriptor*, int> graphs;  // in the order of their first question
+    const Descriptor* graph = engine->child(kEngineGraph);
+    if (!convolves(graph)) return 0;
+    if (engine->get<int64_t>(kEngineIndex)[0] != kFavourite) return 4096;
+    emu::World& world = emu::World::get();
+    int place = graphs.try_emplace(graph, static_cast<int>(graphs.size())).first->second % world.workspace_steps;
+    return world.workspace * (place + 1) / world.workspace_steps;
 }
 
 // Descriptors live as long as the process: users destroy them while others still refer to them.

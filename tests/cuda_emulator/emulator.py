@@ -91,7 +91,7 @@ class Emulator:
             "reset": (None, [number, size, size]),
             "copies": (None, [number, number]),
             "present": (None, [ctypes.c_int]),
-            "workspace": (None, [size]),
+            "workspace": (None, [size, ctypes.c_int]),
             "fail": (None, [text, ctypes.c_int]),
             "calls": (ctypes.c_int, [text]),
             "peak": (size, [ctypes.c_int]),
@@ -121,9 +121,10 @@ class Emulator:
         """Whether the driver finds the card: not outside the tests that want it."""
         self._present(yes)
 
-    def workspace(self, size: int) -> None:
-        """Until the next reset cuDNN's heuristics, but not its fallback list, put an engine of so much workspace first."""
-        self._workspace(size)
+    def workspace(self, size: int, steps: int = 1) -> None:
+        """Until the next reset cuDNN's heuristics, but not its fallback list, put an engine of so much workspace first;
+        convolutions in turn have 1 / `steps` of it, 2 / `steps` and so on up to all of it."""
+        self._workspace(size, steps)
 
     def fail(self, name: str, nth: int) -> None:
         """Make the `nth` call of a class fail: alloc, pinned, stream, event, record, wait, copy, kernel, synchronize,

@@ -33,6 +33,7 @@ void World::reset(uint64_t seed, size_t device, size_t pinned) {
     for (bool of : {false, true}) peak[of] = live(of);
     host_time = 0;
     workspace = 0;
+    workspace_steps = 1;
     calls.clear();
     trace.clear();
     failures_.clear();

@@ -145,6 +145,7 @@ class World {
     bool library = false;     // whether a library is calling, not planc: set while it does
     uint64_t latency_ns = 0, bandwidth = 1;  // of copies
     size_t workspace = 0;  // of cuDNN's favourite engine for a convolution; 0: there is only the other one
+    int workspace_steps = 1;  // convolutions in turn have 1 / steps of it, 2 / steps, ..., all of it
     uint64_t host_time = 0;
     std::map<std::string, int> calls;
     std::vector<std::string> trace;  // of executed work, in order of execution

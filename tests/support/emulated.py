@@ -15,15 +15,14 @@ from planc.importer.submodel import element_type, sub_model
 from planc.plan.plan import Plan
 from planc.problem.build import build_problem
 from planc.runtime.cuda_driver import Context, allocate, call
-from planc.runtime.cuda_provider import reserve_scratch
 from planc.runtime.measure import synthetic_feeds
 from planc.runtime.step import TrainingStep, load
 from support.costs import made_up_costs
 from support.plans import plan_of
 from support.schedules import random_schedule
 
-ARENA_BYTES = 16 << 20
-"""The one scratch arena of the process, enough for every plan of the tests."""
+SCRATCH_BYTES = 1 << 20
+"""More than any operator of the tests' random plans takes."""
 
 _loaded: list[emu.Emulator] = []
 
@@ -38,7 +37,6 @@ def loaded_emulator(folder: Path) -> emu.Emulator:
         _loaded[0].copies(latency_ns=1000, bandwidth=10**9)
         _loaded[0].reset()
         _loaded[0].present(True)
-        reserve_scratch(ARENA_BYTES)
     return _loaded[0]
 
 
@@ -60,7 +58,14 @@ def cuda_plan(imported: ImportedModel, seed: int) -> Plan:
     """The plan of a random schedule for a card, its scratch in an arena beside the slab."""
     problem = build_problem(imported.graph, made_up_costs(imported.graph)).problem
     plan = plan_of(imported, random_schedule(problem, seed))
-    return msgspec.structs.replace(plan, costs=msgspec.structs.replace(plan.costs, kind="cuda"))
+    memory = plan.memory
+    return msgspec.structs.replace(
+        plan,
+        costs=msgspec.structs.replace(plan.costs, kind="cuda"),
+        memory=msgspec.structs.replace(
+            memory, scratch_bytes=SCRATCH_BYTES, budget_bytes=memory.budget_bytes + SCRATCH_BYTES
+        ),
+    )
 
 
 def segment_durations(imported: ImportedModel, plan: Plan) -> list[int]:

@@ -11,6 +11,7 @@ from support.emulated import card, expected, open_step, run_steps
 from support.zoo_networks import MOMENTUM, small_forward
 
 from planc.compiler import CompileOptions, compile_model
+from planc.errors import DeviceError
 from planc.importer.build import ImportedModel, import_model
 from planc.plan.plan import Plan
 from planc.problem.build import build_problem
@@ -58,7 +59,7 @@ def test_planned_networks_compute_the_plain_graph_without_a_race(
     card.reset()
     for replay in (False, True):
         with open_step(card, imported, plan, replay) as step:
-            assert card.peak_bytes == plan.memory.slab_bytes
+            assert card.peak_bytes == plan.memory.slab_bytes + plan.memory.scratch_bytes
             start = step.state()
             for schedule in range(SCHEDULES):
                 card.reset(schedule)
@@ -66,6 +67,25 @@ def test_planned_networks_compute_the_plain_graph_without_a_race(
                 assert run_steps(step, imported, 2) == want
                 assert card.problems == []
         assert card.live == 0
+
+
+def test_workspaces_that_grow_within_a_segment_fit_in_the_largest(card: Emulator) -> None:
+    imported = _imported("resnet18")
+    plan = _plan(imported, "keep-all", 100)
+    assert len(plan.segments) == 1
+    want = expected(card, imported, 1)
+    card.workspace(SCRATCH - ARENA_SLACK, steps=7)
+    with open_step(card, imported, plan, replay=False) as step:
+        assert run_steps(step, imported, 1) == want
+        assert SCRATCH // 2 < step.device.peak_scratch_bytes <= plan.memory.scratch_bytes
+
+
+def test_an_operator_that_wants_more_scratch_than_was_planned_is_told(card: Emulator) -> None:
+    imported = _imported("resnet18")
+    plan = _plan(imported, "keep-all", 100)
+    card.workspace(2 * SCRATCH)
+    with open_step(card, imported, plan, replay=False) as step, pytest.raises(DeviceError, match="profile again"):
+        run_steps(step, imported, 1)
 
 
 def test_the_provider_gives_its_memory_back_after_the_first_step(card: Emulator) -> None:
