@@ -104,9 +104,11 @@ class Group:
         goal = target if capacity is None else capacity
         if self._wheels is None:
             self._wheels = Wheels(self.model, self._seed)
+        # A bound far below what is possible says little about which buffers to blame.
+        halfway = capacity is None and self._pairs % 2
         started = time.monotonic()
         while self.height > goal and time.monotonic() < deadline:
-            self._take(self._wheels.turn(pool, goal, deadline))
+            self._take(self._wheels.turn(pool, max(goal, self._below()) if halfway else goal, deadline))
             if time.monotonic() - started >= self._search_s * self._wheel_share:
                 break
         started = time.monotonic()

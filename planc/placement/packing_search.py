@@ -186,33 +186,35 @@ def _mixed(value: int) -> int:
 @inner
 def _propagate(p: Problem, s: State, members: Array, tail: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
     """Raise bounds until nothing changes, or ROUNDS times. The trail's new length n, or -1 - n at a dead end."""
-    begin, stop = len(s.floor), 0
+    offset, floor, remaining = s.offset, s.floor, s.remaining
+    top, first, lower, upper = p.top, p.first, p.lower, p.upper
+    begin, stop = len(floor), 0
     for i in members:
-        begin, stop = min(begin, p.lower[p.first[i]]), max(stop, p.upper[p.first[i + 1] - 1])
+        begin, stop = min(begin, lower[first[i]]), max(stop, upper[first[i + 1] - 1])
     limit = len(s.trail) - 2 * len(p.size)
     room = p.capacity + p.padding
     for _ in range(ROUNDS):
         if tail >= limit:
             break
         for section in range(begin, stop):
-            s.floor[section] = NONE
+            floor[section] = NONE
         for i in members:
-            bound = s.offset[i]
-            if bound + p.top[i] > p.capacity:
-                control[EXCESS] = min(control[EXCESS], bound + p.top[i] - p.capacity)
+            bound = offset[i]
+            if bound + top[i] > p.capacity:
+                control[EXCESS] = min(control[EXCESS], bound + top[i] - p.capacity)
                 return -1 - tail
-            for r in range(p.first[i], p.first[i + 1]):
-                for section in range(p.lower[r], p.upper[r]):
-                    s.floor[section] = min(s.floor[section], bound)
+            for r in range(first[i], first[i + 1]):
+                for section in range(lower[r], upper[r]):
+                    floor[section] = min(floor[section], bound)
         for section in range(begin, stop):
-            if s.floor[section] < NONE and s.floor[section] + s.remaining[section] > room:
-                control[EXCESS] = min(control[EXCESS], s.floor[section] + s.remaining[section] - room)
+            if floor[section] < NONE and floor[section] + remaining[section] > room:
+                control[EXCESS] = min(control[EXCESS], floor[section] + remaining[section] - room)
                 weight[section] += 1.0
                 return -1 - tail
         raised = False
         for i in members:
             if not s.delayed[i]:
-                excess = s.offset[i] + _most_remaining(p, s, i) - room
+                excess = offset[i] + _most_remaining(p, s, i) - room
                 if excess > 0:
                     control[EXCESS] = min(control[EXCESS], excess)
                     tail = _record(s, i, tail)
@@ -221,9 +223,9 @@ def _propagate(p: Problem, s: State, members: Array, tail: int, control: Array, 
                 bound = _lowest_top(p, s, i)
                 if bound == NONE:
                     return -1 - tail
-                if bound > s.offset[i]:
+                if bound > offset[i]:
                     tail = _record(s, i, tail)
-                    s.offset[i] = bound
+                    offset[i] = bound
                     raised = True
         if not raised:
             break
@@ -232,20 +234,22 @@ def _propagate(p: Problem, s: State, members: Array, tail: int, control: Array, 
 
 @inner
 def _most_remaining(p: Problem, s: State, i: int) -> int:
-    most = 0
+    most, remaining = 0, s.remaining
     for r in range(p.first[i], p.first[i + 1]):
         for section in range(p.lower[r], p.upper[r]):
-            most = max(most, s.remaining[section])
+            most = max(most, remaining[section])
     return most
 
 
 @inner
 def _lowest_top(p: Problem, s: State, i: int) -> int:
     """Where a delayed buffer can be at the lowest: on an unplaced buffer that it meets; NONE when there is none."""
-    lowest = int64(NONE)
-    for k in p.near[p.near_first[i] : p.near_first[i + 1]]:
-        if not s.placed[k]:
-            lowest = min(lowest, s.offset[k] + p.size[k])
+    lowest, near = int64(NONE), p.near
+    placed, offset, size = s.placed, s.offset, p.size
+    for at in range(p.near_first[i], p.near_first[i + 1]):
+        k = near[at]
+        if not placed[k]:
+            lowest = min(lowest, offset[k] + size[k])
     return lowest if lowest == NONE else _aligned(lowest, p.alignment[i])
 
 
@@ -272,19 +276,21 @@ def _choose(p: Problem, s: State, members: Array, rank: Array, choice: int) -> i
 @inner
 def _spare(p: Problem, s: State, i: int) -> int:
     """Bytes to spare (up to a constant) in the tightest section whose floor is the buffer's own bound."""
-    spare = NONE
+    spare, floor, remaining, bound = NONE, s.floor, s.remaining, s.offset[i]
     for r in range(p.first[i], p.first[i + 1]):
         for section in range(p.lower[r], p.upper[r]):
-            if s.floor[section] == s.offset[i]:
-                spare = min(spare, p.capacity - s.floor[section] - s.remaining[section])
+            if floor[section] == bound:
+                spare = min(spare, p.capacity - bound - remaining[section])
     return spare
 
 
 @inner
 def _fits_beneath(p: Problem, s: State, i: int) -> bool:
-    top = s.offset[i] + p.size[i]
-    for k in p.near[p.near_first[i] : p.near_first[i + 1]]:  # noqa: SIM110 (a generator does not compile)
-        if not s.placed[k] and s.offset[k] < top:
+    near, placed, offset = p.near, s.placed, s.offset
+    top = offset[i] + p.size[i]
+    for at in range(p.near_first[i], p.near_first[i + 1]):
+        k = near[at]
+        if not placed[k] and offset[k] < top:
             return False
     return True
 
@@ -293,12 +299,14 @@ def _fits_beneath(p: Problem, s: State, i: int) -> bool:
 def _place(p: Problem, s: State, i: int, tail: int) -> int:
     s.placed[i] = True
     _add_remaining(p, s, i, -p.size[i])
-    top = s.offset[i] + p.size[i]
-    for k in p.near[p.near_first[i] : p.near_first[i + 1]]:
-        if not s.placed[k] and (s.delayed[k] or s.offset[k] < top):
-            tail = _record(s, int64(k), tail)
-            s.offset[k] = max(s.offset[k], _aligned(top, p.alignment[k]))
-            s.delayed[k] = False
+    near, placed, offset, delayed, alignment = p.near, s.placed, s.offset, s.delayed, p.alignment
+    top = offset[i] + p.size[i]
+    for at in range(p.near_first[i], p.near_first[i + 1]):
+        k = int64(near[at])
+        if not placed[k] and (delayed[k] or offset[k] < top):
+            tail = _record(s, k, tail)
+            offset[k] = max(offset[k], _aligned(top, alignment[k]))
+            delayed[k] = False
     return tail
 
 
@@ -310,9 +318,10 @@ def _unplace(p: Problem, s: State, i: int) -> None:
 
 @inner
 def _add_remaining(p: Problem, s: State, i: int, change: int) -> None:
+    remaining = s.remaining
     for r in range(p.first[i], p.first[i + 1]):
         for section in range(p.lower[r], p.upper[r]):
-            s.remaining[section] += change
+            remaining[section] += change
 
 
 @inner
