@@ -10,6 +10,7 @@ the part of all copying during which compute was busy.
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from networks import build
 from run_plans import alone
 
 from planc.plan.files import read_plan
-from planc.plan.plan import Plan
+from planc.plan.plan import Direction, Plan
 from planc.runtime.cuda import CudaDevice
 from planc.runtime.cuda_driver import call, elapsed_ns, new_event
 from planc.runtime.device import Engine
@@ -73,16 +74,16 @@ def watch(plan: Plan, case: str) -> dict[str, Any]:
         spans = watched.spans()
     compute, copies = spans[Engine.COMPUTE], spans[Engine.OUT] + spans[Engine.IN]
     ahead = plan.prediction
-    engines = {"out": Engine.OUT, "in": Engine.IN}
     facts: dict[str, Any] = {
         "step_ms": [max(e for _, e in compute), ahead.step_ns / 1e6],
         "compute_ms": [busy(compute), sum(e - s for s, e in ahead.runs) / 1e6],
-        "gaps_ms": sorted((round(b[0] - a[1], 2) for a, b in zip(compute, compute[1:], strict=False)), reverse=True)[:6],
+        "gaps_ms": sorted((round(b[0] - a[1], 2) for a, b in pairwise(compute)), reverse=True)[:6],
         "overlap": shared(copies, compute) / busy(copies) if copies else None,
     }
-    for name, engine in engines.items():
-        predicted = [t for t, c in zip(ahead.copies, plan.copies, strict=True) if c.direction == name]
-        sizes = sum(c.bytes for c in plan.copies if c.direction == name)
+    for direction, engine in ((Direction.OUT, Engine.OUT), (Direction.IN, Engine.IN)):
+        predicted = [t for t, c in zip(ahead.copies, plan.copies, strict=True) if c.direction is direction]
+        sizes = sum(c.bytes for c in plan.copies if c.direction is direction)
+        name = engine.name.lower()
         facts[f"{name}_ms"] = [busy(spans[engine]), sum(e - s for s, e in predicted) / 1e6]
         facts[f"{name}_GB/s"] = sizes / 1e6 / busy(spans[engine]) if spans[engine] else None
     return facts
@@ -90,4 +91,5 @@ def watch(plan: Plan, case: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for name in sys.argv[2:]:
-        print(name, alone(partial(watch, read_plan(Path(sys.argv[1]) / f"{name}.plan.json"), name.split(".")[0])), flush=True)
+        plan = read_plan(Path(sys.argv[1]) / f"{name}.plan.json")
+        print(name, alone(partial(watch, plan, name.split(".")[0])), flush=True)
