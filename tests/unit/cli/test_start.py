@@ -1,0 +1,33 @@
+"""A command imports what it needs and no more: heavy libraries would be most of the time that a small plan takes."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"cuda", "networkx", "numba", "onnxruntime", "ortools", "torch"}
+
+
+def imported(*arguments: str) -> set[str]:
+    """Modules that `planc ARGUMENTS` has imported by the time it has printed its help page."""
+    code = (
+        "import sys, contextlib, io\n"
+        "from planc.cli.main import app\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        f"    app({list(arguments)!r})\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})\n"
+    )
+    return set(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split())
+
+
+@pytest.mark.parametrize("command", ["verify", "grad"])
+def test_commands_that_neither_plan_nor_run_import_no_heavy_library(command: str) -> None:
+    found = imported(command, "--help")
+    assert not found & HEAVY
+    assert "typer" in found
+
+
+def test_the_package_imports_what_it_offers_when_asked() -> None:
+    code = "import sys, planc; before = 'onnx' in sys.modules; planc.Plan, planc.compile; print(before, planc.__all__)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("False ['Plan', 'compile', 'load'")
