@@ -3,8 +3,9 @@ prediction.
 
     PYTHONPATH=SITE python3 benchmarks/gpu/timeline.py PLANS CASE.BUDGET ...
 
-For each engine the time it is busy, measured and predicted; how long compute stands still; and the overlap achieved:
-the part of all copying during which compute was busy.
+For each engine the time it is busy, measured and predicted; how long compute stands still; the overlap achieved, which
+is the part of all copying during which compute was busy; and how much longer than predicted segments take, by the part of
+their time during which something is copied.
 """
 
 import sys
@@ -62,6 +63,19 @@ def shared(copies: list[Span], compute: list[Span]) -> float:
     return sum(max(0.0, min(e, f) - max(s, t)) for s, e in copies for t, f in compute)
 
 
+def slower(plan: Plan, compute: list[Span], copies: list[Span]) -> dict[str, str]:
+    """Measured and predicted ms of segments, by how much of their time is shared with copies."""
+    sums: dict[str, list[float]] = {}
+    for (first, end), span in zip(plan.segments, compute, strict=True):
+        part = shared(copies, [span]) / (span[1] - span[0])
+        bucket = "no copy" if part < 0.02 else "part of the time" if part < 0.9 else "one" if part < 1.5 else "two copies"
+        known = sums.setdefault(bucket, [0.0, 0.0, 0.0])
+        ahead = (plan.prediction.runs[end - 1][1] - plan.prediction.runs[first][0]) / 1e6
+        for i, value in enumerate((1, span[1] - span[0], ahead)):
+            known[i] += value
+    return {name: f"{n:.0f} segments, {a:.2f} / {b:.2f}" for name, (n, a, b) in sums.items()}
+
+
 def watch(plan: Plan, case: str) -> dict[str, Any]:
     """One launched step after two others."""
     imported = build(case)
@@ -78,6 +92,7 @@ def watch(plan: Plan, case: str) -> dict[str, Any]:
         "step_ms": [max(e for _, e in compute), ahead.step_ns / 1e6],
         "compute_ms": [busy(compute), sum(e - s for s, e in ahead.runs) / 1e6],
         "gaps_ms": sorted((round(b[0] - a[1], 2) for a, b in pairwise(compute)), reverse=True)[:6],
+        "segments_ms": slower(plan, compute, copies),
         "overlap": shared(copies, compute) / busy(copies) if copies else None,
     }
     for direction, engine in ((Direction.OUT, Engine.OUT), (Direction.IN, Engine.IN)):
