@@ -2,8 +2,8 @@
 
 On CUDA every distinct segment needs a session, and every session takes device memory beside the slab (library handles
 and kernels, `DeviceInfo.session_bytes`). How many there are is known only when a plan is made, so plans are made until
-one fits: the first with room for one session, the next with room for those of the first, the last without copies,
-which needs one session. Devices whose sessions take nothing need one search.
+one fits: the first with room for one session, or for as many as a hundredth of the budget holds; the next with room for
+those of the first; the last without copies, which needs one session. Devices whose sessions take nothing need one search.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,9 @@ from planc.units import format_bytes
 
 _FIRST_SHARE, _SECOND_SHARE = 0.5, 0.25
 """Parts of the time limit for the first search and the second, where there may be more than one."""
+
+_ROOM, _MOST = 100, 128
+"""The first search keeps room for at most a `_ROOM`th of the budget or `_MOST` sessions, where one takes less."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class _Search:
         """The first plan that fits; else the least that one of those found needs is told."""
         seconds, one = self.limits.time_limit_s, self.session_bytes
         left = seconds * (1 - _FIRST_SHARE - _SECOND_SHARE)
-        found = list(self._tried(self.planning, one, seconds * _FIRST_SHARE))
+        room = max(one, min(self.limits.capacity // _ROOM, _MOST * one) // one * one)
+        found = list(self._tried(self.planning, room, seconds * _FIRST_SHARE))
         if found and not self._fits(found[0]):
             found += self._tried(self.planning, found[0].session_bytes, seconds * _SECOND_SHARE)
             found += self._tried(_resident(self.planning), one, left)

@@ -28,6 +28,7 @@ def _hook() -> HandleHook:
     hook = cuda_handles.installed()
     if hook is None:
         pytest.skip("the provider's handles are shared on x86-64 Linux only")
+    gc.collect()  # the watched sessions of other tests hold themselves
     return hook
 
 
