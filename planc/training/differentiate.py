@@ -78,6 +78,12 @@ def differentiate(
     return _Step(prepared, optimizer, table, loss_name, trained, loss_scale).build()
 
 
+def _statistics(model: onnx.ModelProto) -> set[str]:
+    """Initializers that a batch-norm may change: they are no constants, whatever they hold at first."""
+    norms = (node for node in model.graph.node if node.op_type == "BatchNormalization")
+    return {name for node in norms for name in node.input[3:5]}
+
+
 class _Step:
     """Builds one training graph; the methods run in the order of the graph's phases."""
 
@@ -89,7 +95,8 @@ class _Step:
         self.initial, self.loss_scale = prepared.initializers, loss_scale
         self.parameters = [name for name in parameters if name in self.initial]
         trained = set(self.parameters)
-        fixed = {n: t for n, t in self.initial.items() if n not in trained}
+        changing = trained | _statistics(prepared.model)
+        fixed = {n: t for n, t in self.initial.items() if n not in changing}
         self.builder = Builder(values=dict(prepared.values), fixed=fixed)
         self.state: dict[str, Value] = {}
         self.state_initial: dict[str, TensorProto] = {}

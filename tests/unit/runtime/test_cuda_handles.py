@@ -96,12 +96,14 @@ def test_handles_are_left_to_the_system_once_python_has_ended(card: Emulator, st
         session = cuda_session(model, 0, stream)
     before, kept = card.library_live_bytes, [hook._jumps._cells[i] for i in range(3)]
     hook._outlive_python()
-    del session
-    gc.collect()
-    assert _handles(hook) == [1]
-    assert before - card.library_live_bytes < CUDNN_HANDLE + OTHER_HANDLES
-    for i, target in enumerate(kept):
-        hook._jumps.point(i, target)
+    try:
+        del session
+        gc.collect()
+        assert _handles(hook) == [1]
+        assert before - card.library_live_bytes < CUDNN_HANDLE + OTHER_HANDLES
+    finally:
+        for i, target in enumerate(kept):
+            hook._jumps.point(i, target)
     (handle,) = hook._handles
     assert hook._destroy(handle) == 0
 
