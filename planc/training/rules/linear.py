@@ -9,6 +9,10 @@ from planc.training.registry import ForwardNode, Gradients, OutputGradients, gra
 from planc.training.rules.reductions import leading_sum
 
 
+NARROW = 4
+"""How many times smaller a product must be than its left operand to be kept in memory for a cheaper sum."""
+
+
 @gradient("MatMul")
 def matmul(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """Operands of rank one are treated as a row (left) or a column (right), as the operator defines."""
@@ -22,7 +26,7 @@ def matmul(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
         found[1] = b.reshape(_right(b, left, right, dy), y.shape)
     if 0 in node.wanted:
         found[0] = b.reshape(_left(b, left, right, dy), x.shape)
-        if x.rank == y.rank > 1 and 2 * node.output.size <= x.size:  # along a row, dX X = dY Yt X = dY Y
+        if x.rank == y.rank > 1 and NARROW * node.output.size <= x.size:  # along a row, dX X = dY Yt X = dY Y
             b.inner_products[found[0].name] = (dy, node.output)
     return found
 
