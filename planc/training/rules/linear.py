@@ -8,7 +8,6 @@ from planc.training.builder import Builder, Value
 from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
 from planc.training.rules.reductions import leading_sum
 
-
 NARROW = 4
 """How many times smaller a product must be than its left operand to be kept in memory for a cheaper sum."""
 
