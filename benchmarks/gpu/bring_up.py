@@ -27,7 +27,7 @@ from planc.plan.plan import Plan
 from planc.problem.build import build_problem
 from planc.runtime import cuda_graph
 from planc.runtime.cuda_driver import Context, call
-from planc.runtime.cuda_provider import cuda_session, load_libraries, reserve_scratch
+from planc.runtime.cuda_provider import cuda_session, load_libraries
 from planc.runtime.measure import UnplannedStep, measure, synthetic_feeds
 from planc.runtime.ort import faithful_options, record_scratch
 from planc.runtime.step import load
@@ -38,7 +38,7 @@ facts: dict[str, Any] = {}
 
 
 def card_plan(imported: ImportedModel, seed: int) -> Plan:
-    """The plan of a random schedule for a card, with an arena that certainly is large enough."""
+    """The plan of a random schedule for a card, with scratch that certainly is enough."""
     problem = build_problem(imported.graph, made_up_costs(imported.graph)).problem
     plan = plan_of(imported, random_schedule(problem, seed))
     memory = plan.memory
@@ -62,7 +62,6 @@ def machine() -> dict[str, object]:
 
 def provider() -> dict[str, object]:
     load_libraries()
-    reserve_scratch(SCRATCH)
     return {"available": ",".join(ort.get_available_providers())}
 
 

@@ -76,7 +76,7 @@ API cuStreamSynchronize(CUstream stream) {
 API cuEventCreate(CUevent* event, unsigned) {
     REFUSE("event", CUDA_ERROR_OUT_OF_MEMORY);
     auto* made = new Event;
-    made->library = world().library;
+    made->foreign = world().foreign;
     world().events.insert(made);
     return *event = reinterpret_cast<CUevent>(made), CUDA_SUCCESS;
 }

@@ -103,9 +103,9 @@ Stream* known(Stream* stream) {
 }
 
 Held::Held(size_t size) {
-    World::get().library = true;
+    World::get().foreign = true;
     World::get().allocate(size, true, &at_);
-    World::get().library = false;
+    World::get().foreign = false;
 }
 Held::~Held() {
     if (at_) World::get().release(at_, true);

@@ -17,8 +17,8 @@ namespace {
 // cudaError_t has the driver's numbers where both have the error.
 cudaError_t last = cudaSuccess;
 struct Library {
-    Library() { World::get().library = true; }
-    ~Library() { World::get().library = false; }
+    Library() { World::get().foreign = true; }
+    ~Library() { World::get().foreign = false; }
 };
 
 cudaError_t told(int status) {

@@ -10,7 +10,7 @@ World& World::get() {
 
 Stream* World::create_stream() {
     auto* made = new Stream;
-    made->library = library;
+    made->foreign = foreign;
     made->lane = lanes;
     lanes += 2;  // one for what is launched, one for what is replayed
     streams.insert(made);
@@ -20,7 +20,7 @@ Stream* World::create_stream() {
 Stream* World::standard_stream() {
     if (standard_) return standard_;
     standard_ = create_stream();
-    standard_->library = true;
+    standard_->foreign = true;
     return standard_;
 }
 
@@ -66,15 +66,15 @@ void World::forget() {
 
 size_t World::live(bool of_library) const {
     size_t bytes = 0;
-    for (auto& [at, allocation] : memory_) bytes += allocation.device && allocation.library == of_library ? allocation.size : 0;
+    for (auto& [at, allocation] : memory_) bytes += allocation.device && allocation.foreign == of_library ? allocation.size : 0;
     return bytes;
 }
 
 size_t World::owned() const {
     size_t count = executables.size() + graphs.size() + static_cast<size_t>(contexts);
-    for (auto& [at, allocation] : memory_) count += allocation.library ? 0 : allocation.size;
-    for (Stream* stream : streams) count += !stream->library;
-    for (Event* event : events) count += !event->library;
+    for (auto& [at, allocation] : memory_) count += allocation.foreign ? 0 : allocation.size;
+    for (Stream* stream : streams) count += !stream->foreign;
+    for (Event* event : events) count += !event->foreign;
     return count;
 }
 
@@ -94,9 +94,9 @@ CUresult World::allocate(size_t size, bool device, uintptr_t* at) {
         uint64_t noise = random_();
         memcpy(reinterpret_cast<unsigned char*>(*at) + i, &noise, std::min<size_t>(8, size - i));
     }
-    memory_[*at] = Allocation{std::move(bytes), *at, size, device, library, std::vector<Granule>((size + kGranule - 1) / kGranule)};
+    memory_[*at] = Allocation{std::move(bytes), *at, size, device, foreign, std::vector<Granule>((size + kGranule - 1) / kGranule)};
     live += size;
-    if (device) peak[library] = std::max(peak[library], this->live(library));
+    if (device) peak[foreign] = std::max(peak[foreign], this->live(foreign));
     return CUDA_SUCCESS;
 }
 

@@ -80,12 +80,12 @@ struct Stream {
     Clock clock;
     uint64_t time = 0;
     std::shared_ptr<Graph> capture;  // null unless recording
-    bool origin = false, broken = false, library = false;
+    bool origin = false, broken = false, foreign = false;
     std::vector<Node*> tips;         // nodes that what is recorded next depends on
 };
 
 struct Event {
-    bool library = false;
+    bool foreign = false;
     Operation* record = nullptr;
     std::shared_ptr<Graph> capture;
     std::vector<Node*> tips;
@@ -104,7 +104,7 @@ struct Allocation {
     std::unique_ptr<unsigned char[]> bytes;
     uintptr_t at;
     size_t size;
-    bool device, library;
+    bool device, foreign;
     std::vector<Granule> granules;
 };
 
@@ -142,7 +142,7 @@ class World {
     std::map<void*, std::shared_ptr<Graph>> graphs;
     size_t device_live = 0, device_limit = 0, pinned_live = 0, pinned_limit = 0;
     size_t peak[2] = {0, 0};  // device bytes allocated at once: by planc, by libraries
-    bool library = false;     // whether a library is calling, not planc: set while it does
+    bool foreign = false;     // whether a library is calling, not planc: set while it does
     uint64_t latency_ns = 0, bandwidth = 1;  // of copies
     size_t workspace = 0;  // of cuDNN's favourite engine for a convolution; 0: there is only the other one
     int workspace_steps = 1;  // convolutions in turn have 1 / steps of it, 2 / steps, ..., all of it
