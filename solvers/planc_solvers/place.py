@@ -40,19 +40,16 @@ def order_outs(s: Plan, w: Workspace, batch: float, a: Arrays) -> None:
 
 @inner
 def _batch_outs(w: Workspace, batch: float, a: Arrays) -> None:
+    out_start, out_value, out_order, out_ns = w.out_start, w.out_value, w.out_order, a.out_ns
     q = 0
     while q < w.tally[OUTS]:
-        amount = float(a.out_ns[w.out_value[w.out_order[q]]])
-        release = w.out_ready[w.out_order[q]]
+        amount = float(out_ns[out_value[out_order[q]]])
         e = q + 1
         while e < w.tally[OUTS] and amount < batch:
-            i = w.out_order[e]
-            if w.out_start[i] > release:
-                break
-            amount += a.out_ns[w.out_value[i]]
+            amount += out_ns[out_value[out_order[e]]]
             e += 1
         for k in range(q, e):
-            w.out_start[w.out_order[k]] = w.out_start[w.out_order[e - 1]]
+            out_start[out_order[k]] = out_start[out_order[e - 1]]
         q = e
 
 
@@ -60,7 +57,8 @@ def _batch_outs(w: Workspace, batch: float, a: Arrays) -> None:
 def place_outs(a: Arrays, s: Plan, w: Workspace) -> None:
     """Forward pass: release each copied-out instance once it is copied, waiting for that only if its bytes are needed.
 
-    With a price on boundaries, instances are released together where bytes are needed, or where one comes back in.
+    With a price on boundaries, instances are released together where bytes are needed, or where one comes back in; then
+    a batch that would have started later starts too.
     """
     size, out_ns, lasts = a.size, a.out_ns, w.lasts
     memory, clock, stall, out_value, out_start, out_ready, out_stop, out_done, out_order, in_need, in_after, chain = (
@@ -92,19 +90,25 @@ def place_outs(a: Arrays, s: Plan, w: Workspace) -> None:
     held = 0.0
     head = 0
     tail = 0
+    ready = 0
     for p in range(length):
         clock[p] = now
         stall[p] = 0.0
-        while tail < outs and out_ready[out_order[tail]] <= p:
-            i = out_order[tail]
-            engine = max(engine, clock[out_start[i]]) + out_ns[out_value[i]]
-            out_done[i] = engine
-            held += size[out_value[i]]
-            tail += 1
+        while ready < outs and out_ready[out_order[ready]] <= p:
+            held += size[out_value[out_order[ready]]]
+            ready += 1
         while back < ins and in_need[back] <= p:
             if in_after[back] >= 0:
                 returned = max(returned, chain[in_after[back]])
             back += 1
+        if memory[p] + held > budget or returned >= tail:
+            for k in range(tail, ready):
+                out_start[out_order[k]] = min(out_start[out_order[k]], p)
+        while tail < ready and out_start[out_order[tail]] <= p:
+            i = out_order[tail]
+            engine = max(engine, clock[out_start[i]]) + out_ns[out_value[i]]
+            out_done[i] = engine
+            tail += 1
         if head < tail and (not lazy or memory[p] + held > budget or returned >= head):
             while head < tail and (memory[p] + held > budget or returned >= head or out_done[out_order[head]] <= now):
                 i = out_order[head]

@@ -18,9 +18,10 @@ from planc_solvers.choices import settle
 from planc_solvers.decode import give_up_all
 from planc_solvers.evaluate import evaluate
 from planc_solvers.greedy import greedy_plans
+from planc_solvers.mend import mend
 from planc_solvers.prover import LARGE, Prover
 from planc_solvers.reduced import reduced, reduced_arrays
-from planc_solvers.search import BEST, PRICE, SCORE, anneal, annealing, copy_plan, start
+from planc_solvers.search import BEST, PRICE, SCORE, anneal, annealing, copied, copy_plan, start
 from planc_solvers.workspace import EXCESS, MAKESPAN, workspace
 
 CHUNK_S = 0.1
@@ -111,8 +112,13 @@ class Portfolio:
 
     def propose(self, schedules: Iterable[Schedule]) -> None:
         """Let the search consider what these schedules decide."""
-        plans = (plan_of(self.small, self.arrays, schedule) for schedule in schedules)
-        self.proposals.extend(plan for plan in plans if plan is not None)
+        for schedule in schedules:
+            plan = plan_of(self.small, self.arrays, schedule)
+            if plan is not None:
+                self.proposals.append(plan)
+                mended = copied(self.arrays, plan)
+                if self.swaps and mend(self.arrays, mended, self.scratch):
+                    self.proposals.append(mended)
 
     @property
     def schedule(self) -> Schedule | None:

@@ -11,7 +11,7 @@ from math import inf
 import numpy as np
 
 from planc.problem.problem import Problem
-from planc_solvers.arrays import Arrays, Plan, empty_plan
+from planc_solvers.arrays import BATCH_POWER, Arrays, Plan, empty_plan
 from planc_solvers.coarse import Coarse, coarse_model
 from planc_solvers.decode import decode
 from planc_solvers.evaluate import evaluate
@@ -48,6 +48,9 @@ HUGE = 100_000
 
 MARGINS = (0.99, 0.98, 0.97, 0.96, 0.95, 0.93, 0.9, 0.85, 0.8)
 """Parts of the budgets at which merged models are tried while their plans do not fit."""
+
+BATCH_POWERS = (BATCH_POWER, 5, 6, 7, 8)
+"""Batches of copies out (`Plan.batch`) tried with each plan of a merged model."""
 
 MERGE_ROUNDS = 6
 """Rounds of refinement of merged models."""
@@ -118,12 +121,23 @@ class Prover:
             while margins and not self.stopped():
                 found = merger.solve(self.left() * 0.3, margins[0], slowness)
                 plan = None if found is None else decode(merger.coarse, self.small, self.arrays, found.point)
-                valid = plan is not None and evaluate(self.arrays, plan, self.place)
+                valid = plan is not None and self._batched(plan)
                 if plan is not None and valid:
                     yield 0, [plan]
                 if valid and self.place.total[EXCESS] <= 0:
                     break
                 margins.popleft()
+
+    def _batched(self, plan: Plan) -> bool:
+        """Let copies out start together in batches of the size that makes `plan` fastest; False when it is not valid."""
+        powers, found = BATCH_POWERS if self.arrays.boundary > 0 else BATCH_POWERS[:1], list[tuple[float, int]]()
+        for power in powers:
+            plan.batch[0] = power
+            if not evaluate(self.arrays, plan, self.place):
+                return False
+            found.append((float(self.place.total[MAKESPAN]), power))
+        plan.batch[0] = min(found)[1]
+        return evaluate(self.arrays, plan, self.place)
 
     def _bound_ns(self, bound: float) -> int:
         return int(bound * self.base * (1 - SLACK)) if np.isfinite(bound) else 0

@@ -80,6 +80,13 @@ def copy_plan(source: Plan, target: Plan) -> None:
     target.length[0], target.batch[0] = length, source.batch[0]
 
 
+def copied(a: Arrays, plan: Plan) -> Plan:
+    """A copy of `plan`."""
+    twin = empty_plan(a)
+    copy_plan(plan, twin)
+    return twin
+
+
 @inner
 def _insert(s: Plan, position: int, task: int) -> None:
     length, seq, choice, fetch, words = s.length[0], s.seq, s.choice, s.fetch, s.fetch.shape[1]
@@ -432,4 +439,4 @@ def anneal(
     return evaluated
 
 
-__all__ = ["BEST", "COMPUTE", "Annealing", "anneal", "annealing", "copy_plan", "start"]
+__all__ = ["BEST", "COMPUTE", "Annealing", "anneal", "annealing", "copied", "copy_plan", "start"]

@@ -28,6 +28,7 @@ def _random_plan(problem: Problem, rng: random.Random) -> Plan:
     plan.seq[: len(steps)] = steps
     plan.length[0] = len(steps)
     plan.fetch[: len(steps), 0] = [rng.getrandbits(8) & rng.getrandbits(8) for _ in steps]
+    plan.batch[0] = rng.randrange(6)
     plan.home[:] = [value.swappable and rng.random() < 0.4 for value in problem.values]
     return plan
 
