@@ -118,7 +118,7 @@ class CudaMeter:
             if storage not in homes:
                 homes[storage] = at
                 at += align_up(max(padded_bytes(imported.graph, storage), 1), _ALIGNMENT)
-            offsets[port.name] = homes[storage]
+            offsets[port.name] = homes[storage] + imported.graph.tensors[port.tensor].offset
         places = [_Place(at, offsets)]
         self._work.reserve(at)
         self._fill(imported, model, places)

@@ -20,13 +20,15 @@ def write_over_candidates(graph: Graph, op_index: int) -> tuple[int, ...]:
     op = graph.ops[op_index]
     if not op.outputs or op.outputs[0] < 0:
         return ()
-    inputs = []
+    inputs: list[tuple[int, str, tuple[int, ...]]] = []
     for t in op.inputs:
         bound = t >= 0 and t not in op.constants
         tensor = graph.tensors[t] if t >= 0 else None
-        inputs.append(
-            (tensor.storage if bound and tensor else -1, tensor.dtype, tensor.shape) if tensor else (-1, "", ())
-        )
+        storage = tensor.storage if bound and tensor else -1
+        if tensor is None or tensor.offset:  # a view inside its storage: nothing may be written over that
+            inputs.append((storage, "", ()))
+        else:
+            inputs.append((storage, tensor.dtype, tensor.shape))
     first = graph.tensors[op.outputs[0]]
     return may_write_over(op.op_type, op.domain, inputs, (first.dtype, first.shape))
 

@@ -30,7 +30,8 @@ class Role(StrEnum):
 class Tensor:
     """A tensor of the ONNX graph. `dtype` is numpy's name (`float32`); `storage` indexes `Graph.storages`.
 
-    `updated` marks the next value of a state (and views of it), which shares its storage with the old value.
+    `updated` marks the next value of a state (and views of it), which shares its storage with the old value. The tensor
+    starts `offset` bytes behind its storage: views of a piece may start anywhere, every other tensor at 0.
     """
 
     name: str
@@ -39,11 +40,12 @@ class Tensor:
     nbytes: int
     storage: int
     updated: bool = False
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The bytes behind one or more tensors, named after the first; `nbytes` is that of the largest of them."""
+    """The bytes behind one or more tensors, named after the first; `nbytes` is where the last of them ends."""
 
     name: str
     nbytes: int

@@ -4,6 +4,9 @@ VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 """Operators whose output is the first input's bytes under another shape. They are never executed: consumers bind the
 storage with their own shape."""
 
+PIECES = frozenset({"Split", "Slice", "Gather"})
+"""Operators whose outputs may be contiguous pieces of the first input: views too, where the importer finds them to be."""
+
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )

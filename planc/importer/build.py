@@ -13,10 +13,12 @@ import onnx
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
 from planc.graph.graph import Graph, Layer, Op, Role, Storage, Tensor
-from planc.graph.operators import VIEWS, is_random
+from planc.graph.operators import PIECES, VIEWS, is_random
 from planc.importer.inference import Type
 from planc.importer.load import INLINE_CONSTANT_BYTES, ModelFile, Skeleton, read_model, skeleton
 from planc.importer.order import Wired, order_for_updates
+from planc.importer.pieces import PieceViews
+from planc.importer.places import Places
 
 COPY_SUFFIX = "@planc.copy"
 """Suffix of the tensor that an added copy of a state's next value writes."""
@@ -55,7 +57,7 @@ class _Builder:
         self.index: dict[str, int] = {"": -1}
         self.types: list[tuple[str, tuple[int, ...]]] = []
         self.nbytes: list[int] = []
-        self.parent: list[int] = []
+        self.places = Places()
 
     def build(self) -> ImportedModel:
         """Name tensors, order nodes, join storages, make operators and layers."""
@@ -65,13 +67,23 @@ class _Builder:
         nodes = [self._wired(node) for node in self.bare.nodes]
         nodes = [node for node in nodes if not self._fold_shape(node) and not self._join_view(node)]
         state = {self.index[name]: self.index[out] for name, out in self.bare.state_names.items()}
-        roots = self._roots()
+        roots = self.places.roots()
         nodes, copied = order_for_updates(nodes, state, roots, self.types)
         forward = self._forward(nodes, roots)
         for old in [old for old in state if old in copied]:
             nodes.append(self._copy(old, state[old]))
             state[old] = nodes[-1].outputs[0]
-        return self._assemble(nodes, forward, state)
+        return self._assemble(self._join_pieces(nodes, state), forward, state)
+
+    def _join_pieces(self, nodes: list[Wired], state: Mapping[int, int]) -> list[Wired]:
+        """The nodes without those whose outputs became views of pieces of their input."""
+        if not any(node.op_type in PIECES for node in nodes):
+            return nodes
+        constants = {self.index[name]: value for name, value in self.constants.items()}
+        kept = [self.index[name] for name in self.bare.outputs]
+        given = [self.index[name] for name in self.bare.inputs if name not in self.constants]
+        views = PieceViews(nodes, self.places, self.types, self.nbytes, constants, state, kept, given)
+        return views.join_all()
 
     def _is_small(self, constant: str) -> bool:
         return bool(self.constants[constant].nbytes <= INLINE_CONSTANT_BYTES)
@@ -84,7 +96,7 @@ class _Builder:
             self.names.append(name)
             self.types.append((dtype, type_[1]))
             self.nbytes.append(math.prod(type_[1]) * itemsize)
-            self.parent.append(at)
+            self.places.add()
         return at
 
     def _wired(self, proto: onnx.NodeProto) -> Wired:
@@ -103,16 +115,6 @@ class _Builder:
         proto = onnx.helper.make_node("Identity", [self.names[out]], [title + COPY_SUFFIX], name=f"copy:{title}")
         annotate_node(proto, title, "state-copy", "update")
         return Wired(proto, "Identity", (out,), (self._add(title + COPY_SUFFIX, self.bare.types[title]),))
-
-    def _root(self, at: int) -> int:
-        while self.parent[at] != at:
-            self.parent[at] = self.parent[self.parent[at]]
-            at = self.parent[at]
-        return at
-
-    def _roots(self) -> list[int]:
-        """For each tensor what stands for its storage."""
-        return [at if parent == at else self._root(at) for at, parent in enumerate(self.parent)]
 
     def _fold_shape(self, node: Wired) -> bool:
         """Make a Shape or Size node a constant. ONNX Runtime runs these ahead of file order, on which addresses rely."""
@@ -136,7 +138,7 @@ class _Builder:
         if value is not None:
             self.constants[self.names[output]] = value.reshape(self.types[output][1])
         else:
-            self.parent[self._root(output)] = self._root(source)
+            self.places.join(output, source)
         return True
 
     def _check_states(self) -> None:
@@ -148,16 +150,19 @@ class _Builder:
                 )
 
     def _assemble(self, nodes: list[Wired], forward: frozenset[int], state: dict[int, int]) -> ImportedModel:
-        roots = self._roots()
+        roots = self.places.roots()
         next_roots = {roots[out] for name, out in state.items() if roots[out] != roots[name]}
         updated = [root in next_roots for root in roots]
         for name, out in state.items():
-            self.parent[self._root(out)] = self._root(name)
+            self.places.join(out, name)
         storages, storage_of = self._storages()
+        offsets = [self.places.find(at)[1] for at in range(len(self.names))]
         replaced = {self.index[out] for out in self.bare.state_names.values()} - set(state.values())
         outputs = (self.index[name] for name in self.bare.outputs)
         graph = Graph(
-            tensors=tuple(map(Tensor, self.names, *zip(*self.types, strict=True), self.nbytes, storage_of, updated)),
+            tensors=tuple(
+                map(Tensor, self.names, *zip(*self.types, strict=True), self.nbytes, storage_of, updated, offsets)
+            ),
             storages=storages,
             ops=self._ops(nodes),
             layers=_layers(nodes, forward),
@@ -174,7 +179,7 @@ class _Builder:
     def _storages(self) -> tuple[tuple[Storage, ...], list[int]]:
         """The storages in the order of their first tensors, and for each tensor its storage."""
         members: defaultdict[int, list[int]] = defaultdict(list)
-        roots = self._roots()
+        roots = self.places.roots()
         for at, root in enumerate(roots):
             members[root].append(at)
         inputs = set(self.bare.inputs)
@@ -187,7 +192,8 @@ class _Builder:
                 role = Role.CONSTANT
             else:
                 role = Role.BATCH if name in inputs else Role.COMPUTED
-            storages.append(Storage(name, max(self.nbytes[t] for t in tensors), role, tuple(tensors)))
+            end = max(self.places.find(t)[1] + self.nbytes[t] for t in tensors)
+            storages.append(Storage(name, end, role, tuple(tensors)))
         position = {root: at for at, root in enumerate(members)}
         return tuple(storages), [position[root] for root in roots]
 

@@ -3,7 +3,8 @@
 Tensors are renamed by first appearance, attributes sorted and shapes written in, so two stretches that compute the same
 function of differently named tensors have equal bytes: they share one cost measurement and one session. Every operator's
 output is a graph output, to be bound at its planned address. A view whose source is made inside the stretch appears as
-a Reshape onto the same address, which moves no byte and tells ONNX Runtime of the dependency.
+a Reshape onto the same address, which moves no byte and tells ONNX Runtime of the dependency; a view of a piece as one
+more input, for which the order of the operators has to do.
 """
 
 import hashlib
@@ -108,11 +109,15 @@ class _Canonical:
         if constant:
             value = self.imported.constants[self.tensors[tensor].name]
             self.initializers.append(numpy_helper.from_array(value, name))
-        elif source is None:
+        elif source is None or self._is_piece(tensor, source):
             self.inputs.append(Port(name, tensor, self.position))
         else:
             self._view(self.latest[source], name, tensor)
         return name
+
+    def _is_piece(self, tensor: int, whole: int) -> bool:
+        """Whether the tensor is a part of what an operator wrote."""
+        return self.tensors[tensor].offset > 0 or self.tensors[tensor].nbytes != self.tensors[whole].nbytes
 
     def _view(self, source: str, name: str, tensor: int) -> None:
         shape = np.array(self.tensors[tensor].shape, np.int64)

@@ -123,7 +123,7 @@ class Executor:
         for port in (*model.inputs, *model.outputs):
             tensor = graph.tensors[port.tensor]
             offset = self.stays.offset(graph.storages[tensor.storage].name, slot + port.position)
-            addresses[port.name] = TensorAddress(offset, element_type(imported, port.tensor), tensor.shape)
+            addresses[port.name] = TensorAddress(offset + tensor.offset, element_type(imported, port.tensor), tensor.shape)
         return self._device.load(model, addresses, form)
 
     def _with_scratch(self, segment: Segment, index: int) -> Segment:

@@ -111,7 +111,7 @@ class TrainingStep:
         away = slot is not None and (slot.initial if state else storage in self._copied_out)
         if not isinstance(self.device, SharesArrays) or offset is None or away:
             raise FeedError(f"{name!r} is in host memory after a step: take it from the step's results")
-        return self.device.view(offset, np.dtype(tensor.dtype), tensor.shape)
+        return self.device.view(offset + tensor.offset, np.dtype(tensor.dtype), tensor.shape)
 
     def _accepted(self, name: str, value: object) -> np.ndarray | DeviceArray:
         shared = self.device.accept(name, value) if isinstance(self.device, SharesArrays) else None
@@ -142,11 +142,12 @@ class TrainingStep:
         tensor = self._by_name[name]
         storage = self._graph.storages[tensor.storage].name
         if storage in self._copied_out:
-            return self.device.read_host(self._host[storage].offset, np.dtype(tensor.dtype), tensor.shape)
+            at = self._host[storage].offset + tensor.offset
+            return self.device.read_host(at, np.dtype(tensor.dtype), tensor.shape)
         offset = self._executor.stays.last(storage)
         if offset is None:
             raise PlanError(f"output {name!r} has no place in the plan; compile it again")
-        return self.device.read_slab(offset, np.dtype(tensor.dtype), tensor.shape)
+        return self.device.read_slab(offset + tensor.offset, np.dtype(tensor.dtype), tensor.shape)
 
     def _state(self, name: str) -> np.ndarray:
         tensor = self._by_name[name]

@@ -107,7 +107,7 @@ class PlainSteps:
 
     def __init__(self, card: emu.Emulator, imported: ImportedModel) -> None:
         self.imported, graph = imported, imported.graph
-        sizes = [max(self._nbytes(tensor) for tensor in storage.tensors) for storage in graph.storages]
+        sizes = [storage.nbytes for storage in graph.storages]
         self.place = [allocate(size, "a storage") for size in sizes]
         model = sub_model(imported, range(len(graph.ops)))
         self.session = card.session(model.model_bytes, 0)
@@ -115,7 +115,8 @@ class PlainSteps:
         for ports, bind in ((model.inputs, self.binding.bind_input), (model.outputs, self.binding.bind_output)):
             for port in ports:
                 tensor = graph.tensors[port.tensor]
-                bind(port.name, "cuda", 0, element_type(imported, port.tensor), tensor.shape, self.place[tensor.storage])
+                at = self.place[tensor.storage] + tensor.offset
+                bind(port.name, "cuda", 0, element_type(imported, port.tensor), tensor.shape, at)
         self._put({**imported.constants, **imported.file.initial_values})
 
     def __call__(self, seed: int) -> dict[str, bytes]:
@@ -134,7 +135,8 @@ class PlainSteps:
 
     def _get(self, tensor: int) -> bytes:
         data = np.empty(self._nbytes(tensor), np.uint8)
-        call("cuMemcpyDtoH", data.ctypes.data, self.place[self.imported.graph.tensors[tensor].storage], data.nbytes)
+        info = self.imported.graph.tensors[tensor]
+        call("cuMemcpyDtoH", data.ctypes.data, self.place[info.storage] + info.offset, data.nbytes)
         return data.tobytes()
 
     def _nbytes(self, tensor: int) -> int:

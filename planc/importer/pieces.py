@@ -1,0 +1,225 @@
+"""Operators whose outputs are contiguous pieces of their input, and whether to make them views of it.
+
+A piece that is a view takes no bytes and no time, but keeps its source whole until the last piece is dead, and takes the
+place of smaller bytes in whoever reads it. It becomes one only where neither the peak of the step nor the bytes of its
+neediest operator rise.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from planc.graph.footprint import ALIGNMENT
+from planc.graph.operators import PIECES
+from planc.importer.order import Wired
+from planc.importer.places import Places
+
+Constants = Mapping[int, np.ndarray]
+"""Values by tensor index."""
+
+
+def contiguous(shape: Sequence[int], starts: Sequence[int], sizes: Sequence[int]) -> int | None:
+    """Elements before the block of `sizes` at `starts` in an array of `shape`; None where the block is not contiguous.
+
+    It is contiguous when it has one row along every axis before the last one that it does not span.
+    """
+    partial = [axis for axis, size in enumerate(sizes) if size != shape[axis]]
+    if partial and math.prod(sizes[: partial[-1]]) != 1:
+        return None
+    return sum(start * math.prod(shape[axis + 1 :]) for axis, start in enumerate(starts))
+
+
+def pieces(node: Wired, shapes: Sequence[tuple[str, tuple[int, ...]]], constants: Constants) -> dict[int, int] | None:
+    """For every output of a Split, Slice or Gather its first element in the input; None where one is not contiguous."""
+    if node.op_type not in PIECES or node.proto.domain not in ("", "ai.onnx"):
+        return None
+    shape = shapes[node.inputs[0]][1]
+    found: dict[int, int] = {}
+    blocks = {"Split": _split, "Slice": _slice, "Gather": _gather}[node.op_type](node, shapes, constants)
+    for output, starts, sizes in blocks:
+        at = contiguous(shape, starts, sizes)
+        if at is None:
+            return None
+        found[output] = at
+    return found or None
+
+
+_Blocks = Iterator[tuple[int, list[int], list[int]]]
+
+
+def _axis(node: Wired, rank: int) -> int:
+    return next((a.i for a in node.proto.attribute if a.name == "axis"), 0) % max(rank, 1)
+
+
+def _split(node: Wired, shapes: Sequence[tuple[str, tuple[int, ...]]], _: Constants) -> _Blocks:
+    rank = len(shapes[node.inputs[0]][1])
+    axis, start = _axis(node, rank), 0
+    for output in node.outputs:
+        if output < 0:  # where the next one starts is unknown
+            return
+        sizes = list(shapes[output][1])
+        yield output, [start if a == axis else 0 for a in range(rank)], sizes
+        start += sizes[axis]
+
+
+def _slice(node: Wired, shapes: Sequence[tuple[str, tuple[int, ...]]], constants: Constants) -> _Blocks:
+    shape = shapes[node.inputs[0]][1]
+    given = [constants.get(i) if i >= 0 else None for i in node.inputs[1:]]
+    if len(given) < 2 or any(i >= 0 and value is None for i, value in zip(node.inputs[1:], given, strict=True)):
+        return
+    starts, _ends, axes, steps = (None if v is None else v.tolist() for v in (*given, None, None)[:4])
+    if starts is None or any(step != 1 for step in steps or ()):
+        return
+    begin = [0] * len(shape)
+    for axis, start in zip(axes or range(len(starts)), starts, strict=True):
+        size = shape[axis]
+        begin[axis] = min(max(start + size if start < 0 else start, 0), size)
+    yield node.outputs[0], begin, list(shapes[node.outputs[0]][1])
+
+
+def _gather(node: Wired, shapes: Sequence[tuple[str, tuple[int, ...]]], constants: Constants) -> _Blocks:
+    shape = shapes[node.inputs[0]][1]
+    index = constants.get(node.inputs[1])
+    if index is None or index.size != 1:
+        return
+    axis = _axis(node, len(shape))
+    row = int(index.reshape(-1)[0]) % max(shape[axis], 1)
+    starts = [row if a == axis else 0 for a in range(len(shape))]
+    yield node.outputs[0], starts, [1 if a == axis else size for a, size in enumerate(shape)]
+
+
+@dataclass(slots=True)
+class _Storage:
+    """Bytes of a storage from the node that makes it to the last that touches it, both included."""
+
+    nbytes: int
+    begin: int
+    end: int
+
+
+class PieceViews:
+    """Decides node by node; `join_all` returns the nodes that are left and joins the outputs of the others."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Wired],
+        places: Places,
+        types: Sequence[tuple[str, tuple[int, ...]]],
+        nbytes: Sequence[int],
+        constants: Constants,
+        state: Mapping[int, int],
+        kept: Sequence[int],
+        given: Sequence[int],
+    ) -> None:
+        """`state` maps old to next values, `kept` are outputs of the step, `given` what is there before it."""
+        self.nodes, self.places, self.types, self.nbytes, self.constants = nodes, places, types, nbytes, constants
+        roots = places.roots()
+        self.carried = {roots[t] for pair in state.items() for t in pair}
+        self.alias = {roots[new]: roots[old] for old, new in state.items()}
+        self.replaced: dict[int, int] = {}
+        self.storages: dict[int, _Storage] = {}
+        self.touched: list[dict[int, None]] = []
+        self._measure(roots, kept, given)
+
+    def _measure(self, roots: Sequence[int], kept: Sequence[int], given: Sequence[int]) -> None:
+        """Lifetimes, the live bytes at every node, and the bytes that every node touches."""
+        end = len(self.nodes)
+        size: defaultdict[int, int] = defaultdict(int)
+        for tensor, root in enumerate(roots):
+            own = self.alias.get(root, root)
+            size[own] = max(size[own], self.nbytes[tensor])
+        for tensor in given:
+            self._touch(roots[tensor], 0, size)
+        for position, node in enumerate(self.nodes):
+            self.touched.append({})
+            for tensor in (*node.inputs, *node.outputs):
+                if tensor >= 0 and tensor not in self.constants:
+                    self.touched[-1][self._touch(roots[tensor], position, size)] = None
+            for tensor in node.outputs:
+                if tensor >= 0 and roots[tensor] in self.alias:
+                    self.replaced[self.alias[roots[tensor]]] = position
+        for tensor in kept:
+            self._touch(roots[tensor], end, size)
+        for root in self.carried:
+            self._touch(root, end, size)
+        change = np.zeros(end + 2, np.int64)
+        for held in self.storages.values():
+            change[held.begin] += held.nbytes
+            change[held.end + 1] -= held.nbytes
+        self.live = change.cumsum()
+        self.needs = [sum(self.storages[s].nbytes for s in touched) for touched in self.touched]
+        self.peak, self.neediest = int(self.live.max()), max(self.needs, default=0)
+        self.readers: defaultdict[int, list[int]] = defaultdict(list)
+        for position, touched in enumerate(self.touched):
+            for storage in touched:
+                self.readers[storage].append(position)
+
+    def _touch(self, root: int, position: int, size: Mapping[int, int]) -> int:
+        own = self.alias.get(root, root)
+        storage = self.storages.setdefault(own, _Storage(size[own], position, position))
+        storage.end = max(storage.end, position)
+        return own
+
+    def join_all(self) -> list[Wired]:
+        """The nodes that still have to run."""
+        return [node for position, node in enumerate(self.nodes) if not self._join(position, node)]
+
+    def _join(self, position: int, node: Wired) -> bool:
+        """Make the outputs of `node` views of its input, if they are pieces of it and memory does not suffer."""
+        found = pieces(node, self.types, self.constants)
+        if found is None or node.inputs[0] in self.constants:
+            return False
+        source = node.inputs[0]
+        root, base = self.places.find(source)
+        itemsize = self.nbytes[source] // max(1, math.prod(self.types[source][1]))
+        offsets = {output: at * itemsize for output, at in found.items()}
+        if not self._is_possible(root, base, offsets) or not self._pays(position, root, list(offsets)):
+            return False
+        for output, offset in offsets.items():
+            self.places.join(output, source, offset)
+        return True
+
+    def _is_possible(self, root: int, base: int, offsets: Mapping[int, int]) -> bool:
+        """Whether pieces at these bytes are aligned, of a size and type that stays on the device, no state, and read
+        before their source is replaced. Integers may be shapes, which a provider reads ahead of file order."""
+        whole = self.alias.get(root, root)
+        never = len(self.nodes) + 1
+        replaced = self.replaced.get(whole, never) if root == whole else never
+        for output, offset in offsets.items():
+            own = self.places.find(output)[0]
+            numbers = "float" in self.types[output][0]
+            if not numbers or self.nbytes[output] < ALIGNMENT or (base + offset) % ALIGNMENT:
+                return False
+            if own in self.carried or own not in self.storages or self.storages[own].end >= replaced:
+                return False
+        return True
+
+    def _pays(self, position: int, root: int, outputs: Sequence[int]) -> bool:
+        """Whether peak and neediest operator stay as they are; takes the change over if so."""
+        source = self.storages[self.alias.get(root, root)]
+        own = [self.places.find(output)[0] for output in outputs]
+        live, end = self.live.copy(), max([source.end, *(self.storages[piece].end for piece in own)])
+        for piece in own:
+            live[self.storages[piece].begin : self.storages[piece].end + 1] -= self.storages[piece].nbytes
+        live[source.end + 1 : end + 1] += source.nbytes
+        needs: dict[int, int] = {position: 0}
+        for piece in own:
+            for reader in self.readers[piece]:
+                if reader != position:
+                    needs[reader] = self._need_after(reader, root, own)
+        if int(live.max()) > self.peak or max(needs.values()) > self.neediest:
+            return False
+        self.live, source.end = live, end
+        whole = self.alias.get(root, root)
+        for reader in needs:
+            kept = dict.fromkeys(s for s in self.touched[reader] if s not in own)
+            self.touched[reader] = {} if reader == position else kept | {whole: None}
+            self.readers[whole].append(reader)
+        return True
+
+    def _need_after(self, reader: int, root: int, own: Sequence[int]) -> int:
+        left = {s for s in self.touched[reader] if s not in own} | {self.alias.get(root, root)}
+        return sum(self.storages[s].nbytes for s in left)
