@@ -111,7 +111,7 @@ class PlanSearch:
             except (InfeasibleBudgetError, SolverTimeoutError):
                 again = None
             if again is None:
-                return self._last_resort(best[1].slab_bytes)
+                return self._last_resort(*best)
             best = self._packed(again)
         return best
 
@@ -166,14 +166,14 @@ class PlanSearch:
         tasks = (replace(t, working_bytes=t.working_bytes + missing.get(i, 0)) for i, t in enumerate(problem.tasks))
         return replace(problem, tasks=tuple(tasks))
 
-    def _last_resort(self, known_bytes: int) -> tuple[Solution, Lowered]:
-        """A schedule within a smaller budget. `known_bytes` are known to be enough for a slab."""
-        problem, capacity = self.planning.problem, self.limits.capacity
+    def _last_resort(self, known: Solution, lowered: Lowered) -> tuple[Solution, Lowered]:
+        """A schedule within a smaller budget, from the `known` one, whose `lowered` form needs more."""
+        problem, capacity, known_bytes = self.planning.problem, self.limits.capacity, lowered.slab_bytes
         room = capacity - minimum_budget(problem)[0]
         for part in _SHRINKS:
             try:
                 smaller = replace(problem, budget_bytes=capacity - int(room * part))
-                found = self._packed(self._solve(smaller, _LEAST_S))
+                found = self._packed(self._solve(smaller, _LEAST_S, known.schedule))
             except (InfeasibleBudgetError, SolverTimeoutError):
                 continue
             if found[1].slab_bytes <= capacity:
