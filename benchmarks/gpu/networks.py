@@ -26,6 +26,7 @@ CASES = {
     "r152-32": Case("resnet152", ZooOptions(batch=32), Optimizer("momentum")),
     "gpt2": Case("gpt2", ZooOptions(batch=8, seq=1024), Optimizer("adamw")),
     "r50-32-half": Case("resnet50", ZooOptions(batch=32), Optimizer("momentum"), "float16"),
+    "deep-152": Case("resnet", ZooOptions(batch=16, depth=152), Optimizer("momentum")),
     "gpt2-half": Case("gpt2", ZooOptions(batch=8, seq=1024), Optimizer("adamw"), "float16"),
 }
 
