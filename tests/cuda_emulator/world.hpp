@@ -19,7 +19,8 @@
 
 namespace emu {
 
-constexpr size_t kGranule = 64;  // bytes that share one history; the plan's alignment
+constexpr size_t kGranule = 64;      // bytes that share one history
+constexpr size_t kAlignment = 256;  // of storages in a plan, padded up to it
 
 struct Range {
     uintptr_t at;

@@ -14,6 +14,7 @@ from support import networks
 from support.adversary import judge
 from support.plans import random_plan
 
+from planc.graph.footprint import ALIGNMENT
 from planc.plan.plan import Plan
 from planc.verify.verify import verify
 
@@ -54,8 +55,8 @@ def start_copy_early(plan: Plan, rng: random.Random) -> Plan | None:
 def move_residency(plan: Plan, rng: random.Random) -> Plan | None:
     at = rng.randrange(len(plan.residencies))
     stay = plan.residencies[at]
-    room = (plan.memory.slab_bytes - stay.bytes) // 64
-    offset = rng.randint(0, max(0, room)) * 64
+    room = (plan.memory.slab_bytes - stay.bytes) // ALIGNMENT
+    offset = rng.randint(0, max(0, room)) * ALIGNMENT
     if offset == stay.offset:
         return None
     return replace(plan, residencies=_with(plan.residencies, at, replace(stay, offset=offset)))
@@ -110,8 +111,8 @@ def move_scratch(plan: Plan, rng: random.Random) -> Plan | None:
     if not used:
         return None
     at = rng.choice(used)
-    room = (plan.memory.slab_bytes - plan.scratch[at].bytes) // 64
-    moved = replace(plan.scratch[at], offset=rng.randint(0, room) * 64)
+    room = (plan.memory.slab_bytes - plan.scratch[at].bytes) // ALIGNMENT
+    moved = replace(plan.scratch[at], offset=rng.randint(0, room) * ALIGNMENT)
     return None if moved == plan.scratch[at] else replace(plan, scratch=_with(plan.scratch, at, moved))
 
 
@@ -121,7 +122,7 @@ def grow_scratch(plan: Plan, rng: random.Random) -> Plan | None:
     at = rng.randrange(len(plan.scratch))
     region = plan.scratch[at]
     most = plan.memory.slab_bytes - region.offset
-    size = rng.randint(region.bytes // 64, most // 64) * 64
+    size = rng.randint(region.bytes // ALIGNMENT, most // ALIGNMENT) * ALIGNMENT
     return replace(plan, scratch=_with(plan.scratch, at, replace(region, bytes=size)))
 
 
@@ -164,7 +165,7 @@ def test_scratch_both_in_the_slab_and_beside_it_or_without_regions_is_rejected()
     imported = networks.cnn()
     plan = random_plan(imported, 4, scratch_in_slab=True)
     assert plan.scratch
-    beside = replace(plan.memory, scratch_bytes=64, budget_bytes=plan.memory.budget_bytes + 64)
+    beside = replace(plan.memory, scratch_bytes=ALIGNMENT, budget_bytes=plan.memory.budget_bytes + ALIGNMENT)
     assert [v.kind for v in verify(imported.graph, replace(plan, memory=beside))] == ["scratch"]
     assert [v.kind for v in verify(imported.graph, replace(plan, scratch=plan.scratch[:-1]))] == ["scratch"]
     odd = replace(plan.scratch[0], offset=plan.scratch[0].offset + 1)
@@ -175,7 +176,7 @@ def test_scratch_both_in_the_slab_and_beside_it_or_without_regions_is_rejected()
 def test_smaller_memory_than_needed_is_rejected(field: str) -> None:
     imported = networks.cnn()
     plan = random_plan(imported, 3, scratch_in_slab=True)
-    memory = replace(plan.memory, **{field: getattr(plan.memory, field) - 64})
+    memory = replace(plan.memory, **{field: getattr(plan.memory, field) - ALIGNMENT})
     assert verify(imported.graph, replace(plan, memory=memory))
 
 
@@ -183,8 +184,8 @@ def test_a_short_residency_is_rejected() -> None:
     imported = networks.cnn()
     plan = random_plan(imported, 3, scratch_in_slab=True)
     for at, stay in enumerate(plan.residencies):
-        if stay.bytes > 64:
-            short = replace(stay, bytes=stay.bytes - 64)
+        if stay.bytes > ALIGNMENT:
+            short = replace(stay, bytes=stay.bytes - ALIGNMENT)
             assert verify(imported.graph, replace(plan, residencies=_with(plan.residencies, at, short)))
 
 

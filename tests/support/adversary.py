@@ -1,6 +1,6 @@
 """An independent judge of plans: executes them symbolically under random interleavings of the three engines.
 
-Memory is an array of 64-byte blocks that hold labels; an operator reads the labels of its inputs and writes fresh ones
+Memory is an array of 256-byte blocks that hold labels; an operator reads the labels of its inputs and writes fresh ones
 that name what was computed from what. Copies take time: they read at their start and again at their end, and any write
 in between is a race. A plan that the verifier accepts must compute the same labels as the unplanned graph under every
 interleaving. The judge shares no code with the verifier.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from planc.graph.graph import Graph, Role
 from planc.plan.plan import Plan
 
-BLOCK = 64
+BLOCK = 256
 Label = tuple[object, ...]
 
 

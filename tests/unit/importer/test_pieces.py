@@ -19,7 +19,7 @@ def ints(name: str, *values: int) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(values, np.int64)))
 
 
-def stacked(size: int = 16, late: bool = False) -> ImportedModel:
+def stacked(size: int = 64, late: bool = False) -> ImportedModel:
     """A stacked weight and an activation, both split along axis 0; the weight is updated from what was computed."""
     nodes = [
         ints("from", -size), ints("to", 1 << 40), ints("axis", 0), ints("row", 1),
@@ -67,8 +67,8 @@ def test_views_compute_the_bits_of_copies(seed: int) -> None:
 def test_a_view_lies_at_its_bytes_of_the_storage() -> None:
     graph = stacked().graph
     at = {t.name: (graph.storages[t.storage].name, t.offset) for t in graph.tensors}
-    assert [at[n] for n in ("w0", "w1", "w2")] == [("w", 0), ("w", 1024), ("w", 1024)]
-    assert [at[n] for n in ("a", "b", "one")] == [("h", 0), ("h", 256), ("h", 64)]
+    assert [at[n] for n in ("w0", "w1", "w2")] == [("w", 0), ("w", 16384), ("w", 16384)]
+    assert [at[n] for n in ("a", "b", "one")] == [("h", 0), ("h", 1024), ("h", 256)]
 
 
 @pytest.mark.parametrize("seed", range(3))
