@@ -14,20 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from networks import CASES, build
+from run_plans import MIB, used
 
 from planc.costs.files import write_costs
 from planc.costs.profile import profile
 from planc.importer.build import ImportedModel
-from planc.runtime.cuda_driver import Context, call
+from planc.runtime.cuda_driver import Context
 from planc.runtime.measure import UnplannedStep, synthetic_feeds
-
-MIB = 1 << 20
-
-
-def used() -> int:
-    """Device memory in use on the whole card."""
-    free, total = call("cuMemGetInfo")
-    return int(total - free)
 
 
 def unplanned(imported: ImportedModel) -> dict[str, Any]:

@@ -117,7 +117,7 @@ class CudaMeter:
             storage = imported.graph.tensors[port.tensor].storage
             if storage not in homes:
                 homes[storage] = at
-                at += align_up(max(padded_bytes(imported.graph, storage), 1), _ALIGNMENT)
+                at += padded_bytes(imported.graph, storage)
             offsets[port.name] = homes[storage] + imported.graph.tensors[port.tensor].offset
         places = [_Place(at, offsets)]
         self._work.reserve(at)
