@@ -32,10 +32,10 @@ CASES = {
 
 
 def build(name: str) -> ImportedModel:
-    """The training step of a case, imported."""
+    """The training step of a case, imported with fused operators."""
     case = CASES[name]
     forward = build_forward(case.network, case.options)
     step = differentiate(
         forward.model, loss=forward.loss, optimizer=case.optimizer, device="cuda", precision=case.precision
     )
-    return import_model(step)
+    return import_model(step, fused=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from planc.graph.fused import DOMAIN
 from planc.graph.operators import IN_PLACE_BINARY, IN_PLACE_UNARY
 
 
@@ -10,6 +11,8 @@ def in_place_inputs(op_type: str, domain: str, arity: int) -> tuple[int, ...]:
 
     The caller still has to see that shapes and types agree and that the input is dead after the operator.
     """
+    if domain == DOMAIN:  # all inputs of an element are read before one of its outputs is written
+        return tuple(range(arity))
     if domain not in ("", "ai.onnx"):
         return ()
     if op_type in IN_PLACE_UNARY:

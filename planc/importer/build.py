@@ -1,9 +1,10 @@
 """ONNX structure → Graph: storages by union-find, operators without views, layers, in-place state."""
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import onnx
 
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
+from planc.graph.fused import DOMAIN, VERSION
 from planc.graph.graph import Graph, Layer, Op, Role, Storage, Tensor
 from planc.graph.operators import PIECES, VIEWS, is_random
+from planc.importer.fuse import Fusion
 from planc.importer.inference import Type
 from planc.importer.load import INLINE_CONSTANT_BYTES, ModelFile, Skeleton, read_model, skeleton
 from planc.importer.order import Wired, order_for_updates
@@ -30,7 +33,8 @@ _NONE: frozenset[int] = frozenset()
 class ImportedModel:
     """A training step ready to be planned or run: the graph, its nodes by `Op.node`, constants and initial state.
 
-    `state_names` maps each state input to the model's output that holds its next value.
+    `state_names` maps each state input to the model's output that holds its next value. `functions` are what the fused
+    operators compute, by operator type; none where the import did not ask for them.
     """
 
     graph: Graph
@@ -39,19 +43,38 @@ class ImportedModel:
     constants: dict[str, np.ndarray]
     state_names: Mapping[str, str]
     file: ModelFile
+    functions: Mapping[str, onnx.FunctionProto] = field(default_factory=dict)
 
 
-def import_model(source: str | Path | onnx.ModelProto | ModelFile) -> ImportedModel:
-    """Read, check and take apart a training graph. Raises ModelError naming the file and the node or tensor at fault."""
+def import_model(source: str | Path | onnx.ModelProto | ModelFile, fused: bool = False) -> ImportedModel:
+    """Read, check and take apart a training graph, its element-wise operators `fused` for a runtime that has kernels for
+    such. Raises ModelError naming the file and the node or tensor at fault."""
     file = source if isinstance(source, ModelFile) else read_model(source)
-    return _Builder(skeleton(file), file).build()
+    bare = skeleton(file)
+    return _Builder(replace(bare, content_hash=fused_hash(bare.content_hash)) if fused else bare, file, fused).build()
+
+
+def import_for(source: str | Path | onnx.ModelProto | ModelFile, content_hash: str) -> ImportedModel:
+    """The training graph as it was imported when it had that hash, for a plan or a cost table of it: with fused operators
+    if it had them then, otherwise plain, whether or not its hash is the one."""
+    file = source if isinstance(source, ModelFile) else read_model(source)
+    bare = skeleton(file)
+    if fused_hash(bare.content_hash) == content_hash:
+        return _Builder(replace(bare, content_hash=content_hash), file, True).build()
+    return _Builder(bare, file).build()
+
+
+def fused_hash(content_hash: str) -> str:
+    """Hash of a graph after its operators were fused."""
+    return hashlib.sha256(f"{content_hash} {DOMAIN} {VERSION}".encode()).hexdigest()
 
 
 class _Builder:
     """Builds one Graph; the steps are in `build`. Tensors go by their index, -1 stands for none."""
 
-    def __init__(self, bare: Skeleton, file: ModelFile) -> None:
-        self.bare, self.file = bare, file
+    def __init__(self, bare: Skeleton, file: ModelFile, fused: bool = False) -> None:
+        self.bare, self.file, self.fused = bare, file, fused
+        self.functions: Mapping[str, onnx.FunctionProto] = {}
         self.constants = dict(bare.constants)
         self.names: list[str] = []
         self.index: dict[str, int] = {"": -1}
@@ -73,7 +96,18 @@ class _Builder:
         for old in [old for old in state if old in copied]:
             nodes.append(self._copy(old, state[old]))
             state[old] = nodes[-1].outputs[0]
-        return self._assemble(self._join_pieces(nodes, state), forward, state)
+        nodes = self._join_pieces(nodes, state)
+        return self._assemble(self._join_elementwise(nodes, state) if self.fused else nodes, forward, state)
+
+    def _join_elementwise(self, nodes: list[Wired], state: Mapping[int, int]) -> list[Wired]:
+        """The nodes, with fused ones for stretches of element-wise operators."""
+        roots = self.places.roots()
+        pairs = {roots[old]: roots[new] for old, new in state.items() if roots[old] != roots[new]}
+        kept = [self.index[name] for name in self.bare.outputs]
+        opset = next(o.version for o in self.bare.opsets if o.domain in ("", "ai.onnx"))
+        fusion = Fusion(nodes, self.names, self.types, roots, pairs, kept, opset)
+        nodes, self.functions = fusion.fuse(), fusion.functions
+        return nodes
 
     def _join_pieces(self, nodes: list[Wired], state: Mapping[int, int]) -> list[Wired]:
         """The nodes without those whose outputs became views of pieces of their input."""
@@ -174,7 +208,10 @@ class _Builder:
             content_hash=self.bare.content_hash,
         )
         protos = tuple(node.proto for node in nodes)
-        return ImportedModel(graph, protos, self.bare.opsets, self.constants, self.bare.state_names, self.file)
+        opsets, names = self.bare.opsets, self.bare.state_names
+        if self.functions:
+            opsets = (*opsets, onnx.helper.make_opsetid(DOMAIN, VERSION))
+        return ImportedModel(graph, protos, opsets, self.constants, names, self.file, self.functions)
 
     def _storages(self) -> tuple[tuple[Storage, ...], list[int]]:
         """The storages in the order of their first tensors, and for each tensor its storage."""

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from planc.graph.fused import DOMAIN
 from planc.importer.build import ImportedModel
 
 _IR_VERSION = 10
@@ -89,7 +90,11 @@ class _Canonical:
             [self._info(port) for port in self.outputs],
             self.initializers,
         )
-        model = helper.make_model(graph, opset_imports=self.imported.opsets, ir_version=_IR_VERSION)
+        used = sorted({node.op_type for node in self.nodes if node.domain == DOMAIN})
+        functions = [self.imported.functions[name] for name in used]
+        model = helper.make_model(
+            graph, opset_imports=self.imported.opsets, ir_version=_IR_VERSION, functions=functions
+        )  # fmt: skip
         return SubModel(model.SerializeToString(deterministic=True), tuple(self.inputs), tuple(self.outputs))
 
     def _append(self, node: onnx.NodeProto) -> None:

@@ -12,6 +12,7 @@ import onnxruntime as ort
 
 from planc.errors import DeviceError
 from planc.runtime import cuda_handles
+from planc.runtime.cuda_fused import with_kernels
 from planc.runtime.ort import faithful_options
 from planc.units import format_bytes
 
@@ -137,7 +138,10 @@ def cuda_session(
     chosen.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     provider = (NAME, {**provider_options(index, stream), **(extra or {})})
     try:
-        return ort.InferenceSession(source, chosen, providers=[provider], enable_fallback=0)
+        model = with_kernels(source, chosen) if isinstance(source, bytes) else source
+        return ort.InferenceSession(model, chosen, providers=[provider], enable_fallback=0)
+    except DeviceError:
+        raise
     except Exception as error:  # ONNX Runtime raises types of its own that share no base
         raise DeviceError(f"ONNX Runtime's CUDA provider refuses the model: {error}") from error
 

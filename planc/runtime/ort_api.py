@@ -91,7 +91,7 @@ def _outlive_python(allocator: Allocator) -> None:
 
 def can_place_scratch() -> bool:
     """Whether the shared allocator can be planc's own, so that scratch lies where a plan says."""
-    return _table() is not None
+    return api_table() is not None
 
 
 def environment() -> Environment | None:
@@ -99,12 +99,13 @@ def environment() -> Environment | None:
 
     Thread pools must have been set before: the environment is made with them.
     """
-    table = _table()
+    table = api_table()
     return None if table is None else Environment(table)
 
 
 @cache
-def _table() -> "ctypes._Pointer[ctypes.c_void_p] | None":
+def api_table() -> "ctypes._Pointer[ctypes.c_void_p] | None":
+    """The table of function pointers, None where this build of ONNX Runtime does not give it away."""
     try:
         bridge = ctypes.CDLL(str(Path(native.__file__).with_name("libonnxruntime_providers_shared.so")))
         bridge.Provider_GetHost.restype = ctypes.c_void_p

@@ -1,0 +1,177 @@
+"""Joins element-wise operators of a layer into fused ones, each a pass over memory instead of several.
+
+What a fused operator reads and writes lives in memory; what is made and used inside does not, and takes no bytes of a
+plan. Only the target's runtime can have kernels for such operators, so an import asks for them (`import_model`).
+
+Within a layer, nodes are taken in turns: first all whose inputs are there and that cannot be fused, then of those that can
+the largest set of one shape that needs nothing from outside. So a group never waits for its own result. A layer that
+gains nothing keeps its order.
+"""
+
+import hashlib
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+
+import onnx
+
+from planc.graph import fused
+from planc.graph.annotations import LAYER, PHASE
+from planc.importer.order import Wired
+
+Types = Sequence[tuple[str, tuple[int, ...]]]
+"""(dtype, shape) by tensor."""
+
+Layer = list[Wired]
+
+
+class Fusion:
+    """Fuses the nodes of a graph. `roots` tell the storage of a tensor, `state` maps a storage to that of its next value,
+    `kept` are tensors that somebody reads after the step. `functions` are those of the fused operators, by name."""
+
+    def __init__(
+        self,
+        nodes: list[Wired],
+        names: Sequence[str],
+        types: Types,
+        roots: Sequence[int],
+        state: Mapping[int, int],
+        kept: Sequence[int],
+        opset: int,
+    ) -> None:
+        self.nodes, self.names, self.types, self.roots, self.opset = nodes, names, types, roots, opset
+        self.olds = {new: old for old, new in state.items()}
+        self.functions: dict[str, onnx.FunctionProto] = {}
+        self.readers: defaultdict[int, int] = defaultdict(int)
+        for node in nodes:
+            for storage in {roots[i] for i in node.inputs if i >= 0}:
+                self.readers[storage] += 1
+        for tensor in kept:
+            self.readers[roots[tensor]] += 1
+
+    def fuse(self) -> list[Wired]:
+        """The nodes with fused ones among them, in an order to run in."""
+        result: list[Wired] = []
+        for annotation, nodes in groupby(self.nodes, key=lambda node: _layer_of(node.proto)):
+            layer = list(nodes)
+            result += layer if annotation is None else self._layer(layer)
+        return result
+
+    def _layer(self, layer: Layer) -> Layer:
+        if sum(self._is_fusable(node) for node in layer) < 2:
+            return layer
+        groups = list(self._groups(layer))
+        if all(len(group) == 1 for group in groups):
+            return layer
+        return [self._joined(group) if len(group) > 1 else group[0] for group in groups]
+
+    def _groups(self, layer: Layer) -> Iterator[Layer]:
+        """The layer's nodes in an order to run in, those of a fused operator together."""
+        before = self._before(layer)
+        left = dict.fromkeys(range(len(layer)))
+        while left:
+            alone = [at for at in left if not self._is_fusable(layer[at]) and left.keys().isdisjoint(before[at])]
+            for at in alone:
+                yield [layer[at]]
+            if not alone:
+                group = self._largest(layer, left, before)
+                yield [layer[at] for at in group]
+                alone = group
+            for at in alone:
+                del left[at]
+
+    def _before(self, layer: Layer) -> list[set[int]]:
+        """For each node those of the layer that come before it: who writes what it reads, who reads what it overwrites."""
+        writer: dict[int, int] = {}
+        readers: defaultdict[int, list[int]] = defaultdict(list)
+        before: list[set[int]] = []
+        for at, node in enumerate(layer):
+            read = {self.roots[i] for i in node.inputs if i >= 0}
+            written = {self.roots[out] for out in node.outputs if out >= 0}
+            olds = {self.olds[storage] for storage in written if storage in self.olds}
+            found = {writer[storage] for storage in read if storage in writer}
+            before.append(found | {r for storage in olds | written for r in readers[storage] if r != at})
+            for storage in read:
+                readers[storage].append(at)
+            writer.update(dict.fromkeys(written, at))
+        return before
+
+    def _largest(self, layer: Layer, left: Mapping[int, None], before: Sequence[set[int]]) -> list[int]:
+        """Of all sets of fusable nodes with one shape that can run now, the one with most elements to compute."""
+        shapes = dict.fromkeys(
+            self.types[layer[at].outputs[0]][1] for at in left if left.keys().isdisjoint(before[at])
+        )
+        sets = (self._closure(layer, left, before, shape) for shape in shapes)
+        return max(sets, key=lambda found: math.prod(self.types[layer[found[0]].outputs[0]][1]) * len(found))
+
+    def _closure(
+        self, layer: Layer, left: Mapping[int, None], before: Sequence[set[int]], shape: tuple[int, ...]
+    ) -> list[int]:
+        group: dict[int, None] = {}
+        made: dict[int, int] = {}
+        for at in left:
+            node = layer[at]
+            if not self._is_fusable(node) or self.types[node.outputs[0]][1] != shape:
+                continue
+            waits = {b for b in before[at] if b in left}
+            if all(b in group for b in waits) and self._reads_elements(layer, node, waits, made):
+                group[at] = None
+                made[self.roots[node.outputs[0]]] = node.outputs[0]
+        return list(group)
+
+    def _reads_elements(self, layer: Layer, node: Wired, waits: set[int], made: Mapping[int, int]) -> bool:
+        """Whether a node reads of the group's results just the tensors themselves, no views of them, and overwrites only
+        state that the group reads element by element. `made` has the results by storage."""
+        if any(made.get(self.roots[i], i) != i for i in node.inputs):
+            return False
+        old = self.olds.get(self.roots[node.outputs[0]])
+        readers = [node, *(layer[b] for b in waits)]
+        of_state = [i for n in readers for i in n.inputs if i >= 0 and self.roots[i] == old]
+        return all(self.types[i] == self.types[node.outputs[0]] for i in of_state)
+
+    def _is_fusable(self, node: Wired) -> bool:
+        if len(node.outputs) != 1 or min(node.inputs, default=-1) < 0:
+            return False
+        dtypes = [self.types[i][0] for i in node.inputs]
+        return fused.is_fusable(node.op_type, node.proto.domain, dtypes, self.types[node.outputs[0]][0])
+
+    def _joined(self, group: Layer) -> Wired:
+        """One node for a group; its outputs are what others read."""
+        made = {node.outputs[0] for node in group}
+        uses: defaultdict[int, int] = defaultdict(int)
+        for node in group:
+            for storage in {self.roots[i] for i in node.inputs}:
+                uses[storage] += 1
+        read = dict.fromkeys(i for node in group for i in node.inputs if i not in made)
+        outputs = [
+            t for t in dict.fromkeys(node.outputs[0] for node in group)
+            if self.readers[self.roots[t]] > uses[self.roots[t]] or self.roots[t] in self.olds
+        ]  # fmt: skip
+        name = self._function(group, list(read), outputs)
+        proto = onnx.NodeProto(name=f"{group[0].proto.name}+{len(group) - 1}", op_type=name, domain=fused.DOMAIN)
+        proto.input.extend(self.names[i] for i in read)
+        proto.output.extend(self.names[t] for t in outputs)
+        proto.metadata_props.extend(group[0].proto.metadata_props)
+        return Wired(proto, name, tuple(read), tuple(outputs))
+
+    def _function(self, group: Layer, inputs: list[int], outputs: list[int]) -> str:
+        """The name of the function that a group computes, from what it does alone."""
+        local = {tensor: f"a{k}" for k, tensor in enumerate(inputs)}
+        body = []
+        for k, node in enumerate(group):
+            local[node.outputs[0]] = f"v{k}"
+            part = onnx.NodeProto(op_type=node.op_type, input=[local[i] for i in node.inputs], output=[f"v{k}"])
+            part.attribute.extend(node.proto.attribute)
+            body.append(part)
+        ends = [local[t] for t in outputs]
+        content = b"".join(part.SerializeToString(deterministic=True) for part in body) + " ".join(ends).encode()
+        name = f"k{hashlib.sha256(content).hexdigest()[:16]}"
+        if name not in self.functions:
+            self.functions[name] = fused.function(name, body, [local[i] for i in inputs], ends, self.opset)
+        return name
+
+
+def _layer_of(proto: onnx.NodeProto) -> tuple[str, str] | None:
+    found = {prop.key: prop.value for prop in proto.metadata_props if prop.key in (LAYER, PHASE)}
+    return (found[LAYER], found[PHASE]) if len(found) == 2 else None
