@@ -8,7 +8,8 @@ from planc.compiler import CompileOptions, compile_model
 from planc.costs.cache import costs_for
 from planc.costs.files import read_costs
 from planc.costs.table import CostTable
-from planc.importer.build import import_model
+from planc.costs.target import import_to_run_on
+from planc.importer.build import import_for
 from planc.plan.files import read_plan
 from planc.plan.plan import Plan
 from planc.runtime.step import TrainingStep, load
@@ -27,22 +28,22 @@ def compile(
     solver: str = "mip",
     time_limit: float = 60.0,
     seed: int = 0,
+    fuse: bool = True,
 ) -> Plan:
     """Compile a training step into a verified plan.
 
     `budget` is a size such as `8GiB`, `60%` of the liveness peak, or `min`; None takes 90 % of the device's free
-    memory. Costs are measured on `device` on first use and cached unless given. `time_limit` is in seconds.
+    memory. Costs are measured on `device` on first use and cached unless given. `time_limit` is in seconds. With `fuse`,
+    stretches of element-wise operators become one kernel where the device has such.
     Raises ModelError, UsageError, DeviceError, InfeasibleBudgetError or SolverTimeoutError.
     """
-    imported = import_model(model)
-    if costs is None:
-        table = costs_for(imported, device)
-    else:
-        table = costs if isinstance(costs, CostTable) else read_costs(Path(costs))
+    table = read_costs(Path(costs)) if isinstance(costs, (str, Path)) else costs
+    imported = import_to_run_on(model, device, fuse, table)
+    table = table or costs_for(imported, device)
     return compile_model(imported, table, CompileOptions(budget, solver, time_limit, seed)).plan
 
 
 def verify(plan: str | Path | Plan, model: str | Path | onnx.ModelProto) -> tuple[Violation, ...]:
     """Every violation of a plan against its model; empty when it is valid. Raises PlanError or ModelError."""
     loaded = plan if isinstance(plan, Plan) else read_plan(Path(plan))
-    return verify_graph(import_model(model).graph, loaded)
+    return verify_graph(import_for(model, loaded.model.hash).graph, loaded)

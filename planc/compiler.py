@@ -12,7 +12,7 @@ import onnx
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.graph.graph import Graph, input_roles
-from planc.importer.build import ImportedModel, import_model
+from planc.importer.build import ImportedModel, import_for
 from planc.plan import plan as p
 from planc.problem.bounds import minimum_budget
 from planc.problem.build import PlanningProblem, build_problem, least_arena_bytes
@@ -59,7 +59,7 @@ def compile_model(
     InfeasibleBudgetError with the smallest feasible budget, SolverTimeoutError.
     """
     chosen = options or CompileOptions()
-    imported = model if isinstance(model, ImportedModel) else import_model(model)
+    imported = model if isinstance(model, ImportedModel) else import_for(model, costs.model_hash)
     plannings = planning_problems(imported.graph, costs)
     budget = min(budget_bytes(chosen.budget, planning, costs) for planning in plannings)
     started = time.perf_counter()

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from planc.cli.console import err, out, print_json, progress
-from planc.cli.options import Costs, Device, Json, Seed, TimeLimit
+from planc.cli.options import Costs, Device, Fuse, Json, Seed, TimeLimit
 from planc.costs.cache import costs_for
 from planc.costs.files import read_costs
-from planc.importer.build import import_model
+from planc.costs.target import import_to_run_on
 from planc.report.comparison import compare, parse_budgets, parse_solvers
 from planc.report.page import write_comparison_page
 from planc.report.text import print_comparison
@@ -23,14 +23,16 @@ def compare_command(
     costs: Costs = None,
     time_limit: TimeLimit = 60.0,
     seed: Seed = 0,
+    fuse: Fuse = True,
     html: Annotated[Path | None, typer.Option(help="Write a page with the plot of overhead over budget.")] = None,
     json: Json = False,
 ) -> None:
     """Compile MODEL with every solver within every budget and show what each plan costs."""
     sizes, names = parse_budgets(budgets), parse_solvers(solvers)
-    imported = import_model(model)
+    table = read_costs(costs) if costs is not None else None
+    imported = import_to_run_on(model, device, fuse, table)
     with progress("profiling") as update:
-        table = read_costs(costs) if costs is not None else costs_for(imported, device, update)
+        table = table or costs_for(imported, device, update)
     with progress("comparing") as update:
         result = compare(imported, table, sizes, names, time_limit, seed, update)
     if html is not None:

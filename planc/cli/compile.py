@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 
 from planc.cli.console import err, infeasible_as_json, out, print_json, progress
-from planc.cli.options import Costs, Device, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
+from planc.cli.options import Costs, Device, Fuse, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
 from planc.compiler import Compilation, CompileOptions, compile_model
 from planc.costs.cache import costs_for
 from planc.costs.files import read_costs
+from planc.costs.table import CostTable
+from planc.costs.target import import_to_run_on
 from planc.errors import UsageError
 from planc.graph.graph import Graph
-from planc.importer.build import ImportedModel, import_model
+from planc.importer.build import ImportedModel
 from planc.importer.load import ModelFile, read_model
 from planc.importer.save import write_model
 from planc.plan.files import write_plan
@@ -35,6 +37,7 @@ def compile_command(
     loss: Annotated[str | None, typer.Option(help="Differentiate a forward model first, with this loss.")] = None,
     optimizer: Annotated[str, typer.Option(help="Optimizer of a forward model.")] = "sgd",
     dim: Annotated[list[str] | None, typer.Option(help="Bind a symbolic dimension of a forward model.")] = None,
+    fuse: Fuse = True,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The plan; by default beside the model.")
     ] = None,
@@ -51,10 +54,11 @@ def compile_command(
             f"  planc grad {model} --loss cross-entropy --optimizer momentum -o {_training_path(model)}\n"
             f"or in one go with  planc compile {model} --loss cross-entropy"
         )
-    imported = import_model(file)
+    table = read_costs(costs) if costs is not None else None
+    imported = import_to_run_on(file, device, fuse, table)
     target = output or (file.path or model).with_suffix(".plan.json")
     with infeasible_as_json(json):
-        result = _compile(imported, budget, device, costs, solver, time_limit, seed)
+        result = _compile(imported, budget, device, table, solver, time_limit, seed)
     write_plan(result.plan, target)
     if json:
         print_json(compile_json(result, imported.graph, target))
@@ -77,11 +81,15 @@ def _differentiated(
 
 
 def _compile(
-    imported: ImportedModel, budget: str | None, device: str, costs: Path | None, solver: str, limit: float, seed: int
+    imported: ImportedModel,
+    budget: str | None,
+    device: str,
+    table: CostTable | None,
+    solver: str,
+    limit: float,
+    seed: int,
 ) -> Compilation:
-    if costs is not None:
-        table = read_costs(costs)
-    else:
+    if table is None:
         with progress("profiling") as update:
             table = costs_for(imported, device, update)
     with progress("solving") as update:

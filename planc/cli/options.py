@@ -19,6 +19,7 @@ HostTier = Annotated[str, typer.Option("--host-tier", help="Where swapped bytes 
 TimeLimit = Annotated[float, typer.Option("--time-limit", help="Seconds the solver may take.", min=0.1)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the solver's search.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:INDEX, a catalogue card, or auto.")]
+Fuse = Annotated[bool, typer.Option(help="Join element-wise operators into kernels of planc's own (CUDA).")]
 Forms = Annotated[str, typer.Option("--device", help="Operator forms that suit cpu or cuda.")]
 Costs = Annotated[Path | None, typer.Option("--costs", help="A cost table made by `planc profile`.")]
 

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from planc.cli.console import err, print_json, progress
-from planc.cli.options import Device, Json
+from planc.cli.options import Device, Fuse, Json
 from planc.costs.cache import fresh_costs
 from planc.costs.files import write_costs
-from planc.importer.build import import_model
+from planc.costs.target import import_to_run_on
 from planc.units import format_ns
 
 
@@ -21,10 +21,11 @@ def profile(
         bool,
         typer.Option("--forms", help="Measure other forms of convolutions too; a plan may then choose other bits."),
     ] = False,
+    fuse: Fuse = True,
     json: Json = False,
 ) -> None:
     """Measure every layer of MODEL, its scratch memory, and the copies to the host tier."""
-    imported = import_model(model)
+    imported = import_to_run_on(model, device, fuse)
     with progress("profiling") as update:
         table = fresh_costs(imported, device, update, forms)
     write_costs(table, output)

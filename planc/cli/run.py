@@ -8,7 +8,7 @@ import typer
 from planc.cli.console import out, print_json, progress
 from planc.cli.options import HostTier, Json, Model, beside
 from planc.errors import VerificationError
-from planc.importer.build import import_model
+from planc.importer.build import import_for
 from planc.plan.files import read_plan
 from planc.plan.plan import Plan
 from planc.report.page import write_page
@@ -33,7 +33,7 @@ def run(
 ) -> None:
     """Execute PLAN for some training steps; exit code 6 when --compare finds a differing bit."""
     loaded = read_plan(plan)
-    imported = import_model(beside(plan, loaded.model.file, model))
+    imported = import_for(beside(plan, loaded.model.file, model), loaded.model.hash)
     with progress("training") as update, load(loaded, imported, host_tier=host_tier, measure=True) as step:
         result = measure(step, steps, seed, compare, update)
         if save_state is not None:

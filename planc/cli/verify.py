@@ -5,7 +5,7 @@ from pathlib import Path
 from planc.cli.console import out, print_json
 from planc.cli.options import Json, Model, beside
 from planc.errors import VerificationError
-from planc.importer.build import import_model
+from planc.importer.build import import_for
 from planc.plan.files import read_plan
 from planc.verify.verify import verify
 
@@ -13,7 +13,7 @@ from planc.verify.verify import verify
 def verify_command(plan: Path, model: Model = None, json: Json = False) -> None:
     """Rebuild liveness and happens-before from the model and check PLAN against them."""
     loaded = read_plan(plan)
-    graph = import_model(beside(plan, loaded.model.file, model)).graph
+    graph = import_for(beside(plan, loaded.model.file, model), loaded.model.hash).graph
     violations = verify(graph, loaded)
     if json:
         rows = [{"kind": v.kind, "where": v.where, "explanation": v.explanation} for v in violations]

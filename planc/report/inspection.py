@@ -4,7 +4,7 @@ from pathlib import Path
 
 from planc.errors import ModelError
 from planc.graph.graph import Graph
-from planc.importer.build import import_model
+from planc.importer.build import import_for
 from planc.plan.plan import Plan
 from planc.report.memory import Peak
 from planc.report.summary import Summary, summary_json
@@ -19,12 +19,12 @@ def find_graph(path: Path, plan: Plan, model: Path | None) -> Graph | None:
     Raises ModelError when a given model cannot be read; whether it is the plan's, `view_of` checks.
     """
     if model is not None:
-        return import_model(model).graph
+        return import_for(model, plan.model.hash).graph
     beside = path.parent / plan.model.file
     if not plan.model.file or not beside.is_file():
         return None
     try:
-        graph = import_model(beside).graph
+        graph = import_for(beside, plan.model.hash).graph
     except ModelError:
         return None
     return graph if graph.content_hash == plan.model.hash else None

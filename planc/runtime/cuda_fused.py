@@ -81,8 +81,8 @@ class _Kernel:
 
     def __init__(self, function: onnx.FunctionProto, inputs: tuple[Operand, ...], outputs: tuple[Operand, ...]) -> None:
         self.function, self.inputs, self.outputs = function, inputs, outputs
-        content = f"{function.name} {inputs} {outputs}"
-        self.name = f"fused_{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+        content = function.SerializeToString(deterministic=True) + f"{inputs} {outputs}".encode()
+        self.name = f"fused_{hashlib.sha256(content).hexdigest()[:16]}"
         self.fits = outputs[0].elements % WIDTH == 0
 
     def text(self, wide: bool) -> str:

@@ -10,7 +10,7 @@ import onnx
 
 from planc.errors import FeedError, PlanError
 from planc.graph.graph import Role, Tensor
-from planc.importer.build import ImportedModel, import_model
+from planc.importer.build import ImportedModel, import_for
 from planc.plan.files import read_plan
 from planc.plan.plan import Direction, Plan
 from planc.runtime.device import Device, SharesArrays
@@ -210,7 +210,7 @@ def load(
     """
     name = str(plan) if isinstance(plan, (str, Path)) else "the plan"
     loaded = plan if isinstance(plan, Plan) else read_plan(Path(plan))
-    imported = model if isinstance(model, ImportedModel) else import_model(model)
+    imported = model if isinstance(model, ImportedModel) else import_for(model, loaded.model.hash)
     if loaded.model.hash != imported.graph.content_hash:
         raise PlanError(
             f"{name} was compiled for {loaded.model.file} ({loaded.model.hash[:12]}), not for {imported.file.title} "
