@@ -7,43 +7,16 @@ Writes CASE.costs.json for each; prints a line for each.
 
 import argparse
 import json
-import statistics
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
 from networks import CASES, build
-from run_plans import MIB, used
+from run_plans import MIB, unplanned
 
 from planc.costs.files import write_costs
 from planc.costs.profile import profile
-from planc.importer.build import ImportedModel
-from planc.runtime.cuda_driver import Context
-from planc.runtime.measure import UnplannedStep, synthetic_feeds
-
-
-def unplanned(imported: ImportedModel) -> dict[str, Any]:
-    """Wall-clock time of whole steps, what of it is between the run's first and last kernel, and memory."""
-    Context()
-    before = used()
-    step = UnplannedStep(imported, "cuda")
-    feeds = synthetic_feeds(imported.graph, 0)
-    walls, runs = [], []
-    for _ in range(7):
-        start = time.perf_counter()
-        step(feeds)
-        walls.append((time.perf_counter() - start) * 1e3)
-        binding = step._session.io_binding()
-        for name, value in {**{n: step._on_device(v) for n, v in feeds.items()}, **step._state}.items():
-            binding.bind_ortvalue_input(name, value)
-        for name in step._names:
-            binding.bind_output(name, "cuda", 0)
-        begin = time.perf_counter()
-        step._session.run_with_iobinding(binding)
-        runs.append((time.perf_counter() - begin) * 1e3)
-    memory = used() - before
-    return {"wall_ms": statistics.median(walls), "run_ms": statistics.median(runs), "memory_MiB": memory // MIB}
 
 
 def one(name: str, out: Path, forms: bool = False) -> dict[str, Any]:
