@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from functools import wraps
+from functools import reduce, wraps
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,12 @@ STAGES = {
     "costs": ("planc.cli.compile:costs_for",),
     "problem": ("planc.compiler:planning_problems",),
     "solve": ("planc.repair:solve",),
-    "lower": ("planc.repair:lower", "planc.repair:slackened", "planc.repair:memory_profile"),
+    "lower": (
+        "planc.repair:Lowering.of",
+        "planc.repair:Lowering.lowered",
+        "planc.repair:slackened",
+        "planc.repair:memory_profile",
+    ),
     "pack": ("planc.lowering.lower:pack",),
     "assemble": ("planc.compiler:assemble_plan",),
     "verify": ("planc.compiler:require_valid",),
@@ -98,7 +103,8 @@ def run_command(args: list[str], target: Path) -> None:
     for stage, functions in STAGES.items():
         for function in functions:
             module, _, name = function.partition(":")
-            owner = importlib.import_module(module)
+            *outer, name = name.split(".")
+            owner = reduce(getattr, outer, importlib.import_module(module))
             setattr(owner, name, clock.wrap(stage, getattr(owner, name)))
     clock.enter("others")
     sys.argv = ["planc", *args]

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.errors import InfeasibleBudgetError, InternalError, SolverTimeoutError
 from planc.graph.graph import Graph
-from planc.lowering.lower import Lowered, lower
+from planc.lowering.lower import Lowered, Lowering
 from planc.lowering.slack import slackened
-from planc.lowering.stays import slot_map
+from planc.placement.packing import Packing
 from planc.problem.bounds import minimum_budget
 from planc.problem.build import PlanningProblem
 from planc.problem.problem import Problem
@@ -55,6 +55,19 @@ class Limits:
     on_progress: Callable[[Progress], None] = field(default=lambda _: None)
 
 
+@dataclass(frozen=True)
+class _Trial:
+    """A solution and a packing of what it keeps."""
+
+    solution: Solution
+    lowering: Lowering
+    packing: Packing
+
+    def packed(self, capacity: int, limit_s: float) -> "_Trial":
+        """The same, its packing improved on until it fits `capacity` or the time is over."""
+        return replace(self, packing=self.lowering.pack(capacity, limit_s, self.packing))
+
+
 @dataclass
 class PlanSearch:
     """One search for a schedule that packs. `repairs` counts the schedules that did not, even with shorter copies."""
@@ -78,16 +91,15 @@ class PlanSearch:
             first = self._solve(problem, self._left() * _FIRST_SHARE)
         except InfeasibleBudgetError as error:
             raise self._too_small(error) from error
-        solution, lowered = self._fitting(problem, first)
-        return _bounded(solution, first), self._lowest(solution, lowered)
+        found = self._lowest(self._fitting(problem, first))
+        return _bounded(found.solution, first), found.lowering.lowered(found.packing)
 
-    def _lowest(self, solution: Solution, lowered: Lowered) -> Lowered:
+    def _lowest(self, found: _Trial) -> _Trial:
         """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""
-        limit_s = min(_PACK_S, self._left() / 2)
-        if lowered.slab_bytes <= lowered.load_bytes * (1 + _LOWEST_SHARE) or limit_s < _LEAST_PACK_S:
-            return lowered
-        lower_still = lower(self.graph, self.planning, solution.schedule, lowered.load_bytes, limit_s)
-        return min(lowered, lower_still, key=lambda found: found.slab_bytes)
+        limit_s, load = min(_PACK_S, self._left() / 2), found.packing.lower_bound
+        if found.packing.height <= load * (1 + _LOWEST_SHARE) or limit_s < _LEAST_PACK_S:
+            return found
+        return found.packed(load, limit_s)
 
     def _too_small(self, error: InfeasibleBudgetError) -> InfeasibleBudgetError:
         need, beside = error.minimum_budget_bytes + self.limits.beside, self.limits.beside
@@ -99,19 +111,19 @@ class PlanSearch:
             self.limits.capacity + beside,
         )
 
-    def _fitting(self, problem: Problem, solution: Solution) -> tuple[Solution, Lowered]:
+    def _fitting(self, problem: Problem, solution: Solution) -> _Trial:
         """Repair `solution` of `problem` until it packs."""
         best = self._packed(solution)
-        while best[1].slab_bytes > self.limits.capacity:
+        while best.packing.height > self.limits.capacity:
             self.repairs += 1
-            problem = self._narrowed(problem, *best)
+            problem = self._narrowed(problem, best)
             try:
-                start, limit_s = best[0].schedule, self._left() * _REPAIR_SHARE
+                start, limit_s = best.solution.schedule, self._left() * _REPAIR_SHARE
                 again = self._solve(problem, limit_s, start) if self._left() > _LEAST_S else None
             except (InfeasibleBudgetError, SolverTimeoutError):
                 again = None
             if again is None:
-                return self._last_resort(*best)
+                return self._last_resort(best)
             best = self._packed(again)
         return best
 
@@ -123,19 +135,22 @@ class PlanSearch:
         options = SolveOptions(limit_s, limits.seed, on_progress=limits.on_progress, start=start)
         return solve(self.solver, problem, options)
 
-    def _packed(self, solution: Solution) -> tuple[Solution, Lowered]:
+    def _packed(self, solution: Solution) -> _Trial:
         """The first variant of the solution that packs, else the one with the lowest packing after an exact search."""
-        tried: list[tuple[Solution, Lowered]] = []
+        lowest: _Trial | None = None
         for variant in self._variants(solution):
-            tried.append((variant, self._lowered(variant, _TRIAL_SHARE)))
-            if tried[-1][1].slab_bytes <= self.limits.capacity:
-                return tried[-1]
-        lowest, _ = min(tried, key=lambda pair: pair[1].slab_bytes)
-        return lowest, self._lowered(lowest, _PACK_SHARE)
+            lowering = Lowering.of(self.graph, self.planning, variant.schedule)
+            trial = _Trial(variant, lowering, lowering.pack(self.limits.capacity, self._pack_s(_TRIAL_SHARE)))
+            if lowest is None or trial.packing.height < lowest.packing.height:
+                lowest = trial
+            if lowest.packing.height <= self.limits.capacity:
+                return lowest
+        if lowest is None:
+            raise InternalError("a solution has no variant to pack")
+        return lowest.packed(self.limits.capacity, self._pack_s(_PACK_SHARE))
 
-    def _lowered(self, solution: Solution, share: float) -> Lowered:
-        limit_s = min(_PACK_S, max(_LEAST_PACK_S, self._left() * share))
-        return lower(self.graph, self.planning, solution.schedule, self.limits.capacity, limit_s)
+    def _pack_s(self, share: float) -> float:
+        return min(_PACK_S, max(_LEAST_PACK_S, self._left() * share))
 
     def _variants(self, solution: Solution) -> Iterator[Solution]:
         """The solution, then the same with shorter copies, the leanest last; that alone where no time is left."""
@@ -148,37 +163,35 @@ class PlanSearch:
             leaner.append(replace(solution, schedule=schedule, timeline=timeline, peak_bytes=peak))
         yield from leaner if in_time else [solution, *leaner][-1:]
 
-    def _narrowed(self, problem: Problem, solution: Solution, lowered: Lowered) -> Problem:
+    def _narrowed(self, problem: Problem, found: _Trial) -> Problem:
         """Every layer that some byte over the capacity lives through needs as many bytes more, as far as it can."""
-        slots = slot_map(self.graph, solution.schedule.steps)
+        slots, capacity = found.lowering.slots, self.limits.capacity
         begin = np.array(slots.begin)
         over = np.zeros(len(slots.steps), np.int64)
-        held = [(stay.offset + stay.bytes, stay.begin, stay.end) for stay in lowered.residencies]
-        for region, (first, end) in zip(lowered.scratch, lowered.segments, strict=False):
-            held.append((region.offset + region.bytes, slots.begin[first], slots.begin[end]))
-        for top, start, stop in held:
-            if top > self.limits.capacity:
+        for buffer, offset in zip(found.lowering.buffers, found.packing.offsets, strict=True):
+            excess = offset + buffer.size - capacity
+            for start, stop in buffer.lifetimes if excess > 0 else ():
                 steps = slice(np.searchsorted(begin, start, "right") - 1, np.searchsorted(begin, stop))
-                np.maximum(over[steps], top - self.limits.capacity, out=over[steps])
+                np.maximum(over[steps], excess, out=over[steps])
         missing: dict[int, int] = {}
         for task, worst in zip(slots.steps, over.tolist(), strict=True):
             missing[task] = max(missing.get(task, 0), min(worst, problem.budget_bytes - problem.entry_bytes(task)))
         tasks = (replace(t, working_bytes=t.working_bytes + missing.get(i, 0)) for i, t in enumerate(problem.tasks))
         return replace(problem, tasks=tuple(tasks))
 
-    def _last_resort(self, known: Solution, lowered: Lowered) -> tuple[Solution, Lowered]:
-        """A schedule within a smaller budget, from the `known` one, whose `lowered` form needs more."""
-        problem, capacity, known_bytes = self.planning.problem, self.limits.capacity, lowered.slab_bytes
+    def _last_resort(self, known: _Trial) -> _Trial:
+        """A schedule within a smaller budget, found from the `known` one, which needs more."""
+        problem, capacity, known_bytes = self.planning.problem, self.limits.capacity, known.packing.height
         room = capacity - minimum_budget(problem)[0]
         for part in _SHRINKS:
             try:
                 smaller = replace(problem, budget_bytes=capacity - int(room * part))
-                found = self._packed(self._solve(smaller, _LEAST_S, known.schedule))
+                found = self._packed(self._solve(smaller, _LEAST_S, known.solution.schedule))
             except (InfeasibleBudgetError, SolverTimeoutError):
                 continue
-            if found[1].slab_bytes <= capacity:
+            if found.packing.height <= capacity:
                 return found
-            known_bytes = min(known_bytes, found[1].slab_bytes)
+            known_bytes = min(known_bytes, found.packing.height)
         raise InfeasibleBudgetError(
             f"no packing within the budget was found in {self.repairs + len(_SHRINKS)} attempts; "
             f"{known_bytes + self.limits.beside} bytes are known to be enough",

@@ -1,8 +1,9 @@
 """Schedule → the plan's runs, segments, copies, residencies and host slots; packs the stays on the way."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from planc.graph.footprint import ALIGNMENT, padded_bytes
 from planc.graph.graph import Graph
@@ -38,6 +39,91 @@ HOST_ALIGNMENT = 4096
 """Host slots start at multiples of this: the block size that direct file access wants."""
 
 
+@dataclass(frozen=True)
+class Lowering:
+    """A schedule with its stays and segments, which have no addresses yet: it is packed as often as wanted, and lowered
+    once."""
+
+    planning: PlanningProblem
+    schedule: Schedule
+    slots: SlotMap
+    stays: Sequence[Stay]
+    segments: Sequence[Segment]
+
+    @classmethod
+    def of(cls, graph: Graph, planning: PlanningProblem, schedule: Schedule) -> "Lowering":
+        """The stays and segments of `schedule`."""
+        slots = slot_map(graph, schedule.steps)
+        stays = stays_of(slots, planning, schedule)
+        return cls(planning, schedule, slots, stays, segments_of(slots, planning, schedule, stays))
+
+    @cached_property
+    def _heads(self) -> list[int]:
+        """For each stay the first one of its block: of a chain of in-place stays, or of the stays of one carried storage,
+        which share an address."""
+        heads: list[int] = []
+        homes: dict[int, int] = {}
+        for index, stay in enumerate(self.stays):
+            if stay.over is not None:
+                heads.append(heads[stay.over])
+            else:
+                heads.append(homes.setdefault(stay.storage, index) if stay.home else index)
+        return heads
+
+    @cached_property
+    def _blocks(self) -> dict[int, list[int]]:
+        """The stays of each block by its first one."""
+        blocks: defaultdict[int, list[int]] = defaultdict(list)
+        for index, head in enumerate(self._heads):
+            blocks[head].append(index)
+        return blocks
+
+    @cached_property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """What has to be packed: the blocks in order of their first stays, then the scratch of every segment."""
+        graph, stays, begin = self.slots.graph, self.stays, self.slots.begin
+        blocks = (
+            Buffer(
+                id=f"{graph.storages[stays[first].storage].name}@{stays[first].begin}",
+                size=padded_bytes(graph, stays[first].storage),
+                lifetimes=_union([(stays[i].begin, stays[i].end) for i in members]),
+                alignment=ALIGNMENT,
+            )
+            for first, members in self._blocks.items()
+        )
+        scratch = (Buffer(f"scratch@{s.first}", s.scratch, ((begin[s.first], begin[s.end]),), ALIGNMENT)
+                   for s in self.segments)  # fmt: skip
+        return (*blocks, *scratch)
+
+    def pack(self, capacity: int | None = None, time_limit_s: float = 10.0, known: Packing | None = None) -> Packing:
+        """Addresses of the buffers, at most `capacity` bytes high where possible, else as low as found; from those `known`
+        where there are some."""
+        return pack(self.buffers, capacity=capacity, time_limit=time_limit_s, known=known)
+
+    def lowered(self, packing: Packing) -> Lowered:
+        """The executable part of the plan, with the addresses of `packing`."""
+        graph, blocks = self.slots.graph, self._blocks
+        at = dict(zip(blocks, packing.offsets, strict=False))
+        regions = zip(packing.offsets[len(blocks) :], self.segments, strict=True)
+        host_slots, host_offset = _host_slots(graph, self.planning, self.schedule)
+        return Lowered(
+            runs=_runs(self.schedule, self.segments),
+            segments=tuple((s.first, s.end) for s in self.segments),
+            copies=_copies(self.planning, self.schedule, self.stays, host_offset),
+            residencies=tuple(
+                p.Residency(graph.storages[s.storage].name, at[head], padded_bytes(graph, s.storage), s.begin, s.end)
+                for s, head in zip(self.stays, self._heads, strict=True)
+            ),
+            host_slots=host_slots,
+            slab_bytes=packing.height,
+            load_bytes=packing.lower_bound,
+            host_bytes=sum(align_up(slot.bytes, HOST_ALIGNMENT) for slot in host_slots),
+            scratch=tuple(p.Region(offset if s.scratch else 0, s.scratch) for offset, s in regions)
+            if self.planning.layer_scratch
+            else (),
+        )
+
+
 def lower(
     graph: Graph, planning: PlanningProblem, schedule: Schedule, capacity: int | None = None, time_limit_s: float = 10.0
 ) -> Lowered:
@@ -45,66 +131,14 @@ def lower(
 
     The caller compares `slab_bytes` with what it can afford.
     """
-    slots = slot_map(graph, schedule.steps)
-    stays = stays_of(slots, planning, schedule)
-    segments = segments_of(slots, planning, schedule, stays)
-    packing, offsets, regions = _place(slots, stays, segments, capacity, time_limit_s)
-    host_slots, host_offset = _host_slots(graph, planning, schedule)
-    return Lowered(
-        runs=_runs(schedule, segments),
-        segments=tuple((s.first, s.end) for s in segments),
-        copies=_copies(planning, schedule, stays, host_offset),
-        residencies=tuple(
-            p.Residency(graph.storages[s.storage].name, offset, padded_bytes(graph, s.storage), s.begin, s.end)
-            for s, offset in zip(stays, offsets, strict=True)
-        ),
-        host_slots=host_slots,
-        slab_bytes=packing.height,
-        load_bytes=packing.lower_bound,
-        host_bytes=sum(align_up(slot.bytes, HOST_ALIGNMENT) for slot in host_slots),
-        scratch=regions if planning.layer_scratch else (),
-    )
+    lowering = Lowering.of(graph, planning, schedule)
+    return lowering.lowered(lowering.pack(capacity, time_limit_s))
 
 
-def _place(
-    slots: SlotMap, stays: Sequence[Stay], segments: Sequence[Segment], capacity: int | None, time_limit_s: float
-) -> tuple[Packing, list[int], tuple[p.Region, ...]]:
-    """Pack blocks and scratch: a block is a chain of in-place stays, or the stays of one carried storage, which share an
-    address. Offsets of the stays and regions of the segments, in order."""
-    graph = slots.graph
-    blocks: defaultdict[int, list[int]] = defaultdict(list)
-    head: dict[int, int] = {}
-    homes: dict[int, int] = {}
-    for index, stay in enumerate(stays):
-        if stay.over is not None:
-            head[index] = head[stay.over]
-        elif stay.home:
-            head[index] = homes.setdefault(stay.storage, index)
-        else:
-            head[index] = index
-        blocks[head[index]].append(index)
-    buffers = [
-        Buffer(
-            id=f"{graph.storages[stays[first].storage].name}@{stays[first].begin}",
-            size=padded_bytes(graph, stays[first].storage),
-            lifetimes=_union((stays[i].begin, stays[i].end) for i in members),
-            alignment=ALIGNMENT,
-        )
-        for first, members in blocks.items()
-    ]
-    scratch = [
-        Buffer(f"scratch@{s.first}", s.scratch, ((slots.begin[s.first], slots.begin[s.end]),), ALIGNMENT)
-        for s in segments
-    ]
-    packing = pack([*buffers, *scratch], capacity=capacity, time_limit=time_limit_s)
-    offset = dict(zip(blocks, packing.offsets, strict=False))
-    places = zip(packing.offsets[len(blocks) :], segments, strict=True)
-    regions = tuple(p.Region(at if s.scratch else 0, s.scratch) for at, s in places)
-    return packing, [offset[head[index]] for index in range(len(stays))], regions
-
-
-def _union(spans: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def _union(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """The spans sorted, with touching and overlapping ones joined."""
+    if len(spans) == 1:
+        return tuple(spans)
     joined: list[tuple[int, int]] = []
     for begin, end in sorted(spans):
         if joined and begin <= joined[-1][1]:

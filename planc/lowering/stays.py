@@ -43,13 +43,18 @@ class SlotMap:
 
     def touches(self, step: int) -> dict[int, tuple[int, int]]:
         """For each storage that the step's layer touches, its first and last slot there."""
-        layer = self.graph.layers[self.steps[step]]
+        layer, reads, writes = self.graph.layers[self.steps[step]], self.graph.op_reads, self.graph.op_writes
         found: dict[int, tuple[int, int]] = {}
-        for op in range(layer.start, layer.stop):
-            slot = self.begin[step] + op - layer.start
-            for storage in (*self.graph.op_reads[op], *self.graph.op_writes[op]):
-                found[storage] = (found.get(storage, (slot, slot))[0], slot)
+        for slot, op in enumerate(range(layer.start, layer.stop), self.begin[step]):
+            for storage in (*reads[op], *writes[op]):
+                found[storage] = (found[storage][0], slot) if storage in found else (slot, slot)
         return found
+
+    def touches_of(self, step: int, storage: int) -> tuple[int, int]:
+        """The first and last slot in which the step's layer touches `storage`."""
+        layer, reads, writes = self.graph.layers[self.steps[step]], self.graph.op_reads, self.graph.op_writes
+        ops = [op for op in range(layer.start, layer.stop) if storage in reads[op] or storage in writes[op]]
+        return self.begin[step] + ops[0] - layer.start, self.begin[step] + ops[-1] - layer.start
 
 
 def slot_map(graph: Graph, steps: Sequence[int]) -> SlotMap:
@@ -73,12 +78,12 @@ class _Stays:
         begin = self.slots.begin[residency.first]
         ends = [self.slots.begin[copies[c].stop] for c in residency.copied_out_by]
         if residency.produced_by_step is not None:
-            begin, last = self.slots.touches(residency.produced_by_step)[storage]
+            begin, last = self.slots.touches_of(residency.produced_by_step, storage)
             ends.append(last + 1)
         if residency.produced_by_copy is not None:
             ends.append(self.slots.begin[copies[residency.produced_by_copy].stop])
         if residency.last_reader is not None:
-            ends.append(self.slots.touches(residency.last_reader)[storage][1] + 1)
+            ends.append(self.slots.touches_of(residency.last_reader, storage)[1] + 1)
         if residency.until_step_end:
             ends.append(self.slots.total)
         return Stay(

@@ -57,26 +57,36 @@ class Packing:
     solve_s: float
 
 
-def pack(buffers: Sequence[Buffer], *, capacity: int | None = None, time_limit: float = 10.0, seed: int = 0) -> Packing:
+def pack(
+    buffers: Sequence[Buffer],
+    *,
+    capacity: int | None = None,
+    time_limit: float = 10.0,
+    seed: int = 0,
+    known: Packing | None = None,
+) -> Packing:
     """Pack `buffers` as low as possible, or, with a `capacity` in bytes, low enough: fitting it ends the search.
 
     Greedy packings come first; where they miss the lower bound (the maximum load over time) and the capacity, each
     group of buffers that no cut in time separates goes to an exact search on two threads, for `time_limit` seconds
     in all, besides the greedy packings and, on a machine's first use, some ten seconds of compiling. Groups of more
-    than 3,000 buffers get further greedy packings only.
-    Raises PackingError for a negative size or capacity, a bad alignment or time limit, or lifetimes that are empty,
-    unsorted or overlapping.
+    than 3,000 buffers get further greedy packings only. A packing of the same buffers that is `known` takes the place of
+    the greedy ones.
+    Raises PackingError for a negative size or capacity, a bad alignment or time limit, lifetimes that are empty,
+    unsorted or overlapping, or a known packing of another number of buffers.
     """
     started = time.monotonic()
     _check_options(capacity, time_limit)
     _check_buffers(buffers)
+    if known is not None and len(known.offsets) != len(buffers):
+        raise PackingError(f"the known packing has {len(known.offsets)} offsets for {len(buffers)} buffers")
     model = build_model(buffers)
-    bound = model.load_bound()
+    bound = max(model.load_bound(), 0 if known is None else known.lower_bound)
     offsets = np.zeros(model.count, np.int64)
     # A capacity below the bound cannot be met; the best packing found quickly still tells the caller by how much.
     target = bound if capacity is None else max(bound, capacity)
     if model.count:
-        offsets = best_greedy(model, target)
+        offsets = best_greedy(model, target) if known is None else np.array(known.offsets, np.int64)[model.source]
         open_question = capacity is None or bound <= capacity
         if model.height(offsets) > target and open_question and time_limit > 0:
             # numba takes half a second to import, and the easy cases do not get here.

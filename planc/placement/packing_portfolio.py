@@ -222,7 +222,7 @@ def improve(
 
 def _group(part: Stratum, offsets: Array, target: int, seed: int) -> Group:
     """A stratum to work on, from what the packing of all buffers made of it, or from one of its own if it lies higher."""
-    known = offsets[part.chosen]
-    if part.base:
+    known = offsets[part.chosen] - part.base
+    if known.min() < 0:
         known = best_greedy(part.model, target - part.base)
     return Group(part.model, known, seed, part.base)

@@ -117,6 +117,18 @@ def test_the_same_seed_gives_the_same_offsets() -> None:
     assert pack(buffers, time_limit=60.0, seed=3).offsets == pack(buffers, time_limit=60.0, seed=3).offsets
 
 
+def test_a_known_packing_is_kept_or_improved_on() -> None:
+    buffers = [Buffer("through", 7, ((0, 40),)), *missed_by_greedy()]
+    greedy = pack(buffers, time_limit=0.0)
+    assert pack(buffers, time_limit=0.0, known=greedy).offsets == greedy.offsets
+    better = pack(buffers, time_limit=60.0, known=greedy)
+    assert (better.height, better.status) == (TILED_HEIGHT + 7, "optimal")
+    assert check_packing(buffers, better.offsets, TILED_HEIGHT + 7) is Verdict.GOOD
+    assert pack(buffers, time_limit=0.0, known=better).offsets == better.offsets
+    with pytest.raises(PackingError, match="offsets for"):
+        pack(PYRAMID, known=greedy)
+
+
 @pytest.mark.parametrize(
     "buffer",
     [
