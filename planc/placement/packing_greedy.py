@@ -17,7 +17,7 @@ NO_HEIGHT = 1 << 62
 
 
 def greedy_packings(model: Model) -> Iterator[Array]:
-    """Offsets (bytes) from one heuristic after the other, lifetimes with gaps taken as a whole."""
+    """Offsets (bytes) from one heuristic after the other."""
     if model.count <= FIRST_FIT_BUFFERS:
         yield _first_fit_by_size(model)
     yield from _skylines(model, 0.0, np.random.default_rng(0))
@@ -45,11 +45,11 @@ def shuffled_packings(model: Model, seed: int) -> Iterator[Array]:
 def _skylines(model: Model, noise: float, random: np.random.Generator) -> Iterator[Array]:
     # numba takes half a second to import, and the easy cases do not get here.
     from planc.placement.packing_order import Orders
-    from planc.placement.packing_skyline import skyline
+    from planc.placement.packing_skyline import ground, skyline
 
-    orders = Orders(model)
+    orders, on = Orders(model), ground(model)
     for keys in SKYLINE_ORDERS:
-        yield skyline(model, orders.rank(keys, noise, random))
+        yield skyline(model, on, orders.rank(keys, noise, random))
 
 
 def _first_fit_by_size(model: Model) -> Array:

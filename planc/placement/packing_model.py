@@ -45,7 +45,7 @@ class Model:
 
     def load(self) -> Array:
         """Sum of the granule sizes (bytes) of the buffers alive in every section."""
-        return _sweep(self.lower, self.upper, np.repeat(self.size, np.diff(self.first)), self.sections)
+        return sweep(self.lower, self.upper, np.repeat(self.size, np.diff(self.first)), self.sections)
 
     def load_bound(self) -> int:
         """No packing is lower than this (bytes): in every section all sizes, less the padding of the one on top."""
@@ -53,7 +53,7 @@ class Model:
         spared = np.zeros(self.sections, dtype=np.int64)
         for value in np.unique(padding[padding > 0]):
             rows = padding == value
-            spared[_sweep(self.lower[rows], self.upper[rows], np.ones(rows.sum(), np.int64), self.sections) > 0] = value
+            spared[sweep(self.lower[rows], self.upper[rows], np.ones(rows.sum(), np.int64), self.sections) > 0] = value
         return int((self.load() - spared).max(initial=0))
 
     def height(self, offsets: Array) -> int:
@@ -134,7 +134,8 @@ def _reduce_time(lower: Array, upper: Array) -> tuple[Array, Array, int]:
     )
 
 
-def _sweep(lower: Array, upper: Array, weight: Array, sections: int) -> Array:
+def sweep(lower: Array, upper: Array, weight: Array, sections: int) -> Array:
+    """For every section the sum of the weights of those with lower <= section < upper."""
     steps = np.zeros(sections + 1, dtype=np.int64)
     np.add.at(steps, lower, weight)
     np.subtract.at(steps, upper, weight)

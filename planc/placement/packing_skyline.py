@@ -1,30 +1,81 @@
 """Skyline packing: fill the lowest valley with the first buffer in a given order that fits, else raise its floor.
 
 The best-fit heuristic of strip packing (Burke, Kendall, Whitwell 2004) with fixed time extents, as Sekiyama et al.
-(2018) use it for training memory. O(n log n) in practice, so it serves hundreds of thousands of buffers; lifetimes
-with gaps are packed by their hull.
+(2018) use it for training memory. O(n log n) in practice, so it serves hundreds of thousands of buffers. Those whose
+lifetimes have gaps are packed by their hull, or lie beneath all others, which then fill the gaps: what needs less.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
 from planc.placement.packing_jit import compiled, inner, int64
-from planc.placement.packing_model import Array, Model
+from planc.placement.packing_model import Array, Model, sweep
 
 NONE = np.int64(1) << 62
 # Nodes of the tree that one search for a buffer may visit once it has a candidate: quality against time.
 PATIENCE = 200
 
 
-def skyline(model: Model, rank: Array) -> Array:
+class Ground(NamedTuple):
+    """What skylines are filled on: where every section's floor lies (bytes), buffers with their offsets beneath it, and
+    those that go on top; positions in the model."""
+
+    floor: Array
+    beneath: Array
+    offsets: Array
+    above: Array
+
+
+def ground(model: Model) -> Ground:
+    """Buffers that live throughout lie beneath all others; on them those with gaps, where this leaves a lower load than
+    to count the gaps as used."""
+    through = model.spanning() & (len(np.unique(model.alignment)) == 1)
+    gapped = ~through & (np.diff(model.first) > 1)
+    starts, ends = model.hull()
+    deepest, rest = np.flatnonzero(through), np.flatnonzero(~through)
+    size = model.size[deepest]
+    floor = np.full(model.sections, size.sum(), np.int64)
+    level = Ground(floor, deepest, np.cumsum(size) - size, rest)
+    if not gapped.any():
+        return level
+    stacked = _stacked(model, level, np.flatnonzero(gapped))
+    alone = stacked.above
+    need = stacked.floor + sweep(starts[alone], ends[alone], model.size[alone], model.sections)
+    of_hulls = floor + sweep(starts[rest], ends[rest], model.size[rest], model.sections)
+    return stacked if need.max() < of_hulls.max() else level
+
+
+def _stacked(model: Model, level: Ground, gapped: Array) -> Ground:
+    """Each buffer on top of those before it, the longest alive first: so those with shorter gaps lie beneath, and the
+    gaps above them are open to the top."""
+    alive = np.add.reduceat(model.upper - model.lower, model.first[:-1])
+    order = gapped[np.lexsort((-model.size[gapped], -alive[gapped]))]
+    floor, offsets = level.floor.copy(), np.zeros(len(order), np.int64)
+    for position, i in enumerate(order):
+        spans = [slice(model.lower[r], model.upper[r]) for r in range(model.first[i], model.first[i + 1])]
+        step = model.alignment[i]
+        offsets[position] = -(-max(floor[span].max() for span in spans) // step) * step
+        for span in spans:
+            floor[span] = offsets[position] + model.size[i]
+    beneath, offsets = np.append(level.beneath, order), np.append(level.offsets, offsets)
+    return Ground(floor, beneath, offsets, np.setdiff1d(level.above, gapped))
+
+
+def skyline(model: Model, on: Ground, rank: Array) -> Array:
     """Offsets in bytes; of the buffers that fit a valley the one of lowest `rank` (a permutation) goes first."""
     lower, upper = model.hull()
-    bucket = np.searchsorted(lower, np.arange(model.sections + 1)).astype(np.int64)
-    return _fill(bucket, upper, model.size, model.alignment, rank, model.sections)
+    bucket = np.searchsorted(lower[on.above], np.arange(model.sections + 1)).astype(np.int64)
+    size, alignment = model.size[on.above], model.alignment[on.above]
+    offsets = np.zeros(model.count, np.int64)
+    offsets[on.beneath] = on.offsets
+    offsets[on.above] = _fill(bucket, upper[on.above], size, alignment, rank[on.above], on.floor)
+    return offsets
 
 
 @compiled
-def _fill(bucket: Array, upper: Array, size: Array, alignment: Array, rank: Array, sections: int) -> Array:
-    count = len(size)
+def _fill(bucket: Array, upper: Array, size: Array, alignment: Array, rank: Array, ground: Array) -> Array:
+    count, sections = len(size), len(ground)
     offsets = np.zeros(count, np.int64)
     leaves = 1
     while leaves < count:
@@ -43,8 +94,13 @@ def _fill(bucket: Array, upper: Array, size: Array, alignment: Array, rank: Arra
     # Stretch [s, end[s]) of the skyline has one floor; before[s] is the stretch to its left. Walls close both sides.
     floor = np.zeros(sections + 1, np.int64)
     end, before = np.zeros(sections + 1, np.int64), np.zeros(sections + 1, np.int64)
-    floor[sections], end[0], before[0], before[sections] = NONE, sections, -1, 0
     at, placed = int64(0), 0
+    floor[sections], before[at] = NONE, -1
+    for section in range(sections):
+        if ground[section] != ground[at]:
+            end[at], before[section], at = section, at, int64(section)
+        floor[section] = ground[section]
+    end[at], before[sections], at = sections, at, int64(0)
     while placed < count:
         left = floor[before[at]] if before[at] >= 0 else NONE
         right = floor[end[at]]

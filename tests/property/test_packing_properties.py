@@ -11,7 +11,7 @@ from planc.placement.check import Verdict, check_packing
 from planc.placement.packing import Buffer, pack
 from planc.placement.packing_model import build_model
 from planc.placement.packing_portfolio import improve
-from planc.placement.packing_skyline import skyline
+from planc.placement.packing_skyline import ground, skyline
 from planc.placement.packing_strata import strata
 from planc.units import align_up
 
@@ -97,7 +97,7 @@ def test_skylines_are_valid_in_any_order(buffers: list[Buffer], random: Random) 
         return
     rank = np.array(sorted(range(model.count), key=lambda _: random.random()), dtype=np.int64)
     offsets = np.zeros(len(buffers), np.int64)
-    offsets[model.source] = skyline(model, rank)
+    offsets[model.source] = skyline(model, ground(model), rank)
     assert check_packing(buffers, offsets.tolist()) is Verdict.GOOD
 
 

@@ -56,6 +56,15 @@ def test_a_buffer_fits_into_the_gap_of_another() -> None:
     assert pack([holed, inside]).height == 8
 
 
+def test_skylines_alone_fill_gaps_one_within_the_other() -> None:
+    """State that leaves while other buffers come and go needs bytes for the larger of the two, not for both."""
+    state = [Buffer(f"s{i}", 10, ((0, 10 + i), (90 - i, 100))) for i in range(8)]
+    others = [Buffer(f"o{i}", 3, ((18 + i, 22 + i),)) for i in range(40)]
+    through = Buffer("through", 5, ((0, 100),))
+    packing = pack([*others, *state, through], time_limit=0.0)
+    assert (packing.height, packing.status) == (85, "optimal")
+
+
 def test_buffers_without_size_or_lifetime_take_no_memory() -> None:
     packing = pack([Buffer("empty", 0, ((0, 9),)), Buffer("dead", 7, ()), Buffer("live", 5, ((3, 4),))])
     assert packing.height == 5
