@@ -43,26 +43,31 @@ def _not_text(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _texts(model: onnx.ModelProto) -> Iterator[str]:
-    graph = model.graph
-    for named in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
-        yield from map(attrgetter("name"), named)
-    for node in graph.node:
-        yield node.op_type
-        yield node.domain
-        yield from node.input
-        yield from node.output
-        yield from map(attrgetter("name"), node.attribute)
-    for prop in chain(model.metadata_props, chain.from_iterable(map(attrgetter("metadata_props"), graph.node))):
-        yield prop.key
-        yield prop.value
-    yield from map(attrgetter("domain"), model.opset_import)
-    for info in chain(graph.input, graph.output):
-        yield from map(attrgetter("dim_param"), info.type.tensor_type.shape.dim)
+    """Every text of the model, most of them by iterators of C: there are a dozen a node."""
+    graph, join = model.graph, chain.from_iterable
+    attributes = join(map(attrgetter("attribute"), graph.node))
+    props = chain(model.metadata_props, join(map(attrgetter("metadata_props"), graph.node)))
+    dims = (info.type.tensor_type.shape.dim for info in chain(graph.input, graph.output))
+    named = chain(graph.node, graph.input, graph.output, graph.value_info, graph.initializer, attributes)
+    return chain(
+        map(attrgetter("name"), named),
+        map(attrgetter("op_type"), graph.node),
+        map(attrgetter("domain"), chain(graph.node, model.opset_import)),
+        join(map(attrgetter("input"), graph.node)),
+        join(map(attrgetter("output"), graph.node)),
+        join(map(attrgetter("key", "value"), props)),
+        map(attrgetter("dim_param"), join(dims)),
+    )
 
 
 def _types(graph: onnx.GraphProto) -> Iterator[str]:
     known = set(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
+    sound: set[bytes] = set()
     for info in chain(graph.input, graph.output, graph.value_info):
+        form = info.type.SerializeToString()
+        if form in sound:  # few types serve many tensors
+            continue
+        sound.add(form)
         tensor = info.type.tensor_type
         if info.type.HasField("tensor_type") and tensor.elem_type not in known:
             yield f"tensor {info.name!r} has the unknown element type {tensor.elem_type}"

@@ -136,12 +136,12 @@ class _Builder:
     def _wired(self, proto: onnx.NodeProto) -> Wired:
         """The node with its tensors; it or a copy of it carries a name: messages need one."""
         index, types = self.index, self.bare.types
-        outputs = tuple(self._add(name, types[name]) if name else -1 for name in proto.output)
+        outputs = tuple([self._add(name, types[name]) if name else -1 for name in proto.output])
         if not proto.name:
             unnamed, proto = proto, onnx.NodeProto()
             proto.CopyFrom(unnamed)
             proto.name = f"{proto.op_type}:{next((o for o in proto.output if o), '')}"
-        return Wired(proto, proto.op_type, tuple(index[name] for name in proto.input), outputs)
+        return Wired(proto, proto.op_type, tuple([index[name] for name in proto.input]), outputs)
 
     def _copy(self, old: int, out: int) -> Wired:
         """A node that copies the next value of a state, which has bytes of its own, over the old one."""
@@ -189,8 +189,7 @@ class _Builder:
         updated = [root in next_roots for root in roots]
         for name, out in state.items():
             self.places.join(out, name)
-        storages, storage_of = self._storages()
-        offsets = [self.places.find(at)[1] for at in range(len(self.names))]
+        storages, storage_of, offsets = self._storages()
         replaced = {self.index[out] for out in self.bare.state_names.values()} - set(state.values())
         outputs = (self.index[name] for name in self.bare.outputs)
         graph = Graph(
@@ -213,11 +212,11 @@ class _Builder:
             opsets = (*opsets, onnx.helper.make_opsetid(DOMAIN, VERSION))
         return ImportedModel(graph, protos, opsets, self.constants, names, self.file, self.functions)
 
-    def _storages(self) -> tuple[tuple[Storage, ...], list[int]]:
-        """The storages in the order of their first tensors, and for each tensor its storage."""
+    def _storages(self) -> tuple[tuple[Storage, ...], list[int], list[int]]:
+        """The storages in the order of their first tensors, and for each tensor its storage and its offset there."""
         members: defaultdict[int, list[int]] = defaultdict(list)
-        roots = self.places.roots()
-        for at, root in enumerate(roots):
+        places = [self.places.find(at) for at in range(len(self.names))]
+        for at, (root, _) in enumerate(places):
             members[root].append(at)
         inputs = set(self.bare.inputs)
         storages = []
@@ -229,10 +228,10 @@ class _Builder:
                 role = Role.CONSTANT
             else:
                 role = Role.BATCH if name in inputs else Role.COMPUTED
-            end = max(self.places.find(t)[1] + self.nbytes[t] for t in tensors)
+            end = max([places[t][1] + self.nbytes[t] for t in tensors])
             storages.append(Storage(name, end, role, tuple(tensors)))
         position = {root: at for at, root in enumerate(members)}
-        return tuple(storages), [position[root] for root in roots]
+        return tuple(storages), [position[root] for root, _ in places], [offset for _, offset in places]
 
     def _ops(self, nodes: Sequence[Wired]) -> tuple[Op, ...]:
         small = frozenset(self.index[name] for name in self.constants if self._is_small(name))

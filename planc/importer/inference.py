@@ -6,6 +6,7 @@ depend on computed values.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 import onnx
@@ -74,9 +75,10 @@ class _Inference:
         inputs, outputs = tuple(node.input), tuple(node.output)
         key = (
             node.op_type,
-            b"".join(a.SerializeToString() for a in node.attribute),
+            b"".join([a.SerializeToString() for a in node.attribute]),
             tuple(map(self.kinds.get, inputs)),
-            tuple(map(bool, outputs)),
+            "" in outputs and tuple(map(bool, outputs)),
+            len(outputs),
         )
         made = self.known.get(key)
         if made is None:
@@ -116,15 +118,22 @@ def _of_whole_model(bare: onnx.ModelProto, found: Mapping[str, Type], title: str
 def _declared(graph: onnx.GraphProto, title: str) -> dict[str, _Declared]:
     """What the graph says of its inputs, outputs and inner tensors."""
     found: dict[str, _Declared] = {}
-    for values in (graph.input, graph.output, graph.value_info):
-        for info in values:
-            if not info.type.HasField("tensor_type"):
-                raise ModelError(f"{title}: {info.name!r} is not a tensor; sequences and maps are not supported")
-            tensor, dims = info.type.tensor_type, None
-            if tensor.HasField("shape"):
-                dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
-            found[info.name] = (tensor.elem_type, dims)
+    known: dict[bytes, _Declared] = {}
+    for info in chain(graph.input, graph.output, graph.value_info):
+        form = info.type.SerializeToString()
+        if form not in known:  # few types serve many tensors
+            known[form] = _declared_type(info, title)
+        found[info.name] = known[form]
     return found
+
+
+def _declared_type(info: onnx.ValueInfoProto, title: str) -> _Declared:
+    if not info.type.HasField("tensor_type"):
+        raise ModelError(f"{title}: {info.name!r} is not a tensor; sequences and maps are not supported")
+    tensor, dims = info.type.tensor_type, None
+    if tensor.HasField("shape"):
+        dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+    return tensor.elem_type, dims
 
 
 def _concrete(code: int, dims: tuple[int | None, ...] | None) -> Type | None:
@@ -153,7 +162,7 @@ def _require_concrete(nodes: Sequence[onnx.NodeProto], found: Mapping[str, Type]
 
 def _require_agreement(declared: Mapping[str, _Declared], found: Mapping[str, Type], title: str) -> None:
     for name, (code, dims) in declared.items():
-        if name not in found:
+        if name not in found or found[name] == (code, dims):
             continue
         kind, shape = found[name]
         other = dims is not None and (

@@ -29,6 +29,8 @@ class Places:
 
     def find(self, at: int) -> tuple[int, int]:
         """The tensor at the start of the storage that `at` lies in, and the bytes from there to `at`."""
+        if self.parent[at] == at:
+            return at, 0
         path, total = [], 0
         while self.parent[at] != at:
             path.append(at)
