@@ -1,6 +1,5 @@
 """A plan resolved for reading: which run a slot belongs to, what every stay holds, when it is predicted to be there."""
 
-from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
 from enum import StrEnum
@@ -89,7 +88,11 @@ class PlanView:
 
     def run_at(self, slot: int) -> int:
         """The run that executes `slot`; the last one for the end of the step."""
-        return min(bisect_right(self.first_slot, slot) - 1, len(self.plan.runs) - 1)
+        return self._run_of_slot[slot] if slot < self.slots else len(self.plan.runs) - 1
+
+    @cached_property
+    def _run_of_slot(self) -> list[int]:
+        return [run for run, (begin, end) in enumerate(pairwise(self.first_slot)) for _ in range(begin, end)]
 
     def layer(self, run: int) -> LayerInfo:
         """The layer of a run."""
