@@ -5,6 +5,7 @@ from math import lcm
 
 import numpy as np
 
+from planc.placement.packing_ground import ground
 from planc.placement.packing_model import Array, Model
 from planc.units import align_up
 
@@ -45,7 +46,7 @@ def shuffled_packings(model: Model, seed: int) -> Iterator[Array]:
 def _skylines(model: Model, noise: float, random: np.random.Generator) -> Iterator[Array]:
     # numba takes half a second to import, and the easy cases do not get here.
     from planc.placement.packing_order import Orders
-    from planc.placement.packing_skyline import ground, skyline
+    from planc.placement.packing_skyline import skyline
 
     orders, on = Orders(model), ground(model)
     for keys in SKYLINE_ORDERS:

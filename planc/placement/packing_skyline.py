@@ -1,65 +1,19 @@
 """Skyline packing: fill the lowest valley with the first buffer in a given order that fits, else raise its floor.
 
 The best-fit heuristic of strip packing (Burke, Kendall, Whitwell 2004) with fixed time extents, as Sekiyama et al.
-(2018) use it for training memory. O(n log n) in practice, so it serves hundreds of thousands of buffers. Those whose
-lifetimes have gaps are packed by their hull, or lie beneath all others, which then fill the gaps: what needs less.
+(2018) use it for training memory. O(n log n) in practice, so it serves hundreds of thousands of buffers. Lifetimes with
+gaps are packed by their hull, unless they are part of the ground.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 
+from planc.placement.packing_ground import Ground
 from planc.placement.packing_jit import compiled, inner, int64
-from planc.placement.packing_model import Array, Model, sweep
+from planc.placement.packing_model import Array, Model
 
 NONE = np.int64(1) << 62
 # Nodes of the tree that one search for a buffer may visit once it has a candidate: quality against time.
 PATIENCE = 200
-
-
-class Ground(NamedTuple):
-    """What skylines are filled on: where every section's floor lies (bytes), buffers with their offsets beneath it, and
-    those that go on top; positions in the model."""
-
-    floor: Array
-    beneath: Array
-    offsets: Array
-    above: Array
-
-
-def ground(model: Model) -> Ground:
-    """Buffers that live throughout lie beneath all others; on them those with gaps, where this leaves a lower load than
-    to count the gaps as used."""
-    through = model.spanning() & (len(np.unique(model.alignment)) == 1)
-    gapped = ~through & (np.diff(model.first) > 1)
-    starts, ends = model.hull()
-    deepest, rest = np.flatnonzero(through), np.flatnonzero(~through)
-    size = model.size[deepest]
-    floor = np.full(model.sections, size.sum(), np.int64)
-    level = Ground(floor, deepest, np.cumsum(size) - size, rest)
-    if not gapped.any():
-        return level
-    stacked = _stacked(model, level, np.flatnonzero(gapped))
-    alone = stacked.above
-    need = stacked.floor + sweep(starts[alone], ends[alone], model.size[alone], model.sections)
-    of_hulls = floor + sweep(starts[rest], ends[rest], model.size[rest], model.sections)
-    return stacked if need.max() < of_hulls.max() else level
-
-
-def _stacked(model: Model, level: Ground, gapped: Array) -> Ground:
-    """Each buffer on top of those before it, the longest alive first: so those with shorter gaps lie beneath, and the
-    gaps above them are open to the top."""
-    alive = np.add.reduceat(model.upper - model.lower, model.first[:-1])
-    order = gapped[np.lexsort((-model.size[gapped], -alive[gapped]))]
-    floor, offsets = level.floor.copy(), np.zeros(len(order), np.int64)
-    for position, i in enumerate(order):
-        spans = [slice(model.lower[r], model.upper[r]) for r in range(model.first[i], model.first[i + 1])]
-        step = model.alignment[i]
-        offsets[position] = -(-max(floor[span].max() for span in spans) // step) * step
-        for span in spans:
-            floor[span] = offsets[position] + model.size[i]
-    beneath, offsets = np.append(level.beneath, order), np.append(level.offsets, offsets)
-    return Ground(floor, beneath, offsets, np.setdiff1d(level.above, gapped))
 
 
 def skyline(model: Model, on: Ground, rank: Array) -> Array:

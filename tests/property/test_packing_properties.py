@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from planc.placement.check import Verdict, check_packing
 from planc.placement.packing import Buffer, pack
+from planc.placement.packing_ground import ground
 from planc.placement.packing_model import build_model
 from planc.placement.packing_portfolio import improve
-from planc.placement.packing_skyline import ground, skyline
+from planc.placement.packing_skyline import skyline
 from planc.placement.packing_strata import strata
 from planc.units import align_up
 
