@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 STAGES = {
-    "import": ("planc.cli.compile:import_model",),
+    "import": ("planc.cli.compile:import_to_run_on",),
     "read file": ("planc.cli.compile:read_model",),
     "costs": ("planc.cli.compile:costs_for",),
     "problem": ("planc.compiler:planning_problems",),
