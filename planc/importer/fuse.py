@@ -102,7 +102,9 @@ class Fusion:
         shapes = dict.fromkeys(
             self.types[layer[at].outputs[0]][1] for at in left if left.keys().isdisjoint(before[at])
         )
-        sets = (self._closure(layer, left, before, shape) for shape in shapes)
+        sets = [found for shape in shapes if (found := self._closure(layer, left, before, shape))]
+        if not sets:
+            return [next(at for at in left if left.keys().isdisjoint(before[at]))]
         return max(sets, key=lambda found: math.prod(self.types[layer[found[0]].outputs[0]][1]) * len(found))
 
     def _closure(
@@ -147,7 +149,7 @@ class Fusion:
         outputs = [
             t for t in dict.fromkeys(node.outputs[0] for node in group)
             if self.readers[self.roots[t]] > uses[self.roots[t]] or self.roots[t] in self.olds
-        ]  # fmt: skip
+        ] or [group[-1].outputs[0]]  # fmt: skip
         name = self._function(group, list(read), outputs)
         proto = onnx.NodeProto(name=f"{group[0].proto.name}+{len(group) - 1}", op_type=name, domain=fused.DOMAIN)
         proto.input.extend(self.names[i] for i in read)

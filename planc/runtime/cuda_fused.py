@@ -97,22 +97,23 @@ def _operator(kernel: _Kernel) -> Operator:
         inputs=[o.element_type for o in kernel.inputs],
         outputs=[o.element_type for o in kernel.outputs],
         shapes=[o.shape for o in kernel.outputs],
-        run=partial(_launch, kernel, _handles()[kernel.name], blocks(kernel.outputs[0].elements)),
+        run=partial(_launch, kernel, blocks(kernel.outputs[0].elements)),
     )
 
 
-def _launch(kernel: _Kernel, handle: int, grid: int, addresses: Sequence[int], stream: int) -> None:
+def _launch(kernel: _Kernel, grid: int, addresses: Sequence[int], stream: int) -> None:
     """Queue the kernel: another one where an address is none of a vector."""
     if not grid:
         return
+    known, name = _handles(), kernel.name
     if kernel.fits and any(address % VECTOR_BYTES for address in addresses):
         name = f"{kernel.name}_narrow"
-        _load({name: kernel.text(wide=False)})
-        handle = _handles()[name]
+        if name not in known:
+            _load({name: kernel.text(wide=False)})
     values = (ctypes.c_uint64 * len(addresses))(*addresses)
     first = ctypes.addressof(values)
     pointers = (ctypes.c_void_p * len(addresses))(*range(first, first + 8 * len(addresses), 8))
-    status = _cu_launch_kernel()(handle, grid, 1, 1, BLOCK, 1, 1, 0, stream, pointers, None)
+    status = _cu_launch_kernel()(known[name], grid, 1, 1, BLOCK, 1, 1, 0, stream, pointers, None)
     if status:
         raise DeviceError(f"CUDA's cuLaunchKernel failed with error {status}")
 
