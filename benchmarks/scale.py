@@ -31,7 +31,7 @@ STAGES = {
     "lower": (
         "planc.repair:Lowering.of",
         "planc.repair:Lowering.lowered",
-        "planc.repair:slackened",
+        "planc.lowering.slack:simulate",
         "planc.repair:memory_profile",
     ),
     "pack": ("planc.lowering.lower:pack",),

@@ -157,10 +157,11 @@ class PlanSearch:
         in_time = self._left() > 0
         if in_time:
             yield solution
-        problem, leaner = self.planning.problem, []
-        for schedule, timeline in slackened(problem, solution.schedule, solution.timeline):
-            peak = max(memory_profile(problem, schedule))
-            leaner.append(replace(solution, schedule=schedule, timeline=timeline, peak_bytes=peak))
+        problem = self.planning.problem
+        leaner = (
+            replace(solution, schedule=schedule, timeline=timeline, peak_bytes=max(memory_profile(problem, schedule)))
+            for schedule, timeline in slackened(problem, solution.schedule, solution.timeline)
+        )
         yield from leaner if in_time else [solution, *leaner][-1:]
 
     def _narrowed(self, problem: Problem, found: _Trial) -> Problem:

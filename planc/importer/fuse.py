@@ -59,23 +59,24 @@ class Fusion:
         return result
 
     def _layer(self, layer: Layer) -> Layer:
-        if sum(self._is_fusable(node) for node in layer) < 2:
+        fusable = [self._is_fusable(node) for node in layer]
+        if sum(fusable) < 2:
             return layer
-        groups = list(self._groups(layer))
+        groups = list(self._groups(layer, fusable))
         if all(len(group) == 1 for group in groups):
             return layer
         return [self._joined(group) if len(group) > 1 else group[0] for group in groups]
 
-    def _groups(self, layer: Layer) -> Iterator[Layer]:
+    def _groups(self, layer: Layer, fusable: Sequence[bool]) -> Iterator[Layer]:
         """The layer's nodes in an order to run in, those of a fused operator together."""
         before = self._before(layer)
         left = dict.fromkeys(range(len(layer)))
         while left:
-            alone = [at for at in left if not self._is_fusable(layer[at]) and left.keys().isdisjoint(before[at])]
+            alone = [at for at in left if not fusable[at] and left.keys().isdisjoint(before[at])]
             for at in alone:
                 yield [layer[at]]
             if not alone:
-                group = self._largest(layer, left, before)
+                group = self._largest(layer, fusable, left, before)
                 yield [layer[at] for at in group]
                 alone = group
             for at in alone:
@@ -97,24 +98,32 @@ class Fusion:
             writer.update(dict.fromkeys(written, at))
         return before
 
-    def _largest(self, layer: Layer, left: Mapping[int, None], before: Sequence[set[int]]) -> list[int]:
+    def _largest(
+        self, layer: Layer, fusable: Sequence[bool], left: Mapping[int, None], before: Sequence[set[int]]
+    ) -> list[int]:
         """Of all sets of fusable nodes with one shape that can run now, the one with most elements to compute."""
         shapes = dict.fromkeys(
             self.types[layer[at].outputs[0]][1] for at in left if left.keys().isdisjoint(before[at])
         )
-        sets = [found for shape in shapes if (found := self._closure(layer, left, before, shape))]
+        able = [at for at in left if fusable[at]]
+        sets = [found for shape in shapes if (found := self._closure(layer, able, left, before, shape))]
         if not sets:
             return [next(at for at in left if left.keys().isdisjoint(before[at]))]
         return max(sets, key=lambda found: math.prod(self.types[layer[found[0]].outputs[0]][1]) * len(found))
 
     def _closure(
-        self, layer: Layer, left: Mapping[int, None], before: Sequence[set[int]], shape: tuple[int, ...]
+        self,
+        layer: Layer,
+        able: Sequence[int],
+        left: Mapping[int, None],
+        before: Sequence[set[int]],
+        shape: tuple[int, ...],
     ) -> list[int]:
         group: dict[int, None] = {}
         made: dict[int, int] = {}
-        for at in left:
+        for at in able:
             node = layer[at]
-            if not self._is_fusable(node) or self.types[node.outputs[0]][1] != shape:
+            if self.types[node.outputs[0]][1] != shape:
                 continue
             waits = {b for b in before[at] if b in left}
             if all(b in group for b in waits) and self._reads_elements(layer, node, waits, made):

@@ -6,6 +6,7 @@ Shorter copies start and end only where a segment ends anyhow: a new end of a se
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import replace
 
 from planc.problem.problem import Problem
@@ -20,22 +21,22 @@ _TOLERANCE_PPM = 500
 """How much slower, in parts per million of the step, a schedule with shorter copies may be predicted."""
 
 
-def slackened(problem: Problem, schedule: Schedule, timeline: Timeline) -> list[tuple[Schedule, Timeline]]:
+def slackened(problem: Problem, schedule: Schedule, timeline: Timeline) -> Iterator[tuple[Schedule, Timeline]]:
     """Variants of `schedule` whose copies hold their bytes shorter, none predicted slower by more than the tolerance; the
     leanest is last."""
     limit = timeline.step_ns + timeline.step_ns * _TOLERANCE_PPM // 1_000_000
-    found: list[tuple[Schedule, Timeline]] = []
+    known = [schedule]
     for margin in _MARGINS:
         shorter = _shortened(schedule, timeline, margin)
-        if shorter == schedule or any(shorter == known for known, _ in found):
+        if shorter in known:
             continue
         try:
             times = simulate(problem, shorter)
         except ScheduleError:
             continue
         if times.step_ns <= limit:
-            found.append((shorter, times))
-    return found
+            known.append(shorter)
+            yield shorter, times
 
 
 def _shortened(schedule: Schedule, timeline: Timeline, margin: int) -> Schedule:

@@ -142,7 +142,8 @@ def _order(path: Path, content: _File, nodes: dict[int | str, Node]) -> list[int
         graph: nx.DiGraph[int | str] = nx.DiGraph(content.edges)
         graph.add_nodes_from(nodes)
         try:
-            return list(nx.lexicographical_topological_sort(graph, key=list(nodes).index))
+            place = {node: at for at, node in enumerate(nodes)}
+            return list(nx.lexicographical_topological_sort(graph, key=place.__getitem__))
         except nx.NetworkXUnfeasible as error:
             raise ModelError(f"{path}: the graph has a cycle") from error
     if len(content.order) != len(nodes) or set(content.order) != set(nodes):
