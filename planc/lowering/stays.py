@@ -140,7 +140,7 @@ def _mark_in_place(slots: SlotMap, stays: list[Stay]) -> None:
             continue
         for storage in write_over_candidates(graph, op):
             ends = (
-                i for i in ending[storage, stay.begin + 1] if i not in taken and _may_be_overwritten(graph, stays[i])
+                i for i in ending[storage, stay.begin + 1] if i not in taken and _may_be_overwritten(slots, stays[i])
             )
             over = next(ends, None)
             if over is not None and padded_bytes(graph, storage) == padded_bytes(graph, stay.storage):
@@ -149,6 +149,9 @@ def _mark_in_place(slots: SlotMap, stays: list[Stay]) -> None:
                 break
 
 
-def _may_be_overwritten(graph: Graph, stay: Stay) -> bool:
-    """Not state or constants, and nothing that a copy out may still be reading when the operator runs."""
-    return graph.storages[stay.storage].role in (Role.COMPUTED, Role.BATCH) and not stay.copied_out
+def _may_be_overwritten(slots: SlotMap, stay: Stay) -> bool:
+    """Not state or constants, nothing that a copy out may still be reading when the operator runs, and no output that
+    the step leaves there."""
+    if stay.end == slots.total and stay.storage in slots.graph.output_storages:
+        return False
+    return slots.graph.storages[stay.storage].role in (Role.COMPUTED, Role.BATCH) and not stay.copied_out

@@ -1,52 +1,18 @@
 """Split, Slice and Gather as views: the right bytes, only where memory layout and memory allow it."""
 
 import numpy as np
-import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import helper
 from support.adversary import judge
 from support.graphs import step_model
 from support.plans import random_plan
+from support.views import ints, stacked
 
 from planc.importer.build import ImportedModel, import_model
 from planc.importer.pieces import contiguous
 from planc.runtime.measure import measure
 from planc.runtime.step import load
 from planc.verify.verify import verify
-
-
-def ints(name: str, *values: int) -> onnx.NodeProto:
-    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.array(values, np.int64)))
-
-
-def stacked(size: int = 64, late: bool = False) -> ImportedModel:
-    """A stacked weight and an activation, both split along axis 0; the weight is updated from what was computed."""
-    nodes = [
-        ints("from", -size), ints("to", 1 << 40), ints("axis", 0), ints("row", 1),
-        helper.make_node("Split", ["w"], ["w0", "w1"], num_outputs=2),
-        helper.make_node("Slice", ["w", "from", "to", "axis"], ["w2"]),
-        helper.make_node("Relu", ["x"], ["r"], name="relu"),
-        helper.make_node("MatMul", ["r", "w0"], ["h"]),
-        helper.make_node("Split", ["h"], ["a", "b"], num_outputs=2),
-        helper.make_node("Mul", ["a", "b"], ["ab"]),
-        helper.make_node("MatMul", ["ab", "w1"], ["y"]),
-        helper.make_node("Gather", ["h", "row"], ["one"]),
-        helper.make_node("Add", ["y", "one"], ["z"]),
-        helper.make_node("MatMul", ["z", "w2"], ["out"]),
-        helper.make_node("ReduceMean", ["out"], ["m"]),
-        helper.make_node("Mul", ["w", "m"], ["step"]),
-        helper.make_node("Sub", ["w", "step"], ["w_next"]),
-        *([helper.make_node("Concat", ["w1", "w1"], ["twice"], axis=0)] if late else []),
-        *([helper.make_node("Add", ["twice", "w_next"], ["seen"])] if late else []),
-    ]  # fmt: skip
-    initial = {"w": np.random.default_rng(0).standard_normal((2 * size, size)).astype(np.float32) / 4}
-    outputs: dict[str, list[int]] = {
-        **({"seen": [2 * size, size]} if late else {}),
-        "out": [4, size],
-        "w_next": [2 * size, size],
-    }
-    inputs = {"x": [8, size], "w": [2 * size, size]}
-    return import_model(step_model(nodes, inputs, outputs, initial, {"w": "w_next"}))
 
 
 def names(imported: ImportedModel) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 from cuda_emulator.emulator import Emulator
 from support import networks
 from support.emulated import card, cuda_plan, expected, open_step, run_steps
+from support.views import stacked
 
 from planc.errors import DeviceError
 from planc.plan.plan import Plan
@@ -16,8 +17,9 @@ from planc.runtime.executor import Executor
 from planc.verify.verify import verify
 
 __all__ = ["card"]
-NETWORKS = {"cnn": networks.cnn, "mlp": networks.mlp, "adam_mlp": networks.adam_mlp}
+NETWORKS = {"cnn": networks.cnn, "mlp": networks.mlp, "adam_mlp": networks.adam_mlp, "views": stacked}
 PLANS = [("cnn", seed) for seed in range(4)] + [(name, seed) for name in ("mlp", "adam_mlp") for seed in range(3)]
+PLANS += [("views", seed) for seed in (0, 2, 3)]
 SCHEDULES = 200
 
 
