@@ -1,14 +1,15 @@
 """What a PyTorch user would do instead, at which time and memory: the networks of `networks.py` in eager mode, compiled,
 compiled within a third of the activations, checkpointed by block, and with saved tensors moved to page-locked memory.
-TF32 everywhere, as planc's runs.
+TF32 everywhere, as planc's runs. Each is measured in a process of its own, so that none counts what another left.
 
     python3 benchmarks/gpu/torch_baselines.py --out FOLDER [r50-32 r50-64 gpt2]
 """
 
 import argparse
-import gc
 import json
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -123,21 +124,28 @@ def measure(case: str, variant: str) -> dict[str, Any]:
     }
 
 
+def measure_alone(case: str, variant: str) -> dict[str, Any]:
+    """What `measure` returns in a new process, or why it failed."""
+    done = subprocess.run([sys.executable, __file__, "--one", case, variant], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return {"FAILED": done.stderr[-300:]}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path())
     parser.add_argument("--variants", nargs="+", default=VARIANTS)
     parser.add_argument("cases", nargs="*", default=list(CASES))
+    parser.add_argument("--one", nargs=2, metavar=("CASE", "VARIANT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if options.one:
+        print(json.dumps(measure(*options.one)))
+        sys.exit()
     results: dict[str, Any] = {}
     for case in options.cases:
         for variant in options.variants:
-            try:
-                results[f"{case} {variant}"] = measure(case, variant)
-            except Exception as error:
-                results[f"{case} {variant}"] = {"FAILED": str(error)[:300]}
-            gc.collect()
-            torch.cuda.empty_cache()
+            results[f"{case} {variant}"] = measure_alone(case, variant)
             print(case, variant, json.dumps(results[f"{case} {variant}"]), flush=True)
             (options.out / "torch.json").write_text(json.dumps(results, indent=1))

@@ -54,6 +54,8 @@ def _print_cuda(cuda: CudaReport) -> None:
         free, total = format_bytes(cuda.free_bytes), format_bytes(cuda.memory_bytes)
         out().print(f"  card     {cuda.card}, {free} of {total} free, driver for CUDA {cuda.driver}")
         out().print(f"  copies   {cuda.out_rate / 1e9:.1f} GB/s out, {cuda.in_rate / 1e9:.1f} GB/s in, page-locked")
+        fusing = "element-wise operators are fused" if cuda.fuses else "no: pip install 'planc[cuda]' for NVRTC"
+        out().print(f"  fusing   {fusing}", markup=False)
     for name, text in cuda.libraries.items():
         out().print(f"  {name:<9}{text}")
     out().print(f"  pinning  {cuda.pinned}")

@@ -20,6 +20,7 @@ from planc.runtime.cuda_driver import (
     new_stream,
     pinned_limits,
 )
+from planc.runtime.cuda_fused import can_fuse
 from planc.runtime.cuda_provider import NAME, cuda_session, library_versions, load_libraries, missing_libraries
 from planc.units import NS_PER_S
 
@@ -28,7 +29,8 @@ _COPIES = 8
 
 
 class CudaReport(msgspec.Struct, frozen=True, kw_only=True):
-    """`usable` when a session ran on the card. Rates in bytes/s, 0 where not measured; `advice` says what to do next."""
+    """`usable` when a session ran on the card; `fuses` when element-wise operators are fused there. Rates in bytes/s, 0
+    where not measured; `advice` says what to do next."""
 
     usable: bool
     card: str = ""
@@ -40,6 +42,7 @@ class CudaReport(msgspec.Struct, frozen=True, kw_only=True):
     out_rate: int = 0
     in_rate: int = 0
     pinned: str = ""
+    fuses: bool = False
     advice: tuple[str, ...] = ()
 
 
@@ -84,6 +87,7 @@ def _on_card(context: Context, missing: tuple[str, ...], advice: list[str]) -> C
         libraries=libraries,
         missing=missing,
         pinned=pinned_limits(),
+        fuses=can_fuse(),
         advice=tuple(advice),
         **rates,
     )

@@ -1,7 +1,7 @@
 """Which kernels take longer in a planned step than in the ordinary session, and what the copies beside them have to do
 with it. Traced by CUPTI through PyTorch's profiler, which sees the kernels of the whole process.
 
-    PYTHONPATH=SITE python3 benchmarks/gpu/kernels.py OUT PLANS CASE CASE.BUDGET ...
+    PYTHONPATH=SITE python3 benchmarks/gpu/trace_kernels.py OUT PLANS CASE CASE.BUDGET ...
 
 CASE alone is the ordinary session. Writes a trace for each into OUT (*.trace.json.gz, for a viewer of Chrome traces) and
 prints, for every kernel that runs at the same size in both, how long it takes on average alone and beside copies.
