@@ -4,6 +4,7 @@ Every plan of the reduced problem is one of the whole problem; bounds are proved
 """
 
 from dataclasses import replace
+from itertools import accumulate
 
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Origin, Problem, Task
@@ -45,7 +46,26 @@ def _small(problem: Problem) -> set[int]:
         if left < 0:
             break
         found.add(value)
-    return found
+    return found if _swapping_fits(problem, found) else set()
+
+
+def _swapping_fits(problem: Problem, kept: set[int]) -> bool:
+    """Whether the budget holds every task while `kept` and what cannot be swapped stay from first to last use."""
+    tasks = len(problem.tasks)
+    stays = {i for i, v in enumerate(problem.values) if i in kept or not v.swappable}
+    change = [0] * (tasks + 2)
+    for value in stays:
+        made, whole = problem.producer[value], problem.values[value].origin in (Origin.STATE, Origin.CONSTANT)
+        last = tasks if whole or problem.values[value].needed_after_step else max(problem.readers[value], default=-1)
+        first = 0 if made is None else made + 1
+        if first <= last:
+            change[first] += problem.values[value].bytes
+            change[last + 1] -= problem.values[value].bytes
+    held = list(accumulate(change))
+    for index in range(tasks):
+        held[index] += problem.entry_bytes(index)
+        held[index] -= sum(problem.values[v].bytes for v in problem.accesses[index] if v in stays)
+    return max(held) <= problem.budget_bytes
 
 
 def _without(problem: Problem, task: Task, pinned: set[int]) -> Task:
