@@ -28,19 +28,21 @@ def compile(
     solver: str = "mip",
     time_limit: float = 60.0,
     seed: int = 0,
+    host_memory: str | None = None,
     fuse: bool = True,
 ) -> Plan:
     """Compile a training step into a verified plan.
 
     `budget` is a size such as `8GiB`, `60%` of the liveness peak, or `min`; None takes 90 % of the device's free
-    memory. Costs are measured on `device` on first use and cached unless given. `time_limit` is in seconds. With `fuse`,
+    memory. Costs are measured on `device` on first use and cached unless given. `time_limit` is in seconds. `host_memory`
+    is the most that swapped values may take on the host; None sets no limit. With `fuse`,
     stretches of element-wise operators become one kernel where the device has such.
     Raises ModelError, UsageError, DeviceError, InfeasibleBudgetError or SolverTimeoutError.
     """
     table = read_costs(Path(costs)) if isinstance(costs, (str, Path)) else costs
     imported = import_to_run_on(model, device, fuse, table)
     table = table or costs_for(imported, device)
-    return compile_model(imported, table, CompileOptions(budget, solver, time_limit, seed)).plan
+    return compile_model(imported, table, CompileOptions(budget, solver, time_limit, seed, host_memory)).plan
 
 
 def verify(plan: str | Path | Plan, model: str | Path | onnx.ModelProto) -> tuple[Violation, ...]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,12 +30,14 @@ _ARENA_SLACK = 4096
 @dataclass(frozen=True)
 class CompileOptions:
     """How to compile. `budget` is a size (`8GiB`, `60%` of the liveness peak, `min`); None takes 90 % of the memory
-    that the cost table's device had free."""
+    that the cost table's device had free. `host_memory` is a size of the same kind, the most that the plan's host slab
+    may take; None sets no limit."""
 
     budget: str | None = None
     solver: str = "mip"
     time_limit_s: float = 60.0
     seed: int = 0
+    host_memory: str | None = None
     on_progress: Callable[[Progress], None] = field(default=lambda _: None)
 
 
@@ -60,7 +62,7 @@ def compile_model(
     """
     chosen = options or CompileOptions()
     imported = model if isinstance(model, ImportedModel) else import_for(model, costs.model_hash)
-    plannings = planning_problems(imported.graph, costs)
+    plannings = [_on_host(planning, chosen.host_memory) for planning in planning_problems(imported.graph, costs)]
     budget = min(budget_bytes(chosen.budget, planning, costs) for planning in plannings)
     started = time.perf_counter()
     planning, found = _fastest(imported, costs, plannings, budget, chosen)
@@ -98,6 +100,14 @@ def _fastest(
         return best
     too_small = [error for error in failed if isinstance(error, InfeasibleBudgetError)]
     raise min(too_small, key=lambda error: error.minimum_budget_bytes) if len(too_small) == len(failed) else failed[0]
+
+
+def _on_host(planning: PlanningProblem, host_memory: str | None) -> PlanningProblem:
+    """`planning` with the host limit meant by `host_memory`. Raises UsageError when it cannot be read."""
+    if host_memory is None:
+        return planning
+    limit = parse_size(host_memory, planning.liveness_peak_bytes)
+    return replace(planning, problem=replace(planning.problem, host_budget_bytes=limit))
 
 
 def planning_problems(graph: Graph, costs: CostTable) -> tuple[PlanningProblem, ...]:
@@ -182,6 +192,7 @@ def assemble_plan(
             load_bytes=lowered.load_bytes,
             slab_scratch_bytes=max((region.bytes for region in lowered.scratch), default=0),
             session_bytes=found.session_bytes,
+            host_limit_bytes=planning.problem.host_budget_bytes,
         ),
         prediction=p.Prediction(
             step_ns=solution.timeline.step_ns,

@@ -103,6 +103,15 @@ class PlanSearch:
 
     def _too_small(self, error: InfeasibleBudgetError) -> InfeasibleBudgetError:
         need, beside = error.minimum_budget_bytes + self.limits.beside, self.limits.beside
+        host = self.planning.problem.host_budget_bytes
+        if host is not None and error.minimum_budget_bytes <= self.limits.capacity:
+            return InfeasibleBudgetError(
+                f"no plan fits a budget of {format_bytes(self.limits.capacity + beside)} with {format_bytes(host)} of host "
+                "memory: allow more of either (--budget, --host-memory)",
+                need,
+                error.layer,
+                self.limits.capacity + beside,
+            )
         return InfeasibleBudgetError(
             f"a budget of {format_bytes(self.limits.capacity + beside)} is too small: the smallest feasible one is "
             f"{need} bytes ({format_bytes(need)}), set by layer {error.layer!r}",

@@ -1,5 +1,6 @@
 """`planc compile`: training graph → plan."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,9 @@ def compile_command(
     solver: Annotated[str, typer.Option(help="The policy; `planc doctor` lists them.")] = "mip",
     time_limit: TimeLimit = 60.0,
     seed: Seed = 0,
+    host_memory: Annotated[
+        str | None, typer.Option(help="Most that swapped values may take on the host, like --budget; else no limit.")
+    ] = None,
     loss: Annotated[str | None, typer.Option(help="Differentiate a forward model first, with this loss.")] = None,
     optimizer: Annotated[str, typer.Option(help="Optimizer of a forward model.")] = "sgd",
     dim: Annotated[list[str] | None, typer.Option(help="Bind a symbolic dimension of a forward model.")] = None,
@@ -58,7 +62,7 @@ def compile_command(
     imported = import_to_run_on(file, device, fuse, table)
     target = output or (file.path or model).with_suffix(".plan.json")
     with infeasible_as_json(json):
-        result = _compile(imported, budget, device, table, solver, time_limit, seed)
+        result = _compile(imported, device, table, CompileOptions(budget, solver, time_limit, seed, host_memory))
     write_plan(result.plan, target)
     if json:
         print_json(compile_json(result, imported.graph, target))
@@ -82,26 +86,22 @@ def _differentiated(
 
 def _compile(
     imported: ImportedModel,
-    budget: str | None,
     device: str,
     table: CostTable | None,
-    solver: str,
-    limit: float,
-    seed: int,
+    options: CompileOptions,
 ) -> Compilation:
     if table is None:
         with progress("profiling") as update:
             table = costs_for(imported, device, update)
     with progress("solving") as update:
-        seconds = max(1, round(limit))
+        seconds = max(1, round(options.time_limit_s))
 
         def show(state: Progress) -> None:
             known = [f"plan {format_ns(state.incumbent_ns)}"] if state.incumbent_ns else []
             known += [f"bound {format_ns(state.bound_ns)}"] if state.bound_ns else []
             update(min(seconds, round(state.elapsed_s)), seconds, " ".join([*known, state.message]))
 
-        options = CompileOptions(budget, solver, limit, seed, show)
-        return compile_model(imported, table, options)
+        return compile_model(imported, table, replace(options, on_progress=show))
 
 
 def compile_json(result: Compilation, graph: Graph, path: Path) -> dict[str, object]:

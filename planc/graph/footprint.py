@@ -10,6 +10,9 @@ ALIGNMENT = 256
 """Every storage starts at a multiple of this many bytes, as with `cudaMalloc` and ONNX Runtime's arena. Where tensors start
 within a memory line of 128 bytes, element-wise kernels take 1.4 times as long on an H100 (docs/gpu.md)."""
 
+HOST_ALIGNMENT = 4096
+"""Slots of the host tier start at multiples of this: the block size that direct file access wants."""
+
 
 def padded_bytes(graph: Graph, storage: int) -> int:
     """Bytes of a storage in the slab, rounded up to the alignment."""

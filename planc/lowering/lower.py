@@ -12,9 +12,9 @@ from planc.lowering.stays import SlotMap, Stay, slot_map, stays_of
 from planc.placement.packing import Buffer, Packing, pack
 from planc.plan import plan as p
 from planc.problem.build import PlanningProblem
+from planc.schedule.residency import host_bytes, host_values
 from planc.schedule.schedule import Direction, Schedule
 from planc.schedule.simulate import copy_dependencies
-from planc.units import align_up
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,6 @@ class Lowered:
     load_bytes: int
     host_bytes: int
     scratch: tuple[p.Region, ...] = ()
-
-
-HOST_ALIGNMENT = 4096
-"""Host slots start at multiples of this: the block size that direct file access wants."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,7 @@ class Lowering:
             host_slots=host_slots,
             slab_bytes=packing.height,
             load_bytes=packing.lower_bound,
-            host_bytes=sum(align_up(slot.bytes, HOST_ALIGNMENT) for slot in host_slots),
+            host_bytes=host_bytes(self.planning.problem, self.schedule),
             scratch=tuple(p.Region(offset if s.scratch else 0, s.scratch) for offset, s in regions)
             if self.planning.layer_scratch
             else (),
@@ -183,13 +179,12 @@ def _host_slots(
     graph: Graph, planning: PlanningProblem, schedule: Schedule
 ) -> tuple[tuple[p.HostSlot, ...], dict[int, int]]:
     """A slot of its own for every value that is ever on the host."""
-    on_host = sorted({copy.value for copy in schedule.copies} | schedule.host_start)
     slots, offset = [], {}
     at = 0
-    for value in on_host:
+    for value in sorted(host_values(schedule)):
         size = planning.problem.values[value].bytes
         name = graph.storages[planning.storages[value]].name
         slots.append(p.HostSlot(storage=name, offset=at, bytes=size, initial=value in schedule.host_start))
         offset[value] = at
-        at += align_up(size, HOST_ALIGNMENT)
+        at += planning.problem.host_bytes(value)
     return tuple(slots), offset

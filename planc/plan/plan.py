@@ -73,6 +73,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes: `slab_bytes` + `scratch_bytes` + `session_bytes` ≤ `budget_bytes`. `minimum_budget_bytes` is set by
     `minimum_layer`; `session_bytes` is what the plan's distinct sessions are expected to take of the device.
 
+    The host slab of `host_bytes` is within `host_limit_bytes`, where the user gave one.
+
     `scratch_bytes` is an arena beside the slab; `slab_scratch_bytes` the largest scratch region inside the slab. A plan
     has one of the two, see `Plan.scratch`.
     """
@@ -87,6 +89,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     load_bytes: int
     slab_scratch_bytes: int = 0
     session_bytes: int = 0
+    host_limit_bytes: int | None = None
 
 
 class Residency(msgspec.Struct, frozen=True):

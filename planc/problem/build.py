@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from planc.costs.table import CostTable, LayerCost
-from planc.graph.footprint import ALIGNMENT, Footprint, footprints, padded_bytes
+from planc.graph.footprint import ALIGNMENT, HOST_ALIGNMENT, Footprint, footprints, padded_bytes
 from planc.graph.graph import Graph, Role
 from planc.graph.liveness import live_bytes
 from planc.problem.problem import Alternative, Origin, Problem, Task, Value
@@ -76,7 +76,14 @@ def build_problem(
         tuple(form.working_bytes - p.working_bytes for form in own) for own, p in zip(forms, prints, strict=True)
     )
     return PlanningProblem(
-        problem=Problem(tasks, values, peak, contention=costs.link.contention, boundary_ns=costs.boundary_ns),
+        problem=Problem(
+            tasks,
+            values,
+            peak,
+            host_alignment=HOST_ALIGNMENT,
+            contention=costs.link.contention,
+            boundary_ns=costs.boundary_ns,
+        ),
         storages=storages,
         liveness_peak_bytes=peak,
         peak_layer=layer,

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
+from planc.units import align_up
+
 
 class Origin(StrEnum):
     """Where a value's content comes from."""
@@ -98,6 +100,9 @@ class Problem:
     values: tuple[Value, ...]
     budget_bytes: int
     host_budget_bytes: int | None = None
+    """Most bytes of the host tier, where every value that is ever there has a slot of its own; None for no limit."""
+    host_alignment: int = 1
+    """Slots of the host tier take multiples of this many bytes."""
     contention: Contention = field(default_factory=Contention)
     boundary_ns: int = 0
     """Compute time lost at every position between two steps where a copy starts or is awaited: a segment's cut."""
@@ -153,6 +158,10 @@ class Problem:
         """Bytes that no schedule can avoid while `task` runs: what it accesses plus its smallest working set."""
         working = min(form.working_bytes for form in self.tasks[task].forms)
         return sum(self.values[v].bytes for v in self.accesses[task]) + working
+
+    def host_bytes(self, value: int) -> int:
+        """Bytes of the value's slot on the host tier."""
+        return align_up(self.values[value].bytes, self.host_alignment)
 
     def values_of(self, origin: Origin) -> Iterator[int]:
         """Indices of the values with that origin."""

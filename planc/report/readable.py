@@ -43,7 +43,8 @@ def _numbers(plan: Plan) -> Iterator[str]:
     sizes = (*(stay.bytes for stay in plan.residencies), *(region.bytes for region in plan.scratch))
     offsets = (*(stay.offset for stay in plan.residencies), *(region.offset for region in plan.scratch))
     memory = plan.memory
-    totals = (memory.budget_bytes, memory.slab_bytes, memory.scratch_bytes, memory.liveness_peak_bytes, memory.host_bytes)
+    totals = (memory.budget_bytes, memory.slab_bytes, memory.scratch_bytes, memory.liveness_peak_bytes, memory.host_bytes,
+              memory.host_limit_bytes or 0)  # fmt: skip
     for number in (*sizes, *offsets, *totals, *(copy.bytes for copy in plan.copies), predicted.step_ns):
         if not 0 <= number <= _LARGEST:
             yield f"{number} is no number of bytes or nanoseconds"

@@ -84,6 +84,7 @@ def summary_json(view: PlanView, summary: Summary) -> dict[str, object]:
         "slab_scratch_bytes": memory.slab_scratch_bytes,
         "scratch_placement": "slab" if plan.scratch else "arena",
         "host_bytes": memory.host_bytes,
+        "host_limit_bytes": memory.host_limit_bytes,
         "peak_bytes": summary.peak.bytes,
         "peak_layer": view.title(summary.peak.run),
         "liveness_peak_bytes": memory.liveness_peak_bytes,

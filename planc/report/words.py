@@ -84,7 +84,8 @@ def _movement(view: PlanView, summary: Summary) -> list[tuple[str, str]]:
                 "copies",
                 f"{plural(copies.count, 'copy')}, {format_bytes(copies.bytes)} "
                 f"({format_bytes(summary.swapped_bytes)} out), {percent(summary.hidden_share)} of their time "
-                f"behind compute; host {format_bytes(memory.host_bytes)}",
+                f"behind compute; host {format_bytes(memory.host_bytes)}"
+                + (f" of {format_bytes(memory.host_limit_bytes)}" if memory.host_limit_bytes is not None else ""),
             )
         )
     if summary.recomputed_layers:

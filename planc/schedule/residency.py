@@ -6,8 +6,8 @@ that says which instance a step reads, so memory accounting, simulation and lowe
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 
 from planc.errors import InternalError
 from planc.problem.problem import Origin, Problem
@@ -212,53 +212,46 @@ def _check_choices(problem: Problem, schedule: Schedule) -> None:
             raise ScheduleError(f"step {position} runs {problem.tasks[index].name!r} in form {choice}, which it lacks")
 
 
-def without_idle_starts(problem: Problem, schedule: Schedule) -> Schedule:
-    """`schedule` with every batch and constant value on the host at first whose device copy then would go unused.
+def without_idle_starts(problem: Problem, schedule: Schedule, found: Sequence[Residency]) -> Schedule:
+    """`schedule`, whose residencies are `found`, with every batch and constant value on the host at first whose device
+    copy then would go unused: all of them, or none where the host has no room for them.
 
     The bytes that such a copy holds, at the start of the step and for a constant also at its end, become free.
     """
     idle = {
         r.value
-        for r in residencies(problem, schedule)
+        for r in found
         if problem.values[r.value].origin in (Origin.BATCH, Origin.CONSTANT)
         and r.produced_by_copy is None
         and r.last_reader is None
         and not r.copied_out_by
     }
-    return replace(schedule, host_start=schedule.host_start | idle)
+    if not idle:
+        return schedule
+    leaner, limit = replace(schedule, host_start=schedule.host_start | idle), problem.host_budget_bytes
+    return leaner if limit is None or host_bytes(problem, leaner) <= limit else schedule
 
 
-def host_profile(problem: Problem, schedule: Schedule) -> list[int]:
-    """Bytes of the host tier at each position (length: number of steps + 1), of values that planc itself puts there.
+def host_values(schedule: Schedule) -> set[int]:
+    """The values that are ever on the host tier: copied, or there when the step begins."""
+    return {copy.value for copy in schedule.copies} | schedule.host_start
 
-    A copied-out value holds its host bytes from the start of its first copy out to its last wait for a copy in, or to
-    the step's end where it must lie there; a state value that starts on the host holds them throughout. Batch and
-    constant values are the caller's arrays and do not count.
+
+def host_bytes(problem: Problem, schedule: Schedule) -> int:
+    """Bytes of the host tier: a slot for every value that is ever there."""
+    return sum(map(problem.host_bytes, host_values(schedule)))
+
+
+def memory_profile(
+    problem: Problem, schedule: Schedule, found: Sequence[Residency] | None = None
+) -> list[int]:  # fmt: skip
+    """Bytes needed at each executed step: values held at its entry plus its working set (length: number of steps).
+
+    `found` are the residencies of `schedule` where they are known.
     """
-    end = len(schedule.steps) + 1
-    held: dict[int, tuple[int, int]] = {}
-    for value, info in enumerate(problem.values):
-        if info.origin is Origin.STATE and value in schedule.host_start:
-            held[value] = (0, end)
-    for copy in sorted(schedule.copies, key=lambda c: c.start):
-        info = problem.values[copy.value]
-        if info.origin in (Origin.BATCH, Origin.CONSTANT):
-            continue
-        first, last = held.get(copy.value, (copy.start, copy.start))
-        stop = end if info.needed_after_step and info.origin is Origin.COMPUTED else copy.stop
-        held[copy.value] = (first, max(last, stop))
-    change = [0] * (end + 1)
-    for value, (first, last) in held.items():
-        change[first] += problem.values[value].bytes
-        change[last] -= problem.values[value].bytes
-    return list(accumulate(change))[:end]
-
-
-def memory_profile(problem: Problem, schedule: Schedule) -> list[int]:
-    """Bytes needed at each executed step: values held at its entry plus its working set (length: number of steps)."""
     steps = len(schedule.steps)
     change = [0] * (steps + 2)
-    for residency in residencies(problem, schedule):
+    for residency in residencies(problem, schedule) if found is None else found:
         if residency.end > residency.first:
             change[residency.first] += problem.values[residency.value].bytes
             change[residency.end] -= problem.values[residency.value].bytes

@@ -8,10 +8,11 @@ a position where copies start or are awaited, or where the form changes, takes `
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from planc.problem.problem import Contention, Problem
-from planc.schedule.residency import ScheduleError, residencies
+from planc.schedule.residency import Residency, ScheduleError, residencies
 from planc.schedule.schedule import Direction, Schedule
 
 _PPM = 1_000_000
@@ -30,8 +31,13 @@ class Timeline:
     copies: tuple[tuple[int, int], ...]
 
 
-def copy_dependencies(problem: Problem, schedule: Schedule) -> list[tuple[int, ...]]:
-    """For each copy the other copies (indices into `schedule.copies`) that it waits for besides its engine's order."""
+def copy_dependencies(
+    problem: Problem, schedule: Schedule, found: Sequence[Residency] | None = None
+) -> list[tuple[int, ...]]:
+    """For each copy the other copies (indices into `schedule.copies`) that it waits for besides its engine's order.
+
+    `found` are the residencies of `schedule` where they are known.
+    """
     needs: list[set[int]] = [set() for _ in schedule.copies]
     outs = sorted(
         (i for i, c in enumerate(schedule.copies) if c.direction is Direction.OUT),
@@ -60,7 +66,7 @@ def copy_dependencies(problem: Problem, schedule: Schedule) -> list[tuple[int, .
             needs[index].add(prefix[freed - 1])
         if copy.value in latest_out:
             needs[index].add(latest_out[copy.value])
-    for residency in residencies(problem, schedule):
+    for residency in residencies(problem, schedule) if found is None else found:
         if residency.produced_by_copy is not None:
             for out in residency.copied_out_by:
                 needs[out].add(residency.produced_by_copy)
@@ -108,10 +114,10 @@ class _Engine:
 class _Simulation:
     """State of the three engines; engine 0 computes, 1 copies out, 2 copies in."""
 
-    def __init__(self, problem: Problem, schedule: Schedule) -> None:
+    def __init__(self, problem: Problem, schedule: Schedule, found: Sequence[Residency] | None) -> None:
         self.contention: Contention = problem.contention
         self.schedule = schedule
-        self.needs = copy_dependencies(problem, schedule)
+        self.needs = copy_dependencies(problem, schedule, found)
         copies = schedule.copies
         duration = [
             problem.values[c.value].copy_out_ns if c.direction is Direction.OUT else problem.values[c.value].copy_in_ns
@@ -182,6 +188,9 @@ class _Simulation:
         return Timeline(total, total - busy, tuple(self.step_times), tuple(self.copy_times))
 
 
-def simulate(problem: Problem, schedule: Schedule) -> Timeline:
-    """Predicted times of `schedule`. Raises ScheduleError when it does not compute the problem or deadlocks."""
-    return _Simulation(problem, schedule).run()
+def simulate(problem: Problem, schedule: Schedule, found: Sequence[Residency] | None = None) -> Timeline:
+    """Predicted times of `schedule`, whose residencies are `found` where they are known.
+
+    Raises ScheduleError when it does not compute the problem or deadlocks.
+    """
+    return _Simulation(problem, schedule, found).run()

@@ -9,7 +9,7 @@ from typing import Protocol
 from planc.errors import InternalError, UsageError
 from planc.problem.bounds import check_feasible
 from planc.problem.problem import Problem
-from planc.schedule.residency import host_profile, memory_profile, without_idle_starts
+from planc.schedule.residency import host_bytes, memory_profile, residencies, without_idle_starts
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import Timeline, simulate
 
@@ -108,14 +108,17 @@ def solve(solver: Solver, problem: Problem, options: SolveOptions) -> Solution:
     """
     check_feasible(problem)
     candidate = solver.solve(problem, options)
-    schedule = without_idle_starts(problem, candidate.schedule)
-    peak = max(memory_profile(problem, schedule))
+    found = residencies(problem, candidate.schedule)
+    schedule = without_idle_starts(problem, candidate.schedule, found)
+    if schedule is not candidate.schedule:
+        found = residencies(problem, schedule)
+    peak = max(memory_profile(problem, schedule, found))
     if peak > problem.budget_bytes:
         raise InternalError(f"the solver's schedule needs {peak} bytes, over the budget of {problem.budget_bytes}")
-    host, host_budget = max(host_profile(problem, schedule)), problem.host_budget_bytes
+    host, host_budget = host_bytes(problem, schedule), problem.host_budget_bytes
     if host_budget is not None and host > host_budget:
         raise InternalError(f"the solver's schedule needs {host} bytes on the host, over the limit of {host_budget}")
-    timeline = simulate(problem, schedule)
+    timeline = simulate(problem, schedule, found)
     bound = max(candidate.lower_bound_ns, problem.least_duration_ns)
     gap = max(0.0, (timeline.step_ns - bound) / timeline.step_ns) if timeline.step_ns else 0.0
     status = Status.OPTIMAL if gap <= OPTIMAL_GAP else Status.FEASIBLE

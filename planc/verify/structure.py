@@ -43,6 +43,9 @@ def _memory(plan: Plan) -> Iterator[Violation]:
     if total > memory.budget_bytes:
         text = f"slab, scratch and sessions take {total} bytes, the budget is {memory.budget_bytes}"
         yield Violation("over budget", "memory", text)
+    if memory.host_limit_bytes is not None and memory.host_bytes > memory.host_limit_bytes:
+        text = f"the host slab takes {memory.host_bytes} bytes, the limit is {memory.host_limit_bytes}"
+        yield Violation("over host limit", "memory", text)
     for name, size in (("scratch_bytes", memory.scratch_bytes), ("session_bytes", memory.session_bytes)):
         if size < 0:
             yield Violation("size", "memory", f"{name} is negative")

@@ -50,6 +50,8 @@ class Arrays(NamedTuple):
     mutate_ptr: Ints
     mutates: Ints
     size: Ints
+    host_size: Ints
+    """Bytes of each value's slot on the host."""
     out_ns: Ints
     in_ns: Ints
     origin: Ints
@@ -116,6 +118,7 @@ def arrays_of(problem: Problem) -> Arrays:
         mutate_ptr=mutate_ptr,
         mutates=mutates,
         size=np.array([v.bytes for v in values], np.int64),
+        host_size=np.array([problem.host_bytes(v) for v in range(len(values))], np.int64),
         out_ns=np.array([v.copy_out_ns for v in values], np.int64),
         in_ns=np.array([v.copy_in_ns for v in values], np.int64),
         origin=np.array([_ORIGIN[v.origin] for v in values], np.int64),

@@ -16,6 +16,7 @@ from planc_solvers.workspace import (
     INS,
     KEPT,
     MAKESPAN,
+    ON_HOST,
     OUT_TOTAL,
     OUTS,
     REPEATS,
@@ -26,25 +27,30 @@ from planc_solvers.workspace import (
 @inner
 def _begin(a: Arrays, s: Plan, w: Workspace) -> None:
     w.memory[: s.length[0] + 3] = 0
-    w.host_memory[: s.length[0] + 3] = 0
     w.tally[:] = 0
     w.total[:] = 0
     w.first[:] = -1
     w.end[:] = 0
     w.write[:] = 0
     w.out_of[:] = -1
-    w.host_until[:] = -1
-    host, start, home, origin, size = w.host, w.start, s.home, a.origin, a.size
-    for v in range(size.size):
-        host[v] = 0
+    host, slot, start, home, origin = w.host, w.slot, w.start, s.home, a.origin
+    for v in range(origin.size):
+        host[v] = slot[v] = 0
         start[v] = -1
         if origin[v] != COMPUTED:
             if home[v] == 0:
                 start[v] = 0
             host[v] = home[v] != 0 or origin[v] != STATE
-            if home[v] and origin[v] == STATE:
-                w.host_memory[0] += size[v]
-                w.host_until[v] = s.length[0] + 1
+            if home[v]:
+                _take_slot(a, w, v)
+
+
+@inner
+def _take_slot(a: Arrays, w: Workspace, v: int) -> None:
+    """Count the value's slot on the host, once."""
+    if w.slot[v] == 0:
+        w.slot[v] = 1
+        w.total[ON_HOST] += a.host_size[v]
 
 
 @inner
@@ -56,10 +62,8 @@ def _scan(a: Arrays, s: Plan, w: Workspace) -> bool:
     form_ptr, form_ns, deadline, read_ptr, reads = a.form_ptr, a.form_ns, a.deadline, a.read_ptr, a.reads
     write_ptr, writes, mutate_ptr, mutates = a.write_ptr, a.writes, a.mutate_ptr, a.mutates
     size, out_ns, in_ns, origin, swappable = a.size, a.out_ns, a.in_ns, a.origin, a.swappable
-    first, start, end, write, host, out_of, host_until = (
-        w.first, w.start, w.end, w.write, w.host, w.out_of, w.host_until
-    )  # fmt: skip
-    memory, host_memory, repeats = w.memory, w.host_memory, w.repeats
+    first, start, end, write, host, out_of = w.first, w.start, w.end, w.write, w.host, w.out_of
+    memory, repeats = w.memory, w.repeats
     gap_value, gap_from, gap_to, gap_slot, gap_kind = w.gap_value, w.gap_from, w.gap_to, w.gap_slot, w.gap_kind
     out_value, out_start, out_ready = w.out_value, w.out_start, w.out_ready
     in_value, in_need, in_after, in_floor = w.in_value, w.in_need, w.in_after, w.in_floor
@@ -102,8 +106,6 @@ def _scan(a: Arrays, s: Plan, w: Workspace) -> bool:
                         out_value[outs] = v
                         out_start[outs] = max(start[v], write[v])
                         out_ready[outs] = max(end[v], out_start[outs])
-                        if host_until[v] < 0:
-                            host_memory[out_start[outs]] += size[v]
                         out_of[v] = outs
                         host[v] = 1
                         outs += 1
@@ -114,8 +116,7 @@ def _scan(a: Arrays, s: Plan, w: Workspace) -> bool:
                 ins += 1
                 in_total += in_ns[v]
                 start[v] = p
-                if origin[v] == COMPUTED or origin[v] == STATE:
-                    host_until[v] = max(host_until[v], p)
+                _take_slot(a, w, v)
             end[v] = p + 1
         for k in range(mutate_ptr[task], mutate_ptr[task + 1]):
             host[mutates[k]] = 0
@@ -136,7 +137,7 @@ def _scan(a: Arrays, s: Plan, w: Workspace) -> bool:
 def _finish(a: Arrays, s: Plan, w: Workspace) -> None:
     """Close every instance at the step's end, sending home what lives there."""
     length, home, origin, needed, size = s.length[0], s.home, a.origin, a.needed, a.size
-    start, end, host, host_until, memory, write = w.start, w.end, w.host, w.host_until, w.memory, w.write
+    start, end, host, memory, write = w.start, w.end, w.host, w.memory, w.write
     gaps, outs = w.tally[GAPS], w.tally[OUTS]
     for v in range(size.size):
         output = needed[v] and origin[v] == COMPUTED
@@ -154,14 +155,10 @@ def _finish(a: Arrays, s: Plan, w: Workspace) -> None:
                 w.out_start[outs] = max(start[v], write[v])
                 w.out_ready[outs] = max(end[v], w.out_start[outs])
                 w.total[OUT_TOTAL] += a.out_ns[v]
-                if host_until[v] < 0:
-                    w.host_memory[w.out_start[outs]] += size[v]
-                host_until[v] = max(host_until[v], w.out_ready[outs])
+                _take_slot(a, w, v)
                 outs += 1
             memory[start[v]] += size[v]
             memory[max(start[v], end[v])] -= size[v]
-        if host_until[v] >= 0:
-            w.host_memory[length + 1 if output else host_until[v]] -= size[v]
     w.tally[GAPS], w.tally[OUTS] = gaps, outs
 
 
@@ -169,17 +166,10 @@ def _finish(a: Arrays, s: Plan, w: Workspace) -> None:
 def _accumulate(a: Arrays, s: Plan, w: Workspace) -> None:
     seq, choice = s.seq, s.choice
     form_ptr, form_bytes = a.form_ptr, a.form_bytes
-    memory, host_memory = w.memory, w.host_memory
-    budget, host_budget, length = a.budget, a.host_budget, s.length[0]
+    memory, budget, length = w.memory, a.budget, s.length[0]
     held = 0.0
-    host = 0.0
-    excess = 0.0
-    for p in range(length + 1):
-        host += host_memory[p]
-        if host > host_budget:
-            excess += host - host_budget
-        if p == length:
-            break
+    excess = max(0.0, w.total[ON_HOST] - a.host_budget) * length
+    for p in range(length):
         held += memory[p]
         memory[p] = held + form_bytes[form_ptr[seq[p]] + choice[p]]
         if memory[p] > budget:
@@ -203,7 +193,8 @@ def evaluate(a: Arrays, s: Plan, w: Workspace, price: float = 0.0, limit: float 
     Stops early, with a lower bound as makespan, once that plus `price` a byte-position of excess is over `limit`; what
     else `w` holds is then incomplete.
 
-    `w.total` then holds the excess (byte-positions over the budgets, before copies are placed) and the makespan in ns;
+    `w.total` then holds the excess (byte-positions over the budgets, before copies are placed;
+    what is over the host's lasts throughout) and the makespan in ns;
     where the plan itself is over the budget, no instance in transit is held.
     """
     if limit < np.inf:

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from planc.problem.problem import Problem
-from planc.schedule.residency import host_profile, memory_profile
+from planc.schedule.residency import host_bytes, memory_profile
 from planc.schedule.schedule import Schedule
 
 PROBLEMS, PLANS = 4, 8
@@ -41,9 +41,10 @@ def recall(problem: Problem) -> list[KnownPlan]:
 
 def remember(problem: Problem, schedule: Schedule, step_ns: int) -> None:
     """Keep a schedule for later solves; of too many the one that needs most is forgotten."""
-    plans = _known.setdefault(_key(problem), [])
-    _known.move_to_end(_key(problem))
-    peak, host = max(memory_profile(problem, schedule)), max(host_profile(problem, schedule))
+    key = _key(problem)
+    plans = _known.setdefault(key, [])
+    _known.move_to_end(key)
+    peak, host = max(memory_profile(problem, schedule)), host_bytes(problem, schedule)
     plans.append(KnownPlan(schedule, peak, host, step_ns))
     plans.sort(key=lambda known: (known.peak_bytes, known.step_ns))
     del plans[PLANS:]

@@ -17,6 +17,7 @@ from planc.problem.problem import Problem, Task, Value
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
+from planc.units import format_bytes
 from planc_solvers.known import recall, remember
 from planc_solvers.order import better_order, first_executions, greedy_ns, permuted, renumbered
 from planc_solvers.portfolio import Portfolio
@@ -76,9 +77,9 @@ class Mip:
         if before and before[0].step_ns < portfolio.best_ns:
             found = before[0].schedule
         if found is None:
-            raise SolverTimeoutError(
-                "no plan within the time limit; allow more time, raise the budget or let values swap"
-            )
+            host = problem.host_budget_bytes
+            more = "let values swap" if host is None else f"allow more than {format_bytes(host)} of host memory"
+            raise SolverTimeoutError(f"no plan within the time limit; allow more time, raise the budget or {more}")
         if portfolio.bound_ns <= problem.least_duration_ns or first_executions(found) != order:
             return Candidate(found, problem.least_duration_ns, EVERY)
         given = order == tuple(range(len(order)))

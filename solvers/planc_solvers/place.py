@@ -129,15 +129,15 @@ def place_outs(a: Arrays, s: Plan, w: Workspace) -> None:
 def _spread_outs(a: Arrays, s: Plan, w: Workspace) -> None:
     """Add the bytes held from the last access of each copied-out instance to its release."""
     size = a.size
-    memory, host_memory, out_value, out_ready, out_stop = w.memory, w.host_memory, w.out_value, w.out_ready, w.out_stop
+    memory, leaving, out_value, out_ready, out_stop = w.memory, w.leaving, w.out_value, w.out_ready, w.out_stop
     length = s.length[0]
-    host_memory[: length + 1] = 0
+    leaving[: length + 1] = 0
     for i in range(w.tally[OUTS]):
-        host_memory[out_ready[i]] += size[out_value[i]]
-        host_memory[out_stop[i]] -= size[out_value[i]]
+        leaving[out_ready[i]] += size[out_value[i]]
+        leaving[out_stop[i]] -= size[out_value[i]]
     held = 0.0
     for p in range(length):
-        held += host_memory[p]
+        held += leaving[p]
         memory[p] += held
 
 

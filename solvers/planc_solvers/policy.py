@@ -2,7 +2,7 @@
 
 from planc.errors import InfeasibleBudgetError
 from planc.problem.problem import Problem
-from planc.schedule.residency import memory_profile
+from planc.schedule.residency import host_bytes, memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate
 from planc.units import format_bytes
@@ -11,7 +11,7 @@ from planc.units import format_bytes
 def only_schedule(name: str, problem: Problem, schedule: Schedule) -> Candidate:
     """`schedule` as the answer of the policy `name`.
 
-    Raises InfeasibleBudgetError, with the bytes that this schedule needs, when it exceeds the budget.
+    Raises InfeasibleBudgetError, with the bytes that this schedule needs, when it exceeds the budget or the host's limit.
     """
     profile = memory_profile(problem, schedule)
     worst = max(range(len(profile)), key=profile.__getitem__)
@@ -22,6 +22,10 @@ def only_schedule(name: str, problem: Problem, schedule: Schedule) -> Candidate:
             f"{format_bytes(problem.budget_bytes)}; raise the budget or choose the solver 'mip'"
         )
         raise InfeasibleBudgetError(message, profile[worst], layer, problem.budget_bytes)
+    host, limit = host_bytes(problem, schedule), problem.host_budget_bytes
+    if limit is not None and host > limit:
+        message = f"{name} needs {format_bytes(host)} on the host, which may take {format_bytes(limit)}; choose 'mip'"
+        raise InfeasibleBudgetError(message, profile[worst], problem.tasks[schedule.steps[worst]].name)
     return Candidate(schedule, problem.least_duration_ns, "every schedule")
 
 

@@ -269,6 +269,13 @@ class Portfolio:
     def certificate(self) -> tuple[str, int, str, int]:
         """Message, smallest budget that is not excluded, layer that sets it, and budget, of an infeasibility proof."""
         need, name = minimum_budget(self.problem)
+        host = self.problem.host_budget_bytes
+        if host is not None and self.swaps:
+            message = (
+                f"no schedule fits {format_bytes(self.problem.budget_bytes)} on the device with {format_bytes(host)} on "
+                "the host: allow more host memory or raise the budget"
+            )
+            return message, need, name, self.problem.budget_bytes
         message = (
             f"no schedule fits {format_bytes(self.problem.budget_bytes)}: recomputation alone, with first executions "
             "in this order, cannot go that low "

@@ -11,7 +11,7 @@ Floats = npt.NDArray[np.float64]
 
 # Indices of `Workspace.tally` and `Workspace.total`.
 GAPS, OUTS, INS, REPEATS = range(4)
-MAKESPAN, EXCESS, COMPUTE, OUT_TOTAL, IN_TOTAL = range(5)
+MAKESPAN, EXCESS, COMPUTE, OUT_TOTAL, IN_TOTAL, ON_HOST = range(6)
 
 KEPT, FETCHED, HOME = range(3)
 """Kinds of gap: an instance kept idle, one dropped and fetched, and the gap around the step's end."""
@@ -25,12 +25,14 @@ class Workspace(NamedTuple):
     end: Ints
     write: Ints
     host: Bytes8
+    """1 where the host has the present version."""
+    slot: Bytes8
+    """1 where the value is on the host at any time."""
     out_of: Ints
-    host_until: Ints
     lasts: Ints
     """Duration of each step in its form."""
     memory: Floats
-    host_memory: Floats
+    leaving: Floats
     clock: Floats
     stall: Floats
     wait: Bytes8
@@ -67,14 +69,14 @@ def workspace(a: Arrays) -> Workspace:
     sizes = {"task": a.duration.size, "value": a.size.size, "position": step_capacity(a) + 3}
     sizes["gap"] = 4 * a.reads.size + 2 * a.size.size + 64
     fields: dict[str, Any] = {name: np.zeros(sizes[of], kind) for of, kind, names in _FIELDS for name in names.split()}
-    return Workspace(**fields, tally=np.zeros(4, np.int64), total=np.zeros(5, np.float64))
+    return Workspace(**fields, tally=np.zeros(4, np.int64), total=np.zeros(6, np.float64))
 
 
 _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("task", np.int64, "first"),
-    ("value", np.int64, "start end write out_of host_until"),
-    ("value", np.uint8, "host"),
-    ("position", np.float64, "memory host_memory clock stall"),
+    ("value", np.int64, "start end write out_of"),
+    ("value", np.uint8, "host slot"),
+    ("position", np.float64, "memory leaving clock stall"),
     ("position", np.uint8, "wait"),
     ("position", np.int64, "repeats bucket lasts"),
     ("gap", np.int64, "gap_value gap_from gap_to gap_slot gap_kind"),

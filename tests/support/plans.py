@@ -5,7 +5,7 @@ from planc.importer.build import ImportedModel
 from planc.lowering.lower import lower
 from planc.plan.plan import Plan
 from planc.problem.build import build_problem
-from planc.schedule.residency import without_idle_starts
+from planc.schedule.residency import residencies, without_idle_starts
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
 from planc.schedule.solver import Solution, Status
@@ -24,7 +24,7 @@ def plan_of(imported: ImportedModel, schedule: Schedule, scratch_in_slab: bool =
     """The plan of a given schedule, with a budget that it just meets."""
     costs = made_up_costs(imported.graph, **({"scratch": SLAB_SCRATCH} if scratch_in_slab else {}))
     planning = build_problem(imported.graph, costs, scratch_in_slab)
-    schedule = without_idle_starts(planning.problem, schedule)
+    schedule = without_idle_starts(planning.problem, schedule, residencies(planning.problem, schedule))
     lowered = lower(imported.graph, planning, schedule)
     timeline = simulate(planning.problem, schedule)
     base = planning.problem.base_duration_ns

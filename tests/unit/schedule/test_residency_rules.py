@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from planc.problem.problem import Origin, Problem, Task, Value
-from planc.schedule.residency import ScheduleError, host_profile, memory_profile, without_idle_starts
+from planc.schedule.residency import ScheduleError, host_bytes, memory_profile, residencies, without_idle_starts
 from planc.schedule.schedule import Copy, Direction, Schedule
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -84,13 +84,14 @@ def test_a_task_after_the_update_must_not_run_before_it() -> None:
     memory_profile(late, Schedule((0, 1, 2, 3, 4, 5, 6)))
 
 
-def test_host_bytes_last_from_copy_out_to_the_last_copy_in() -> None:
-    copies = (Copy(2, OUT, 1, 2), Copy(2, IN, 3, 4))
-    assert host_profile(_problem(), Schedule(STEPS, copies)) == [0, 10, 10, 10, 0, 0, 0]
-    home = Schedule(STEPS, (Copy(1, IN, 0, 0), Copy(1, OUT, 6, 6)), frozenset({1}))
-    assert host_profile(_problem(), home) == [100] * 7
-    caller = Schedule(STEPS, (Copy(0, IN, 0, 0),), frozenset({0}))
-    assert host_profile(_problem(), caller) == [0] * 7
+def test_every_value_that_is_ever_on_the_host_has_one_slot_there() -> None:
+    problem = _problem()
+    there_and_back = (Copy(2, OUT, 1, 2), Copy(2, IN, 3, 4))
+    home = (Copy(1, IN, 0, 0), *there_and_back, Copy(1, OUT, 6, 6))
+    assert host_bytes(problem, Schedule(STEPS)) == 0
+    assert host_bytes(problem, Schedule(STEPS, there_and_back)) == 10
+    assert host_bytes(problem, Schedule(STEPS, home, frozenset({1}))) == 110
+    assert host_bytes(replace(problem, host_alignment=64), Schedule(STEPS, home, frozenset({1}))) == 128 + 64
 
 
 def test_a_copy_at_the_start_that_goes_unread_is_left_out() -> None:
@@ -100,8 +101,18 @@ def test_a_copy_at_the_start_that_goes_unread_is_left_out() -> None:
     )
     problem = replace(problem, tasks=(*problem.tasks[:5], replace(problem.tasks[5], writes=())))
     schedule = Schedule(STEPS, (Copy(0, IN, 0, 0), Copy(1, IN, 0, 0)))
-    tidy = without_idle_starts(problem, schedule)
+    found = residencies(problem, schedule)
+    tidy = without_idle_starts(problem, schedule, found)
     assert tidy.host_start == {0, 1}
     assert memory_profile(problem, schedule) == [114, 130, 131, 131, 140, 130]
     assert memory_profile(problem, tidy) == [114, 130, 131, 131, 140, 30]
-    assert without_idle_starts(problem, Schedule(STEPS)) == Schedule(STEPS)
+    assert without_idle_starts(problem, Schedule(STEPS), residencies(problem, Schedule(STEPS))) == Schedule(STEPS)
+
+
+def test_an_unread_value_goes_to_the_host_only_where_there_is_room() -> None:
+    problem = replace(_problem(), values=(*_problem().values, Value("unread", 50, Origin.CONSTANT)))
+    schedule, unread = Schedule(STEPS), len(problem.values) - 1
+    found = residencies(problem, schedule)
+    assert without_idle_starts(problem, schedule, found).host_start == {unread}
+    assert without_idle_starts(replace(problem, host_budget_bytes=50), schedule, found).host_start == {unread}
+    assert without_idle_starts(replace(problem, host_budget_bytes=49), schedule, found) is schedule
