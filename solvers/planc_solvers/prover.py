@@ -12,6 +12,7 @@ import numpy as np
 
 from planc.problem.problem import Problem
 from planc_solvers.arrays import BATCH_POWER, Arrays, Plan, empty_plan
+from planc_solvers.chains import add_chain_rows
 from planc_solvers.coarse import Coarse, coarse_model
 from planc_solvers.decode import decode
 from planc_solvers.evaluate import evaluate
@@ -57,6 +58,9 @@ MERGE_ROUNDS = 6
 
 MOST_TASKS = 10
 """Critical tasks of the largest model."""
+
+CHAIN_ROUNDS = 8
+"""Relaxations solved to find the chain rows of one model, at most."""
 
 
 class Prover:
@@ -105,11 +109,20 @@ class Prover:
     ) -> Iterator[tuple[int, list[Plan]]]:
         integer = integer and (self.nodes is None or len(critical) == 1)
         coarse = coarse_model(self.problem, critical)
+        if not self.swaps and len(critical) > 1:
+            self._strengthen(coarse)
         answer = coarse.model.solve(self.left() * (share if integer else 0.9), relaxed=not integer, nodes=self.nodes)
         self.infeasible = self.infeasible or answer.infeasible
         self.best[critical] = max(self.best.get(critical, -inf), answer.bound)
         if not self.infeasible:
             yield self._bound_ns(answer.bound), self._decoded(coarse, answer)
+
+    def _strengthen(self, coarse: Coarse) -> None:
+        """Add the chain rows that the relaxation violates, round by round."""
+        for _ in range(CHAIN_ROUNDS):
+            relaxed = coarse.model.solve(self.left() * 0.2, relaxed=True)
+            if relaxed.point is None or self.stopped() or not add_chain_rows(coarse, relaxed.point):
+                return
 
     def _merged(self, peak: int) -> Iterator[tuple[int, list[Plan]]]:
         """Plans of a large problem: for slower and slower copies, at the largest part of the budgets that fits."""

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from support.optimum import check_recomputation_optimum
 from support.oracle import best_recompute_only, best_with_swaps
@@ -12,6 +13,7 @@ from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
+from planc_solvers.chains import add_chain_rows
 from planc_solvers.coarse import coarse_model
 
 
@@ -26,12 +28,15 @@ def _bounds(problem: Problem, seed: int) -> list[float]:
     rng, tasks, found = random.Random(seed), len(problem.tasks), []
     for _ in range(4):
         critical = tuple(sorted(rng.sample(range(1, tasks), rng.randint(1, min(3, tasks - 1)))))
-        answer = coarse_model(problem, critical).model.solve(10)
+        coarse = coarse_model(problem, critical)
+        # Rows that a random point violates are as valid as those that a relaxation's does.
+        add_chain_rows(coarse, np.random.default_rng(seed).random(len(coarse.model.cost)) * 0.3)
+        answer = coarse.model.solve(10)
         found.append(answer.bound * problem.base_duration_ns)
     return found
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(150))
 def test_no_bound_exceeds_the_optimum_of_recomputation(seed: int) -> None:
     problem = _tight(random_dag(seed), seed)
     best = best_recompute_only(problem)
@@ -39,7 +44,7 @@ def test_no_bound_exceeds_the_optimum_of_recomputation(seed: int) -> None:
         assert max(_bounds(problem, seed)) <= best * (1 + 1e-5)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@pytest.mark.parametrize("seed", range(60))
 def test_no_bound_exceeds_the_optimum_with_swaps(seed: int) -> None:
     problem = _tight(small_swap_problem(seed), seed)
     best = best_with_swaps(problem)
