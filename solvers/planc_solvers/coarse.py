@@ -43,6 +43,7 @@ class Coarse:
     fixed: set[tuple[int, int]] = field(default_factory=set)
     stage: list[int] = field(default_factory=list)
     memory_rows: list[int] = field(default_factory=list)
+    host_rows: list[int] = field(default_factory=list)
     """Rows whose right side is a part of a budget."""
     copy_rows: list[int] = field(default_factory=list)
     """Rows that let a stage last as long as its copies; their first coefficient is the stage's time's."""
@@ -311,15 +312,16 @@ def _host_row(c: Coarse, limit: int) -> None:
 
     With one critical task a copy out that is no longer held at it can be left out of the model's point.
     """
-    size, taken = c.problem.values, 0.0
+    taken = 0.0
     terms: Terms = []
-    for value, info in enumerate(size):
+    for value, info in enumerate(c.problem.values):
+        part = c.problem.host_bytes(value) / limit
         if info.origin is Origin.COMPUTED:
-            terms.extend((x, info.bytes / limit) for x, _ in _outs(c, value, 0, 0))
+            terms.extend((x, part) for x, _ in _outs(c, value, 0, 0))
         elif info.origin is Origin.STATE:
-            terms.append((c.resident[value], -info.bytes / limit))
-            taken += info.bytes / limit
-    c.memory_rows.append(c.model.row(terms, upper=1.0 - taken))
+            terms.append((c.resident[value], -part))
+            taken += part
+    c.host_rows.append(c.model.row(terms, upper=1.0 - taken))
 
 
 def _time_rows(c: Coarse) -> None:

@@ -21,6 +21,9 @@ Hashes = npt.NDArray[np.uint64]
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo 1, spread evenly over [0, 1)."""
 
+LEAST = 1e-6
+"""Smallest part that counts as some of a variable."""
+
 _MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
@@ -57,35 +60,40 @@ class Merger:
         self.of_column, self.of_row = _colours(coarse.model, self.matrix, rounds)
         self.threshold = (GOLDEN * (_ranks(self.of_column) + 0.5)) % 1.0
 
-    def solve(self, seconds: float, budget: float = 1.0, slowness: float = 1.0) -> Merged | None:
-        """A point for that part of the budgets and copies that take so much longer; None if late or infeasible.
+    def solve(self, seconds: float, budget: float = 1.0, slowness: float = 1.0, host: float = 1.0) -> Merged | None:
+        """A point for those parts of the budget and of the host's and copies that take so much longer; None if late or
+        infeasible.
 
         Equal fractions would all round alike, so the i-th variable of a colour is rounded at the i-th multiple of the
         golden ratio: of a class present to 0.4 two in five are kept, and variables of one block, having one rank, go
-        together. The bound is that of the merged duals, each shared equally by the rows that were merged into one; it
-        is -infinity for other budgets or speeds.
+        together. Recomputation is left at a half where the model has some of it: what is absent and not copied in is then
+        recomputed, in the model's proportion. The bound is that of the merged duals, each shared equally by the rows that
+        were merged into one; it is -infinity for other budgets or speeds.
         """
         coarse = self.coarse
-        answer = self._small(budget, slowness).solve(seconds, relaxed=True)
+        answer = self._small(budget, slowness, host).solve(seconds, relaxed=True)
         if answer.point is None:
             return None
         point = answer.point[self.of_column]
         kept = np.array([*coarse.present.values(), *coarse.resident.values()], np.int64)
         rounded = np.where(point > 1 - self.threshold, 1.0, 0.0)
         rounded[kept] = np.where(point[kept] >= self.threshold[kept], 1.0, 0.0)
-        if answer.duals is None or budget != 1.0 or slowness != 1.0:
+        remade = np.array([*coarse.recomputed.values()], np.int64)
+        rounded[remade] = np.where(point[remade] > LEAST, 0.5, 0.0)
+        if answer.duals is None or (budget, slowness, host) != (1.0, 1.0, 1.0):
             return Merged(rounded, -np.inf)
         shared = (answer.duals / np.bincount(self.of_row))[self.of_row]
         return Merged(rounded, coarse.model.lagrangian_bound(shared))
 
-    def _small(self, budget: float, slowness: float) -> LinearModel:
+    def _small(self, budget: float, slowness: float, host: float) -> LinearModel:
         """One variable a colour; of each colour of rows one row, with the coefficients of equal variables summed."""
         model, matrix, small = self.coarse.model, self.matrix, LinearModel()
         _, first = np.unique(self.of_column, return_index=True)
         cost = np.bincount(self.of_column, weights=model.cost)
         for colour, column in enumerate(first):
             small.variable(model.lower[column], model.upper[column], float(cost[colour]))
-        memory, copies = set(self.coarse.memory_rows), set(self.coarse.copy_rows)
+        lost = dict.fromkeys(self.coarse.memory_rows, 1.0 - budget) | dict.fromkeys(self.coarse.host_rows, 1.0 - host)
+        copies = set(self.coarse.copy_rows)
         _, chosen = np.unique(self.of_row, return_index=True)
         for row in chosen.tolist():
             begin, end = int(matrix.row_ptr[row]), int(matrix.row_ptr[row + 1])
@@ -94,8 +102,7 @@ class Merger:
                 colour = int(self.of_column[matrix.columns[entry]])
                 slower = slowness if row in copies and entry > begin else 1.0
                 terms[colour] = terms.get(colour, 0.0) + slower * float(matrix.values[entry])
-            upper = model.row_upper[row] - (1.0 - budget if row in memory else 0.0)
-            small.row(list(terms.items()), model.row_lower[row], upper)
+            small.row(list(terms.items()), model.row_lower[row], model.row_upper[row] - lost.get(row, 0.0))
         return small
 
 

@@ -18,7 +18,7 @@ from planc_solvers.decode import decode
 from planc_solvers.evaluate import evaluate
 from planc_solvers.linear import Answer
 from planc_solvers.merge import Merger
-from planc_solvers.workspace import EXCESS, MAKESPAN, Workspace, workspace
+from planc_solvers.workspace import EXCESS, MAKESPAN, ON_HOST, Workspace, workspace
 
 GRID = 12
 """Single critical tasks tried along the stretch where keeping everything is over the budget."""
@@ -52,6 +52,9 @@ MARGINS = (0.99, 0.98, 0.97, 0.96, 0.95, 0.93, 0.9, 0.85, 0.8)
 
 BATCH_POWERS = (BATCH_POWER, 5, 6, 7, 8)
 """Batches of copies out (`Plan.batch`) tried with each plan of a merged model."""
+
+HOST_STEP = 0.998
+"""Where a merged model's plan takes too much of the host, the next model has that much less, and a little less again."""
 
 MERGE_ROUNDS = 6
 """Rounds of refinement of merged models."""
@@ -125,21 +128,33 @@ class Prover:
                 return
 
     def _merged(self, peak: int) -> Iterator[tuple[int, list[Plan]]]:
-        """Plans of a large problem: for slower and slower copies, at the largest part of the budgets that fits."""
+        """Plans of a large problem: for slower and slower copies, at the largest part of the budgets that fits.
+
+        The model counts what lies on the host at its critical task, a plan all that is ever there.
+        """
         merger, margins = Merger(coarse_model(self.problem, (peak,)), MERGE_ROUNDS), deque((1.0, *MARGINS))
         whole = merger.solve(self.left() * 0.3)
         if whole is not None:
             yield self._bound_ns(whole.bound), []
+        host = 1.0
         for slowness in SLOWNESS:
             while margins and not self.stopped():
-                found = merger.solve(self.left() * 0.3, margins[0], slowness)
+                found = merger.solve(self.left() * 0.3, margins[0], slowness, host)
                 plan = None if found is None else decode(merger.coarse, self.small, self.arrays, found.point)
                 valid = plan is not None and self._batched(plan)
                 if plan is not None and valid:
                     yield 0, [plan]
                 if valid and self.place.total[EXCESS] <= 0:
                     break
-                margins.popleft()
+                over = self.place.total[ON_HOST] / max(self.arrays.host_budget, 1) if valid else 0.0
+                if over > 1:
+                    host *= HOST_STEP / over
+                if over <= 1 or plan is None or self._peak(plan) > self.arrays.budget:
+                    margins.popleft()
+
+    def _peak(self, plan: Plan) -> float:
+        """Most bytes on the device in `plan`, which was evaluated last."""
+        return float(self.place.memory[: int(plan.length[0])].max())
 
     def _batched(self, plan: Plan) -> bool:
         """Let copies out start together in batches of the size that makes `plan` fastest; False when it is not valid."""

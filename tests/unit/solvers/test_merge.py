@@ -37,7 +37,7 @@ def test_the_merged_duals_bound_the_whole_relaxation_from_below(coarse: Coarse, 
 def test_the_rounded_point_decodes_to_a_plan_near_the_budget(coarse: Coarse) -> None:
     merged, arrays = Merger(coarse, 6).solve(30), arrays_of(coarse.problem)
     assert merged is not None
-    assert set(np.unique(merged.point)) <= {0.0, 1.0}
+    assert set(np.unique(merged.point)) <= {0.0, 0.5, 1.0}
     place = workspace(arrays)
     assert evaluate(arrays, decode(coarse, coarse.problem, arrays, merged.point), place)
     assert place.total[EXCESS] < 0.05 * arrays.budget * len(coarse.problem.tasks)
@@ -55,6 +55,16 @@ def test_smaller_budgets_and_slower_copies_are_those_of_another_problem(
     )
     other = replace(problem, values=values, budget_bytes=round(problem.budget_bytes * budget))
     expected = coarse_model(other, coarse.critical).model.solve(30, relaxed=True).objective
-    answer = Merger(coarse, 30)._small(budget, slowness).solve(30, relaxed=True)
+    answer = Merger(coarse, 30)._small(budget, slowness, 1.0).solve(30, relaxed=True)
     assert answer.objective == pytest.approx(expected, rel=1e-6)
     assert answer.objective > coarse.model.solve(30, relaxed=True).objective * 1.001
+
+
+def test_less_of_the_host_is_another_host_limit(coarse: Coarse) -> None:
+    limit = sum(v.bytes for v in coarse.problem.values) // 2
+    held = replace(coarse.problem, host_budget_bytes=limit)
+    tighter = replace(held, host_budget_bytes=round(limit * 0.7))
+    expected = coarse_model(tighter, coarse.critical).model.solve(30, relaxed=True).objective
+    answer = Merger(coarse_model(held, coarse.critical), 30)._small(1.0, 1.0, 0.7).solve(30, relaxed=True)
+    assert answer.objective == pytest.approx(expected, rel=1e-6)
+    assert answer.objective > coarse_model(held, coarse.critical).model.solve(30, relaxed=True).objective * 1.001
