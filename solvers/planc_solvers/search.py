@@ -12,7 +12,9 @@ import numpy as np
 from planc_solvers.arrays import MOST_BATCH_POWER, Arrays, Bytes8, Ints, Plan, empty_plan
 from planc_solvers.choices import choose, has_forms
 from planc_solvers.compiled import inner, outer
+from planc_solvers.edits import flip, insert, remove
 from planc_solvers.evaluate import evaluate
+from planc_solvers.runs import drop_run, part_of_run, shift_run
 from planc_solvers.workspace import (
     COMPUTE,
     EXCESS,
@@ -38,6 +40,9 @@ CHAIN_DEPTH = 12
 
 REORDER_SHARE = 0.4
 """Part of the moves that shift a step, where the order is free."""
+
+RUN_SHARE = 0.16
+"""Part of the moves, without swaps, that change recomputations side by side together."""
 
 DRAWS = 40
 """Random draws before a move gives up looking for its target."""
@@ -85,42 +90,6 @@ def copied(a: Arrays, plan: Plan) -> Plan:
     twin = empty_plan(a)
     copy_plan(plan, twin)
     return twin
-
-
-@inner
-def _insert(s: Plan, position: int, task: int) -> None:
-    length, seq, choice, fetch, words = s.length[0], s.seq, s.choice, s.fetch, s.fetch.shape[1]
-    for p in range(length, position, -1):
-        seq[p] = seq[p - 1]
-        choice[p] = choice[p - 1]
-        for q in range(words):
-            fetch[p, q] = fetch[p - 1, q]
-    seq[position] = task
-    choice[position] = 0
-    for q in range(words):
-        fetch[position, q] = np.uint64(0)
-    s.length[0] = length + 1
-
-
-@inner
-def _remove(s: Plan, position: int) -> None:
-    seq, choice, fetch, words = s.seq, s.choice, s.fetch, s.fetch.shape[1]
-    for p in range(position, s.length[0] - 1):
-        seq[p] = seq[p + 1]
-        choice[p] = choice[p + 1]
-        for q in range(words):
-            fetch[p, q] = fetch[p + 1, q]
-    s.length[0] -= 1
-
-
-@inner
-def _flip(s: Plan, w: Workspace, gap: int) -> None:
-    """Toggle the decision on a gap: kept or fetched, home or resident."""
-    if w.gap_kind[gap] == HOME:
-        s.home[w.gap_value[gap]] ^= np.uint8(1)
-    else:
-        slot = w.gap_slot[gap]
-        s.fetch[w.gap_to[gap], slot >> 6] ^= np.uint64(1) << np.uint64(slot & 63)
 
 
 @inner
@@ -201,7 +170,7 @@ def _insert_sorted(a: Arrays, s: Plan, tasks: Ints, count: int, position: int) -
             if tasks[j] < tasks[low]:
                 low = j
         tasks[i], tasks[low] = tasks[low], tasks[i]
-        _insert(s, position + i, tasks[i])
+        insert(s, position + i, tasks[i])
         forms = a.form_ptr[tasks[i] + 1] - a.form_ptr[tasks[i]]
         s.choice[position + i] = np.random.randint(forms) if forms > 1 and np.random.random() < 0.5 else 0
 
@@ -222,7 +191,7 @@ def _recompute(a: Arrays, s: Plan, w: Workspace, m: Annealing, gap: int) -> bool
     if w.gap_kind[gap] == HOME:
         return False
     if w.gap_kind[gap] == FETCHED:
-        _flip(s, w, gap)
+        flip(s, w, gap)
     position = w.gap_to[gap]
     if np.random.random() < 0.25:
         position -= np.random.randint(min(position - w.gap_from[gap], 6) + 1)
@@ -245,9 +214,37 @@ def _drop_repeat(a: Arrays, s: Plan, w: Workspace, exchange: bool) -> bool:
         task, gap_from, gap_value, producer = s.seq[position], w.gap_from, w.gap_value, a.producer
         for g in range(w.tally[GAPS]):
             if gap_from[g] == position + 1 and producer[gap_value[g]] == task and w.gap_kind[g] == KEPT:
-                _flip(s, w, g)
-    _remove(s, position)
+                flip(s, w, g)
+    remove(s, position)
     return True
+
+
+@inner
+def _trade_run(a: Arrays, s: Plan, w: Workspace, m: Annealing) -> bool:
+    """Recompute one value instead of others: remove recomputations side by side and recompute the value of a gap."""
+    if w.tally[REPEATS] == 0:
+        return False
+    begin, end = part_of_run(w)
+    gap = _gap_at(w, begin if np.random.random() < 0.7 else -1, KEPT)
+    if gap < 0 or begin <= w.gap_to[gap] <= end:
+        return False
+    before, position = s.length[0], w.gap_to[gap]
+    if not _recompute(a, s, w, m, gap):
+        return False
+    moved = s.length[0] - before if position < begin else 0
+    for _ in range(begin, end):
+        remove(s, begin + moved)
+    return True
+
+
+@inner
+def _propose_runs(a: Arrays, s: Plan, w: Workspace, m: Annealing, draw: float) -> bool:
+    """Change recomputations side by side together; `draw` in [0, RUN_SHARE) says how."""
+    if draw < 0.25 * RUN_SHARE:
+        return drop_run(s, w)
+    if draw < 0.75 * RUN_SHARE:
+        return _trade_run(a, s, w, m)
+    return shift_run(s, w)
 
 
 @inner
@@ -262,8 +259,8 @@ def _move_repeat(a: Arrays, s: Plan, w: Workspace) -> bool:
         target = position + np.random.randint(1, reach) * (1 if np.random.random() < 0.5 else -1)
         target = max(w.first[task] + 1, min(s.length[0] - 1, target))
         choice = s.choice[position]
-        _remove(s, position)
-        _insert(s, target, task)
+        remove(s, position)
+        insert(s, target, task)
         s.choice[target] = choice
         return True
     other = np.random.randint(a.duration.size)
@@ -290,8 +287,8 @@ def _move_first(s: Plan, w: Workspace) -> bool:
     if target == position:
         return False
     task, choice = s.seq[position], s.choice[position]
-    _remove(s, position)
-    _insert(s, target, task)
+    remove(s, position)
+    insert(s, target, task)
     s.choice[target] = choice
     return True
 
@@ -317,7 +314,7 @@ def _flip_run(a: Arrays, s: Plan, w: Workspace, gap: int) -> None:
     for g in range(gap, w.tally[GAPS]):
         alike = w.gap_kind[g] == w.gap_kind[gap] and a.swappable[w.gap_value[g]]
         if alike and 2 * a.size[w.gap_value[g]] >= size and a.size[w.gap_value[g]] <= 2 * size:
-            _flip(s, w, g)
+            flip(s, w, g)
             run -= 1
         if run <= 0:
             break
@@ -334,11 +331,11 @@ def _flip_move(a: Arrays, s: Plan, w: Workspace) -> bool:
     if draw < 0.15:
         _flip_run(a, s, w, gap)
         return True
-    _flip(s, w, gap)
+    flip(s, w, gap)
     if draw < 0.6:
         other = _gap_at(w, -1, -1) if draw < 0.3 else gap + np.random.randint(-12, 13)
         if 0 <= other < w.tally[GAPS] and a.swappable[w.gap_value[other]]:
-            _flip(s, w, other)
+            flip(s, w, other)
     return True
 
 
@@ -362,7 +359,11 @@ def _propose_copies(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool)
         s.batch[0] = max(0, min(MOST_BATCH_POWER, power))
         return bool(s.batch[0] == power)
     changed = False
-    if swaps:
+    if not swaps:
+        draw = np.random.random()
+        if draw < RUN_SHARE:
+            return _propose_runs(a, s, w, m, draw)
+    else:
         draw = np.random.random()
         if draw < 0.65:
             changed = _flip_move(a, s, w)
