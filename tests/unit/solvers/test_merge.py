@@ -61,7 +61,7 @@ def test_smaller_budgets_and_slower_copies_are_those_of_another_problem(
 
 
 def test_less_of_the_host_is_another_host_limit(coarse: Coarse) -> None:
-    limit = sum(v.bytes for v in coarse.problem.values) // 2
+    limit = sum(v.bytes for v in coarse.problem.values) // 12
     held = replace(coarse.problem, host_budget_bytes=limit)
     tighter = replace(held, host_budget_bytes=round(limit * 0.7))
     expected = coarse_model(tighter, coarse.critical).model.solve(30, relaxed=True).objective
