@@ -68,7 +68,7 @@ freezes the search."""
 COLD = 2e-6
 """Temperature at the end of a cycle, relative to the base duration."""
 
-SETTLED_GAP, SETTLED_GAIN, SETTLED_S = (2e-3, 5e-3), 1e-4, 2.0
+SETTLED_GAP, SETTLED_GAIN, SETTLED_S = (1e-3, 5e-3), 1e-4, 2.0
 """A solve ends early when its gap is below the first (without and with swaps) and a whole cycle of at least that many
 seconds gained less than the second: what is left is not worth a user's minute."""
 
