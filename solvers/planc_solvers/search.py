@@ -42,7 +42,7 @@ REORDER_SHARE = 0.4
 """Part of the moves that shift a step, where the order is free."""
 
 RUN_SHARE = 0.16
-"""Part of the moves, without swaps, that change recomputations side by side together."""
+"""Part of the moves, without swaps and in a fixed order, that change recomputations side by side together."""
 
 DRAWS = 40
 """Random draws before a move gives up looking for its target."""
@@ -340,30 +340,30 @@ def _flip_move(a: Arrays, s: Plan, w: Workspace) -> bool:
 
 
 @inner
-def _propose(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool) -> bool:
+def _propose(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool, runs: bool) -> bool:
     """Change the copy `s` of the current plan, whose evaluation is `w`; False when no move came of it."""
     if not has_forms(a):
-        return _propose_copies(a, s, w, m, swaps)
+        return _propose_copies(a, s, w, m, swaps, runs)
     draw = np.random.random()
-    changed = draw > 0.15 and _propose_copies(a, s, w, m, swaps)
+    changed = draw > 0.15 and _propose_copies(a, s, w, m, swaps, runs)
     if draw < 0.4:
         changed = choose(a, s, w, min(_focus(a, s, w), s.length[0] - 1)) or changed
     return changed
 
 
 @inner
-def _propose_copies(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool) -> bool:
+def _propose_copies(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool, runs: bool) -> bool:
     """Change what is kept, fetched or recomputed, or seldom how many copies start together."""
     if swaps and a.boundary > 0 and np.random.random() < 0.003:
         power = s.batch[0] + (1 if np.random.random() < 0.5 else -1)
         s.batch[0] = max(0, min(MOST_BATCH_POWER, power))
         return bool(s.batch[0] == power)
     changed = False
-    if not swaps:
+    if runs:
         draw = np.random.random()
         if draw < RUN_SHARE:
             return _propose_runs(a, s, w, m, draw)
-    else:
+    elif swaps:
         draw = np.random.random()
         if draw < 0.65:
             changed = _flip_move(a, s, w)
@@ -419,7 +419,7 @@ def anneal(
         if reorder and np.random.random() < REORDER_SHARE:
             moved = _move_first(s, m.places[now])
         else:
-            moved = _propose(a, s, m.places[now], m, swaps)
+            moved = _propose(a, s, m.places[now], m, swaps, not swaps and not reorder)
         if not moved:
             continue
         limit = m.state[SCORE] - heat * np.log(1.0 - np.random.random())
