@@ -242,9 +242,7 @@ def host_bytes(problem: Problem, schedule: Schedule) -> int:
     return sum(map(problem.host_bytes, host_values(schedule)))
 
 
-def memory_profile(
-    problem: Problem, schedule: Schedule, found: Sequence[Residency] | None = None
-) -> list[int]:  # fmt: skip
+def memory_profile(problem: Problem, schedule: Schedule, found: Sequence[Residency] | None = None) -> list[int]:
     """Bytes needed at each executed step: values held at its entry plus its working set (length: number of steps).
 
     `found` are the residencies of `schedule` where they are known.

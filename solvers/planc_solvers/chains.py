@@ -40,11 +40,10 @@ class _Need(NamedTuple):
 def add_chain_rows(c: Coarse, point: Point) -> int:
     """Add rows that `point` violates, at most one for each value and critical task; their number."""
     added = 0
-    consumers = _consumers(c)
     for a in range(len(c.critical)):
         best: dict[int, tuple[float, Terms, float]] = {}
         for b in range(a + 1, c.stages):
-            for value, row in _window(c, point, consumers, a, b):
+            for value, row in _window(c, point, a, b):
                 if value not in best or row[0] < best[value][0]:
                     best[value] = row
         for _, terms, lower in best.values():
@@ -53,18 +52,7 @@ def add_chain_rows(c: Coarse, point: Point) -> int:
     return added
 
 
-def _consumers(c: Coarse) -> list[list[int]]:
-    """Tasks that access each value."""
-    found: list[list[int]] = [[] for _ in c.problem.values]
-    for task, accessed in enumerate(c.problem.accesses):
-        for value in accessed:
-            found[value].append(task)
-    return found
-
-
-def _window(
-    c: Coarse, point: Point, consumers: list[list[int]], a: int, b: int
-) -> Iterator[tuple[int, tuple[float, Terms, float]]]:
+def _window(c: Coarse, point: Point, a: int, b: int) -> Iterator[tuple[int, tuple[float, Terms, float]]]:
     """For each value the most violated row of the stages a+1 … b: its violation (negative), terms and right side."""
     problem, made = c.problem, [0.0] * len(c.problem.tasks)
     repeats: list[list[int]] = [[] for _ in problem.tasks]
@@ -78,9 +66,9 @@ def _window(
     for value in order:
         if problem.values[value].origin is not Origin.COMPUTED:
             continue
-        needs[value] = need = _need(c, point, consumers[value], value, a, b)
+        needs[value] = need = _need(c, point, value, a, b)
         found, chosen = -need.amount, -1
-        for task in consumers[value]:
+        for task in problem.readers[value]:
             for made_next in problem.tasks[task].writes:
                 if made_next != value and length.get(made_next, 1.0) < found:
                     found, chosen = length[made_next], made_next
@@ -99,10 +87,11 @@ def _producer(c: Coarse, value: int) -> int:
     return -1 if producer is None else producer
 
 
-def _need(c: Coarse, point: Point, consumers: list[int], value: int, a: int, b: int) -> _Need:
+def _need(c: Coarse, point: Point, value: int, a: int, b: int) -> _Need:
     if any(a < use <= b for use in c.uses[value]):
         return _Need(1.0, None)
-    found = [x for task in consumers for q in range(a + 1, b + 1) if (x := c.recomputed.get((task, q))) is not None]
+    repeats = ((task, q) for task in c.problem.readers[value] for q in range(a + 1, b + 1))
+    found = [x for repeat in repeats if (x := c.recomputed.get(repeat)) is not None]
     if (value, b) in c.present:
         found.append(c.present[value, b])
     if not found:

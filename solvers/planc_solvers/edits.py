@@ -43,3 +43,12 @@ def flip(s: Plan, w: Workspace, gap: int) -> None:
     else:
         slot = w.gap_slot[gap]
         s.fetch[w.gap_to[gap], slot >> 6] ^= np.uint64(1) << np.uint64(slot & 63)
+
+
+@inner
+def shift(s: Plan, source: int, target: int) -> None:
+    """Move a step to another position, in its form, fetching nothing."""
+    task, choice = s.seq[source], s.choice[source]
+    remove(s, source)
+    insert(s, target, task)
+    s.choice[target] = choice

@@ -30,7 +30,7 @@ _known: OrderedDict[int, list[KnownPlan]] = OrderedDict()
 
 
 def _key(problem: Problem) -> int:
-    return hash((problem.tasks, problem.values, problem.contention, problem.boundary_ns))
+    return hash((problem.tasks, problem.values, problem.contention, problem.boundary_ns, problem.host_alignment))
 
 
 def recall(problem: Problem) -> list[KnownPlan]:

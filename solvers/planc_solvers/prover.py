@@ -112,20 +112,24 @@ class Prover:
     ) -> Iterator[tuple[int, list[Plan]]]:
         integer = integer and (self.nodes is None or len(critical) == 1)
         coarse = coarse_model(self.problem, critical)
-        if not self.swaps and len(critical) > 1:
-            self._strengthen(coarse)
-        answer = coarse.model.solve(self.left() * (share if integer else 0.9), relaxed=not integer, nodes=self.nodes)
+        answer = self._strengthened(coarse) if not self.swaps and len(critical) > 1 else None
+        if integer or answer is None:
+            seconds = self.left() * (share if integer else 0.9)
+            answer = coarse.model.solve(seconds, relaxed=not integer, nodes=self.nodes)
         self.infeasible = self.infeasible or answer.infeasible
         self.best[critical] = max(self.best.get(critical, -inf), answer.bound)
         if not self.infeasible:
             yield self._bound_ns(answer.bound), self._decoded(coarse, answer)
 
-    def _strengthen(self, coarse: Coarse) -> None:
-        """Add the chain rows that the relaxation violates, round by round."""
+    def _strengthened(self, coarse: Coarse) -> Answer | None:
+        """Add the chain rows that the relaxation violates, round by round; its answer, where it violates no more."""
         for _ in range(CHAIN_ROUNDS):
             relaxed = coarse.model.solve(self.left() * 0.2, relaxed=True)
-            if relaxed.point is None or self.stopped() or not add_chain_rows(coarse, relaxed.point):
-                return
+            if relaxed.point is None or self.stopped():
+                return None
+            if not add_chain_rows(coarse, relaxed.point):
+                return relaxed
+        return None
 
     def _merged(self, peak: int) -> Iterator[tuple[int, list[Plan]]]:
         """Plans of a large problem: for slower and slower copies, at the largest part of the budgets that fits.

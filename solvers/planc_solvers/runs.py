@@ -7,7 +7,7 @@ import numpy as np
 
 from planc_solvers.arrays import Plan
 from planc_solvers.compiled import inner
-from planc_solvers.edits import insert, remove
+from planc_solvers.edits import remove, shift
 from planc_solvers.workspace import REPEATS, Workspace
 
 NEAR, FAR, NEAR_SHARE = 5, 40, 0.7
@@ -50,21 +50,13 @@ def shift_run(s: Plan, w: Workspace) -> bool:
     if w.tally[REPEATS] == 0:
         return False
     begin, end = part_of_run(w)
-    shift = np.random.randint(1, NEAR if np.random.random() < NEAR_SHARE else FAR)
+    reach = np.random.randint(1, NEAR if np.random.random() < NEAR_SHARE else FAR)
     if np.random.random() < 0.5:
-        target = max(0, begin - shift)
+        target = max(0, begin - reach)
         for p in range(end - begin):
-            _shift(s, begin + p, target + p)
+            shift(s, begin + p, target + p)
     else:
-        target = min(s.length[0] - 1, end - 1 + shift)
+        target = min(s.length[0] - 1, end - 1 + reach)
         for p in range(end - begin):
-            _shift(s, end - 1 - p, target - p)
+            shift(s, end - 1 - p, target - p)
     return True
-
-
-@inner
-def _shift(s: Plan, source: int, target: int) -> None:
-    task, choice = s.seq[source], s.choice[source]
-    remove(s, source)
-    insert(s, target, task)
-    s.choice[target] = choice

@@ -12,7 +12,7 @@ import numpy as np
 from planc_solvers.arrays import MOST_BATCH_POWER, Arrays, Bytes8, Ints, Plan, empty_plan
 from planc_solvers.choices import choose, has_forms
 from planc_solvers.compiled import inner, outer
-from planc_solvers.edits import flip, insert, remove
+from planc_solvers.edits import flip, insert, remove, shift
 from planc_solvers.evaluate import evaluate
 from planc_solvers.runs import drop_run, part_of_run, shift_run
 from planc_solvers.workspace import (
@@ -258,10 +258,7 @@ def _move_repeat(a: Arrays, s: Plan, w: Workspace) -> bool:
         reach = 5 if np.random.random() < 0.7 else 40
         target = position + np.random.randint(1, reach) * (1 if np.random.random() < 0.5 else -1)
         target = max(w.first[task] + 1, min(s.length[0] - 1, target))
-        choice = s.choice[position]
-        remove(s, position)
-        insert(s, target, task)
-        s.choice[target] = choice
+        shift(s, position, target)
         return True
     other = np.random.randint(a.duration.size)
     fan = a.read_ptr[task + 1] - a.read_ptr[task]
@@ -286,10 +283,7 @@ def _move_first(s: Plan, w: Workspace) -> bool:
     target = max(0, min(length - 1, target))
     if target == position:
         return False
-    task, choice = s.seq[position], s.choice[position]
-    remove(s, position)
-    insert(s, target, task)
-    s.choice[target] = choice
+    shift(s, position, target)
     return True
 
 
