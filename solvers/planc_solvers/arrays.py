@@ -7,12 +7,13 @@ starts on the host; a needed output ends there. Everything else (copies out, pos
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from planc.problem.problem import Origin, Problem
+from planc_solvers.packed import Packed
 
 Ints = npt.NDArray[np.int64]
 Bytes8 = npt.NDArray[np.uint8]
@@ -27,7 +28,8 @@ MOST_FORMS = 255
 """Forms of a task that the search considers."""
 
 
-class Arrays(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Arrays(Packed):
     """A problem. Per-task lists are stored as `list[ptr[t]:ptr[t + 1]]`; times in ns, sizes in bytes."""
 
     duration: Ints
@@ -68,7 +70,8 @@ class Arrays(NamedTuple):
     boundary: float
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Plan(Packed):
     """Decision arrays with spare room; `fetch` holds one bit for each accessed value of a step, 64 a word."""
 
     seq: Ints

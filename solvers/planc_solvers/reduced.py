@@ -34,7 +34,7 @@ def reduced(problem: Problem) -> Problem:
 
 def reduced_arrays(whole: Problem, small: Problem) -> Arrays:
     """The arrays of the reduced problem `small`, whose tasks keep to the updates of state in the `whole`."""
-    return arrays_of(small)._replace(deadline=deadlines(whole))
+    return replace(arrays_of(small), deadline=deadlines(whole))
 
 
 def _small(problem: Problem) -> set[int]:

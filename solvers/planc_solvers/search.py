@@ -5,7 +5,7 @@ fit. Moves change one or a few decisions: a gap is fetched instead of kept, a va
 just before a use (with the chain of inputs that are gone), a recomputation is removed, moved or replaced by a fetch.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from planc_solvers.choices import choose, has_forms
 from planc_solvers.compiled import inner, outer
 from planc_solvers.edits import flip, insert, remove, shift
 from planc_solvers.evaluate import evaluate
+from planc_solvers.packed import Packed
 from planc_solvers.runs import drop_run, part_of_run, shift_run
 from planc_solvers.workspace import (
     COMPUTE,
@@ -48,7 +49,8 @@ DRAWS = 40
 """Random draws before a move gives up looking for its target."""
 
 
-class Annealing(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Annealing(Packed):
     """One search: the current plan is `plans[CURRENT]` with its evaluation, the other pair is the neighbour's."""
 
     plans: tuple[Plan, Plan]

@@ -1,11 +1,13 @@
 """What an evaluation derives from a plan, as flat arrays."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from planc_solvers.arrays import Arrays, Bytes8, Ints, step_capacity
+from planc_solvers.packed import Packed
 
 Floats = npt.NDArray[np.float64]
 
@@ -17,7 +19,8 @@ KEPT, FETCHED, HOME = range(3)
 """Kinds of gap: an instance kept idle, one dropped and fetched, and the gap around the step's end."""
 
 
-class Workspace(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Workspace(Packed):
     """Everything an evaluation derives from a plan; positions are boundaries before steps."""
 
     first: Ints

@@ -62,9 +62,9 @@ def test_host_limit_counts_what_is_swapped() -> None:
             continue
         used = host_bytes(problem, schedule_of(problem, plan, place))
         assert place.total[ON_HOST] == used
-        evaluate(arrays._replace(host_budget=used), plan, place)
+        evaluate(replace(arrays, host_budget=used), plan, place)
         enough = place.total[EXCESS]
-        evaluate(arrays._replace(host_budget=max(used // 2, 0)), plan, place)
+        evaluate(replace(arrays, host_budget=max(used // 2, 0)), plan, place)
         if used > 0:
             found += 1
             assert place.total[EXCESS] > enough
