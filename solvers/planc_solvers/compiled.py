@@ -1,13 +1,14 @@
 """How the search is compiled: cached on disk, without the interpreter's lock.
 
-`outer` functions can be called from Python, `inner` ones only from compiled code, which halves their compile time.
-Compiled code reads an array out of a tuple at the price of its reference count, and a call passes every array of the
-tuples it is given: hot loops therefore name their arrays once, before the loop, and call nothing inside.
+`outer` functions can be called from Python, `inner` ones only from compiled code, which makes them faster to compile.
+A user waits for the first compilation, so that its time matters: arrays come in `packed` objects, and functions of NumPy
+that bring text or allocation along (slices that are assigned, `zeros`, `searchsorted`) are written out instead.
 """
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
+import numpy.typing as npt
 from numba import njit
 
 P = ParamSpec("P")
@@ -23,3 +24,10 @@ def inner(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function` for calls from compiled code."""
     compiled = njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return cast(Callable[P, R], compiled)
+
+
+@inner
+def fill(array: npt.NDArray[Any], count: int, value: int) -> None:
+    """Set the first `count` entries."""
+    for i in range(count):
+        array[i] = value

@@ -3,14 +3,14 @@
 import numpy as np
 
 from planc_solvers.arrays import Arrays, Plan
-from planc_solvers.compiled import inner
+from planc_solvers.compiled import fill, inner
 from planc_solvers.workspace import INS, OUTS, Workspace
 
 
 @inner
 def _mark_boundaries(a: Arrays, s: Plan, w: Workspace) -> None:
     wait, out_start, out_stop, in_start, in_stop = w.wait, w.out_start, w.out_stop, w.in_start, w.in_stop
-    wait[: s.length[0] + 1] = 0
+    fill(wait, s.length[0] + 1, 0)
     for i in range(w.tally[OUTS]):
         wait[out_start[i]] = wait[out_stop[i]] = 1
     for i in range(w.tally[INS]):

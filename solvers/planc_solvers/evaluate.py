@@ -3,7 +3,7 @@
 import numpy as np
 
 from planc_solvers.arrays import COMPUTED, CONSTANT, STATE, Arrays, Plan
-from planc_solvers.compiled import inner, outer
+from planc_solvers.compiled import fill, inner, outer
 from planc_solvers.engines import run_engines
 from planc_solvers.place import order_outs, place_ins, place_outs
 from planc_solvers.workspace import (
@@ -26,13 +26,13 @@ from planc_solvers.workspace import (
 
 @inner
 def _begin(a: Arrays, s: Plan, w: Workspace) -> None:
-    w.memory[: s.length[0] + 3] = 0
-    w.tally[:] = 0
-    w.total[:] = 0
-    w.first[:] = -1
-    w.end[:] = 0
-    w.write[:] = 0
-    w.out_of[:] = -1
+    fill(w.memory, s.length[0] + 3, 0)
+    fill(w.tally, w.tally.size, 0)
+    fill(w.total, w.total.size, 0)
+    fill(w.first, w.first.size, -1)
+    fill(w.end, w.end.size, 0)
+    fill(w.write, w.write.size, 0)
+    fill(w.out_of, w.out_of.size, -1)
     host, slot, start, home, origin = w.host, w.slot, w.start, s.home, a.origin
     for v in range(origin.size):
         host[v] = slot[v] = 0
@@ -187,23 +187,37 @@ def _compute_ns(a: Arrays, s: Plan) -> float:
 
 
 @outer
-def evaluate(a: Arrays, s: Plan, w: Workspace, price: float = 0.0, limit: float = np.inf) -> bool:
+def evaluate(a: Arrays, s: Plan, w: Workspace) -> bool:
     """Fill `w` for the plan `s`; False when it does not compute the problem.
-
-    Stops early, with a lower bound as makespan, once that plus `price` a byte-position of excess is over `limit`; what
-    else `w` holds is then incomplete.
 
     `w.total` then holds the excess (byte-positions over the budgets, before copies are placed;
     what is over the host's lasts throughout) and the makespan in ns;
     where the plan itself is over the budget, no instance in transit is held.
     """
+    return evaluate_within(a, s, w, 0.0, np.inf)
+
+
+@inner
+def evaluate_excess(a: Arrays, s: Plan, w: Workspace) -> bool:
+    """Fill `w` but for placement and simulation; False when the plan does not compute the problem."""
+    if not _scan(a, s, w):
+        return False
+    _accumulate(a, s, w)
+    return True
+
+
+@inner
+def evaluate_within(a: Arrays, s: Plan, w: Workspace, price: float, limit: float) -> bool:
+    """As `evaluate`, but stops early once makespan plus `price` a byte-position of excess is over `limit`.
+
+    The makespan is then a lower bound of it, and what else `w` holds is incomplete.
+    """
     if limit < np.inf:
         w.total[MAKESPAN], w.total[EXCESS] = _compute_ns(a, s), 0
         if w.total[MAKESPAN] > limit:
             return True
-    if not _scan(a, s, w):
+    if not evaluate_excess(a, s, w):
         return False
-    _accumulate(a, s, w)
     limit -= price * w.total[EXCESS]
     w.total[MAKESPAN] = max(w.total[COMPUTE], w.total[OUT_TOTAL], w.total[IN_TOTAL])
     changes = a.boundary > 0 and a.form_ns.size > a.duration.size

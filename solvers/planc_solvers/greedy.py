@@ -7,6 +7,7 @@ on the link's time.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from planc_solvers.arrays import BATCH, COMPUTED, STATE, Arrays, Bytes8, Ints, Plan, empty_plan
 from planc_solvers.compiled import inner, outer
 from planc_solvers.evaluate import evaluate
+from planc_solvers.packed import Packed
 from planc_solvers.workspace import EXCESS, MAKESPAN, Floats, Workspace
 
 WEIGHTS = ((1.0, 0.5), (1.0, 1.0), (0.5, 0.5), (0.5, 1.0), (1.0, 2.0), (1.0, 0.0))
@@ -37,7 +39,7 @@ HELD, AWAY, GONE = 1, 2, 0
 
 def greedy_plans(a: Arrays, place: Workspace, seed: int) -> Iterator[Plan | None]:
     """Try one set of weights after the other, without end: a plan within the budgets faster than all before, or None."""
-    readers, generator = _readers(a), np.random.default_rng(seed)
+    trail, generator = _trail(a), np.random.default_rng(seed)
     prices = LINK_PRICES if a.swappable.any() else LINK_PRICES[:1]
     first = [
         np.array([size, wait, price, cuts]) for size, wait in WEIGHTS for price, cuts in zip(prices, CUTS, strict=False)
@@ -46,7 +48,8 @@ def greedy_plans(a: Arrays, place: Workspace, seed: int) -> Iterator[Plan | None
     for trial in count():
         weights = first[trial] if trial < len(first) else _nearby(best, generator)
         plan = empty_plan(a)
-        valid = _greedy(a, plan, *readers, weights) and evaluate(a, plan, place)
+        trail.begin(weights)
+        valid = _greedy(a, plan, trail) and evaluate(a, plan, place)
         better = valid and place.total[EXCESS] <= 0 and place.total[MAKESPAN] < lowest
         if better:
             best, lowest = weights, float(place.total[MAKESPAN])
@@ -59,18 +62,62 @@ def _nearby(weights: Floats, generator: np.random.Generator) -> Floats:
     return np.array([weights[0] + step[0] / 2, wait, price, cuts])
 
 
-def _readers(a: Arrays) -> tuple[Ints, Ints]:
-    """For each value v the tasks that access it, in order: found[ptr[v]:ptr[v + 1]]."""
-    tasks = np.repeat(np.arange(a.duration.size), np.diff(a.read_ptr))
+@dataclass(frozen=True, eq=False)
+class _Trail(Packed):
+    """Where values are and what was looked at, while one plan is made."""
+
+    ptr: Ints
+    readers: Ints
+    """For each value v the tasks that access it, in order: readers[ptr[v]:ptr[v + 1]]."""
+    weights: Floats
+    where: Bytes8
+    """Of each value: held, away or gone."""
+    on_host: Bytes8
+    wanted: Ints
+    """The stamp of the last look at what was to be read, of each value; then the present stamp."""
+    seen: Ints
+    """The same of tasks."""
+    stack: Ints
+    done: Bytes8
+    """1 for tasks that have run."""
+
+    def begin(self, weights: Floats) -> None:
+        """Forget the plan made before; these weights hold for the next one."""
+        self.weights[:] = weights
+        for array in (self.where, self.on_host, self.wanted, self.seen, self.done):
+            array.fill(0)
+
+
+def _trail(a: Arrays) -> _Trail:
+    tasks, values = a.duration.size, a.size.size
+    accessed_by = np.repeat(np.arange(tasks), np.diff(a.read_ptr))
     order = np.argsort(a.reads, kind="stable")
-    return np.searchsorted(a.reads[order], np.arange(a.size.size + 1)).astype(np.int64), tasks[order]
+    ptr = np.searchsorted(a.reads[order], np.arange(values + 1)).astype(np.int64)
+    where, on_host, done = np.zeros(values, np.uint8), np.zeros(values, np.uint8), np.zeros(tasks, np.uint8)
+    wanted, seen, stack = np.zeros(values + 1, np.int64), np.zeros(tasks + 1, np.int64), np.zeros(tasks + 1, np.int64)
+    return _Trail(ptr, accessed_by[order], np.zeros(4), where, on_host, wanted, seen, stack, done)
 
 
 @inner
-def _recomputation(a: Arrays, value: int, where: Bytes8, seen: Ints, stamp: int, stack: Ints, price: float) -> float:
+def _readers_before(t: _Trail, value: int, now: int) -> int:
+    """How many of the tasks that access `value` come before `now`."""
+    readers, base = t.readers, t.ptr[value]
+    low, high = base, t.ptr[value + 1]
+    while low < high:
+        middle = (low + high) >> 1
+        if readers[middle] < now:
+            low = middle + 1
+        else:
+            high = middle
+    return int(low - base)
+
+
+@inner
+def _recomputation(a: Arrays, value: int, t: _Trail, stamp: int, price: float) -> float:
     """Cost of making `value` again: its task, and what that needs and is not on the device."""
     if a.producer[value] < 0:
         return np.inf
+    where, seen, stack = t.where, t.seen, t.stack
     stack[0] = a.producer[value]
     seen[stack[0]] = stamp
     top, cost = 1, 0.0
@@ -102,8 +149,9 @@ def _copying(a: Arrays, value: int, home: bool, on_host: Bytes8, price: float, c
 
 
 @inner
-def _next_task(a: Arrays, now: int, where: Bytes8, wanted: Ints, seen: Ints, stamp: int, stack: Ints) -> int:
+def _next_task(a: Arrays, now: int, t: _Trail, stamp: int) -> int:
     """The first of the tasks to run so that `now` finds its inputs; stamps `wanted` of all that they read."""
+    where, wanted, seen, stack = t.where, t.wanted, t.seen, t.stack
     stack[0] = now
     seen[now] = stamp
     top, first = 1, now
@@ -122,18 +170,16 @@ def _next_task(a: Arrays, now: int, where: Bytes8, wanted: Ints, seen: Ints, sta
 
 
 @inner
-def _evict(
-    a: Arrays, s: Plan, now: int, task: int, where: Bytes8, on_host: Bytes8, wanted: Ints, ptr: Ints, readers: Ints,
-    seen: Ints, stack: Ints, weights: Floats,
-) -> int:  # fmt: skip
+def _evict(a: Arrays, s: Plan, now: int, task: int, t: _Trail) -> int:
     """Evict a value before `task`, which runs for the sake of `now`: its bytes, or -1 when everything is an input."""
+    where, on_host, wanted, ptr, readers, seen, weights = t.where, t.on_host, t.wanted, t.ptr, t.readers, t.seen, t.weights
     best, lowest, stamp, copied, at_home = -1, np.inf, wanted[wanted.size - 1], False, False
     for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
         wanted[a.reads[k]] = -stamp
     for v in range(where.size):
         if where[v] != HELD or a.size[v] == 0 or wanted[v] == -stamp:
             continue
-        at = np.searchsorted(readers[ptr[v] : ptr[v + 1]], now)
+        at = _readers_before(t, v, now)
         ends = at == ptr[v + 1] - ptr[v]
         lives = a.needed[v] if a.origin[v] == COMPUTED else a.origin[v] != BATCH
         soon = wanted[v] == stamp
@@ -152,7 +198,7 @@ def _evict(
             continue
         if repeat:
             seen[seen.size - 1] += 1
-            again = _recomputation(a, v, where, seen, seen[seen.size - 1], stack, weights[2])
+            again = _recomputation(a, v, t, seen[seen.size - 1], weights[2])
             copy = cost <= again
             cost = min(cost, again)
         if cost / share + late < lowest:
@@ -168,9 +214,9 @@ def _evict(
 
 
 @inner
-def _append(a: Arrays, s: Plan, task: int, where: Bytes8, on_host: Bytes8) -> int:
+def _append(a: Arrays, s: Plan, task: int, t: _Trail) -> int:
     """Run `task` as the next step, fetching inputs that are away; the bytes that are on the device in addition after it."""
-    position, added = s.length[0], 0
+    position, added, where, on_host = s.length[0], 0, t.where, t.on_host
     s.seq[position] = task
     for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
         if where[a.reads[k]] == AWAY:
@@ -188,12 +234,10 @@ def _append(a: Arrays, s: Plan, task: int, where: Bytes8, on_host: Bytes8) -> in
 
 
 @outer
-def _greedy(a: Arrays, s: Plan, ptr: Ints, readers: Ints, weights: Floats) -> bool:
-    """Write the plan into `s`; False when eviction finds none within its room."""
+def _greedy(a: Arrays, s: Plan, t: _Trail) -> bool:
+    """Write the plan into `s`; False when eviction finds none within its room. `t` has just begun."""
     tasks, values = a.duration.size, a.size.size
-    where, on_host = np.zeros(values, np.uint8), np.zeros(values, np.uint8)
-    wanted = np.zeros(values + 1, np.int64)
-    seen, stack, done = np.zeros(tasks + 1, np.int64), np.zeros(tasks + 1, np.int64), np.zeros(tasks, np.uint8)
+    where, on_host, wanted, seen, done = t.where, t.on_host, t.wanted, t.seen, t.done
     used = 0
     s.length[0] = 0
     for v in range(values):
@@ -206,7 +250,7 @@ def _greedy(a: Arrays, s: Plan, ptr: Ints, readers: Ints, weights: Floats) -> bo
         while task != now:
             seen[tasks] += 1
             wanted[values] = seen[tasks]
-            task = _next_task(a, now, where, wanted, seen, seen[tasks], stack)
+            task = _next_task(a, now, t, seen[tasks])
             repeats += 1
             late = a.deadline[task] < tasks and done[a.deadline[task]]
             if task != now and (a.recomputable[task] == 0 or late or repeats > MOST_REPEATS):
@@ -215,12 +259,12 @@ def _greedy(a: Arrays, s: Plan, ptr: Ints, readers: Ints, weights: Floats) -> bo
             for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
                 incoming += a.size[a.reads[k]] if where[a.reads[k]] == AWAY else 0
             while used + incoming > a.budget:
-                freed = _evict(a, s, now, task, where, on_host, wanted, ptr, readers, seen, stack, weights)
+                freed = _evict(a, s, now, task, t)
                 if freed < 0:
                     return False
                 used -= freed
             if s.length[0] >= s.seq.size - 64:
                 return False
-            used += _append(a, s, task, where, on_host)
+            used += _append(a, s, task, t)
             done[task] = 1
     return True

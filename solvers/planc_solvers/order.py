@@ -6,7 +6,7 @@ over the budget, summed over the positions; at zero the plan that keeps everythi
 that the order is the better one.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
@@ -15,8 +15,9 @@ from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
 from planc_solvers.arrays import Arrays, Ints, Plan, arrays_of, csr, empty_plan
 from planc_solvers.compiled import inner, outer
-from planc_solvers.evaluate import evaluate
+from planc_solvers.evaluate import evaluate, evaluate_excess
 from planc_solvers.greedy import greedy_plans
+from planc_solvers.packed import Packed
 from planc_solvers.workspace import EXCESS, MAKESPAN, Workspace, workspace
 
 ACCESSES_PER_S = 2e7
@@ -47,10 +48,9 @@ def better_order(problem: Problem, seconds: float, seed: int) -> tuple[int, ...]
     moves = int(min(MOST_MOVES, seconds * TIME_SHARE * ACCESSES_PER_S / (arrays.reads.size + 64)))
     if before <= 0 or not np.isfinite(before):
         return None
-    best = plan.seq[: len(problem.tasks)].copy()
-    earlier, later = _edges(problem)
-    after = _anneal_order(arrays, *earlier, *later, plan, place, best, moves, seed)
-    order = tuple(best.tolist())
+    windows = _windows(problem)
+    after = _anneal_order(arrays, plan, place, windows, moves, seed)
+    order = tuple(windows.best.tolist())
     if after > WORTH * before:
         return None
     given = greedy_ns(problem, seed) if after > 0 else np.inf
@@ -82,8 +82,21 @@ def first_executions(schedule: Schedule) -> tuple[int, ...]:
     return tuple(dict.fromkeys(schedule.steps))
 
 
-def _edges(problem: Problem) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
-    """For each task those that must run before it, and those that must run after it."""
+@dataclass(frozen=True, eq=False)
+class _Windows(Packed):
+    """For each task those that must run before it, and those that must run after it, with room for the search."""
+
+    before_ptr: Ints
+    before: Ints
+    after_ptr: Ints
+    after: Ints
+    place: Ints
+    """Position of each task in the present order."""
+    best: Ints
+    """The best order."""
+
+
+def _windows(problem: Problem) -> _Windows:
     before: list[dict[int, None]] = [{} for _ in problem.tasks]
     for task, accessed in enumerate(problem.accesses):
         for value in accessed:
@@ -97,7 +110,8 @@ def _edges(problem: Problem) -> tuple[tuple[Ints, Ints], tuple[Ints, Ints]]:
     for task, found in enumerate(before):
         for other in found:
             after[other].append(task)
-    return csr(before), csr(after)
+    places = np.arange(len(problem.tasks))
+    return _Windows(*csr(before), *csr(after), places, places.copy())
 
 
 @inner
@@ -112,17 +126,14 @@ def _shift(seq: Ints, place: Ints, source: int, target: int) -> None:
 
 
 @outer
-def _anneal_order(
-    a: Arrays, before_ptr: Ints, before: Ints, after_ptr: Ints, after: Ints, s: Plan, w: Workspace, best: Ints,
-    moves: int, seed: int,
-) -> float:  # fmt: skip
-    """Anneal the order in `s`, leaving the best in `best`; what that is over the budget, in byte-positions."""
+def _anneal_order(a: Arrays, s: Plan, w: Workspace, windows: _Windows, moves: int, seed: int) -> float:
+    """Anneal the order in `s`, leaving the best in `windows.best`; what that is over the budget, in byte-positions."""
     np.random.seed(seed)
-    tasks, seq = a.duration.size, s.seq
-    place = np.zeros(tasks, np.int64)
+    tasks, seq, place, best = a.duration.size, s.seq, windows.place, windows.best
+    before_ptr, before, after_ptr, after = windows.before_ptr, windows.before, windows.after_ptr, windows.after
     for p in range(tasks):
         place[seq[p]] = p
-    evaluate(a, s, w)
+    evaluate_excess(a, s, w)
     current = lowest = w.total[EXCESS]
     first = current
     for i in range(moves):
@@ -144,12 +155,13 @@ def _anneal_order(
         if target == source:
             continue
         _shift(seq, place, source, target)
-        valid = evaluate(a, s, w)
+        valid = evaluate_excess(a, s, w)
         if valid and w.total[EXCESS] <= current - heat * np.log(1.0 - np.random.random()):
             current = w.total[EXCESS]
             if current < lowest:
                 lowest = current
-                best[:] = seq[:tasks]
+                for p in range(tasks):
+                    best[p] = seq[p]
         else:
             _shift(seq, place, target, source)
     return float(lowest)

@@ -6,7 +6,7 @@ step waits (start = stop), so a plan whose dropped gaps fit the budget always ha
 """
 
 from planc_solvers.arrays import Arrays, Plan
-from planc_solvers.compiled import inner
+from planc_solvers.compiled import fill, inner
 from planc_solvers.workspace import INS, OUTS, Workspace
 
 
@@ -18,7 +18,7 @@ def order_outs(s: Plan, w: Workspace, batch: float, a: Arrays) -> None:
     """
     out_start, out_ready, out_order, bucket, chain = w.out_start, w.out_ready, w.out_order, w.bucket, w.chain
     length = s.length[0]
-    bucket[: length + 1] = -1
+    fill(bucket, length + 1, -1)
     for i in range(w.tally[OUTS] - 1, -1, -1):
         chain[i] = bucket[out_ready[i]]
         bucket[out_ready[i]] = i
@@ -131,7 +131,7 @@ def _spread_outs(a: Arrays, s: Plan, w: Workspace) -> None:
     size = a.size
     memory, leaving, out_value, out_ready, out_stop = w.memory, w.leaving, w.out_value, w.out_ready, w.out_stop
     length = s.length[0]
-    leaving[: length + 1] = 0
+    fill(leaving, length + 1, 0)
     for i in range(w.tally[OUTS]):
         leaving[out_ready[i]] += size[out_value[i]]
         leaving[out_stop[i]] -= size[out_value[i]]

@@ -104,7 +104,7 @@ class Portfolio:
         self.chunk = CHUNK
         self.stop = threading.Event()
         start(self.arrays, self.search, self.proposals[0], self.price)
-        anneal(self.arrays, self.search, self.swaps, 1, 1.0, 1.0, PACE, options.seed)
+        anneal(self.arrays, self.search, self.swaps, 1, 1.0, 1.0, PACE, options.seed, False)
         self.search.state[BEST] = inf
         next(greedy_plans(tiny := arrays_of(_TINY), workspace(tiny), 0))
         self._settled_forms(empty_plan(self.arrays))
@@ -223,7 +223,7 @@ class Portfolio:
         seed = (self.options.seed * 1_000_003 + moves) % (1 << 32)
         chunk = CHUNK if counted else self.chunk
         pace = PACE if self.swaps or self.search.state[BEST] < inf else FIRST_PACE
-        anneal(self.arrays, self.search, self.swaps, chunk, heat, heat, pace, seed)
+        anneal(self.arrays, self.search, self.swaps, chunk, heat, heat, pace, seed, False)
         rate = chunk / max(time.monotonic() - began, 1e-6)
         # Moves that fail cost nothing: a chunk of them must not make the next one endless.
         self.chunk = min(2 * chunk, max(10, int(rate * min(CHUNK_S, max(self.left(), 0.01)))))

@@ -11,9 +11,9 @@ import numpy as np
 
 from planc_solvers.arrays import MOST_BATCH_POWER, Arrays, Bytes8, Ints, Plan, empty_plan
 from planc_solvers.choices import choose, has_forms
-from planc_solvers.compiled import inner, outer
+from planc_solvers.compiled import fill, inner, outer
 from planc_solvers.edits import flip, insert, remove, shift
-from planc_solvers.evaluate import evaluate
+from planc_solvers.evaluate import evaluate, evaluate_within
 from planc_solvers.packed import Packed
 from planc_solvers.runs import drop_run, part_of_run, shift_run
 from planc_solvers.workspace import (
@@ -127,7 +127,7 @@ def _gap_at(w: Workspace, position: int, kind: int) -> int:
 def _mark_alive(w: Workspace, position: int, alive: Bytes8) -> None:
     """Which values lie on the device across `position` in the current plan, idle or not."""
     gap_kind, gap_from, gap_to, gap_value = w.gap_kind, w.gap_from, w.gap_to, w.gap_value
-    alive[:] = 0
+    fill(alive, alive.size, 0)
     for g in range(w.tally[GAPS]):
         if gap_kind[g] != FETCHED and gap_from[g] <= position <= gap_to[g]:
             alive[gap_value[g]] = 1
@@ -379,7 +379,6 @@ def _score(w: Workspace, price: float) -> float:
     return float(w.total[MAKESPAN] + price * w.total[EXCESS])
 
 
-@outer
 def start(a: Arrays, m: Annealing, plan: Plan, price: float) -> bool:
     """Begin or resume at `plan`; False when it does not compute the problem."""
     copy_plan(plan, m.plans[0])
@@ -389,7 +388,7 @@ def start(a: Arrays, m: Annealing, plan: Plan, price: float) -> bool:
     m.state[PRICE] = price
     if m.state[FIRST_PRICE] <= 0:
         m.state[FIRST_PRICE] = price
-    m.state[SCORE] = _score(m.places[0], price)
+    m.state[SCORE] = m.places[0].total[MAKESPAN] + price * m.places[0].total[EXCESS]
     if m.places[0].total[EXCESS] <= 0 and m.places[0].total[MAKESPAN] < m.state[BEST]:
         m.state[BEST] = m.places[0].total[MAKESPAN]
         copy_plan(plan, m.best)
@@ -399,7 +398,7 @@ def start(a: Arrays, m: Annealing, plan: Plan, price: float) -> bool:
 @outer
 def anneal(
     a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: float, pace: float, seed: int,
-    reorder: bool = False,
+    reorder: bool,
 ) -> int:  # fmt: skip
     """Run `rounds` moves with the temperature (ns) falling from `hot` to `cold`; the number of plans evaluated.
 
@@ -419,7 +418,7 @@ def anneal(
         if not moved:
             continue
         limit = m.state[SCORE] - heat * np.log(1.0 - np.random.random())
-        if s.length[0] >= s.seq.size - CHAIN_DEPTH - 2 or not evaluate(a, s, w, m.state[PRICE], limit):
+        if s.length[0] >= s.seq.size - CHAIN_DEPTH - 2 or not evaluate_within(a, s, w, m.state[PRICE], limit):
             continue
         evaluated += 1
         score = _score(w, m.state[PRICE])
