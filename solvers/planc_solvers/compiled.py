@@ -26,6 +26,11 @@ def inner(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], compiled)
 
 
+def was_compiled(function: Callable[P, R]) -> bool:
+    """Whether `function` was compiled in this process, rather than loaded from an earlier one or not called yet."""
+    return bool(cast(Any, function).stats.cache_misses)
+
+
 @inner
 def fill(array: npt.NDArray[Any], count: int, value: int) -> None:
     """Set the first `count` entries."""

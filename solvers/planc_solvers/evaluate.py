@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from planc_solvers.arrays import COMPUTED, CONSTANT, STATE, Arrays, Plan
+from planc_solvers.arrays import COMPUTED, CONSTANT, STATE, Arrays, Plan, arrays_of, empty_plan
 from planc_solvers.compiled import fill, inner, outer
 from planc_solvers.engines import run_engines
 from planc_solvers.place import order_outs, place_ins, place_outs
+from planc_solvers.ready import TINY, Once
 from planc_solvers.workspace import (
     COMPUTE,
     EXCESS,
@@ -21,6 +22,7 @@ from planc_solvers.workspace import (
     OUTS,
     REPEATS,
     Workspace,
+    workspace,
 )
 
 
@@ -186,17 +188,6 @@ def _compute_ns(a: Arrays, s: Plan) -> float:
     return float(total)
 
 
-@outer
-def evaluate(a: Arrays, s: Plan, w: Workspace) -> bool:
-    """Fill `w` for the plan `s`; False when it does not compute the problem.
-
-    `w.total` then holds the excess (byte-positions over the budgets, before copies are placed;
-    what is over the host's lasts throughout) and the makespan in ns;
-    where the plan itself is over the budget, no instance in transit is held.
-    """
-    return evaluate_within(a, s, w, 0.0, np.inf)
-
-
 @inner
 def evaluate_excess(a: Arrays, s: Plan, w: Workspace) -> bool:
     """Fill `w` but for placement and simulation; False when the plan does not compute the problem."""
@@ -206,7 +197,7 @@ def evaluate_excess(a: Arrays, s: Plan, w: Workspace) -> bool:
     return True
 
 
-@inner
+@outer
 def evaluate_within(a: Arrays, s: Plan, w: Workspace, price: float, limit: float) -> bool:
     """As `evaluate`, but stops early once makespan plus `price` a byte-position of excess is over `limit`.
 
@@ -228,3 +219,20 @@ def evaluate_within(a: Arrays, s: Plan, w: Workspace, price: float, limit: float
     place_ins(a, s, w)
     w.total[MAKESPAN] = run_engines(a, s, w, limit)
     return True
+
+
+def evaluate(a: Arrays, s: Plan, w: Workspace) -> bool:
+    """Fill `w` for the plan `s`; False when it does not compute the problem.
+
+    `w.total` then holds the excess (byte-positions over the budgets, before copies are placed;
+    what is over the host's lasts throughout) and the makespan in ns;
+    where the plan itself is over the budget, no instance in transit is held.
+    """
+    return evaluate_within(a, s, w, 0.0, np.inf)
+
+
+@Once
+def ready_evaluation() -> None:
+    """Compile, or load, the evaluation."""
+    tiny = arrays_of(TINY)
+    evaluate(tiny, empty_plan(tiny), workspace(tiny))

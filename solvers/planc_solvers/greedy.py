@@ -12,11 +12,12 @@ from itertools import count
 
 import numpy as np
 
-from planc_solvers.arrays import BATCH, COMPUTED, STATE, Arrays, Bytes8, Ints, Plan, empty_plan
+from planc_solvers.arrays import BATCH, COMPUTED, STATE, Arrays, Bytes8, Ints, Plan, arrays_of, empty_plan
 from planc_solvers.compiled import inner, outer
 from planc_solvers.evaluate import evaluate
 from planc_solvers.packed import Packed
-from planc_solvers.workspace import EXCESS, MAKESPAN, Floats, Workspace
+from planc_solvers.ready import TINY, Once
+from planc_solvers.workspace import EXCESS, MAKESPAN, Floats, Workspace, workspace
 
 WEIGHTS = ((1.0, 0.5), (1.0, 1.0), (0.5, 0.5), (0.5, 1.0), (1.0, 2.0), (1.0, 0.0))
 """Powers of a value's bytes and of its wait by which the cost of its return is divided, tried first."""
@@ -268,3 +269,10 @@ def _greedy(a: Arrays, s: Plan, t: _Trail) -> bool:
             used += _append(a, s, task, t)
             done[task] = 1
     return True
+
+
+@Once
+def ready_greedy() -> None:
+    """Compile, or load, the plans of this file."""
+    tiny = arrays_of(TINY)
+    next(greedy_plans(tiny, workspace(tiny), 0))

@@ -6,21 +6,21 @@ plans: local search (`search`) over exact simulations, started from greedy plans
 a complete schedule that has been simulated.
 """
 
-import time
 from dataclasses import replace
-from functools import cache
 from math import inf
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import check_feasible
-from planc.problem.problem import Problem, Task, Value
+from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
 from planc.units import format_bytes
+from planc_solvers.evaluate import ready_evaluation
 from planc_solvers.known import recall, remember
-from planc_solvers.order import better_order, first_executions, greedy_ns, permuted, renumbered
+from planc_solvers.order import better_order, first_executions, greedy_ns, permuted, ready_order, renumbered
 from planc_solvers.portfolio import Portfolio
+from planc_solvers.ready import CLOCK
 from planc_solvers.reorder import free_order, reordered
 
 EVERY = "every schedule"
@@ -42,8 +42,9 @@ class Mip:
         fastest = problem.base_duration_ns == problem.least_duration_ns
         if fastest and _fits(problem, keep):
             return Candidate(keep, problem.least_duration_ns, EVERY)
-        _compile()
-        started = time.monotonic()
+        ready_evaluation()
+        ready_order()
+        started = CLOCK.now()
         order = better_order(problem, options.time_limit_s, options.seed)
         if order is not None and fastest and _fits(problem, Schedule(order)):
             return Candidate(Schedule(order), problem.least_duration_ns, EVERY)
@@ -86,20 +87,11 @@ class Mip:
         return Candidate(found, portfolio.bound_ns, IN_ORDER if given else IN_PLANS_ORDER)
 
 
-@cache
-def _compile() -> None:
-    """Compile, or load, what runs before the search, outside of the time limit."""
-    tiny = Problem((Task("task", 1, (), (0,), 2),), (Value("value", 2),), 1)
-    better_order(tiny, 0.0, 0)
-    greedy_ns(tiny, 0)
-    reordered(tiny, 0.0, 0, 1)
-
-
 def _with_time_left(options: SolveOptions, started: float) -> SolveOptions:
     """`options` for what is left of the time limit; one worker counts its moves, whatever the clock says."""
     if options.workers == 1:
         return options
-    return replace(options, time_limit_s=max(0.0, options.time_limit_s - (time.monotonic() - started)))
+    return replace(options, time_limit_s=max(0.0, options.time_limit_s - (CLOCK.now() - started)))
 
 
 def _fits(problem: Problem, schedule: Schedule) -> bool:

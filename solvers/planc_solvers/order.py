@@ -16,8 +16,9 @@ from planc.schedule.schedule import Schedule
 from planc_solvers.arrays import Arrays, Ints, Plan, arrays_of, csr, empty_plan
 from planc_solvers.compiled import inner, outer
 from planc_solvers.evaluate import evaluate, evaluate_excess
-from planc_solvers.greedy import greedy_plans
+from planc_solvers.greedy import greedy_plans, ready_greedy
 from planc_solvers.packed import Packed
+from planc_solvers.ready import TINY, Once
 from planc_solvers.workspace import EXCESS, MAKESPAN, Workspace, workspace
 
 ACCESSES_PER_S = 2e7
@@ -59,6 +60,7 @@ def better_order(problem: Problem, seconds: float, seed: int) -> tuple[int, ...]
 
 def greedy_ns(problem: Problem, seed: int) -> float:
     """Step time of the best of a few greedy plans; infinite where none of them fits."""
+    ready_greedy()
     arrays, best = arrays_of(problem), np.inf
     place = workspace(arrays)
     for plan in islice(greedy_plans(arrays, place, seed), TRIALS):
@@ -165,3 +167,9 @@ def _anneal_order(a: Arrays, s: Plan, w: Workspace, windows: _Windows, moves: in
         else:
             _shift(seq, place, target, source)
     return float(lowest)
+
+
+@Once
+def ready_order() -> None:
+    """Compile, or load, the search of this file."""
+    better_order(TINY, 0.0, 0)

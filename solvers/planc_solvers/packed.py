@@ -1,9 +1,9 @@
 """Groups of arrays that compiled code receives as one pointer.
 
 numba passes a tuple of arrays by value, seven numbers an array: with 60 arrays through 50 functions that was most of what
-the compiler had to do. A `Packed` object goes as the address of a table instead, which says where each array lies and what
-its shape is, or what a number is. Arrays that compiled code reads out of it are not counted as references: whoever calls
-holds the object.
+the compiler had to do, and slow to run. A `Packed` object goes as the address of a table instead, which says where each
+array lies and what its shape is, or what a number is. Arrays that compiled code reads out of it are not counted as
+references: whoever calls holds the object.
 """
 
 from dataclasses import fields
@@ -12,30 +12,26 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.datamodel.models import OpaqueModel, StructModel
 from numba.core.typing.templates import AttributeTemplate
-from numba.extending import (
-    NativeValue,
-    infer_getattr,
-    lower_getattr_generic,
-    register_model,
-    typeof_impl,
-    unbox,
-)
+from numba.extending import NativeValue, infer_getattr, lower_getattr_generic, register_model, typeof_impl, unbox
 from numba.np.arrayobj import make_array, populate_array
 from numba.np.numpy_support import from_dtype
 
-_WORD = ir.IntType(64)
+NumbaType = Any
+"""A type as numba knows it."""
+
+_numba: Any = types
+_WORD: Any = cgutils.intp_t
 
 
 class Packed:
     """Base of frozen dataclasses of C-contiguous arrays, numbers, other packed objects and tuples of these."""
 
     @cached_property
-    def kind(self) -> "PackedType":
-        """The type by which functions are compiled, the same for all objects of one class with the like arrays."""
+    def kind(self) -> NumbaType:
+        """The type by which functions are compiled, the same for all objects of one class with arrays alike."""
         return PackedType(type(self).__name__, tuple((name, _type_of(value)) for name, value in self._items()))
 
     @cached_property
@@ -49,7 +45,8 @@ class Packed:
         return int(self.table.ctypes.data)
 
     def _items(self) -> list[tuple[str, Any]]:
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]  # type: ignore[arg-type]
+        members: Any = fields(self)  # type: ignore[arg-type]
+        return [(member.name, getattr(self, member.name)) for member in members]
 
 
 def _words(value: Any) -> tuple[int, ...]:
@@ -65,23 +62,23 @@ def _words(value: Any) -> tuple[int, ...]:
     return (int(np.float64(value).view(np.int64)) if isinstance(value, float) else int(value),)
 
 
-class Borrowed(types.Array):  # type: ignore[misc]
+class Borrowed(types.Array):
     """An array whose owner compiled code does not know."""
 
 
-class PackedType(types.Opaque):  # type: ignore[misc]
+class PackedType(types.Opaque):
     """A packed object with these fields, by name and type."""
 
-    def __init__(self, owner: str, members: tuple[tuple[str, types.Type], ...]) -> None:
+    def __init__(self, owner: str, members: tuple[tuple[str, NumbaType], ...]) -> None:
         self.members = members
         super().__init__(owner)
 
     @property
-    def key(self) -> tuple[str, tuple[tuple[str, types.Type], ...]]:
+    def key(self) -> tuple[str, tuple[tuple[str, NumbaType], ...]]:
         """What tells two types apart."""
         return self.name, self.members
 
-    def find(self, name: str) -> tuple[int, types.Type]:
+    def find(self, name: str) -> tuple[int, NumbaType]:
         """The field's first word in the table, and its type."""
         word = 0
         for member, kind in self.members:
@@ -91,18 +88,18 @@ class PackedType(types.Opaque):  # type: ignore[misc]
         raise AttributeError(name)
 
 
-def _type_of(value: Any) -> types.Type:
+def _type_of(value: Any) -> NumbaType:
     if isinstance(value, np.ndarray):
         return Borrowed(from_dtype(value.dtype), value.ndim, "C")
     if isinstance(value, tuple):
-        return types.UniTuple(_type_of(value[0]), len(value))
+        return _numba.UniTuple(_type_of(value[0]), len(value))
     if isinstance(value, Packed):
         return value.kind
-    return types.float64 if isinstance(value, float) else types.int64
+    return _numba.float64 if isinstance(value, float) else _numba.int64
 
 
-def _width(kind: types.Type) -> int:
-    if isinstance(kind, types.UniTuple):
+def _width(kind: NumbaType) -> int:
+    if isinstance(kind, _numba.UniTuple):
         return int(kind.count) * _width(kind.dtype)
     return 1 + int(kind.ndim) if isinstance(kind, types.Array) else 1
 
@@ -112,73 +109,79 @@ class _BorrowedModel(StructModel):  # type: ignore[misc]
     """That of an array, without an owner."""
 
     def __init__(self, manager: Any, kind: Borrowed) -> None:
-        extent = types.UniTuple(types.intp, kind.ndim)
+        extent = _numba.UniTuple(_numba.intp, kind.ndim)
         members = [
-            ("meminfo", types.voidptr),
-            ("parent", types.voidptr),
-            ("nitems", types.intp),
-            ("itemsize", types.intp),
-            ("data", types.CPointer(kind.dtype)),
+            ("meminfo", _numba.voidptr),
+            ("parent", _numba.voidptr),
+            ("nitems", _numba.intp),
+            ("itemsize", _numba.intp),
+            ("data", _numba.CPointer(kind.dtype)),
             ("shape", extent),
             ("strides", extent),
         ]
         super().__init__(manager, kind, members)
 
 
-register_model(PackedType)(OpaqueModel)
-
-
-@typeof_impl.register(Packed)
-def _typeof(value: Packed, _context: Any) -> PackedType:
-    return value.kind
-
-
-@unbox(PackedType)
-def _unbox(_kind: PackedType, value: ir.Value, c: Any) -> NativeValue:
-    number = c.pyapi.object_getattr_string(value, "address")
-    address = c.pyapi.number_as_ssize_t(number)
-    c.pyapi.decref(number)
-    return NativeValue(c.builder.inttoptr(address, cgutils.voidptr_t), is_error=cgutils.is_not_null(c.builder, c.pyapi.err_occurred()))
-
-
 @infer_getattr
 class _PackedAttribute(AttributeTemplate):  # type: ignore[misc]
     key = PackedType
 
-    def generic_resolve(self, kind: PackedType, name: str) -> types.Type | None:
+    def generic_resolve(self, kind: PackedType, name: str) -> NumbaType:
         """The type of the field of that name, None if there is none."""
         return dict(kind.members).get(name)
 
 
-@lower_getattr_generic(PackedType)
-def _read_field(context: Any, builder: ir.IRBuilder, kind: PackedType, value: ir.Value, name: str) -> ir.Value:
+def _typeof(value: Packed, _context: Any) -> NumbaType:
+    return value.kind
+
+
+def _unbox(_kind: PackedType, value: Any, c: Any) -> NativeValue:
+    number = c.pyapi.object_getattr_string(value, "address")
+    address = c.pyapi.number_as_ssize_t(number)
+    c.pyapi.decref(number)
+    failed = cgutils.is_not_null(c.builder, c.pyapi.err_occurred())
+    return NativeValue(c.builder.inttoptr(address, cgutils.voidptr_t), is_error=failed)
+
+
+def _read_field(context: Any, builder: Any, kind: PackedType, value: Any, name: str) -> Any:
     word, member = kind.find(name)
     return _read(context, builder, value, word, member)
 
 
-def _read(context: Any, builder: ir.IRBuilder, table: ir.Value, word: int, kind: types.Type) -> ir.Value:
+register_model(PackedType)(OpaqueModel)
+typeof_impl.register(Packed)(_typeof)
+unbox(PackedType)(_unbox)
+lower_getattr_generic(PackedType)(_read_field)
+
+
+def _read(context: Any, builder: Any, table: Any, word: int, kind: NumbaType) -> Any:
     """The value of that type at the table's `word`."""
-    if isinstance(kind, types.UniTuple):
+    if isinstance(kind, _numba.UniTuple):
         each = _width(kind.dtype)
         found = [_read(context, builder, table, word + i * each, kind.dtype) for i in range(kind.count)]
         return context.make_tuple(builder, kind, found)
+    if isinstance(kind, types.Array):
+        return _read_array(context, builder, table, word, kind)
     first = _load(builder, table, word)
     if isinstance(kind, PackedType):
         return builder.inttoptr(first, cgutils.voidptr_t)
-    if not isinstance(kind, types.Array):
-        return builder.bitcast(first, context.get_value_type(kind))
+    return builder.bitcast(first, context.get_value_type(kind))
+
+
+def _read_array(context: Any, builder: Any, table: Any, word: int, kind: NumbaType) -> Any:
     shape = [_load(builder, table, word + 1 + axis) for axis in range(kind.ndim)]
-    size = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+    pointer = context.get_data_type(kind.dtype).as_pointer()
+    size = context.get_abi_sizeof(pointer.pointee)
     strides = [_WORD(size)]
     for extent in shape[:0:-1]:
         strides.insert(0, builder.mul(strides[0], extent))
     array = make_array(kind)(context, builder)
-    data = builder.inttoptr(first, context.get_data_type(kind.dtype).as_pointer())
+    data = builder.inttoptr(_load(builder, table, word), pointer)
     populate_array(array, data=data, shape=shape, strides=strides, itemsize=size, meminfo=None)
     return array._getvalue()
 
 
-def _load(builder: ir.IRBuilder, table: ir.Value, word: int) -> ir.Value:
+def _load(builder: Any, table: Any, word: int) -> Any:
     """A word of a table, which never changes: LLVM may load it once, whatever is written in between."""
     words = builder.bitcast(table, _WORD.as_pointer())
     loaded = builder.load(builder.gep(words, [_WORD(word)]))

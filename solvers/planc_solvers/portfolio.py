@@ -8,29 +8,29 @@ from math import inf
 from typing import NamedTuple
 
 from planc.problem.bounds import minimum_budget
-from planc.problem.problem import Problem, Task, Value
+from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import OPTIMAL_GAP, Progress, SolveOptions
 from planc.units import format_bytes
-from planc_solvers.arrays import UNLIMITED, Plan, arrays_of, empty_plan
+from planc_solvers.arrays import UNLIMITED, Plan, empty_plan
 from planc_solvers.build import plan_of, schedule_of
 from planc_solvers.choices import settle
+from planc_solvers.compiled import was_compiled
 from planc_solvers.decode import give_up_all
-from planc_solvers.evaluate import evaluate
-from planc_solvers.greedy import greedy_plans
+from planc_solvers.evaluate import evaluate, evaluate_within
+from planc_solvers.greedy import greedy_plans, ready_greedy
 from planc_solvers.mend import mend
 from planc_solvers.prover import LARGE, Prover
+from planc_solvers.ready import CLOCK
 from planc_solvers.reduced import reduced, reduced_arrays
-from planc_solvers.search import BEST, PRICE, SCORE, anneal, annealing, copied, copy_plan, start
+from planc_solvers.search import BEST, PRICE, SCORE, anneal, annealing, copied, copy_plan, ready_search, start
 from planc_solvers.workspace import EXCESS, MAKESPAN, workspace
 
 CHUNK_S = 0.1
 """Time between two looks at the clock and at the other half."""
 
-
-_TINY = Problem((Task("task", 1, (), (0,), 1),), (Value("value", 1),), 2)
-"""Compiles what no other problem needs to."""
-
+PATIENCE_S = 2.0
+"""Time that the proof gets before the search is compiled, which takes several times that."""
 
 GREEDY_SHARE, FIRST_TRIALS, GREEDY_TRIALS = 0.1, 8, 40
 """Share of the time that goes to greedy plans, how many of them are tried even if they take longer, and how many one
@@ -83,7 +83,7 @@ PROOF_ROUNDS, PROOF_NODES, PROOF_SHARE = 12, 100, 0.4
 
 
 class Portfolio:
-    """One solve of one problem; the first of all on a machine also compiles, outside of the time limit."""
+    """One solve of one problem; the first of all on a machine also compiles, while its clock stands still."""
 
     def __init__(self, problem: Problem, options: SolveOptions) -> None:
         self.problem, self.options, self.small = problem, options, reduced(problem)
@@ -103,12 +103,11 @@ class Portfolio:
         self.price = self.base * 0.02 / (max(self.arrays.budget, 1) * 0.01 * max(1.0, len(problem.tasks) / 50))
         self.chunk = CHUNK
         self.stop = threading.Event()
+        self.proving = threading.Thread(target=self.prove)
         start(self.arrays, self.search, self.proposals[0], self.price)
-        anneal(self.arrays, self.search, self.swaps, 1, 1.0, 1.0, PACE, options.seed, False)
         self.search.state[BEST] = inf
-        next(greedy_plans(tiny := arrays_of(_TINY), workspace(tiny), 0))
         self._settled_forms(empty_plan(self.arrays))
-        self.started = time.monotonic()
+        self.started = CLOCK.now()
 
     def propose(self, schedules: Iterable[Schedule]) -> None:
         """Let the search consider what these schedules decide."""
@@ -136,7 +135,7 @@ class Portfolio:
 
     def left(self) -> float:
         """Seconds until the time limit."""
-        return self.options.time_limit_s - (time.monotonic() - self.started)
+        return self.options.time_limit_s - (CLOCK.now() - self.started)
 
     def gap(self) -> float:
         """Of the best plan; infinite before the first."""
@@ -151,14 +150,13 @@ class Portfolio:
         """Search until finished. Raises what the proving half raised."""
         if self.swaps:
             self.proposals.append(give_up_all(self.small, self.arrays, lambda _: True))
-        thread = threading.Thread(target=self.prove)
-        thread.start()
+        self.proving.start()
         if self.options.workers == 1:
-            thread.join()
+            self.proving.join()
         self.improve()
         self.stop.set()
         # A model under way cannot be interrupted; it ends by its own time limit, which the interpreter awaits at exit.
-        thread.join(timeout=CHUNK_S)
+        self.proving.join(timeout=CHUNK_S)
         if self.failure is not None:
             raise self.failure
         self.infeasible = self.infeasible and self.search.state[BEST] == inf
@@ -184,6 +182,7 @@ class Portfolio:
         """Propose greedy plans for a small share of the time."""
         if self.arrays.reads.size > LARGE:
             return
+        ready_greedy()
         plans = greedy_plans(self.arrays, workspace(self.arrays), self.options.seed)
         for trial, plan in enumerate(plans, start=1):
             if plan is not None:
@@ -195,6 +194,7 @@ class Portfolio:
     def improve(self) -> None:
         """Anneal in cycles, taking up proposals as they come."""
         self.begin()
+        self._await_proof()
         begun, moves, done = self.left(), 0, 0.0
         counted = self._counted_moves()
         for index, cycle in enumerate(self.cycles):
@@ -210,6 +210,16 @@ class Portfolio:
             if self.finished() or self._settled(before, since - self.left()):
                 return
 
+    def _await_proof(self) -> None:
+        """Where the search has yet to be compiled, give the proof a moment before: it often ends the solve."""
+        if ready_search.done or self.options.workers == 1 or not was_compiled(evaluate_within):
+            return
+        with CLOCK.stopped():
+            ends = time.monotonic() + PATIENCE_S
+            while time.monotonic() < ends and self.proving.is_alive() and not self.finished():
+                self._consider(self.price, restart=False)
+                time.sleep(CHUNK_S / 2)
+
     def _counted_moves(self) -> int:
         """Moves of a solve with one worker, whatever the clock says; 0 for several, which go by the clock."""
         if self.options.workers > 1:
@@ -219,6 +229,7 @@ class Portfolio:
 
     def _anneal(self, heat: float, moves: int, counted: bool) -> int:
         """Anneal for a while at that temperature; the number of moves."""
+        ready_search()
         began = time.monotonic()
         seed = (self.options.seed * 1_000_003 + moves) % (1 << 32)
         chunk = CHUNK if counted else self.chunk
@@ -237,7 +248,7 @@ class Portfolio:
 
     def _report(self) -> None:
         best = float(self.search.state[BEST])
-        elapsed = time.monotonic() - self.started
+        elapsed = CLOCK.now() - self.started
         self.options.on_progress(Progress(elapsed, None if best == inf else int(best), self.bound_ns))
 
     def _consider(self, price: float, restart: bool) -> None:

@@ -5,7 +5,6 @@ then a step may move wherever its inputs are on the device. The order found beco
 hold for it.
 """
 
-import time
 from dataclasses import replace
 from math import inf
 
@@ -15,7 +14,8 @@ from planc.schedule.schedule import Schedule
 from planc_solvers.arrays import arrays_of, empty_plan
 from planc_solvers.build import schedule_of
 from planc_solvers.evaluate import evaluate
-from planc_solvers.search import BEST, CURRENT, anneal, annealing, start
+from planc_solvers.ready import CLOCK
+from planc_solvers.search import BEST, CURRENT, anneal, annealing, ready_search, start
 
 TIME_SHARE, ACCESSES_PER_S = 0.45, 6e7
 """Part of the time limit, and accesses evaluated in a second: moves are counted, so that a seed gives one answer."""
@@ -40,6 +40,7 @@ def free_order(problem: Problem) -> bool:
 
 def reordered(problem: Problem, seconds: float, seed: int, workers: int) -> Schedule:
     """A schedule in an order of its own, within the budget or near it; a single worker takes no notice of the clock."""
+    ready_search()
     budget = max(int(problem.budget_bytes * MARGIN), minimum_budget(problem)[0])
     arrays, base = arrays_of(replace(problem, budget_bytes=budget)), float(max(problem.base_duration_ns, 1))
     mean = base / len(problem.tasks)
@@ -47,12 +48,12 @@ def reordered(problem: Problem, seconds: float, seed: int, workers: int) -> Sche
     search.state[BEST] = inf
     start(arrays, search, plan, PRICE * mean / max(arrays.budget, 1))
     chunks = max(1, int(seconds * TIME_SHARE * ACCESSES_PER_S / (arrays.reads.size + 64) / CHUNK))
-    ends = time.monotonic() + seconds * TIME_SHARE
+    ends = CLOCK.now() + seconds * TIME_SHARE
     for chunk in range(chunks):
         heat = HOT * mean * (COLD * base / (HOT * mean)) ** (chunk / chunks)
         mixed = (seed * 1_000_003 + chunk) % (1 << 32)
         anneal(arrays, search, False, CHUNK, heat, heat, PACE, mixed, True)
-        if workers > 1 and time.monotonic() > ends:
+        if workers > 1 and CLOCK.now() > ends:
             break
     found = search.best if search.state[BEST] < inf else search.plans[int(search.state[CURRENT])]
     place = search.places[0]

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planc_solvers.arrays import MOST_BATCH_POWER, Arrays, Bytes8, Ints, Plan, empty_plan
+from planc_solvers.arrays import MOST_BATCH_POWER, Arrays, Bytes8, Ints, Plan, arrays_of, empty_plan
 from planc_solvers.choices import choose, has_forms
 from planc_solvers.compiled import fill, inner, outer
 from planc_solvers.edits import flip, insert, remove, shift
 from planc_solvers.evaluate import evaluate, evaluate_within
 from planc_solvers.packed import Packed
+from planc_solvers.ready import TINY, Once
 from planc_solvers.runs import drop_run, part_of_run, shift_run
 from planc_solvers.workspace import (
     COMPUTE,
@@ -137,14 +138,24 @@ def _mark_alive(w: Workspace, position: int, alive: Bytes8) -> None:
 def _insert_chain(a: Arrays, s: Plan, w: Workspace, m: Annealing, value: int, position: int) -> bool:
     """Recompute `value` before `position`, with the inputs that are gone there; False when it may not be."""
     _mark_alive(w, position, m.alive)
+    count = _gather_chain(a, w, m, value, position)
+    if count == 0 or s.length[0] + count >= s.seq.size:
+        return False
+    _insert_sorted(a, s, m.chain, count, position)
+    return True
+
+
+@inner
+def _gather_chain(a: Arrays, w: Workspace, m: Annealing, value: int, position: int) -> int:
+    """Write the tasks to repeat for `value` into `m.chain`; how many, 0 when one of them may not be repeated."""
     todo, count, at = m.chain, 1, 0
     todo[0] = a.producer[value]
     while at < count:
         task = todo[at]
         if task < 0 or not a.recomputable[task]:
-            return False
+            return 0
         if a.deadline[task] < a.duration.size and w.first[a.deadline[task]] < position:
-            return False
+            return 0
         at += 1
         for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
             u = a.reads[k]
@@ -157,10 +168,7 @@ def _insert_chain(a: Arrays, s: Plan, w: Workspace, m: Annealing, value: int, po
             if again and not known and count < CHAIN_DEPTH:
                 todo[count] = a.producer[u]
                 count += 1
-    if s.length[0] + count >= s.seq.size:
-        return False
-    _insert_sorted(a, s, todo, count, position)
-    return True
+    return count
 
 
 @inner
@@ -329,7 +337,7 @@ def _flip_move(a: Arrays, s: Plan, w: Workspace) -> bool:
         return True
     flip(s, w, gap)
     if draw < 0.6:
-        other = _gap_at(w, -1, -1) if draw < 0.3 else gap + np.random.randint(-12, 13)
+        other = np.random.randint(w.tally[GAPS]) if draw < 0.3 else gap + np.random.randint(-12, 13)
         if 0 <= other < w.tally[GAPS] and a.swappable[w.gap_value[other]]:
             flip(s, w, other)
     return True
@@ -435,4 +443,13 @@ def anneal(
     return evaluated
 
 
-__all__ = ["BEST", "COMPUTE", "Annealing", "anneal", "annealing", "copied", "copy_plan", "start"]
+@Once
+def ready_search() -> None:
+    """Compile, or load, the annealing."""
+    tiny = arrays_of(TINY)
+    search = annealing(tiny)
+    start(tiny, search, empty_plan(tiny), 1.0)
+    anneal(tiny, search, False, 1, 1.0, 1.0, 0.0, 0, False)
+
+
+__all__ = ["BEST", "COMPUTE", "Annealing", "anneal", "annealing", "copied", "copy_plan", "ready_search", "start"]
