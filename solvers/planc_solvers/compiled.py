@@ -6,6 +6,7 @@ that bring text or allocation along (slices that are assigned, `zeros`, `searchs
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy.typing as npt
@@ -26,9 +27,10 @@ def inner(function: Callable[P, R]) -> Callable[P, R]:
     return cast(Callable[P, R], compiled)
 
 
-def was_compiled(function: Callable[P, R]) -> bool:
-    """Whether `function` was compiled in this process, rather than loaded from an earlier one or not called yet."""
-    return bool(cast(Any, function).stats.cache_misses)
+def is_cached(function: Callable[P, R]) -> bool:
+    """Whether there is a file with compiled code of an `outer` function: its first call then takes no time to speak of."""
+    folder = cast(Any, function).stats.cache_path
+    return folder is not None and any(Path(folder).glob(f"*{function.__name__}-*"))
 
 
 @inner

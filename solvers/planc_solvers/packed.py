@@ -44,6 +44,10 @@ class Packed:
         """Where `table` lies."""
         return int(self.table.ctypes.data)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies have arrays, and so a table, of their own."""
+        return dict(self._items())
+
     def _items(self) -> list[tuple[str, Any]]:
         members: Any = fields(self)  # type: ignore[arg-type]
         return [(member.name, getattr(self, member.name)) for member in members]

@@ -15,9 +15,9 @@ from planc.units import format_bytes
 from planc_solvers.arrays import UNLIMITED, Plan, empty_plan
 from planc_solvers.build import plan_of, schedule_of
 from planc_solvers.choices import settle
-from planc_solvers.compiled import was_compiled
+from planc_solvers.compiled import is_cached
 from planc_solvers.decode import give_up_all
-from planc_solvers.evaluate import evaluate, evaluate_within
+from planc_solvers.evaluate import evaluate
 from planc_solvers.greedy import greedy_plans, ready_greedy
 from planc_solvers.mend import mend
 from planc_solvers.prover import LARGE, Prover
@@ -212,7 +212,7 @@ class Portfolio:
 
     def _await_proof(self) -> None:
         """Where the search has yet to be compiled, give the proof a moment before: it often ends the solve."""
-        if ready_search.done or self.options.workers == 1 or not was_compiled(evaluate_within):
+        if ready_search.done or self.options.workers == 1 or is_cached(anneal):
             return
         with CLOCK.stopped():
             ends = time.monotonic() + PATIENCE_S
