@@ -11,11 +11,12 @@ import numpy as np
 
 from planc_solvers.arrays import MOST_BATCH_POWER, Arrays, Bytes8, Ints, Plan, arrays_of, empty_plan
 from planc_solvers.choices import choose, has_forms
-from planc_solvers.compiled import fill, inner, outer
-from planc_solvers.edits import flip, insert, remove, shift
+from planc_solvers.compiled import inner, outer
+from planc_solvers.edits import flip, remove, shift
 from planc_solvers.evaluate import evaluate, evaluate_within
 from planc_solvers.packed import Packed
 from planc_solvers.ready import TINY, Once
+from planc_solvers.recompute import CHAIN_DEPTH, insert_chain
 from planc_solvers.runs import drop_run, part_of_run, shift_run
 from planc_solvers.workspace import (
     COMPUTE,
@@ -36,9 +37,6 @@ SCORE, PRICE, BEST, CURRENT, FIRST_PRICE = range(5)
 
 PRICE_RANGE = 30.0
 """How far the price on excess may move from its first value, up or down: beyond, every plan over or none would do."""
-
-CHAIN_DEPTH = 12
-"""Longest chain of recomputations that one move inserts."""
 
 REORDER_SHARE = 0.4
 """Part of the moves that shift a step, where the order is free."""
@@ -125,67 +123,6 @@ def _gap_at(w: Workspace, position: int, kind: int) -> int:
 
 
 @inner
-def _mark_alive(w: Workspace, position: int, alive: Bytes8) -> None:
-    """Which values lie on the device across `position` in the current plan, idle or not."""
-    gap_kind, gap_from, gap_to, gap_value = w.gap_kind, w.gap_from, w.gap_to, w.gap_value
-    fill(alive, alive.size, 0)
-    for g in range(w.tally[GAPS]):
-        if gap_kind[g] != FETCHED and gap_from[g] <= position <= gap_to[g]:
-            alive[gap_value[g]] = 1
-
-
-@inner
-def _insert_chain(a: Arrays, s: Plan, w: Workspace, m: Annealing, value: int, position: int) -> bool:
-    """Recompute `value` before `position`, with the inputs that are gone there; False when it may not be."""
-    _mark_alive(w, position, m.alive)
-    count = _gather_chain(a, w, m, value, position)
-    if count == 0 or s.length[0] + count >= s.seq.size:
-        return False
-    _insert_sorted(a, s, m.chain, count, position)
-    return True
-
-
-@inner
-def _gather_chain(a: Arrays, w: Workspace, m: Annealing, value: int, position: int) -> int:
-    """Write the tasks to repeat for `value` into `m.chain`; how many, 0 when one of them may not be repeated."""
-    todo, count, at = m.chain, 1, 0
-    todo[0] = a.producer[value]
-    while at < count:
-        task = todo[at]
-        if task < 0 or not a.recomputable[task]:
-            return 0
-        if a.deadline[task] < a.duration.size and w.first[a.deadline[task]] < position:
-            return 0
-        at += 1
-        for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
-            u = a.reads[k]
-            if m.alive[u] or a.producer[u] < 0:
-                continue
-            again = a.recomputable[a.producer[u]] and np.random.random() < 0.75
-            known = False
-            for q in range(count):
-                known = known or todo[q] == a.producer[u]
-            if again and not known and count < CHAIN_DEPTH:
-                todo[count] = a.producer[u]
-                count += 1
-    return count
-
-
-@inner
-def _insert_sorted(a: Arrays, s: Plan, tasks: Ints, count: int, position: int) -> None:
-    """Insert tasks before `position` in task order, which is a valid order among them."""
-    for i in range(count):
-        low = i
-        for j in range(i + 1, count):
-            if tasks[j] < tasks[low]:
-                low = j
-        tasks[i], tasks[low] = tasks[low], tasks[i]
-        insert(s, position + i, tasks[i])
-        forms = a.form_ptr[tasks[i] + 1] - a.form_ptr[tasks[i]]
-        s.choice[position + i] = np.random.randint(forms) if forms > 1 and np.random.random() < 0.5 else 0
-
-
-@inner
 def _fetch_inputs(a: Arrays, s: Plan, position: int, chance: float) -> None:
     """Let the inputs of an inserted recomputation be fetched, each with that chance, rather than kept for it."""
     task = s.seq[position]
@@ -206,7 +143,7 @@ def _recompute(a: Arrays, s: Plan, w: Workspace, m: Annealing, gap: int) -> bool
     if np.random.random() < 0.25:
         position -= np.random.randint(min(position - w.gap_from[gap], 6) + 1)
     before = s.length[0]
-    if not _insert_chain(a, s, w, m, w.gap_value[gap], position):
+    if not insert_chain(a, s, w, m.alive, m.chain, w.gap_value[gap], position):
         return False
     if np.random.random() < 0.3:
         for p in range(position, position + s.length[0] - before):
