@@ -104,6 +104,8 @@ class Portfolio:
         self.chunk = CHUNK
         self.stop = threading.Event()
         self.proving = threading.Thread(target=self.prove)
+        self.go_on = threading.Event()
+        self.go_on.set()
         start(self.arrays, self.search, self.proposals[0], self.price)
         self.search.state[BEST] = inf
         self._settled_forms(empty_plan(self.arrays))
@@ -171,6 +173,7 @@ class Portfolio:
             for solved, (bound, plans) in enumerate(prover.rounds()):
                 self.bound_ns = max(self.bound_ns, bound)
                 self.proposals.extend(plans)
+                self.go_on.wait()
                 if self.finished() or self.left() <= kept or (single and solved + 1 >= PROOF_ROUNDS):
                     break
             self.infeasible = prover.infeasible
@@ -220,6 +223,16 @@ class Portfolio:
                 self._consider(self.price, restart=False)
                 time.sleep(CHUNK_S / 2)
 
+    def _ready(self) -> None:
+        """Compile or load the search; no new model is begun meanwhile, which would slow it."""
+        if ready_search.done:
+            return
+        self.go_on.clear()
+        try:
+            ready_search()
+        finally:
+            self.go_on.set()
+
     def _counted_moves(self) -> int:
         """Moves of a solve with one worker, whatever the clock says; 0 for several, which go by the clock."""
         if self.options.workers > 1:
@@ -229,7 +242,7 @@ class Portfolio:
 
     def _anneal(self, heat: float, moves: int, counted: bool) -> int:
         """Anneal for a while at that temperature; the number of moves."""
-        ready_search()
+        self._ready()
         began = time.monotonic()
         seed = (self.options.seed * 1_000_003 + moves) % (1 << 32)
         chunk = CHUNK if counted else self.chunk
