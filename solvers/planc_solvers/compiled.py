@@ -1,4 +1,4 @@
-"""How the search is compiled: cached on disk, without the interpreter's lock.
+"""How the search is compiled: cached on disk, to run without the interpreter's lock.
 
 `outer` functions can be called from Python, `inner` ones only from compiled code, which makes them faster to compile.
 A user waits for the first compilation, so that its time matters: arrays come in `packed` objects, and functions of NumPy
@@ -22,7 +22,7 @@ def outer(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def inner(function: Callable[P, R]) -> Callable[P, R]:
-    """Compile `function` for calls from compiled code."""
+    """Compile `function` for calls from compiled code, with which it is cached."""
     compiled = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return cast(Callable[P, R], compiled)
 
