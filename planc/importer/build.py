@@ -13,18 +13,24 @@ import onnx
 
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
+from planc.graph.concat import is_concat
 from planc.graph.fused import DOMAIN, VERSION
 from planc.graph.graph import Graph, Layer, Op, Role, Storage, Tensor
 from planc.graph.operators import PIECES, VIEWS, is_random
 from planc.importer.fuse import Fusion
 from planc.importer.inference import Type
+from planc.importer.inside import ReadsInside
 from planc.importer.load import INLINE_CONSTANT_BYTES, ModelFile, Skeleton, read_model, skeleton
+from planc.importer.memory import StepMemory
 from planc.importer.order import Wired, order_for_updates
 from planc.importer.pieces import PieceViews
 from planc.importer.places import Places
 
 COPY_SUFFIX = "@planc.copy"
 """Suffix of the tensor that an added copy of a state's next value writes."""
+
+PART_SUFFIX = "@planc.in:"
+"""Between the names of a Concat's input and output: the tensor that is read there instead of the input."""
 
 _NONE: frozenset[int] = frozenset()
 
@@ -96,7 +102,7 @@ class _Builder:
         for old in [old for old in state if old in copied]:
             nodes.append(self._copy(old, state[old]))
             state[old] = nodes[-1].outputs[0]
-        nodes = self._join_pieces(nodes, state)
+        nodes = self._read_inside(self._join_pieces(nodes, state), state)
         return self._assemble(self._join_elementwise(nodes, state) if self.fused else nodes, forward, state)
 
     def _join_elementwise(self, nodes: list[Wired], state: Mapping[int, int]) -> list[Wired]:
@@ -114,10 +120,30 @@ class _Builder:
         if not any(node.op_type in PIECES for node in nodes):
             return nodes
         constants = {self.index[name]: value for name, value in self.constants.items()}
+        memory = self._memory(nodes, state)
+        return PieceViews(nodes, self.places, self.types, self.nbytes, constants, memory).join_all()
+
+    def _read_inside(self, nodes: list[Wired], state: Mapping[int, int]) -> list[Wired]:
+        """The nodes, those that read an input of a Concat after it reading the Concat's output instead."""
+        if not any(is_concat(node.op_type, node.proto.domain) for node in nodes):
+            return nodes
+        reads = ReadsInside(nodes, self.places, self.types, self.nbytes, self._memory(nodes, state), self._part)
+        return reads.moved()
+
+    def _memory(self, nodes: list[Wired], state: Mapping[int, int]) -> StepMemory:
         kept = [self.index[name] for name in self.bare.outputs]
         given = [self.index[name] for name in self.bare.inputs if name not in self.constants]
-        views = PieceViews(nodes, self.places, self.types, self.nbytes, constants, state, kept, given)
-        return views.join_all()
+        constants = {self.index[name] for name in self.constants}
+        return StepMemory(nodes, self.places.roots(), self.nbytes, constants, state, kept, given)
+
+    def _part(self, like: int, whole: int, offset: int) -> int:
+        """A new tensor of the type of `like` that lies `offset` bytes behind the start of `whole`."""
+        self.names.append(f"{self.names[like]}{PART_SUFFIX}{self.names[whole]}")
+        self.types.append(self.types[like])
+        self.nbytes.append(self.nbytes[like])
+        self.places.add()
+        self.places.join(len(self.names) - 1, whole, offset)
+        return len(self.names) - 1
 
     def _is_small(self, constant: str) -> bool:
         return bool(self.constants[constant].nbytes <= INLINE_CONSTANT_BYTES)

@@ -6,14 +6,13 @@ neediest operator rise.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from planc.graph.footprint import ALIGNMENT
 from planc.graph.operators import PIECES
+from planc.importer.memory import StepMemory
 from planc.importer.order import Wired
 from planc.importer.places import Places
 
@@ -91,15 +90,6 @@ def _gather(node: Wired, shapes: Sequence[tuple[str, tuple[int, ...]]], constant
     yield node.outputs[0], starts, [1 if a == axis else size for a, size in enumerate(shape)]
 
 
-@dataclass(slots=True)
-class _Storage:
-    """Bytes of a storage from the node that makes it to the last that touches it, both included."""
-
-    nbytes: int
-    begin: int
-    end: int
-
-
 class PieceViews:
     """Decides node by node; `join_all` returns the nodes that are left and joins the outputs of the others."""
 
@@ -110,58 +100,10 @@ class PieceViews:
         types: Sequence[tuple[str, tuple[int, ...]]],
         nbytes: Sequence[int],
         constants: Constants,
-        state: Mapping[int, int],
-        kept: Sequence[int],
-        given: Sequence[int],
+        memory: StepMemory,
     ) -> None:
-        """`state` maps old to next values, `kept` are outputs of the step, `given` what is there before it."""
         self.nodes, self.places, self.types, self.nbytes, self.constants = nodes, places, types, nbytes, constants
-        roots = places.roots()
-        self.carried = {roots[t] for pair in state.items() for t in pair}
-        self.alias = {roots[new]: roots[old] for old, new in state.items()}
-        self.replaced: dict[int, int] = {}
-        self.storages: dict[int, _Storage] = {}
-        self.touched: list[dict[int, None]] = []
-        self._measure(roots, kept, given)
-
-    def _measure(self, roots: Sequence[int], kept: Sequence[int], given: Sequence[int]) -> None:
-        """Lifetimes, the live bytes at every node, and the bytes that every node touches."""
-        end = len(self.nodes)
-        size: defaultdict[int, int] = defaultdict(int)
-        for tensor, root in enumerate(roots):
-            own = self.alias.get(root, root)
-            size[own] = max(size[own], self.nbytes[tensor])
-        for tensor in given:
-            self._touch(roots[tensor], 0, size)
-        for position, node in enumerate(self.nodes):
-            self.touched.append({})
-            for tensor in (*node.inputs, *node.outputs):
-                if tensor >= 0 and tensor not in self.constants:
-                    self.touched[-1][self._touch(roots[tensor], position, size)] = None
-            for tensor in node.outputs:
-                if tensor >= 0 and roots[tensor] in self.alias:
-                    self.replaced[self.alias[roots[tensor]]] = position
-        for tensor in kept:
-            self._touch(roots[tensor], end, size)
-        for root in self.carried:
-            self._touch(root, end, size)
-        change = np.zeros(end + 2, np.int64)
-        for held in self.storages.values():
-            change[held.begin] += held.nbytes
-            change[held.end + 1] -= held.nbytes
-        self.live = change.cumsum()
-        self.needs = [sum(self.storages[s].nbytes for s in touched) for touched in self.touched]
-        self.peak, self.neediest = int(self.live.max()), max(self.needs, default=0)
-        self.readers: defaultdict[int, list[int]] = defaultdict(list)
-        for position, touched in enumerate(self.touched):
-            for storage in touched:
-                self.readers[storage].append(position)
-
-    def _touch(self, root: int, position: int, size: Mapping[int, int]) -> int:
-        own = self.alias.get(root, root)
-        storage = self.storages.setdefault(own, _Storage(size[own], position, position))
-        storage.end = max(storage.end, position)
-        return own
+        self.memory = memory
 
     def join_all(self) -> list[Wired]:
         """The nodes that still have to run."""
@@ -185,41 +127,34 @@ class PieceViews:
     def _is_possible(self, root: int, base: int, offsets: Mapping[int, int]) -> bool:
         """Whether pieces at these bytes are aligned, of a size and type that stays on the device, no state, and read
         before their source is replaced. Integers may be shapes, which a provider reads ahead of file order."""
-        whole = self.alias.get(root, root)
-        never = len(self.nodes) + 1
-        replaced = self.replaced.get(whole, never) if root == whole else never
+        memory, never = self.memory, len(self.nodes) + 1
+        whole = memory.storage(root)
+        replaced = memory.replaced.get(whole, never) if root == whole else never
         for output, offset in offsets.items():
             own = self.places.find(output)[0]
             numbers = "float" in self.types[output][0]
             if not numbers or self.nbytes[output] < ALIGNMENT or (base + offset) % ALIGNMENT:
                 return False
-            if own in self.carried or own not in self.storages or self.storages[own].end >= replaced:
+            if own in memory.carried or own not in memory.storages or memory.storages[own].end >= replaced:
                 return False
         return True
 
     def _pays(self, position: int, root: int, outputs: Sequence[int]) -> bool:
         """Whether peak and neediest operator stay as they are; takes the change over if so."""
-        source = self.storages[self.alias.get(root, root)]
+        memory = self.memory
+        whole = memory.storage(root)
+        source, storages = memory.storages[whole], memory.storages
         own = [self.places.find(output)[0] for output in outputs]
-        live, end = self.live.copy(), max([source.end, *(self.storages[piece].end for piece in own)])
+        live, end = memory.live.copy(), max([source.end, *(storages[piece].end for piece in own)])
         for piece in own:
-            live[self.storages[piece].begin : self.storages[piece].end + 1] -= self.storages[piece].nbytes
+            live[storages[piece].begin : storages[piece].end + 1] -= storages[piece].nbytes
         live[source.end + 1 : end + 1] += source.nbytes
-        needs: dict[int, int] = {position: 0}
-        for piece in own:
-            for reader in self.readers[piece]:
-                if reader != position:
-                    needs[reader] = self._need_after(reader, root, own)
-        if int(live.max()) > self.peak or max(needs.values()) > self.neediest:
+        readers = dict.fromkeys(r for piece in own for r in memory.readers[piece] if r != position)
+        neediest = max((memory.need_with(reader, whole, own) for reader in readers), default=0)
+        if int(live.max()) > memory.peak or neediest > memory.neediest:
             return False
-        self.live, source.end = live, end
-        whole = self.alias.get(root, root)
-        for reader in needs:
-            kept = dict.fromkeys(s for s in self.touched[reader] if s not in own)
-            self.touched[reader] = {} if reader == position else kept | {whole: None}
-            self.readers[whole].append(reader)
+        memory.live, source.end = live, end
+        memory.touched[position] = {}
+        for reader in readers:
+            memory.move(reader, whole, own)
         return True
-
-    def _need_after(self, reader: int, root: int, own: Sequence[int]) -> int:
-        left = {s for s in self.touched[reader] if s not in own} | {self.alias.get(root, root)}
-        return sum(self.storages[s].nbytes for s in left)
