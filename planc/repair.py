@@ -148,15 +148,22 @@ class PlanSearch:
         """The first variant of the solution that packs, else the one with the lowest packing after an exact search."""
         lowest: _Trial | None = None
         for variant in self._variants(solution):
-            lowering = Lowering.of(self.graph, self.planning, variant.schedule)
-            trial = _Trial(variant, lowering, lowering.pack(self.limits.capacity, self._pack_s(_TRIAL_SHARE)))
-            if lowest is None or trial.packing.height < lowest.packing.height:
-                lowest = trial
-            if lowest.packing.height <= self.limits.capacity:
-                return lowest
+            for lowering in self._lowerings(variant):
+                trial = _Trial(variant, lowering, lowering.pack(self.limits.capacity, self._pack_s(_TRIAL_SHARE)))
+                if lowest is None or trial.packing.height < lowest.packing.height:
+                    lowest = trial
+                if lowest.packing.height <= self.limits.capacity:
+                    return lowest
         if lowest is None:
             raise InternalError("a solution has no variant to pack")
         return lowest.packed(self.limits.capacity, self._pack_s(_PACK_SHARE))
+
+    def _lowerings(self, solution: Solution) -> Iterator[Lowering]:
+        """The solution with Concats by placement where it has some, and without."""
+        lowering = Lowering.of(self.graph, self.planning, solution.schedule)
+        yield lowering
+        if lowering.has_inside:
+            yield Lowering.of(self.graph, self.planning, solution.schedule, inside=False)
 
     def _pack_s(self, share: float) -> float:
         return min(_PACK_S, max(_LEAST_PACK_S, self._left() * share))

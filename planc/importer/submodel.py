@@ -3,12 +3,12 @@
 Tensors are renamed by first appearance, attributes sorted and shapes written in, so two stretches that compute the same
 function of differently named tensors have equal bytes: they share one cost measurement and one session. Every operator's
 output is a graph output, to be bound at its planned address. A view whose source is made inside the stretch appears as
-a Reshape onto the same address, which moves no byte and tells ONNX Runtime of the dependency; a view of a piece as one
-more input, for which the order of the operators has to do.
+a Reshape onto the same address, which moves no byte and tells ONNX Runtime of the dependency; a view of a piece, and the
+output of a Concat that does not run, as one more input, for which the order of the operators has to do.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,9 +55,12 @@ def element_type(imported: ImportedModel, tensor: int) -> int:
 _ONNX_NAMES = {"float32": "FLOAT", "float64": "DOUBLE", "object": "STRING"}
 
 
-def sub_model(imported: ImportedModel, ops: Iterable[int]) -> SubModel:
-    """The operators `ops` (indices, in execution order; one that recurs is a recomputation) as a canonical model."""
-    return _Canonical(imported).build(ops)
+def sub_model(imported: ImportedModel, ops: Iterable[int], placed: Container[int] = ()) -> SubModel:
+    """The operators `ops` (indices, in execution order; one that recurs is a recomputation) as a canonical model.
+
+    Those at the positions `placed` are left out: their output is there already, and is an input to whoever reads it.
+    """
+    return _Canonical(imported).build(ops, placed)
 
 
 class _Canonical:
@@ -75,9 +78,12 @@ class _Canonical:
         self.writer: dict[int, int] = {}
         self.position = 0
 
-    def build(self, ops: Iterable[int]) -> SubModel:
+    def build(self, ops: Iterable[int], placed: Container[int]) -> SubModel:
         for self.position, index in enumerate(ops):
             op = self.imported.graph.ops[index]
+            if self.position in placed:
+                self._forget(op.outputs[0])
+                continue
             node = onnx.NodeProto(op_type=op.op_type, domain=op.domain)
             node.attribute.extend(sorted(self.imported.nodes[op.node].attribute, key=lambda a: a.name))
             node.input.extend(self._read(t, t in op.constants) if t >= 0 else "" for t in op.inputs)
@@ -130,12 +136,17 @@ class _Canonical:
         self._append(onnx.NodeProto(op_type="Reshape", input=[source, f"{name}.shape"], output=[name]))
         self.outputs.append(Port(name, tensor, self.position))
 
-    def _write(self, tensor: int) -> str:
-        """A new name; older names of the same storage are outdated."""
+    def _forget(self, tensor: int) -> None:
+        """The names of the tensor's storage are outdated, and nothing of the stretch has written it."""
         storage = self.tensors[tensor].storage
         for other in self.imported.graph.storages[storage].tensors:
             self.latest.pop(other, None)
-        self.writer[storage] = tensor
+        self.writer.pop(storage, None)
+
+    def _write(self, tensor: int) -> str:
+        """A new name; older names of the same storage are outdated."""
+        self._forget(tensor)
+        self.writer[self.tensors[tensor].storage] = tensor
         name = self._new_name(tensor)
         self.outputs.append(Port(name, tensor, self.position))
         return name

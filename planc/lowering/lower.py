@@ -7,7 +7,9 @@ from functools import cached_property
 
 from planc.graph.footprint import ALIGNMENT, padded_bytes
 from planc.graph.graph import Graph
-from planc.lowering.segments import Segment, segments_of
+from planc.lowering.blocks import Blocks
+from planc.lowering.inside import mark_inside
+from planc.lowering.segments import Segment, scratch_of, segments_of
 from planc.lowering.stays import SlotMap, Stay, slot_map, stays_of
 from planc.placement.packing import Buffer, Packing, pack
 from planc.plan import plan as p
@@ -47,32 +49,22 @@ class Lowering:
     segments: Sequence[Segment]
 
     @classmethod
-    def of(cls, graph: Graph, planning: PlanningProblem, schedule: Schedule) -> "Lowering":
-        """The stays and segments of `schedule`."""
+    def of(cls, graph: Graph, planning: PlanningProblem, schedule: Schedule, inside: bool = True) -> "Lowering":
+        """The stays and segments of `schedule`; with `inside`, inputs of Concats lie in the outputs where load allows."""
         slots = slot_map(graph, schedule.steps)
         stays = stays_of(slots, planning, schedule)
+        if inside:
+            mark_inside(slots, stays, [scratch_of(planning, schedule, run) for run in range(len(schedule.steps))])
         return cls(planning, schedule, slots, stays, segments_of(slots, planning, schedule, stays))
 
     @cached_property
-    def _heads(self) -> list[int]:
-        """For each stay the first one of its block: of a chain of in-place stays, or of the stays of one carried storage,
-        which share an address."""
-        heads: list[int] = []
-        homes: dict[int, int] = {}
-        for index, stay in enumerate(self.stays):
-            if stay.over is not None:
-                heads.append(heads[stay.over])
-            else:
-                heads.append(homes.setdefault(stay.storage, index) if stay.home else index)
-        return heads
+    def _blocks(self) -> Blocks:
+        return Blocks(self.slots.graph, self.stays)
 
-    @cached_property
-    def _blocks(self) -> dict[int, list[int]]:
-        """The stays of each block by its first one."""
-        blocks: defaultdict[int, list[int]] = defaultdict(list)
-        for index, head in enumerate(self._heads):
-            blocks[head].append(index)
-        return blocks
+    @property
+    def has_inside(self) -> bool:
+        """Whether some Concat's inputs lie in its output."""
+        return any(stay.inside is not None for stay in self.stays)
 
     @cached_property
     def buffers(self) -> tuple[Buffer, ...]:
@@ -81,11 +73,11 @@ class Lowering:
         blocks = (
             Buffer(
                 id=f"{graph.storages[stays[first].storage].name}@{stays[first].begin}",
-                size=padded_bytes(graph, stays[first].storage),
-                lifetimes=_union([(stays[i].begin, stays[i].end) for i in members]),
+                size=self._blocks.size(first),
+                lifetimes=self._blocks.lifetimes(first),
                 alignment=ALIGNMENT,
             )
-            for first, members in self._blocks.items()
+            for first in self._blocks.members
         )
         scratch = (Buffer(f"scratch@{s.first}", s.scratch, ((begin[s.first], begin[s.end]),), ALIGNMENT)
                    for s in self.segments)  # fmt: skip
@@ -98,7 +90,7 @@ class Lowering:
 
     def lowered(self, packing: Packing) -> Lowered:
         """The executable part of the plan, with the addresses of `packing`."""
-        graph, blocks = self.slots.graph, self._blocks
+        graph, blocks = self.slots.graph, self._blocks.members
         at = dict(zip(blocks, packing.offsets, strict=False))
         regions = zip(packing.offsets[len(blocks) :], self.segments, strict=True)
         host_slots, host_offset = _host_slots(graph, self.planning, self.schedule)
@@ -107,8 +99,8 @@ class Lowering:
             segments=tuple((s.first, s.end) for s in self.segments),
             copies=_copies(self.planning, self.schedule, self.stays, host_offset),
             residencies=tuple(
-                p.Residency(graph.storages[s.storage].name, at[head], padded_bytes(graph, s.storage), s.begin, s.end)
-                for s, head in zip(self.stays, self._heads, strict=True)
+                p.Residency(graph.storages[s.storage].name, at[head] + o, padded_bytes(graph, s.storage), s.begin, s.end)
+                for s, head, o in zip(self.stays, self._blocks.heads, self._blocks.offsets, strict=True)
             ),
             host_slots=host_slots,
             slab_bytes=packing.height,
@@ -129,19 +121,6 @@ def lower(
     """
     lowering = Lowering.of(graph, planning, schedule)
     return lowering.lowered(lowering.pack(capacity, time_limit_s))
-
-
-def _union(spans: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """The spans sorted, with touching and overlapping ones joined."""
-    if len(spans) == 1:
-        return tuple(spans)
-    joined: list[tuple[int, int]] = []
-    for begin, end in sorted(spans):
-        if joined and begin <= joined[-1][1]:
-            joined[-1] = (joined[-1][0], max(joined[-1][1], end))
-        else:
-            joined.append((begin, end))
-    return tuple(joined)
 
 
 def _runs(schedule: Schedule, segments: Sequence[Segment]) -> tuple[p.Run, ...]:

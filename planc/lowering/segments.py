@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from planc.graph.footprint import padded_bytes
+from planc.lowering.blocks import Blocks
 from planc.lowering.stays import SlotMap, Stay
 from planc.problem.build import PlanningProblem
 from planc.schedule.schedule import Schedule
@@ -38,7 +38,7 @@ def segments_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule, s
 
 
 def _segment(planning: PlanningProblem, schedule: Schedule, first: int, end: int) -> Segment:
-    scratch = max(_scratch_of(planning, schedule, run) for run in range(first, end))
+    scratch = max(scratch_of(planning, schedule, run) for run in range(first, end))
     forms = (_form_of(planning, schedule, run) for run in range(first, end))
     return Segment(first, end, scratch, next((form for form in forms if form is not None), ""))
 
@@ -57,7 +57,8 @@ def _form_cuts(planning: PlanningProblem, schedule: Schedule) -> set[int]:
     return {run for (_, before), (run, form) in pairwise(asked) if before != form}
 
 
-def _scratch_of(planning: PlanningProblem, schedule: Schedule, run: int) -> int:
+def scratch_of(planning: PlanningProblem, schedule: Schedule, run: int) -> int:
+    """Bytes of scratch of a run in the slab."""
     if not planning.layer_scratch:
         return 0
     return planning.layer_scratch[schedule.steps[run]][schedule.choice(run)]
@@ -67,7 +68,7 @@ def _scratch_cuts(
     slots: SlotMap, planning: PlanningProblem, schedule: Schedule, stays: Sequence[Stay], cuts: set[int]
 ) -> set[int]:
     """More cuts, where the widest load of a segment and the scratch of its neediest run would not go together."""
-    scratch = [_scratch_of(planning, schedule, run) for run in range(len(schedule.steps))]
+    scratch = [scratch_of(planning, schedule, run) for run in range(len(schedule.steps))]
     load = _loads(slots, stays)
     room = max((a + b for a, b in zip(load, scratch, strict=True)), default=0) * _ROOMY_PERCENT // 100
     found: set[int] = set()
@@ -83,13 +84,5 @@ def _scratch_cuts(
 
 def _loads(slots: SlotMap, stays: Sequence[Stay]) -> list[int]:
     """For each run the most bytes that stays hold at one of its slots."""
-    change = [0] * (slots.total + 1)
-    for stay in stays:
-        size = padded_bytes(slots.graph, stay.storage)
-        change[stay.begin + (stay.over is not None)] += size
-        change[stay.end] -= size
-    held, at_slot = 0, []
-    for slot in range(slots.total):
-        held += change[slot]
-        at_slot.append(held)
+    at_slot = Blocks(slots.graph, stays).loads(slots.total).tolist()
     return [max(at_slot[a:b]) for a, b in pairwise(slots.begin)]

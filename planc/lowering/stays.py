@@ -16,7 +16,8 @@ class Stay:
     """One stay of `storage` in the slab on the slots [`begin`, `end`).
 
     `copied_in` and `copied_out` index the schedule's copies. `home` marks state and constants that are there from step
-    to step. `over` is the stay whose bytes this one takes in place at its first slot.
+    to step. `over` is the stay whose bytes this one takes in place at its first slot. `inside` is the stay of a Concat's
+    output that takes the bytes of this one, an input of it, in place, and this one's first byte there.
     """
 
     storage: int
@@ -26,6 +27,7 @@ class Stay:
     copied_out: tuple[int, ...] = ()
     home: bool = False
     over: int | None = None
+    inside: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def _mark_in_place(slots: SlotMap, stays: list[Stay]) -> None:
             continue
         for storage in write_over_candidates(graph, op):
             ends = (
-                i for i in ending[storage, stay.begin + 1] if i not in taken and _may_be_overwritten(slots, stays[i])
+                i for i in ending[storage, stay.begin + 1] if i not in taken and may_be_overwritten(slots, stays[i])
             )
             over = next(ends, None)
             if over is not None and padded_bytes(graph, storage) == padded_bytes(graph, stay.storage):
@@ -149,7 +151,7 @@ def _mark_in_place(slots: SlotMap, stays: list[Stay]) -> None:
                 break
 
 
-def _may_be_overwritten(slots: SlotMap, stay: Stay) -> bool:
+def may_be_overwritten(slots: SlotMap, stay: Stay) -> bool:
     """Not state or constants, nothing that a copy out may still be reading when the operator runs, and no output that
     the step leaves there."""
     if stay.end == slots.total and stay.storage in slots.graph.output_storages:

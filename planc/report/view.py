@@ -148,7 +148,8 @@ class PlanView:
     def takeovers(self) -> dict[int, int]:
         """For each residency whose bytes another gets before its end, that other one.
 
-        Both have the same offset and bytes. Of two that begin at once, one made by an operator follows one brought in.
+        Both have the same offset and bytes, or the other is that of a Concat around its inputs. Of two that begin at
+        once, one made by an operator follows one brought in.
         """
         residencies, (brought, _) = self.plan.residencies, self.movements
         places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
@@ -158,6 +159,15 @@ class PlanView:
         for indices in places.values():
             indices.sort(key=lambda i: (residencies[i].begin, i not in brought))
             found |= {a: b for a, b in pairwise(indices) if residencies[b].begin < residencies[a].end}
+        ending: defaultdict[int, list[int]] = defaultdict(list)
+        for index, stay in enumerate(residencies):
+            ending[stay.end].append(index)
+        for later, whole in enumerate(residencies):
+            for index in ending[whole.begin + 1]:
+                stay = residencies[index]
+                inside = whole.offset <= stay.offset and stay.offset + stay.bytes <= whole.offset + whole.bytes
+                if inside and stay.begin < whole.begin:
+                    found.setdefault(index, later)
         return found
 
     @cached_property

@@ -9,44 +9,16 @@ from planc.errors import DeviceError, InternalError
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import element_type, sub_model
 from planc.plan.plan import Copy, Direction, Plan
+from planc.plan.stays import StayIndex
 from planc.runtime.device import Device, Engine, Event, Segment, TensorAddress
 from planc.runtime.scratch import PlacesScratch
 
 _ENGINES = {Direction.OUT: Engine.OUT, Direction.IN: Engine.IN}
 
 
-class StayIndex:
-    """Finds the stay (residency) that a storage has at a slot."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._by_storage: defaultdict[str, list[int]] = defaultdict(list)
-        for index in sorted(range(len(plan.residencies)), key=lambda i: plan.residencies[i].begin):
-            self._by_storage[plan.residencies[index].storage].append(index)
-
-    def offset(self, storage: str, slot: int) -> int:
-        """Slab offset of the storage's latest stay that begins at or before `slot`."""
-        for index in reversed(self._by_storage[storage]):
-            if self._plan.residencies[index].begin <= slot:
-                return self._plan.residencies[index].offset
-        raise InternalError(f"storage {storage!r} has no stay at slot {slot}")
-
-    def first(self, storage: str) -> int | None:
-        """Slab offset of the stay that is there when a step begins, None when there is none."""
-        stays = self._by_storage.get(storage)
-        if not stays or self._plan.residencies[stays[0]].begin != 0:
-            return None
-        return self._plan.residencies[stays[0]].offset
-
-    def last(self, storage: str) -> int | None:
-        """Slab offset of the latest stay, None when there is none."""
-        stays = self._by_storage.get(storage)
-        return self._plan.residencies[stays[-1]].offset if stays else None
-
-
 @dataclass(slots=True)
 class _Segment:
-    """A loaded segment: copies to submit before it, copies to await, the compute event to record before the copies."""
+    """Copies to submit before a segment, copies to await, and the segment, None where it has nothing to compute."""
 
     submit: list[int]
     waits: list[int]
@@ -98,7 +70,7 @@ class Executor:
         self._plan, self._device = plan, device
         self._queue: Callable[[], None] = self._queue_step
         self._trial = None if replay is False else _Trial(self._queue_step, device.capture, bool(replay))
-        self.stays = StayIndex(plan)
+        self.stays = StayIndex(plan.residencies)
         self._segments: list[_Segment] = []
         starting: defaultdict[int, list[int]] = defaultdict(list)
         for index, copy in enumerate(plan.copies):
@@ -116,9 +88,13 @@ class Executor:
         if starting:
             raise InternalError("a copy starts inside a segment")
 
-    def _load(self, imported: ImportedModel, ops: Sequence[int], slot: int, form: str) -> Segment:
-        model = sub_model(imported, ops)
+    def _load(self, imported: ImportedModel, ops: Sequence[int], slot: int, form: str) -> Segment | None:
+        """The operators as a segment, without Concats whose inputs lie in their places; None where nothing is left."""
         graph = imported.graph
+        placed = self.stays.placed(graph, ops, slot)
+        if len(placed) == len(ops):
+            return None
+        model = sub_model(imported, ops, placed)
         addresses = {}
         for port in (*model.inputs, *model.outputs):
             tensor = graph.tensors[port.tensor]
@@ -126,8 +102,8 @@ class Executor:
             addresses[port.name] = TensorAddress(offset + tensor.offset, element_type(imported, port.tensor), tensor.shape)
         return self._device.load(model, addresses, form)
 
-    def _with_scratch(self, segment: Segment, index: int) -> Segment:
-        if not self._plan.scratch:
+    def _with_scratch(self, segment: Segment | None, index: int) -> Segment | None:
+        if segment is None or not self._plan.scratch:
             return segment
         if not isinstance(self._device, PlacesScratch):
             raise DeviceError(f"the plan places scratch in the slab, which a {self._device.kind} device does not do")

@@ -4,6 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from planc.graph.concat import is_placed
 from planc.graph.footprint import write_over_candidates
 from planc.verify.content import ContentCheck, StayUse
 from planc.verify.violation import Violation
@@ -93,11 +94,13 @@ def _ordered(check: ContentCheck, first: _Holder, second: _Holder) -> bool:
 
 
 def _takes_over(check: ContentCheck, first: _Holder, second: _Holder, slot: int) -> bool:
-    """Whether the operator at `slot` may write `second` exactly over its input `first`."""
+    """Whether the operator at `slot` may write `second` over its input `first`: exactly over it, or around its inputs."""
     if first.stay is None or second.stay is None:
         return False
     a, b = check.plan.residencies[first.stay], check.plan.residencies[second.stay]
     op = check.slots[slot][1]
-    safe = check.storage_of[a.storage] in write_over_candidates(check.graph, op)
-    produced = check.graph.tensors[check.graph.ops[op].outputs[0]].storage == check.storage_of[b.storage]
-    return safe and produced and (a.offset, a.bytes) == (b.offset, b.bytes)
+    if check.graph.tensors[check.graph.ops[op].outputs[0]].storage != check.storage_of[b.storage]:
+        return False
+    if check.storage_of[a.storage] in write_over_candidates(check.graph, op):
+        return (a.offset, a.bytes) == (b.offset, b.bytes)
+    return first.stay in check.inputs_at(slot) and is_placed(check.graph, op, lambda storage: check.address(storage, slot))

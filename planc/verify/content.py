@@ -63,6 +63,15 @@ class ContentCheck:
         found = [i for i in self.stays[storage] if self.plan.residencies[i].begin <= slot]
         return found[-1] if found else None
 
+    def address(self, storage: int, slot: int) -> int | None:
+        """Where the storage lies when the operator at `slot` touches it, None where it does not."""
+        stay = self._at(storage, slot)
+        return None if stay is None else self.plan.residencies[stay].offset
+
+    def inputs_at(self, slot: int) -> set[int | None]:
+        """The residencies that the operator at `slot` reads."""
+        return {self._at(storage, slot) for storage in self.graph.op_reads[self.slots[slot][1]]}
+
     def _sources(self) -> Iterator[Violation]:
         """Determine who writes each residency."""
         for index, copy in enumerate(self.plan.copies):

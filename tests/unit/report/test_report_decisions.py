@@ -6,12 +6,12 @@ from support.plans import plan_of, random_plan
 
 from planc.errors import UsageError
 from planc.plan.plan import Direction
+from planc.plan.stays import StayIndex
 from planc.report.decisions import Kind, decisions_of, hidden_ns, stalls_ns
 from planc.report.summary import summarize, summary_json
 from planc.report.tensor import life_json, life_of
 from planc.report.tensors import tensor_rows
 from planc.report.view import Content, view_of
-from planc.runtime.executor import StayIndex
 from planc.schedule.schedule import Schedule
 
 SEEDS = range(6)
@@ -103,7 +103,7 @@ def test_summary_json_carries_the_contracts_fields() -> None:
 def test_readers_are_those_that_the_executor_binds(seed: int) -> None:
     imported = cnn()
     graph, view = imported.graph, view_of(random_plan(imported, seed), imported.graph)
-    index = StayIndex(view.plan)
+    index = StayIndex(view.plan.residencies)
     for storage in sorted(graph.used_storages):
         name = graph.storages[storage].name
         life = life_of(view, name, graph)
