@@ -138,7 +138,8 @@ class _Builder:
 
     def _part(self, like: int, whole: int, offset: int) -> int:
         """A new tensor of the type of `like` that lies `offset` bytes behind the start of `whole`."""
-        self.names.append(f"{self.names[like]}{PART_SUFFIX}{self.names[whole]}")
+        title = self.names[like].split(PART_SUFFIX)[0]
+        self.names.append(f"{title}{PART_SUFFIX}{self.names[whole]}")
         self.types.append(self.types[like])
         self.nbytes.append(self.nbytes[like])
         self.places.add()

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import networks
 from support.adversary import judge
+from support.concats import branches
 from support.plans import random_plan
 
 from planc.graph.footprint import ALIGNMENT
@@ -134,26 +135,54 @@ def shift_scratch(plan: Plan, rng: random.Random) -> Plan | None:
     return None if a == b else replace(plan, scratch=(*plan.scratch[:at], b, a, *plan.scratch[at + 2 :]))
 
 
+def move_a_little(plan: Plan, rng: random.Random) -> Plan | None:
+    """To where a part of the same bytes may be taken, or of those around them."""
+    at = rng.randrange(len(plan.residencies))
+    stay = plan.residencies[at]
+    offset = stay.offset + rng.choice((-8, -1, 1, 8)) * ALIGNMENT
+    if not 0 <= offset <= plan.memory.slab_bytes - stay.bytes:
+        return None
+    return replace(plan, residencies=_with(plan.residencies, at, replace(stay, offset=offset)))
+
+
+def exchange_places(plan: Plan, rng: random.Random) -> Plan | None:
+    """Of two residencies of one size, at best ones that end together."""
+    at = rng.randrange(len(plan.residencies))
+    stay = plan.residencies[at]
+    others = [i for i, s in enumerate(plan.residencies) if s.bytes == stay.bytes and s.offset != stay.offset]
+    if not others:
+        return None
+    to = rng.choice([i for i in others if plan.residencies[i].end == stay.end] or others)
+    moved = _with(plan.residencies, at, replace(stay, offset=plan.residencies[to].offset))
+    return replace(plan, residencies=_with(moved, to, replace(plan.residencies[to], offset=stay.offset)))
+
+
 MUTATIONS = [
     drop_run_wait, drop_copy_wait, start_copy_early, move_residency, swap_runs, repeat_run, move_host_slot,
-    retarget_copy, shift_lifetime, flip_initial, move_scratch, grow_scratch, shift_scratch,
+    retarget_copy, shift_lifetime, flip_initial, move_scratch, grow_scratch, shift_scratch, move_a_little,
+    exchange_places,
 ]  # fmt: skip
+NETWORKS = [networks.cnn, branches]
 
 
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("mutate", MUTATIONS)
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10**6))
-def test_an_altered_plan_is_rejected_or_harmless(mutate, seed: int) -> None:
-    imported = networks.cnn()
+def test_an_altered_plan_is_rejected_or_harmless(mutate, network, seed: int) -> None:
+    imported = network()
     altered = mutate(random_plan(imported, seed % 40, seed % 2 == 0), random.Random(seed))
     if altered is None or verify(imported.graph, altered):
         return
     assert judge(imported.graph, altered, range(20)) is None
 
 
-@pytest.mark.parametrize("mutate", MUTATIONS)
-def test_the_verifier_does_reject_such_alterations(mutate) -> None:
-    imported = networks.cnn()
+@pytest.mark.parametrize(
+    ("mutate", "network"),
+    [(m, n) for m in MUTATIONS for n in NETWORKS if (m, n) != (shift_scratch, branches)],  # its segments share a region
+)
+def test_the_verifier_does_reject_such_alterations(mutate, network) -> None:
+    imported = network()
     rejected = 0
     for seed in range(40):
         altered = mutate(random_plan(imported, seed, seed % 2 == 0), random.Random(seed))

@@ -9,7 +9,7 @@ interleaving. The judge shares no code with the verifier.
 import random
 from dataclasses import dataclass
 
-from planc.graph.graph import Graph, Role
+from planc.graph.graph import Graph, Role, Tensor
 from planc.plan.plan import Plan
 
 BLOCK = 256
@@ -142,18 +142,31 @@ class Adversary:
 
     def _execute(self, op: int) -> None:
         info, tensors = self.graph.ops[op], self.graph.tensors
-        read = []
+        read, places = [], []
         for t in info.inputs:
             if t < 0 or t in info.constants:
                 read.append(("constant", t))
                 continue
             r = self.plan.residencies[self._at(self.graph.storages[tensors[t].storage].name, self.slot)]
             read.append(self._value(self.slab, r.offset, r.bytes))
-        label = hash((info.name, tuple(read)))
+            places.append((r.offset + tensors[t].offset, tensors[t]))
+        torn = info.op_type == "Concat" and self._tears(places, tensors[info.outputs[0]])
+        label = hash((info.name, tuple(read), ("torn", self.slot) if torn else None))
         for k, t in enumerate(info.outputs):
             if t >= 0:
                 r = self.plan.residencies[self._at(self.graph.storages[tensors[t].storage].name, self.slot)]
                 self._fill(self.slab, r.offset, r.bytes, ("made", op, k, label))
+
+    def _tears(self, inputs: list[tuple[int, Tensor]], output: Tensor) -> bool:
+        """Whether a Concat copies into what it has yet to read: its output shares bytes with some inputs (each with its
+        first byte), and they are not all where a copy would put them."""
+        r = self.plan.residencies[self._at(self.graph.storages[output.storage].name, self.slot)]
+        shared = any(at < r.offset + r.bytes and r.offset < at + t.nbytes for at, t in inputs)
+        axis = next((a for a, n in enumerate(output.shape) if n != inputs[0][1].shape[a]), 0)
+        in_rows = all(n == 1 for n in output.shape[:axis])
+        ends = [at + t.nbytes for at, t in inputs]
+        placed = in_rows and [at for at, _ in inputs] == [r.offset, *ends[:-1]]
+        return shared and not placed
 
     def _results(self) -> dict[str, Label]:
         slots = {slot.storage: slot for slot in self.plan.host_slots}
@@ -182,7 +195,7 @@ def expected_labels(graph: Graph) -> dict[str, Label]:
         read = [
             ("constant", t) if t < 0 or t in info.constants else values[graph.tensors[t].storage] for t in info.inputs
         ]
-        label = hash((info.name, tuple(read)))
+        label = hash((info.name, tuple(read), None))
         for k, t in enumerate(info.outputs):
             if t >= 0:
                 values[graph.tensors[t].storage] = ("made", op, k, label)

@@ -49,8 +49,8 @@ WIDTH = 64
 
 @st.composite
 def view_graphs(draw: st.DrawFn) -> ImportedModel:
-    """A random graph over [rows, 64] float tensors: Split, Slice, Gather of one row, Reshape and element-wise operators,
-    each of any earlier tensor. Every tensor that nothing reads is an output of the step."""
+    """A random graph over [rows, 64] float tensors: Split, Slice, Gather of one row, Reshape, Concat and element-wise
+    operators, each of any earlier tensors. Every tensor that nothing reads is an output of the step."""
     nodes: list[onnx.NodeProto] = [helper.make_node("Tanh", ["x"], ["t0"])]
     rows, unread = {"x": 8, "t0": 8}, {"t0": None}
 
@@ -63,7 +63,7 @@ def view_graphs(draw: st.DrawFn) -> ImportedModel:
     for step in range(draw(st.integers(4, 14))):
         source = draw(st.sampled_from([name for name in rows if name != "x"]))
         size = rows[source]
-        kind = draw(st.sampled_from(["Split", "Slice", "Gather", "Reshape", "Relu", "Mul"]))
+        kind = draw(st.sampled_from(["Split", "Slice", "Gather", "Reshape", "Concat", "Relu", "Mul"]))
         unread.pop(source, None)
         if kind == "Split" and size > 1:
             first = draw(st.integers(1, size - 1))
@@ -81,6 +81,12 @@ def view_graphs(draw: st.DrawFn) -> ImportedModel:
             nodes += [ints(f"i{step}", 2 * size, -1), ints(f"j{step}", size, WIDTH)]
             nodes.append(helper.make_node("Reshape", [source, f"i{step}"], [f"flat{step}"]))
             nodes.append(helper.make_node("Reshape", [f"flat{step}", f"j{step}"], [new(size)]))
+        elif kind == "Concat":
+            others = draw(st.lists(st.sampled_from([name for name in rows if name != "x"]), min_size=1, max_size=2))
+            for other in others:
+                unread.pop(other, None)
+            made = new(size + sum(rows[other] for other in others))
+            nodes.append(helper.make_node("Concat", [source, *others], [made], axis=draw(st.sampled_from([0, -2]))))
         elif kind == "Mul":
             other = draw(st.sampled_from([name for name, count in rows.items() if count == size]))
             unread.pop(other, None)

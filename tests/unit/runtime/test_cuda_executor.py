@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from cuda_emulator.emulator import Emulator
 from support import networks
+from support.concats import branches
 from support.emulated import card, cuda_plan, expected, open_step, run_steps
 from support.views import stacked
 
@@ -17,9 +18,9 @@ from planc.runtime.executor import Executor
 from planc.verify.verify import verify
 
 __all__ = ["card"]
-NETWORKS = {"cnn": networks.cnn, "mlp": networks.mlp, "adam_mlp": networks.adam_mlp, "views": stacked}
+NETWORKS = {"cnn": networks.cnn, "mlp": networks.mlp, "adam_mlp": networks.adam_mlp, "views": stacked, "concats": branches}
 PLANS = [("cnn", seed) for seed in range(4)] + [(name, seed) for name in ("mlp", "adam_mlp") for seed in range(3)]
-PLANS += [("views", seed) for seed in (0, 2, 3)]
+PLANS += [("views", seed) for seed in (0, 2, 3)] + [("concats", seed) for seed in (0, 9, 28)]
 SCHEDULES = 200
 
 
@@ -50,7 +51,7 @@ def test_device_memory_is_the_plans_slab(card: Emulator, name: str, seed: int) -
 
 
 @pytest.mark.parametrize("replay", [False, True])
-@pytest.mark.parametrize(("name", "seed"), PLANS)
+@pytest.mark.parametrize(("name", "seed"), [plan for plan in PLANS if plan[0] != "concats"])
 def test_the_virtual_step_lasts_as_predicted(card: Emulator, name: str, seed: int, replay: bool) -> None:
     imported = NETWORKS[name]()
     plan = cuda_plan(imported, seed)
