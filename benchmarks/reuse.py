@@ -1,6 +1,6 @@
 """How well the slab is reused: slab against load bound, bytes that aliasing saves, memory used against memory planned.
 
-    python benchmarks/reuse.py [MODEL ...] [--budgets 100%,60%,40%,25%] [--time-limit 6] [--steps 2]
+    python benchmarks/reuse.py [MODEL ...] [--budgets 100%,60%,40%,25%] [--time-limit 6] [--steps 2] [--batch N]
 
 Every model of the zoo in a small form, profiled and run on this CPU. For each budget one row: `slab/load` is the height
 of the packing over the largest sum of bytes alive together; `repairs` counts the schedules that did not pack; `scratch`
@@ -14,18 +14,22 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from planc.compiler import Compilation, CompileOptions, compile_model
 from planc.costs.profile import profile
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, PlancError
+from planc.graph.concat import pieces_of
 from planc.graph.footprint import padded_bytes
 from planc.graph.graph import Graph, Role
 from planc.importer.build import ImportedModel, import_model
 from planc.importer.save import write_model
 from planc.lowering.stays import slot_map, stays_of
 from planc.plan.files import write_plan
+from planc.plan.plan import Plan
+from planc.plan.stays import StayIndex
 from planc.training import Optimizer, differentiate
 from planc.zoo import ZooOptions, build_forward
 
@@ -54,15 +58,25 @@ SIZES = {
 }
 
 
+def placed_bytes(graph: Graph, plan: Plan) -> int:
+    """Bytes of the inputs of Concats that a step has in their outputs already, so that the Concats do not run."""
+    layers = graph.layers
+    ops = [op for run in plan.runs for op in range(layers[run.layer].start, layers[run.layer].stop)]
+    placed = StayIndex(plan.residencies).placed(graph, ops, 0)
+    return sum(padded_bytes(graph, storage) for at in placed for storage, _ in pieces_of(graph, ops[at]) or ())
+
+
 def aliased_bytes(graph: Graph, compiled: Compilation) -> dict[str, int]:
-    """Bytes a step that are not allocated anew, by the kind of sharing; in-place operators as the plan uses them."""
+    """Bytes a step that are not allocated anew, by the kind of sharing; operators in place and Concats by placement as
+    the plan has them."""
     schedule = compiled.solution.schedule
     stays = stays_of(slot_map(graph, schedule.steps), compiled.planning, schedule)
     states = [s for s in graph.storages if s.role is Role.STATE]
     computed = [s for s in graph.storages if s.role is Role.COMPUTED]
     return {
         "in place": sum(padded_bytes(graph, s.storage) for s in stays if s.over is not None),
-        "views": sum(s.nbytes * (len(s.tensors) - 1) for s in computed),
+        "concat": placed_bytes(graph, compiled.plan),
+        "views": sum(graph.tensors[t].nbytes for s in computed for t in s.tensors[1:]),
         "state": sum(s.nbytes for s in states if any(graph.tensors[t].updated for t in s.tensors)),
     }
 
@@ -138,7 +152,7 @@ def aliasing_row(name: str, imported: ImportedModel, costs: CostTable) -> str:
     compiled = compile_model(imported, costs, CompileOptions("100%", time_limit_s=5.0))
     kinds = aliased_bytes(imported.graph, compiled)
     peak = compiled.plan.memory.liveness_peak_bytes
-    numbers = " | ".join(f"{kinds[kind]:,}" for kind in ("in place", "views", "state"))
+    numbers = " | ".join(f"{kinds[kind]:,}" for kind in ("in place", "concat", "views", "state"))
     return f"| {name} | {peak:,} | {numbers} | {compiled.plan.memory.slab_scratch_bytes:,} |"
 
 
@@ -148,6 +162,7 @@ def main() -> None:
     parser.add_argument("--budgets", default="100%,60%,40%,25%")
     parser.add_argument("--time-limit", type=float, default=6.0)
     parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--batch", type=int, help="instead of each model's own")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report(options, Path(folder))
@@ -162,7 +177,8 @@ def report(options: argparse.Namespace, folder: Path) -> None:
     )
     print("|---|---|---|---|---|---|---|---|")
     for name in options.models:
-        forward = build_forward(name, SIZES[name]).model
+        size = SIZES[name]
+        forward = build_forward(name, replace(size, batch=options.batch or size.batch)).model
         model = folder / f"{name}.onnx"
         write_model(differentiate(forward, loss="cross-entropy", optimizer=Optimizer("momentum")), model)
         imported = import_model(model)
@@ -172,8 +188,9 @@ def report(options: argparse.Namespace, folder: Path) -> None:
             print(row(name, imported, costs, budget, options.time_limit, options.steps, model, unplanned), flush=True)
         aliases.append(aliasing_row(name, imported, costs))
         print(f"{name} done", file=sys.stderr)
-    print("\n| model | liveness peak | in place | views | state updated in place | scratch inside the slab |")
-    print("|---|---|---|---|---|---|")
+    kinds = "in place | Concat by placement | views | state updated in place | scratch inside the slab"
+    print(f"\n| model | liveness peak | {kinds} |")
+    print("|---|---|---|---|---|---|---|")
     print("\n".join(aliases))
 
 

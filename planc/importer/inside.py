@@ -51,12 +51,14 @@ class ReadsInside:
         all_read = len(pieces) == len(node.inputs)
         if not pieces or not self._pays(position, node.outputs[0], list(pieces), all_read):
             return
+        late: dict[int, None] = {}
         for piece in pieces:
-            late = [r for r in self.memory.readers[piece] if r > position]
+            late |= dict.fromkeys(r for r in self.memory.readers[piece] if r > position)
             self.memory.readers[piece] = [r for r in self.memory.readers[piece] if r <= position]
-            for reader in dict.fromkeys(late):
-                self.memory.move(reader, node.outputs[0], [piece])
-        self._rewire(position, node.outputs[0], pieces)
+        parts: dict[int, int] = {}
+        for reader in sorted(late):
+            self.memory.move(reader, node.outputs[0], list(pieces))
+            self._rewire(reader, node.outputs[0], pieces, parts)
 
     def _pieces(self, node: Wired) -> dict[int, int]:
         """The storages that the inputs fill, with their first byte in the output; none where one is not like that."""
@@ -93,14 +95,11 @@ class ReadsInside:
             storages[piece].end = position
         return True
 
-    def _rewire(self, position: int, whole: int, pieces: Mapping[int, int]) -> None:
-        """Let every node after `position` read tensors of `pieces` in `whole`."""
-        parts: dict[int, int] = {}
-        for at in range(position + 1, len(self.nodes)):
-            node = self.nodes[at]
-            for tensor in [t for t in dict.fromkeys(node.inputs) if t >= 0 and t not in parts]:
-                root, offset = self.places.find(tensor)
-                if root in pieces:
-                    parts[tensor] = self.part(tensor, whole, pieces[root] + offset)
-            if not parts.keys().isdisjoint(node.inputs):
-                self.nodes[at] = replace(node, inputs=tuple(parts.get(t, t) for t in node.inputs))
+    def _rewire(self, reader: int, whole: int, pieces: Mapping[int, int], parts: dict[int, int]) -> None:
+        """Let a node read tensors of `pieces` in `whole`; `parts` has for such tensors those that stand for them."""
+        node = self.nodes[reader]
+        for tensor in [t for t in node.inputs if t >= 0 and t not in parts]:
+            root, offset = self.places.find(tensor)
+            if root in pieces and tensor not in parts:
+                parts[tensor] = self.part(tensor, whole, pieces[root] + offset)
+        self.nodes[reader] = replace(node, inputs=tuple(parts.get(t, t) for t in node.inputs))

@@ -34,7 +34,8 @@ def mark_inside(slots: SlotMap, stays: Sequence[Stay], scratch: Sequence[int]) -
 
 
 class _Marking:
-    """The load of every slot as marking goes on."""
+    """The load of every slot as marking goes on; `begins` has for the outputs around their inputs the slot from which on
+    they are held whole."""
 
     def __init__(self, slots: SlotMap, stays: Sequence[Stay], scratch: Sequence[int]) -> None:
         self.slots, self.stays = slots, stays
@@ -44,10 +45,7 @@ class _Marking:
         self.ending: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
         for index, stay in enumerate(stays):
             self.ending[stay.storage, stay.end].append(index)
-        self.first = [stay.begin for stay in stays]
-        for index, stay in enumerate(stays):
-            if stay.over is not None:
-                self.first[index] = self.first[stay.over]
+        self.begins: dict[int, int] = {}
 
     def consider(self, output: int, pieces: Sequence[tuple[int, int]]) -> None:
         """Place the inputs `pieces` (storage, first byte) of the Concat that makes stay `output`, if load allows."""
@@ -56,17 +54,18 @@ class _Marking:
         inputs = [index for index in members if index is not None]
         if len(inputs) < len(pieces):
             return
-        begin = min(self.first[index] for index in inputs)
+        begins = [self._begin(index) for index in inputs]
+        begin = min(begins)
         load = self.load[begin : slot + 1].copy()
-        for index in inputs:
-            load[self.first[index] - begin :] -= padded_bytes(self.slots.graph, self.stays[index].storage)
+        for index, own in zip(inputs, begins, strict=True):
+            load[own - begin :] -= padded_bytes(self.slots.graph, self.stays[index].storage)
         load[:-1] += padded_bytes(self.slots.graph, self.stays[output].storage)
         if int(load.max()) > int(self.load.max()):
             return
         self.load[begin : slot + 1] = load
         for index, (_, offset) in zip(inputs, pieces, strict=True):
             self.stays[index].inside = (output, offset)
-        self._begin(output, begin)
+        self.begins[output] = begin
 
     def _input(self, storage: int, slot: int) -> int | None:
         """The stay of an input that ends with the Concat at `slot`, None where its bytes cannot be the output's."""
@@ -76,10 +75,9 @@ class _Marking:
                 return index
         return None
 
-    def _begin(self, output: int, begin: int) -> None:
-        """The bytes of `output`, and of the stays that get them in place, are held from slot `begin` on."""
-        self.first[output] = begin
-        for index in range(output + 1, len(self.stays)):
-            over = self.stays[index].over
-            if over is not None:
-                self.first[index] = self.first[over]
+    def _begin(self, index: int) -> int:
+        """The slot from which on the bytes of a stay are held for it, or for those that it gets them from."""
+        over = self.stays[index].over
+        while index not in self.begins and over is not None:
+            index, over = over, self.stays[over].over
+        return self.begins.get(index, self.stays[index].begin)

@@ -8,10 +8,13 @@ from planc.compiler import CompileOptions, compile_model
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError
 from planc.importer.build import ImportedModel, import_model
+from planc.plan.stays import StayIndex
 from planc.problem.build import build_problem
 from planc.runtime.measure import measure
 from planc.runtime.step import load
+from planc.training import differentiate
 from planc.verify.verify import verify
+from planc.zoo import ZooOptions, build_forward
 
 MANY_LAYERS = 400
 """Networks of more layers are planned by recomputation alone: each copy would cut the step into one more session."""
@@ -41,3 +44,26 @@ def test_a_planned_step_computes_the_same_bits(name: str) -> None:
         result = measure(step, steps=2, seed=0, compare=True)
     assert result.bitwise_equal is True
     assert len(result.losses) == 2
+
+
+PLACED = [("squeezenet", 112, 8, None), ("squeezenet", 112, 8, 8), ("shufflenet", 64, 3, 8), ("densenet121", 64, 57, None)]
+"""Networks, their image, and the number of their Concats, at batch 1, that do not run; the share of a tight budget."""
+
+
+@pytest.mark.parametrize(("name", "image", "count", "share"), PLACED)
+def test_concats_by_placement_at_batch_1_compute_the_same_bits(
+    name: str, image: int, count: int, share: int | None
+) -> None:
+    forward = build_forward(name, ZooOptions(batch=1, image=image, classes=10))
+    model = differentiate(forward.model, loss=forward.loss, optimizer=MOMENTUM, parameters=forward.parameters)
+    imported = import_model(model)
+    graph, costs = imported.graph, made_up_costs(imported.graph)
+    budget = "100%" if share is None else str(tight_budget(imported, costs, share))
+    plan = compile_model(imported, costs, CompileOptions(budget, time_limit_s=2.0)).plan
+    assert verify(graph, plan) == ()
+    ops = [op for run in plan.runs for op in range(graph.layers[run.layer].start, graph.layers[run.layer].stop)]
+    placed = {ops[at] for at in StayIndex(plan.residencies).placed(graph, ops, 0)}
+    assert all(graph.ops[op].op_type == "Concat" for op in placed)
+    assert len(placed) == count if share is None else len(placed) > 0
+    with load(plan, imported) as step:
+        assert measure(step, steps=2, seed=0, compare=True).bitwise_equal is True
