@@ -96,7 +96,8 @@ class Residency(msgspec.Struct, frozen=True):
     """One stay of a storage in the slab: its bytes at `offset`, from slot `begin` up to slot `end`.
 
     An operator or copy that touches a storage means the stay with the latest `begin` not after its slot. A stay that
-    takes over the bytes of another in place begins at the slot in which the other one ends minus one.
+    takes over the bytes of another in place begins at the slot in which the other one ends minus one. So does the output
+    of a Concat around its inputs; where each of them lies at its place there, the operator does not run.
     """
 
     storage: str

@@ -1,5 +1,5 @@
-"""Views at a byte offset: whatever the graph, a planned step computes the bits of plain ONNX Runtime; plans that free,
-shorten or overwrite what a view still reads are rejected."""
+"""Views at a byte offset and Concats by placement: whatever the graph, a planned step computes the bits of plain ONNX
+Runtime; plans that free, shorten or overwrite what a view still reads are rejected."""
 
 from dataclasses import replace
 
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.adversary import judge
+from support.concats import concat_graphs
 from support.costs import made_up_costs
 from support.plans import random_plan
 from support.views import stacked, view_graphs
@@ -22,6 +23,9 @@ from planc.runtime.step import load
 from planc.verify.verify import verify
 
 
+GRAPHS = st.one_of(view_graphs(), concat_graphs())
+
+
 def at_share(imported: ImportedModel, percent: int) -> Plan:
     """The plan at `percent` of the liveness peak, or at the smallest feasible budget above it."""
     costs = made_up_costs(imported.graph, scratch=0)
@@ -32,8 +36,8 @@ def at_share(imported: ImportedModel, percent: int) -> Plan:
         return compile_model(imported, costs, CompileOptions(str(error.minimum_budget_bytes), time_limit_s=1.0)).plan
 
 
-@settings(deadline=None, max_examples=25)
-@given(imported=view_graphs(), percent=st.sampled_from([100, 60]))
+@settings(deadline=None, max_examples=50)
+@given(imported=GRAPHS, percent=st.sampled_from([100, 60]))
 def test_random_graphs_of_views_compute_the_bits_of_onnx_runtime(imported: ImportedModel, percent: int) -> None:
     graph = imported.graph
     for tensor in graph.tensors:
@@ -44,12 +48,14 @@ def test_random_graphs_of_views_compute_the_bits_of_onnx_runtime(imported: Impor
         assert measure(step, 2, 0, compare=True).bitwise_equal is True
 
 
-@settings(deadline=None, max_examples=25)
-@given(imported=view_graphs(), seed=st.integers(0, 10**6))
+@settings(deadline=None, max_examples=50)
+@given(imported=GRAPHS, seed=st.integers(0, 10**6))
 def test_any_schedule_of_views_is_valid_under_every_interleaving(imported: ImportedModel, seed: int) -> None:
     plan = random_plan(imported, seed, scratch_in_slab=seed % 2 == 0)
     assert verify(imported.graph, plan) == ()
     assert judge(imported.graph, plan, range(3)) is None
+    with load(plan, imported) as step:
+        assert measure(step, 2, seed, compare=True).bitwise_equal is True
 
 
 def _altered(plan: Plan, storage: str, **change: int) -> Plan:
