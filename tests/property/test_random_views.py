@@ -22,7 +22,6 @@ from planc.runtime.measure import measure
 from planc.runtime.step import load
 from planc.verify.verify import verify
 
-
 GRAPHS = st.one_of(view_graphs(), concat_graphs())
 
 

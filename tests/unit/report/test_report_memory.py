@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.concats import branches
 from support.networks import adam_mlp, cnn
 from support.plans import plan_of, random_plan
 
@@ -28,7 +29,7 @@ from planc.report.view import view_of
 from planc.schedule.schedule import Schedule
 
 SEEDS = range(8)
-NETWORKS = {"cnn": cnn, "adam_mlp": adam_mlp}
+NETWORKS = {"cnn": cnn, "adam_mlp": adam_mlp, "branches": branches}
 
 
 @functools.cache

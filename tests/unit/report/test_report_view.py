@@ -1,14 +1,17 @@
 """Names, contents and times that the reports read into a plan."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
 import pytest
+from support.concats import branches
 from support.networks import cnn, mlp
 from support.plans import plan_of, random_plan
 
 from planc.errors import PlanError
 from planc.graph.graph import Role
+from planc.importer.build import ImportedModel
 from planc.plan.plan import Direction
 from planc.report.view import Content, view_of
 from planc.schedule.schedule import Schedule
@@ -61,9 +64,10 @@ def test_contents_follow_role_and_phase() -> None:
     assert seen >= {Content.STATE, Content.BATCH, Content.SAVED, Content.GRADIENT, Content.TEMPORARY}
 
 
+@pytest.mark.parametrize("network", [cnn, branches])
 @pytest.mark.parametrize("seed", range(6))
-def test_stays_surround_their_predicted_copies_and_share_no_byte(seed: int) -> None:
-    view = view_of(random_plan(cnn(), seed))
+def test_stays_surround_their_predicted_copies_and_share_no_byte(seed: int, network: Callable[[], ImportedModel]) -> None:
+    view = view_of(random_plan(network(), seed))
     times = view.plan.prediction.copies
     for stay in view.stays:
         moved = (*stay.copied_out_by, *([] if stay.brought_by is None else [stay.brought_by]))
@@ -77,6 +81,14 @@ def test_stays_surround_their_predicted_copies_and_share_no_byte(seed: int) -> N
             together = a.begin_ns < b.end_ns and b.begin_ns < a.end_ns
             overlap = a.offset < b.offset + b.bytes and b.offset < a.offset + a.bytes
             assert not (together and overlap), (a, b)
+
+
+def test_inputs_of_a_concat_by_placement_give_their_bytes_to_its_output() -> None:
+    view = view_of(plan_of(branches(), Schedule(tuple(range(len(branches().graph.layers))))))
+    stays = {stay.storage: stay for stay in view.stays}
+    for name, output in {"a": "ab", "b": "ab", "ab": "abc", "c": "abc"}.items():
+        assert stays[name].taken_over_by == stays[output].index
+        assert stays[name].end == stays[output].begin
 
 
 def test_titles_tell_recomputations_apart() -> None:
