@@ -17,6 +17,7 @@ Where a Concat's inputs are contiguous pieces of its output, each may be made at
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 from planc.graph.footprint import ALIGNMENT
 from planc.graph.graph import Graph, Role, Tensor
@@ -36,7 +37,7 @@ def piece_offsets(shapes: Sequence[Sequence[int]], whole: Sequence[int], nbytes:
     axis = next((a for a, size in enumerate(whole) if size != shapes[0][a]), None)
     if axis is None or math.prod(whole[:axis]) != 1 or min(nbytes) == 0:
         return None
-    offsets = [sum(nbytes[:at]) for at in range(len(nbytes))]
+    offsets = [0, *accumulate(nbytes[:-1])]
     return None if any(offset % ALIGNMENT for offset in offsets) else offsets
 
 

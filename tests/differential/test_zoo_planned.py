@@ -46,7 +46,12 @@ def test_a_planned_step_computes_the_same_bits(name: str) -> None:
     assert len(result.losses) == 2
 
 
-PLACED = [("squeezenet", 112, 8, None), ("squeezenet", 112, 8, 8), ("shufflenet", 64, 3, 8), ("densenet121", 64, 57, None)]
+PLACED = [
+    ("squeezenet", 112, 8, None),
+    ("squeezenet", 112, 8, 8),
+    ("shufflenet", 64, 3, 8),
+    pytest.param("densenet121", 64, 57, None, marks=pytest.mark.slow),
+]
 """Networks, their image, and the number of their Concats, at batch 1, that do not run; the share of a tight budget."""
 
 
