@@ -90,9 +90,8 @@ def pack(
         open_question = capacity is None or bound <= capacity
         if model.height(offsets) > target and open_question and time_limit > 0:
             # numba takes half a second to import, and the easy cases do not get here.
-            from planc.placement.packing_portfolio import improve, load_search
+            from planc.placement.packing_portfolio import improve
 
-            load_search(model)
             offsets, bound = improve(model, offsets, bound, capacity, time.monotonic() + time_limit, seed)
     result = np.zeros(len(buffers), np.int64)
     result[model.source] = offsets

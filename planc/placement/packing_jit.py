@@ -3,9 +3,13 @@
 Compiling is what a first packing waits for, so these functions copy and add arrays in loops (numba's assignment to a
 slice compiles the formatting of its error message), and begin counters with `int64(0)` (a literal is a type of its own
 for numba, which compiles the functions that it is given to once more).
+
+numba looks for changes in the file of a cached function only, so the stamp of its cache is that of all files that its
+inner functions come from.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec, TypeVar, cast
 
 import numba
@@ -22,7 +26,18 @@ _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile on first call; the result keeps the function's type. Callable from Python."""
-    return cast(Callable[P, R], numba.njit(function, cache=True, **_OPTIONS))
+    made = numba.njit(function, cache=True, **_OPTIONS)
+    # Not numba's public interface: without these names the cache works, with the stamp of the one file.
+    file = getattr(getattr(made, "_cache", None), "_cache_file", None)
+    if hasattr(file, "_source_stamp"):
+        file._source_stamp = _stamp()
+    return cast(Callable[P, R], made)
+
+
+def _stamp() -> tuple[tuple[float, int], ...]:
+    """Time of change and size of every file of the packer."""
+    found = sorted(Path(__file__).parent.glob("packing*.py"))
+    return tuple((stat.st_mtime, stat.st_size) for stat in (file.stat() for file in found))
 
 
 def inner(function: Callable[P, R]) -> Callable[P, R]:

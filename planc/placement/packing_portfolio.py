@@ -8,68 +8,25 @@ order.
 
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
-from itertools import count
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
-import numpy.typing as npt
 
 from planc.placement.packing_greedy import best_greedy, shuffled_packings
 from planc.placement.packing_model import Array, Model
-from planc.placement.packing_order import Orders
-from planc.placement.packing_search import (
-    EXCESS,
-    FAILED,
-    LOWEST,
-    NONE,
-    STOP,
-    TIGHTEST,
-    Problem,
-    build_problem,
-    search,
-)  # fmt: skip
+from planc.placement.packing_problem import NONE, STOP, build_problem, new_memory
+from planc.placement.packing_runs import Run, Runs
+from planc.placement.packing_search import FAILED, LOWEST, search
 from planc.placement.packing_strata import Stratum, strata
+from planc.placement.packing_tight import Tied, tie
 from planc.placement.packing_wheel import WHEEL_BUFFERS, Wheels, spin
 
 # Search keeps every pair of buffers that meet in time (4 bytes each way) and may visit all of them along one path.
 SEARCH_BUFFERS = 3_000
-# Branching rule, order, shuffle. Measured on hard instances: each is the best on some; those that learn from dead ends
-# (Z) are the best on most.
-RULES = (
-    (LOWEST, "WAT", 0.25),
-    (TIGHTEST, "WAT", 0.1),
-    (LOWEST, "ZWA", 0.1),
-    (LOWEST, "AWT", 0.1),
-    (LOWEST, "ZWA", 0.1),
-    (LOWEST, "YWA", 0.1),
-    (LOWEST, "TWA", 0.1),
-)
-# Nodes of the shortest run. Most solutions come within a few nodes per buffer or not at all.
-NODE_LIMIT, NODES_PER_BUFFER = 500, 4
 _SEARCH_S = 1e-6
 # Time of the wheels as a part of that of the search, for lifetimes without gaps, at which the search is better.
 _WHEEL_SHARE = 0.3
-WEIGHT_DECAY = 0.7
 PAIR, HALVINGS = 2, 6
-
-
-@dataclass
-class _Rule:
-    """One order and branching rule, with what its runs have learned about the sections."""
-
-    choice: int
-    keys: str
-    noise: float
-    weight: npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Job:
-    goal: int
-    control: Array
-    future: "Future[Array | int]"
 
 
 class Group:
@@ -80,8 +37,10 @@ class Group:
         self.model, self.offsets, self.base = model, offsets, base
         self.height, self.bound = model.height(offsets), model.load_bound()
         self._seed, self._halvings, self._pairs = seed, 1, 0
-        self._problem: Problem | None = None
-        self._runs = self._turns()
+        # The searches towards a height equal to the load, and those towards any other.
+        self._tied: tuple[Tied, Runs] | None = None
+        self._runs: Runs | None = None
+        self._load = int(model.load().max(initial=0))
         self._wheels: Wheels | None = None
         self._wheel_share = 1.0 if len(model.lower) > model.count else _WHEEL_SHARE
         # A guess at what the first search will take, in seconds.
@@ -93,7 +52,7 @@ class Group:
         return self.base + self.height
 
     def shuffle(self, target: int, deadline: float) -> None:
-        """A few more heuristic packings: all that is affordable for a group too large to search."""
+        """More heuristic packings: all that is affordable for a group too large to search, and often enough for others."""
         for offsets in shuffled_packings(self.model, self._seed):
             self._take(offsets)
             if self.height <= target or time.monotonic() >= deadline:
@@ -118,36 +77,47 @@ class Group:
 
     def _search(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
         """One pair of runs, at goals between the bound, or the capacity, and the height."""
-        if self._problem is None:
-            self._problem = build_problem(self.model)
-        height = self.height
-        jobs = []
-        for goal in self._goals(target if capacity is None else capacity, capacity is not None):
-            limit, rank, rule = next(self._runs)
-            control = np.array([0, limit, 0, NONE], np.int64)
-            posed = self._problem._replace(capacity=goal)
-            jobs.append(_Job(goal, control, pool.submit(search, posed, rank, rule.choice, control, rule.weight)))
+        height, aim = self.height, target if capacity is None else capacity
+        runs: list[tuple[Run, Tied | None]] = []
         try:
-            for job in jobs:
-                self._collect(job, target if capacity is None else capacity, deadline)
+            for place, goal in enumerate(self._goals(aim, capacity is not None)):
+                self._start(pool, goal, place, runs)
+            for run, tied in runs:
+                self._collect(run, tied, aim, deadline)
         finally:
             # Also when interrupted: the pool waits for its threads.
-            for job in jobs:
-                job.control[STOP] = 1
+            for run, _ in runs:
+                run.control[STOP] = 1
         step = -1 if self.height < height else 1
         self._halvings = min(max(1, self._halvings + step), HALVINGS)
 
-    def _collect(self, job: _Job, target: int, deadline: float) -> None:
+    def _start(self, pool: ThreadPoolExecutor, goal: int, place: int, runs: list[tuple[Run, Tied | None]]) -> None:
+        """Add a run towards `goal`, of the tied model where that is the height of the load, unless tying disproves it."""
+        if goal == self._load and self._tied is None:
+            tied = tie(self.model, goal)
+            if tied is None:
+                self.bound = max(self.bound, goal + 1)
+                return
+            self._tied = tied, Runs(tied.model, self._seed)
+        if goal == self._load and self._tied is not None:
+            runs.append((self._tied[1].start(pool, goal, place), self._tied[0]))
+            return
+        if self._runs is None:
+            self._runs = Runs(self.model, self._seed)
+        runs.append((self._runs.start(pool, goal, place), None))
+
+    def _collect(self, run: Run, tied: Tied | None, target: int, deadline: float) -> None:
         if self.height > target:
-            wait([job.future], timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
+            wait([run.future], timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
         # Too late, or not needed any more; without effect on a run that has ended.
-        job.control[STOP] = 1
-        result = job.future.result()
+        run.control[STOP] = 1
+        result = run.future.result()
+        excess = run.excess()
         if not isinstance(result, int):
-            self._take(result)
+            self._take(result if tied is None else result[tied.group])
         elif result == FAILED:
             # The packing known would not have been pruned at its own height, so the excess is not the initial NONE.
-            self.bound = max(self.bound, job.goal + int(job.control[EXCESS]))
+            self.bound = max(self.bound, run.goal + (excess if tied is None else 1))
 
     def _goals(self, target: int, capped: bool) -> tuple[int, int]:
         """Every other pair attacks the target with one run, or with a capacity with both; the others lower the height."""
@@ -161,52 +131,48 @@ class Group:
         """A capacity between bound and height: halfway, closer to the height after failures, back after successes."""
         return self.height - max(1, (self.height - self.bound) >> self._halvings)
 
-    def _turns(self) -> Iterator[tuple[int, Array, _Rule]]:
-        random = np.random.default_rng(self._seed)
-        orders = Orders(self.model)
-        rules = [_Rule(*rule, np.full(self.model.sections, 1e-3)) for rule in RULES]
-        for turn in count(1):
-            limit = (NODE_LIMIT + NODES_PER_BUFFER * self.model.count) * luby(turn)
-            for rule in rules:
-                rule.weight *= WEIGHT_DECAY
-                noise = rule.noise if turn > 1 else 0.0
-                yield limit, orders.rank(rule.keys, noise, random, rule.weight), rule
-
     def _take(self, offsets: Array) -> None:
         height = self.model.height(offsets)
         if height < self.height:
             self.offsets, self.height = offsets, height
 
 
-def luby(turn: int) -> int:
-    """The restart lengths 1, 1, 2, 1, 1, 2, 4, … of Luby, Sinclair and Zuckerman (1993), from turn 1."""
-    power = turn.bit_length()
-    return 1 << (power - 1) if turn == (1 << power) - 1 else luby(turn - (1 << (power - 1)) + 1)
-
-
-def load_search(model: Model) -> None:
-    """Load the compiled search, or compile it on a machine's first use, by a run that stops at its first node."""
-    problem = build_problem(model.select(np.zeros(1, np.int64)))
-    search(problem, np.zeros(1, np.int64), LOWEST, np.array([0, 0, 0, NONE], np.int64), np.zeros(len(problem.load)))
+def load_search(model: Model) -> float:
+    """Load the compiled search, or compile it on a machine's first use, by runs that stop at once; the seconds it took."""
+    started = time.monotonic()
     single = model.select(np.zeros(1, np.int64))
-    spin(single, single.meetings(), np.zeros(1, np.int64), 0, 1, 0, np.zeros(1, np.int64))
+    rank, weight = np.zeros(1, np.int64), np.ones(single.sections)
+    search(build_problem(single), rank, LOWEST, np.array([0, 0, 0, NONE], np.int64), weight, new_memory())
+    spin(single, single.meetings(), rank, 0, 1, 0, np.zeros(1, np.int64))
+    return time.monotonic() - started
 
 
 def improve(
     model: Model, offsets: Array, bound: int, capacity: int | None, deadline: float, seed: int
 ) -> tuple[Array, int]:
-    """Better offsets (bytes) and lower bound, by working on the highest group until `deadline` (time.monotonic, s).
+    """Better offsets (bytes) and lower bound, by working on the highest group until `deadline` (time.monotonic, s), to
+    which the seconds that loading the search takes are added.
 
     Ends early when the highest group meets the bound or fits the capacity, or the bound exceeds the capacity.
     """
     fixed, parts = strata(model)
-    groups = [_group(part, offsets, bound if capacity is None else capacity, seed) for part in parts]
-    for group in groups:
-        target = bound if capacity is None else capacity
-        if group.model.count > WHEEL_BUFFERS and group.top > target:
+    target = bound if capacity is None else capacity
+    groups = [_group(part, offsets, target, seed) for part in parts]
+    for group in sorted(groups, key=lambda group: -group.top):
+        if group.top > target:
             group.shuffle(target - group.base, deadline)
+    if any(group.top > target and group.model.count <= WHEEL_BUFFERS for group in groups):
+        deadline += load_search(model)
+        bound = _search(groups, bound, capacity, deadline)
+    for part, group in zip(parts, groups, strict=True):
+        fixed[part.chosen] = group.base + group.offsets
+    return (fixed if model.height(fixed) < model.height(offsets) else offsets), bound
+
+
+def _search(groups: list[Group], bound: int, capacity: int | None, deadline: float) -> int:
+    """Lower the groups in place, the highest one first; the proven bound of all of them together (bytes)."""
     with ThreadPoolExecutor(PAIR) as pool:
-        while groups and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
             highest = max(groups, key=lambda group: group.top)
             if highest.top <= (bound if capacity is None else capacity) or highest.model.count > WHEEL_BUFFERS:
                 break
@@ -215,9 +181,7 @@ def improve(
             bound = max(bound, highest.base + highest.bound)
             if capacity is not None and bound > capacity:
                 break
-    for part, group in zip(parts, groups, strict=True):
-        fixed[part.chosen] = group.base + group.offsets
-    return (fixed if model.height(fixed) < model.height(offsets) else offsets), bound
+    return bound
 
 
 def _group(part: Stratum, offsets: Array, target: int, seed: int) -> Group:

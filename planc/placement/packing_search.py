@@ -7,112 +7,73 @@ it (it is *delayed*). The frame is MiniMalloc's (Moffitt, ASPLOS 2023: section f
 decomposition at empty cuts); the delayed branch replaces its canonical order and gives stronger bounds:
 
 - a delayed buffer lies at least at the lowest top among the unplaced buffers that it meets;
-- a section's floor is the lowest bound of the unplaced buffers in it; floor + their sizes must fit the capacity;
+- the unplaced buffers of a section, stacked in the order of their bounds, none below its own, must fit the capacity;
 - a buffer whose resting would waste more than a section can spare is delayed without search;
 - a buffer that fits beneath everything it meets rests without an alternative;
 - buffers of equal size, lifetime and alignment are delayed together.
-"""
 
-from typing import NamedTuple
+A failure that does not rest on a placement leaves out its alternatives (`packing_causes.py`), and subproblems that failed
+once are recognised.
+"""
 
 import numpy as np
 import numpy.typing as npt
 
+from planc.placement.packing_bounds import is_full, place, propagate, record, undo, unplace
+from planc.placement.packing_causes import blame_around, blame_delays, blame_members, cause_like
 from planc.placement.packing_jit import compiled, inner, int64
-from planc.placement.packing_model import Array, Model
+from planc.placement.packing_model import Array
+from planc.placement.packing_problem import (
+    BEGIN,
+    BUFFER,
+    CAUSES,
+    CONFLICT,
+    COUNT,
+    CURSOR,
+    ENTRY,
+    ENTRY_CAUSES,
+    FORCED,
+    KEY,
+    LIMIT,
+    MEMORY,
+    NODES,
+    NONE,
+    PLACED,
+    PLACED_CAUSES,
+    SECTION,
+    SLOT,
+    STOP,
+    Problem,
+    State,
+    new_state,
+)
 
 FAILED, FOUND, STOPPED = 0, 1, 2
-# Bounds of delayed buffers may push each other up in steps of the smallest size; a few rounds give most of it.
-ROUNDS = 8
-# Entries of the memory of failed subproblems, a power of two.
-MEMORY = 1 << 18
-# Which buffer to branch on: the one that rests lowest, or the one that rests on the section with the least to spare.
-LOWEST, TIGHTEST = 0, 1
-NONE = 1 << 62
-# Fields of the control array: nodes visited; their limit; set to stop, by any thread; and the least number of bytes
-# that some pruning missed the capacity by, so that a failed search also disproves every capacity below that excess.
-NODES, LIMIT, STOP, EXCESS = range(4)
-# Fields of a frame: its buffers are work[BEGIN : BEGIN + COUNT]; trail lengths before it and before its placement;
-# the buffer placed, whether it had no alternative, and how far its components are solved; its place in the memory of
-# failures.
-BEGIN, COUNT, ENTRY, PLACED, BUFFER, FORCED, CURSOR, SLOT, KEY = range(9)
+# Which buffer to branch on: the one that rests lowest; the one that rests on the section with the least to spare; the
+# lowest in the section with the fewest that can be its lowest, for the dead ends it caused (dom/wdeg of Boussemart et al.,
+# ECAI 2004); LAST added: one in the section of the last dead end, where one rests in it (Lecoutre et al., AIJ 2009).
+LOWEST, TIGHTEST, FEWEST, LAST = 0, 1, 2, 4
 
 
-class Problem(NamedTuple):
-    """What stays fixed: buffers (see Model), the buffers each one meets in time, and the capacity in bytes.
-
-    `kind` is equal for interchangeable buffers. A section's padded sizes may exceed the capacity by `padding`, the
-    largest of all, since the padding of the buffer on top need not fit.
-    """
-
-    top: Array
-    size: Array
-    alignment: Array
-    kind: Array
-    first: Array
-    lower: Array
-    upper: Array
-    near_first: Array
-    near: npt.NDArray[np.int32]
-    load: Array
-    padding: int
-    capacity: int
-
-
-class State(NamedTuple):
-    """What changes: bound of every offset (its value once placed), flags, what is left to place in every section."""
-
-    offset: Array
-    delayed: npt.NDArray[np.bool_]
-    placed: npt.NDArray[np.bool_]
-    remaining: Array
-    floor: Array
-    work: Array
-    trail: Array
-    frames: Array
-    failed: Array
-
-
-def build_problem(model: Model) -> Problem:
-    """The search problem of a model, with capacity 0."""
-    spans = [tuple(zip(model.lower[a:b].tolist(), model.upper[a:b].tolist(), strict=True))
-             for a, b in zip(model.first[:-1], model.first[1:], strict=True)]  # fmt: skip
-    kinds: dict[object, int] = {}
-    keys = zip(spans, model.top.tolist(), model.alignment.tolist(), strict=True)
-    kind = np.array([kinds.setdefault(key, len(kinds)) for key in keys], dtype=np.int64)
-    meets = model.meetings()
-    near_first = np.concatenate([[0], np.cumsum(meets.sum(axis=1))]).astype(np.int64)
-    return Problem(
-        model.top, model.size, model.alignment, kind, model.first, model.lower, model.upper,
-        near_first, np.nonzero(meets)[1].astype(np.int32), model.load(), int((model.size - model.top).max(initial=0)), 0,
-    )  # fmt: skip
-
-
-def search(problem: Problem, rank: Array, choice: int, control: Array, weight: npt.NDArray[np.float64]) -> Array | int:
+def search(
+    problem: Problem, rank: Array, choice: int, control: Array, weight: npt.NDArray[np.float64], memory: Array
+) -> Array | int:
     """Offsets within the capacity, or FAILED when there are none (a proof), or STOPPED.
 
     Ties between buffers go to the lowest `rank`. `control`: see NODES … EXCESS. `weight` counts, per section, the dead
-    ends it caused.
+    ends it caused. `memory` holds the failures of earlier searches with a capacity at least as large.
     """
-    count, sections = len(problem.size), len(problem.load)
-    state = State(
-        np.zeros(count, np.int64), np.zeros(count, np.bool_), np.zeros(count, np.bool_),
-        problem.load.copy(), np.zeros(sections, np.int64), np.empty((count + 1) * (count + 2) // 2, np.int64),
-        # Along one path a pair of buffers enters the trail at most once by placing; the rest is for delays.
-        np.empty((len(problem.near) + 64 * count + 1024, 3), np.int64), np.zeros((count + 2, 9), np.int64),
-        np.zeros(MEMORY, np.int64),
-    )  # fmt: skip
+    state = new_state(problem, memory)
     outcome = _search(problem, state, rank, choice, control, weight)
     return state.offset if outcome == FOUND else outcome
 
 
 @compiled
 def _search(p: Problem, s: State, rank: Array, choice: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
-    count = len(p.size)
-    for i in range(count):
+    for i in range(len(p.size)):
         s.work[i] = i
-    depth, tail = 0, int64(0)
-    s.frames[0, BEGIN], s.frames[0, COUNT] = 0, count
+    depth, tail = int64(0), int64(0)
+    s.frames[0, BEGIN], s.frames[0, COUNT], s.frames[0, ENTRY_CAUSES] = 0, len(p.size), s.last[CAUSES]
     entering, result = True, FOUND
     while depth >= 0:
         frame = s.frames[depth]
@@ -121,19 +82,21 @@ def _search(p: Problem, s: State, rank: Array, choice: int, control: Array, weig
             control[NODES] += 1
             if control[NODES] > control[LIMIT] or control[STOP] != 0:
                 return STOPPED
-            tail = _propagate(p, s, members, tail, control, weight)
-            if tail >= len(s.trail) - 2 * count:
+            tail = propagate(p, s, members, tail, control, weight)
+            if is_full(p, s, tail):
                 return STOPPED
-            chosen = -1 if tail < 0 else _choose(p, s, members, rank, choice)
+            chosen = -1 if tail < 0 else _choose(p, s, members, rank, choice, weight)
             if chosen < 0:
-                tail = _undo(s, tail if tail >= 0 else -1 - tail, frame[ENTRY])
+                if tail >= 0:
+                    blame_delays(s, members)
+                tail = _leave(s, frame, tail if tail >= 0 else -1 - tail)
                 entering, result = False, FAILED
-                s.failed[frame[SLOT]] = frame[KEY]
                 depth -= 1
                 continue
             frame[PLACED], frame[BUFFER], frame[CURSOR] = tail, chosen, 0
+            frame[PLACED_CAUSES] = s.last[CAUSES]
             frame[FORCED] = 1 if _fits_beneath(p, s, chosen) else 0
-            tail = _place(p, s, chosen, tail)
+            tail = place(p, s, chosen, tail, depth)
             result = FOUND
         if result == FOUND:
             size = _next_component(p, s, frame, members)
@@ -142,26 +105,55 @@ def _search(p: Problem, s: State, rank: Array, choice: int, control: Array, weig
                 depth -= 1
                 continue
             depth += 1
-            child = s.frames[depth]
-            child[BEGIN], child[COUNT], child[ENTRY] = frame[BEGIN] + frame[COUNT], size, tail
-            child[SLOT], child[KEY] = _signature(s, s.work[child[BEGIN] : child[BEGIN] + size])
-            entering = s.failed[child[SLOT]] != child[KEY]
+            entering = _enter(s, s.frames[depth], frame[BEGIN] + frame[COUNT], size, tail)
             if not entering:
                 result = FAILED
                 depth -= 1
             continue
-        tail = _undo(s, tail, frame[PLACED])
+        tail = undo(s, tail, frame[PLACED])
+        s.last[CAUSES] = frame[PLACED_CAUSES]
         for i in members:
             if s.placed[i]:
-                _unplace(p, s, i)
-        if frame[FORCED]:
-            tail = _undo(s, tail, frame[ENTRY])
-            s.failed[frame[SLOT]] = frame[KEY]
+                unplace(p, s, i)
+        relevant = _cleared(s, depth)
+        if frame[FORCED] or not relevant:
+            if relevant:
+                blame_around(p, s, frame[BUFFER])
+            tail = _leave(s, frame, tail)
             depth -= 1
             continue
         tail = _delay_kind(p, s, members, frame[BUFFER], tail)
         entering = True
     return result
+
+
+@inner
+def _enter(s: State, frame: Array, begin: int, size: int, tail: int) -> bool:
+    """Open the frame of a subproblem, unless it is known to fail."""
+    members = s.work[begin : begin + size]
+    frame[BEGIN], frame[COUNT], frame[ENTRY], frame[ENTRY_CAUSES] = begin, size, tail, s.last[CAUSES]
+    frame[SLOT], frame[KEY] = _signature(s, members)
+    if s.failed[frame[SLOT]] == frame[KEY]:
+        blame_members(s, members)
+        return False
+    return True
+
+
+@inner
+def _leave(s: State, frame: Array, tail: int) -> int:
+    """Undo a frame that failed, and remember it. The trail's new length."""
+    s.failed[frame[SLOT]] = frame[KEY]
+    s.last[CAUSES] = frame[ENTRY_CAUSES]
+    return undo(s, tail, frame[ENTRY])
+
+
+@inner
+def _cleared(s: State, level: int) -> bool:
+    """Take a level out of the dead end's reasons; whether it was there."""
+    bit, word = int64(1) << (level & 63), int64(level >> 6)
+    found = int64(s.causes[CONFLICT, word])
+    s.causes[CONFLICT, word] = found & ~bit
+    return found & bit != 0
 
 
 @inner
@@ -184,103 +176,64 @@ def _mixed(value: int) -> int:
 
 
 @inner
-def _propagate(p: Problem, s: State, members: Array, tail: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
-    """Raise bounds until nothing changes, or ROUNDS times. The trail's new length n, or -1 - n at a dead end."""
-    offset, floor, remaining = s.offset, s.floor, s.remaining
-    top, first, lower, upper = p.top, p.first, p.lower, p.upper
-    begin, stop = len(floor), 0
+def _choose(p: Problem, s: State, members: Array, rank: Array, choice: int, weight: npt.NDArray[np.float64]) -> int:
+    """The buffer to branch on, one without an alternative first, or -1 when all are delayed."""
+    best, best_spare, rule = int64(-1), NONE, choice & 3
+    begin, stop = len(p.load), int64(0)
     for i in members:
-        begin, stop = min(begin, lower[first[i]]), max(stop, upper[first[i + 1] - 1])
-    limit = len(s.trail) - 2 * len(p.size)
-    room = p.capacity + p.padding
-    for _ in range(ROUNDS):
-        if tail >= limit:
-            break
-        for section in range(begin, stop):
-            floor[section] = NONE
-        for i in members:
-            bound = offset[i]
-            if bound + top[i] > p.capacity:
-                control[EXCESS] = min(control[EXCESS], bound + top[i] - p.capacity)
-                return -1 - tail
-            for r in range(first[i], first[i + 1]):
-                for section in range(lower[r], upper[r]):
-                    floor[section] = min(floor[section], bound)
-        for section in range(begin, stop):
-            if floor[section] < NONE and floor[section] + remaining[section] > room:
-                control[EXCESS] = min(control[EXCESS], floor[section] + remaining[section] - room)
-                weight[section] += 1.0
-                return -1 - tail
-        raised = False
-        for i in members:
-            if not s.delayed[i]:
-                excess = offset[i] + _most_remaining(p, s, i) - room
-                if excess > 0:
-                    control[EXCESS] = min(control[EXCESS], excess)
-                    tail = _record(s, i, tail)
-                    s.delayed[i] = True
-            if s.delayed[i]:
-                bound = _lowest_top(p, s, i)
-                if bound == NONE:
-                    return -1 - tail
-                if bound > offset[i]:
-                    tail = _record(s, i, tail)
-                    offset[i] = bound
-                    raised = True
-        if not raised:
-            break
-    return tail
-
-
-@inner
-def _most_remaining(p: Problem, s: State, i: int) -> int:
-    most, remaining = 0, s.remaining
-    for r in range(p.first[i], p.first[i + 1]):
-        for section in range(p.lower[r], p.upper[r]):
-            most = max(most, remaining[section])
-    return most
-
-
-@inner
-def _lowest_top(p: Problem, s: State, i: int) -> int:
-    """Where a delayed buffer can be at the lowest: on an unplaced buffer that it meets; NONE when there is none."""
-    lowest, near = int64(NONE), p.near
-    placed, offset, size = s.placed, s.offset, p.size
-    for at in range(p.near_first[i], p.near_first[i + 1]):
-        k = near[at]
-        if not placed[k]:
-            lowest = min(lowest, offset[k] + size[k])
-    return lowest if lowest == NONE else _aligned(lowest, p.alignment[i])
-
-
-@inner
-def _choose(p: Problem, s: State, members: Array, rank: Array, choice: int) -> int:
-    """The buffer to branch on, or -1 when all are delayed."""
-    best, best_spare = -1, NONE
-    for i in members:
+        begin, stop = min(begin, p.lower[p.first[i]]), max(stop, p.upper[p.first[i + 1] - 1])
         if s.delayed[i]:
             continue
-        spare = _spare(p, s, i) if choice == TIGHTEST else 0
-        if (
-            best < 0
-            or spare < best_spare
-            or (
-                spare == best_spare
-                and (s.offset[i] < s.offset[best] or (s.offset[i] == s.offset[best] and rank[i] < rank[best]))
-            )
-        ):
-            best, best_spare = i, spare
+        k = s.blocker[i]
+        if (k == i or s.placed[k] or s.offset[k] >= s.offset[i] + p.size[i]) and _fits_beneath(p, s, i):
+            return int64(i)
+        spare = _spare(p, s, i) if rule == TIGHTEST else 0
+        if best < 0 or spare < best_spare or (spare == best_spare and _rests_lower(s, rank, i, best)):
+            best, best_spare = int64(i), spare
+    found = int64(-1)
+    if best >= 0 and choice & LAST and begin <= s.last[SECTION] < stop:
+        found = _lowest_in(p, s, s.last[SECTION], rank)
+    if best >= 0 and rule == FEWEST and found < 0:
+        found = _lowest_in(p, s, _scarcest(s, begin, stop, weight), rank)
+    return best if found < 0 else found
+
+
+@inner
+def _rests_lower(s: State, rank: Array, i: int, k: int) -> bool:
+    low, high = int64(s.offset[i]), int64(s.offset[k])
+    return low < high or (low == high and int64(rank[i]) < int64(rank[k]))
+
+
+@inner
+def _scarcest(s: State, begin: int, stop: int, weight: npt.NDArray[np.float64]) -> int:
+    """The section with the fewest buffers that can be its lowest, in proportion to the dead ends it caused."""
+    section, least = int64(begin), np.inf
+    for t in range(begin, stop):
+        if s.floor[t] < NONE and s.options[t] < least * weight[t]:
+            section, least = int64(t), s.options[t] / weight[t]
+    return section
+
+
+@inner
+def _lowest_in(p: Problem, s: State, section: int, rank: Array) -> int:
+    """The buffer that rests lowest in a section, of those low enough to be its lowest; -1 when there is none."""
+    best, most = int64(-1), p.capacity + p.padding - s.remaining[section]
+    for at in range(p.alive_first[section], p.alive_first[section + 1]):
+        i = int64(p.alive[at])
+        free = not s.placed[i] and not s.delayed[i] and s.offset[i] <= most
+        if free and (best < 0 or _rests_lower(s, rank, i, best)):
+            best = i
     return best
 
 
 @inner
 def _spare(p: Problem, s: State, i: int) -> int:
     """Bytes to spare (up to a constant) in the tightest section whose floor is the buffer's own bound."""
-    spare, floor, remaining, bound = NONE, s.floor, s.remaining, s.offset[i]
+    spare, floor, bound = NONE, s.floor, s.offset[i]
     for r in range(p.first[i], p.first[i + 1]):
         for section in range(p.lower[r], p.upper[r]):
             if floor[section] == bound:
-                spare = min(spare, p.capacity - bound - remaining[section])
+                spare = min(spare, p.capacity - s.reach[section])
     return spare
 
 
@@ -291,45 +244,19 @@ def _fits_beneath(p: Problem, s: State, i: int) -> bool:
     for at in range(p.near_first[i], p.near_first[i + 1]):
         k = near[at]
         if not placed[k] and offset[k] < top:
+            s.blocker[i] = k
             return False
     return True
 
 
 @inner
-def _place(p: Problem, s: State, i: int, tail: int) -> int:
-    s.placed[i] = True
-    _add_remaining(p, s, i, -p.size[i])
-    near, placed, offset, delayed, alignment = p.near, s.placed, s.offset, s.delayed, p.alignment
-    top = offset[i] + p.size[i]
-    for at in range(p.near_first[i], p.near_first[i + 1]):
-        k = int64(near[at])
-        if not placed[k] and (delayed[k] or offset[k] < top):
-            tail = _record(s, k, tail)
-            offset[k] = max(offset[k], _aligned(top, alignment[k]))
-            delayed[k] = False
-    return tail
-
-
-@inner
-def _unplace(p: Problem, s: State, i: int) -> None:
-    s.placed[i] = False
-    _add_remaining(p, s, i, p.size[i])
-
-
-@inner
-def _add_remaining(p: Problem, s: State, i: int, change: int) -> None:
-    remaining = s.remaining
-    for r in range(p.first[i], p.first[i + 1]):
-        for section in range(p.lower[r], p.upper[r]):
-            remaining[section] += change
-
-
-@inner
 def _delay_kind(p: Problem, s: State, members: Array, i: int, tail: int) -> int:
+    """Buffer i does not rest now, nor one that is its equal, for the reasons of the dead end. The trail's new length."""
+    why = cause_like(s, int64(CONFLICT))
     for k in members:
         if p.kind[k] == p.kind[i] and not s.delayed[k]:
-            tail = _record(s, k, tail)
-            s.delayed[k] = True
+            tail = record(s, k, tail)
+            s.delayed[k], s.delay[k] = True, why
     return tail
 
 
@@ -353,23 +280,3 @@ def _next_component(p: Problem, s: State, frame: Array, members: Array) -> int:
         at += 1
     frame[CURSOR] = at
     return size
-
-
-@inner
-def _record(s: State, i: int, tail: int) -> int:
-    s.trail[tail, 0], s.trail[tail, 1], s.trail[tail, 2] = i, s.offset[i], s.delayed[i]
-    return tail + 1
-
-
-@inner
-def _undo(s: State, tail: int, to: int) -> int:
-    while tail > to:
-        tail -= 1
-        i = s.trail[tail, 0]
-        s.offset[i], s.delayed[i] = s.trail[tail, 1], s.trail[tail, 2] != 0
-    return tail
-
-
-@inner
-def _aligned(offset: int, alignment: int) -> int:
-    return (offset + alignment - 1) // alignment * alignment
