@@ -29,7 +29,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     made = numba.njit(function, cache=True, **_OPTIONS)
     # Not numba's public interface: without these names the cache works, with the stamp of the one file.
     file = getattr(getattr(made, "_cache", None), "_cache_file", None)
-    if hasattr(file, "_source_stamp"):
+    if file is not None and hasattr(file, "_source_stamp"):
         file._source_stamp = _stamp()
     return cast(Callable[P, R], made)
 
