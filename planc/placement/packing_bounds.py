@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planc.placement.packing_causes import blame, blame_section, cause_like, cause_of_delay, clear_conflict
-from planc.placement.packing_jit import inner, int64
+from planc.placement.packing_jit import inner_bare, int64
 from planc.placement.packing_model import Array
 from planc.placement.packing_problem import CONFLICT, EXCESS, NONE, SECTION, Problem, State
 
@@ -12,7 +12,7 @@ from planc.placement.packing_problem import CONFLICT, EXCESS, NONE, SECTION, Pro
 ROUNDS = 8
 
 
-@inner
+@inner_bare
 def propagate(p: Problem, s: State, members: Array, tail: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
     """Raise bounds until nothing changes, or ROUNDS times. The trail's new length n, or -1 - n at a dead end."""
     for _ in range(ROUNDS):
@@ -38,13 +38,13 @@ def propagate(p: Problem, s: State, members: Array, tail: int, control: Array, w
     return tail
 
 
-@inner
+@inner_bare
 def is_full(p: Problem, s: State, tail: int) -> bool:
     """Whether the trail may be too short for the next round."""
     return tail >= len(s.trail) - 3 * len(p.size) - 2 * len(p.load)
 
 
-@inner
+@inner_bare
 def _survey_stale(p: Problem, s: State, tail: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
     """Look at the sections where something changed. As `propagate` returns."""
     sections, queue = len(p.load), s.queue
@@ -61,7 +61,7 @@ def _survey_stale(p: Problem, s: State, tail: int, control: Array, weight: npt.N
     return tail
 
 
-@inner
+@inner_bare
 def _survey(p: Problem, s: State, section: int, tail: int) -> int:
     """Stack the unplaced buffers of a section in the order of their bounds, none below its own."""
     ends, count = s.ends, int64(0)
@@ -87,7 +87,7 @@ def _survey(p: Problem, s: State, section: int, tail: int) -> int:
     return tail + 1
 
 
-@inner
+@inner_bare
 def _review(p: Problem, s: State, i: int, tail: int, control: Array) -> int:
     """Whether a buffer can lie at its bound at all, and whether it can rest there. As `propagate` returns."""
     excess = s.offset[i] + p.top[i] - p.capacity
@@ -106,7 +106,7 @@ def _review(p: Problem, s: State, i: int, tail: int, control: Array) -> int:
     return tail
 
 
-@inner
+@inner_bare
 def _most_remaining(p: Problem, s: State, i: int) -> int:
     most, remaining = int64(0), s.remaining
     for r in range(p.first[i], p.first[i + 1]):
@@ -115,7 +115,7 @@ def _most_remaining(p: Problem, s: State, i: int) -> int:
     return most
 
 
-@inner
+@inner_bare
 def _raise_delayed(p: Problem, s: State, i: int, tail: int) -> int:
     """A delayed buffer lies at the lowest on an unplaced one that it meets. As `propagate` returns."""
     lowest = int64(NONE)
@@ -137,7 +137,7 @@ def _raise_delayed(p: Problem, s: State, i: int, tail: int) -> int:
     return tail
 
 
-@inner
+@inner_bare
 def place(p: Problem, s: State, i: int, tail: int, level: int) -> int:
     """Put buffer i at its bound, beneath all unplaced ones that it meets. The trail's new length."""
     s.placed[i] = True
@@ -158,14 +158,14 @@ def place(p: Problem, s: State, i: int, tail: int, level: int) -> int:
     return tail
 
 
-@inner
+@inner_bare
 def unplace(p: Problem, s: State, i: int) -> None:
     """Take back `place`, apart from what the trail holds."""
     s.placed[i] = False
     add_remaining(p, s, i, p.size[i])
 
 
-@inner
+@inner_bare
 def add_remaining(p: Problem, s: State, i: int, change: int) -> None:
     """Add to the sizes to be placed in the buffer's sections."""
     remaining = s.remaining
@@ -174,7 +174,7 @@ def add_remaining(p: Problem, s: State, i: int, change: int) -> None:
             remaining[section] += change
 
 
-@inner
+@inner_bare
 def _mark_stale(p: Problem, s: State, i: int) -> None:
     """The buffer's sections are to be looked at again. A mark that outlives its path costs time only."""
     sections, queue, stale = len(p.load), s.queue, s.stale
@@ -186,7 +186,7 @@ def _mark_stale(p: Problem, s: State, i: int) -> None:
                 queue[sections] += 1
 
 
-@inner
+@inner_bare
 def record(s: State, i: int, tail: int) -> int:
     """Keep a buffer's bound and delay, and their reasons. The trail's new length."""
     entry = s.trail[tail]
@@ -195,7 +195,7 @@ def record(s: State, i: int, tail: int) -> int:
     return tail + 1
 
 
-@inner
+@inner_bare
 def undo(s: State, tail: int, to: int) -> int:
     """Restore what the trail holds beyond length `to`."""
     count = len(s.offset)
@@ -210,6 +210,6 @@ def undo(s: State, tail: int, to: int) -> int:
     return tail
 
 
-@inner
+@inner_bare
 def _aligned(offset: int, alignment: int) -> int:
     return (offset + alignment - 1) // alignment * alignment

@@ -23,11 +23,11 @@ from planc.placement.packing_search import FEWEST, LAST, LOWEST, TIGHTEST, searc
 RULES = (
     (LOWEST, "WAT", 0.25),
     (FEWEST, "WAT", 0.1),
+    (TIGHTEST, "WAT", 0.1),
     (FEWEST | LAST, "WAT", 0.1),
     (LOWEST, "ZWA", 0.1),
     (FEWEST, "SWA", 0.2),
     (FEWEST | LAST, "TWA", 0.2),
-    (TIGHTEST, "WAT", 0.1),
 )
 # Nodes of the shortest run. Most solutions come within a few nodes per buffer or not at all.
 NODE_LIMIT, NODES_PER_BUFFER = 1000, 1.5

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from planc.placement.packing_bounds import is_full, place, propagate, record, undo, unplace
 from planc.placement.packing_causes import blame_around, blame_delays, blame_members, cause_like
-from planc.placement.packing_jit import compiled, inner, int64
+from planc.placement.packing_jit import compiled_bare, inner_bare, int64
 from planc.placement.packing_model import Array
 from planc.placement.packing_problem import (
     BEGIN,
@@ -68,7 +68,7 @@ def search(
     return state.offset if outcome == FOUND else outcome
 
 
-@compiled
+@compiled_bare
 def _search(p: Problem, s: State, rank: Array, choice: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
     for i in range(len(p.size)):
         s.work[i] = i
@@ -127,7 +127,7 @@ def _search(p: Problem, s: State, rank: Array, choice: int, control: Array, weig
     return result
 
 
-@inner
+@inner_bare
 def _enter(s: State, frame: Array, begin: int, size: int, tail: int) -> bool:
     """Open the frame of a subproblem, unless it is known to fail."""
     members = s.work[begin : begin + size]
@@ -139,7 +139,7 @@ def _enter(s: State, frame: Array, begin: int, size: int, tail: int) -> bool:
     return True
 
 
-@inner
+@inner_bare
 def _leave(s: State, frame: Array, tail: int) -> int:
     """Undo a frame that failed, and remember it. The trail's new length."""
     s.failed[frame[SLOT]] = frame[KEY]
@@ -147,7 +147,7 @@ def _leave(s: State, frame: Array, tail: int) -> int:
     return undo(s, tail, frame[ENTRY])
 
 
-@inner
+@inner_bare
 def _cleared(s: State, level: int) -> bool:
     """Take a level out of the dead end's reasons; whether it was there."""
     bit, word = int64(1) << (level & 63), int64(level >> 6)
@@ -156,7 +156,7 @@ def _cleared(s: State, level: int) -> bool:
     return found & bit != 0
 
 
-@inner
+@inner_bare
 def _signature(s: State, members: Array) -> tuple[int, int]:
     """What decides a subproblem's outcome, hashed twice: the place in the memory and the key stored there (not 0)."""
     slot, key = 0, 0
@@ -167,7 +167,7 @@ def _signature(s: State, members: Array) -> tuple[int, int]:
     return slot & (MEMORY - 1), key | 1
 
 
-@inner
+@inner_bare
 def _mixed(value: int) -> int:
     """A 64-bit hash (multiply and shift, wrapping)."""
     value = (value ^ (value >> 29)) * 0x3C79AC492BA7B653
@@ -175,7 +175,7 @@ def _mixed(value: int) -> int:
     return value ^ (value >> 27)
 
 
-@inner
+@inner_bare
 def _choose(p: Problem, s: State, members: Array, rank: Array, choice: int, weight: npt.NDArray[np.float64]) -> int:
     """The buffer to branch on, one without an alternative first, or -1 when all are delayed."""
     best, best_spare, rule = int64(-1), NONE, choice & 3
@@ -198,13 +198,13 @@ def _choose(p: Problem, s: State, members: Array, rank: Array, choice: int, weig
     return best if found < 0 else found
 
 
-@inner
+@inner_bare
 def _rests_lower(s: State, rank: Array, i: int, k: int) -> bool:
     low, high = int64(s.offset[i]), int64(s.offset[k])
     return low < high or (low == high and int64(rank[i]) < int64(rank[k]))
 
 
-@inner
+@inner_bare
 def _scarcest(s: State, begin: int, stop: int, weight: npt.NDArray[np.float64]) -> int:
     """The section with the fewest buffers that can be its lowest, in proportion to the dead ends it caused."""
     section, least = int64(begin), np.inf
@@ -214,7 +214,7 @@ def _scarcest(s: State, begin: int, stop: int, weight: npt.NDArray[np.float64]) 
     return section
 
 
-@inner
+@inner_bare
 def _lowest_in(p: Problem, s: State, section: int, rank: Array) -> int:
     """The buffer that rests lowest in a section, of those low enough to be its lowest; -1 when there is none."""
     best, most = int64(-1), p.capacity + p.padding - s.remaining[section]
@@ -226,7 +226,7 @@ def _lowest_in(p: Problem, s: State, section: int, rank: Array) -> int:
     return best
 
 
-@inner
+@inner_bare
 def _spare(p: Problem, s: State, i: int) -> int:
     """Bytes to spare (up to a constant) in the tightest section whose floor is the buffer's own bound."""
     spare, floor, bound = NONE, s.floor, s.offset[i]
@@ -237,7 +237,7 @@ def _spare(p: Problem, s: State, i: int) -> int:
     return spare
 
 
-@inner
+@inner_bare
 def _fits_beneath(p: Problem, s: State, i: int) -> bool:
     near, placed, offset = p.near, s.placed, s.offset
     top = offset[i] + p.size[i]
@@ -249,7 +249,7 @@ def _fits_beneath(p: Problem, s: State, i: int) -> bool:
     return True
 
 
-@inner
+@inner_bare
 def _delay_kind(p: Problem, s: State, members: Array, i: int, tail: int) -> int:
     """Buffer i does not rest now, nor one that is its equal, for the reasons of the dead end. The trail's new length."""
     why = cause_like(s, int64(CONFLICT))
@@ -260,7 +260,7 @@ def _delay_kind(p: Problem, s: State, members: Array, i: int, tail: int) -> int:
     return tail
 
 
-@inner
+@inner_bare
 def _next_component(p: Problem, s: State, frame: Array, members: Array) -> int:
     """Copy the next buffers that no cut separates (members are sorted by start) behind the frame's own; their number.
 
