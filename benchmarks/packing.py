@@ -16,6 +16,8 @@ from statistics import median
 from planc.placement.check import Verdict, check_packing
 from planc.placement.packing import Buffer, Packing, pack
 from planc.placement.packing_csv import read_buffers
+from planc.placement.packing_model import build_model
+from planc.placement.packing_portfolio import load_search
 
 # The brute-force check takes a second for 1,500 buffers and grows quadratically.
 CHECKED_BUFFERS = 5_000
@@ -69,6 +71,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1)
     options = parser.parse_args()
     pack(WARM_UP, time_limit=1.0)
+    load_search(build_model(WARM_UP))
     print("| instance | buffers | capacity | height | lower bound | % over | s (median) | s (max) | status |")
     print("|---|---|---|---|---|---|---|---|---|")
     instances = [(path.stem, read_buffers(path).buffers, capacity_of(path)) for path in files(options.folder)]

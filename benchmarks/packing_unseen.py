@@ -1,9 +1,11 @@
 """Packing instances that no rule was tuned on: random tilings, and perturbed copies of given instances.
 
     python benchmarks/packing_unseen.py FOLDER [--time-limit 20] [--seeds 10] [--counts 200 250] [--dropped 0.05]
+                                               [--first 0]
 
 FOLDER holds CSV files; one named NAME.CAPACITY.csv is packed first, within 60 s, and its relatives fit that capacity;
-those of any other are packed as low as they can be. Every tiling fits 2^20 bytes.
+those of any other are packed as low as they can be. Every tiling fits 2^20 bytes. `--first` is the seed of the first
+tiling, and the seed of the relatives is one more, so that another one gives instances not seen before.
 """
 
 import argparse
@@ -62,12 +64,14 @@ def named(tiles: Sequence[Tile], random: Random) -> list[Buffer]:
     return [tile.buffer(i) for i, tile in enumerate(random.sample(tiles, len(tiles)))]
 
 
-def relatives(buffers: Sequence[Buffer], offsets: Sequence[int], capacity: int) -> Iterator[tuple[str, list[Buffer]]]:
+def relatives(
+    buffers: Sequence[Buffer], offsets: Sequence[int], capacity: int, seed: int
+) -> Iterator[tuple[str, list[Buffer]]]:
     """Changed copies of a packed instance that fit the same capacity, named."""
     tiles = [Tile(*b.lifetimes[0], at, at + b.size) for b, at in zip(buffers, offsets, strict=True)]
     horizon = max(t.end for t in tiles)
     mirrored = [replace(t, start=horizon - t.end, end=horizon - t.start) for t in tiles]
-    random = Random(1)
+    random = Random(seed)
     yield "reversed", named(mirrored, random)
     yield "0.9 of them", named(random.sample(tiles, len(tiles) * 9 // 10), random)
     yield "grown", named(grown(tiles, horizon, capacity, random), random)
@@ -102,9 +106,9 @@ def recut(tiles: Sequence[Tile], horizon: int, capacity: int, random: Random) ->
     return result
 
 
-def training_relatives(buffers: Sequence[Buffer]) -> Iterator[tuple[str, list[Buffer]]]:
+def training_relatives(buffers: Sequence[Buffer], seed: int) -> Iterator[tuple[str, list[Buffer]]]:
     """Changed copies of a training set, named; whether they pack at their load is not known beforehand."""
-    random = Random(1)
+    random = Random(seed)
     horizon = max(b.lifetimes[-1][1] for b in buffers)
     yield "reversed", [moved(b, -1, horizon) for b in buffers]
     yield "sizes within 20 %", [replace(b, size=max(1, int(b.size * random.uniform(0.8, 1.2)))) for b in buffers]
@@ -132,6 +136,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--time-limit", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--counts", type=int, nargs="*", default=[200, 250])
     parser.add_argument("--dropped", type=float, default=0.0)
     options = parser.parse_args()
@@ -139,13 +144,13 @@ def main() -> None:
         buffers, limit = read_buffers(file).buffers, file.stem.rpartition(".")[2]
         if limit.isdigit():
             known = pack(buffers, capacity=int(limit), time_limit=60.0)
-            for name, changed in relatives(buffers, known.offsets, int(limit)):
+            for name, changed in relatives(buffers, known.offsets, int(limit), options.first + 1):
                 report(f"{file.stem} {name}", changed, int(limit), options.time_limit)
         else:
-            for name, changed in training_relatives(buffers):
+            for name, changed in training_relatives(buffers, options.first + 1):
                 report(f"{file.stem} {name}", changed, None, options.time_limit)
     for count in options.counts:
-        for seed in range(options.seeds):
+        for seed in range(options.first, options.first + options.seeds):
             tiles = tiling(Random(seed), count, options.dropped)
             report(f"tiling {seed}", tiles, GRID * GRID, options.time_limit)
 
