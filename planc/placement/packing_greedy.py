@@ -47,9 +47,7 @@ def shuffled_packings(model: Model, seed: int) -> Iterator[Array]:
     yield from islice(_skylines(model, choices, random), rounds)
 
 
-def _skylines(
-    model: Model, choices: Iterable[tuple[float, str]], random: np.random.Generator
-) -> Iterator[Array]:
+def _skylines(model: Model, choices: Iterable[tuple[float, str]], random: np.random.Generator) -> Iterator[Array]:
     # numba takes half a second to import, and the easy cases do not get here.
     from planc.placement.packing_order import Orders
     from planc.placement.packing_skyline import skyline

@@ -2,13 +2,13 @@
 
 from random import Random
 
-from planc.placement import packing_search, packing_skyline, packing_wheel
+from planc.placement import packing_bounds, packing_causes, packing_search, packing_skyline, packing_wheel
 from planc.placement.packing import Buffer, pack
 
 
 def compiled_functions() -> dict[str, list[object]]:
     """The argument types that every compiled function of the packer has been compiled for or loaded with."""
-    modules = (packing_search, packing_skyline, packing_wheel)
+    modules = (packing_bounds, packing_causes, packing_search, packing_skyline, packing_wheel)
     return {
         f"{module.__name__}.{name}": list(function.signatures)
         for module in modules

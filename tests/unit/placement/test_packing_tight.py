@@ -26,7 +26,9 @@ def tiling(seed: int, count: int, dropped: float) -> list[Buffer]:
     random = Random(seed)
     pieces = [(0, GRID, 0, GRID)]
     while len(pieces) < count:
-        a, b, low, high = pieces.pop(random.choices(range(len(pieces)), [(p[1] - p[0]) * (p[3] - p[2]) for p in pieces])[0])
+        a, b, low, high = pieces.pop(
+            random.choices(range(len(pieces)), [(p[1] - p[0]) * (p[3] - p[2]) for p in pieces])[0]
+        )
         along, across = random.randint(a, b), random.randint(low, high)
         halves = (
             [(a, along, low, high), (along, b, low, high)] if random.random() < 0.5
