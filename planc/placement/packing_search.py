@@ -233,7 +233,7 @@ def _spare(p: Problem, s: State, i: int) -> int:
     for r in range(p.first[i], p.first[i + 1]):
         for section in range(p.lower[r], p.upper[r]):
             if floor[section] == bound:
-                spare = min(spare, p.capacity - s.reach[section])
+                spare = min(spare, p.capacity - bound - s.remaining[section])
     return spare
 
 
