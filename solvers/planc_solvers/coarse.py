@@ -34,6 +34,8 @@ class Coarse:
     recomputed: dict[tuple[int, int], int] = field(default_factory=dict)
     copied_in: dict[tuple[int, int], int] = field(default_factory=dict)
     copied_out: dict[tuple[int, int], int] = field(default_factory=dict)
+    time: list[int] = field(default_factory=list)
+    """The time of each stage."""
     resident: dict[int, int] = field(default_factory=dict)
     constant: list[int] = field(default_factory=list)
     birth: list[int] = field(default_factory=list)
@@ -62,6 +64,15 @@ class Coarse:
     def swappable(self, value: int) -> bool:
         """Whether copies of `value` may be made."""
         return self.problem.values[value].swappable
+
+    def first_return(self, value: int) -> int:
+        """First stage for which `value` may have to come back: it is there in the one before without being asked for."""
+        origin = self.problem.values[value].origin
+        return self.birth[value] + 1 if origin is Origin.COMPUTED else 1 if origin is Origin.BATCH else 0
+
+    def must_return(self, value: int, stage: int) -> bool:
+        """Whether `value` may be absent at the start of `stage`, so that an access in it needs it back."""
+        return stage >= self.first_return(value) and (value, stage - 1) not in self.fixed
 
     def supply(self, value: int, stage: int) -> Terms:
         """Ways for `value` to be on the device in `stage`: still there, recomputed, copied in."""
@@ -156,7 +167,9 @@ def _variables(c: Coarse, value: int) -> None:
     accessed = [k for k, task in enumerate(c.critical) if value in c.problem.accesses[task]]
     for k in range(c.birth[value], min(c.horizon[value], c.stages - 2) + 1):
         fixed = pinned or k in accessed
-        c.present[value, k] = c.model.variable(1.0 if fixed else 0.0, 1.0)
+        # Whole at the first critical task after its making, since no copy in can be under way; later one can.
+        whole = computed and info.swappable and k == c.birth[value]
+        c.present[value, k] = c.model.variable(1.0 if fixed else 0.0, 1.0, integer=whole)
         if fixed:
             c.fixed.add((value, k))
     if carried:
@@ -171,14 +184,12 @@ def _variables(c: Coarse, value: int) -> None:
 
 def _presence_rows(c: Coarse, value: int) -> None:
     """A value is present only if it was or came back; at each use it is there."""
-    info = c.problem.values[value]
-    first = c.birth[value] + 1 if info.origin is Origin.COMPUTED else 1 if info.origin is Origin.BATCH else 0
-    for k in range(first, c.horizon[value] + 1):
+    for k in range(c.first_return(value), c.horizon[value] + 1):
         if (value, k) in c.present:
             supply = [(x, -w) for x, w in c.supply(value, k)]
             c.model.row([(c.present[value, k], 1.0), *supply], upper=0.0)
     for k in c.uses[value]:
-        if k >= first and (value, k) not in c.fixed and (value, k - 1) not in c.fixed:
+        if c.must_return(value, k) and (value, k) not in c.fixed:
             c.model.row(c.supply(value, k), lower=1.0)
 
 
@@ -328,7 +339,7 @@ def _time_rows(c: Coarse) -> None:
     """Each stage lasts as long as its compute with the slow-down that copies cause, and as each copy engine needs."""
     problem, base = c.problem, max(c.problem.base_duration_ns, 1)
     ends = [0, *c.critical, len(problem.tasks)]
-    least = [_least_ns(problem, task) for task in range(len(problem.tasks))]
+    least = [least_ns(problem, task) for task in range(len(problem.tasks))]
     compute = [sum(least[a:b]) / base for a, b in pairwise(ends)]
     drag = min(_lost(problem.contention.compute_one_copy_ppm), _lost(problem.contention.compute_two_copies_ppm) / 2)
     work: list[Terms] = [[] for _ in range(c.stages)]
@@ -345,6 +356,7 @@ def _time_rows(c: Coarse) -> None:
         outs[k].append((x, problem.values[value].copy_out_ns / base))
     for k in range(c.stages):
         time = c.model.variable(compute[k], float("inf"), cost=1.0)
+        c.time.append(time)
         dragged = [(x, -w * drag) for x, w in ins[k] + outs[k]] if drag else []
         c.model.row([(time, 1.0), *((x, -w) for x, w in work[k]), *dragged], lower=compute[k])
         for copies in (ins[k], outs[k]):
@@ -352,7 +364,7 @@ def _time_rows(c: Coarse) -> None:
                 c.copy_rows.append(c.model.row([(time, 1.0), *((x, -w) for x, w in copies)], lower=0.0))
 
 
-def _least_ns(problem: Problem, task: int) -> int:
+def least_ns(problem: Problem, task: int) -> int:
     """Duration of `task` in its fastest form that the budget leaves room for, else in any."""
     forms = problem.tasks[task].forms
     held = problem.entry_bytes(task) - min(form.working_bytes for form in forms)

@@ -32,17 +32,21 @@ CHUNK_S = 0.1
 PATIENCE_S = 2.0
 """Time that the proof gets before the search is compiled, which takes several times that."""
 
-GREEDY_SHARE, FIRST_TRIALS, GREEDY_TRIALS = 0.1, 8, 40
-"""Share of the time that goes to greedy plans, how many of them are tried even if they take longer, and how many one
-worker tries."""
+FAMILIES, GREEDY_SHARE, FIRST_TRIALS, GREEDY_TRIALS = 4, 0.1, 8, 40
+"""Families of greedy plans, share of the time that goes to them, how many of each are tried even if they take longer, and
+how many one worker tries."""
 
 
 class Cycle(NamedTuple):
-    """One annealing cycle, from the best plan so far: its end as a share of the time limit, and its starting temperature
-    relative to the duration of 350 tasks."""
+    """One annealing cycle: its end as a share of the time limit, its first and last temperatures relative to the duration
+    of 350 tasks and of the whole, the part of its time that goes to rebuilding, and the greedy family whose best plan it
+    begins with, if not with the best plan so far."""
 
     end: float
     heat: float
+    cold: float = 2e-6
+    rebuilding: float = 0.0
+    family: int | None = None
 
 
 RECOMPUTING = (
@@ -53,11 +57,9 @@ RECOMPUTING = (
     Cycle(1.0, 2e-4),
 )
 SWAPPING = (
-    Cycle(0.02, 3e-4),
-    Cycle(0.07, 3e-4),
-    Cycle(0.2, 1e-3),
-    Cycle(0.5, 2e-3),
-    Cycle(1.0, 2e-3),
+    *(Cycle(0.04 * (family + 1), 3e-4, 1e-5, 0.5, family) for family in range(FAMILIES)),
+    Cycle(0.4, 1e-3, 1e-5, 0.8),
+    Cycle(1.0, 1e-3, 1e-5, 0.8),
 )
 """The first cycles only polish a greedy plan or a decoded model."""
 
@@ -65,18 +67,18 @@ PACE, FIRST_PACE = 5e-5, 1e-3
 """Pace of the price on excess, and that until a first plan fits. A price that moves faster than the plans can follow
 freezes the search."""
 
-COLD = 2e-6
-"""Temperature at the end of a cycle, relative to the base duration."""
-
 SETTLED_GAP, SETTLED_GAIN, SETTLED_S = (1e-3, 5e-3), 1e-4, 2.0
 """A solve ends early when its gap is below the first (without and with swaps) and a whole cycle of at least that many
 seconds gained less than the second: what is left is not worth a user's minute."""
 
-ACCESSES_PER_S = 4e6
+ACCESSES_PER_S = 2e7
 """Accesses that one worker evaluates in a second, at least: with one worker the moves are counted, not timed."""
 
 CHUNK = 200
 """Moves between two changes of temperature when they are counted, and at first."""
+
+REBUILT_VALUES = 80
+"""A rebuilt plan takes about as long as one move for so many values."""
 
 PROOF_ROUNDS, PROOF_NODES, PROOF_SHARE = 12, 100, 0.4
 """Coarse models that one worker solves before it searches, nodes of the one with integers, and share of the time."""
@@ -101,7 +103,8 @@ class Portfolio:
         self.scale = self.base * (max(1.0, typical) if self.swaps else typical)
         self.cycles = SWAPPING if self.swaps else RECOMPUTING
         self.price = self.base * 0.02 / (max(self.arrays.budget, 1) * 0.01 * max(1.0, len(problem.tasks) / 50))
-        self.chunk = CHUNK
+        self.chunks = {False: CHUNK, True: CHUNK // 20}
+        self.starts: dict[int, Plan] = {}
         self.stop = threading.Event()
         self.proving = threading.Thread(target=self.prove)
         self.go_on = threading.Event()
@@ -186,27 +189,37 @@ class Portfolio:
         if self.arrays.reads.size > LARGE:
             return
         ready_greedy()
-        plans = greedy_plans(self.arrays, workspace(self.arrays), self.options.seed)
-        for trial, plan in enumerate(plans, start=1):
-            if plan is not None:
-                self.proposals.append(plan)
-            late = trial >= FIRST_TRIALS and self.left() < self.options.time_limit_s * (1 - GREEDY_SHARE)
-            if self.finished() or (trial >= GREEDY_TRIALS if self.options.workers == 1 else late):
-                return
+        for family in range(FAMILIES if self.swaps else 1):
+            until = self.options.time_limit_s * (1 - GREEDY_SHARE * (family + 1) / FAMILIES)
+            plans = greedy_plans(self.arrays, workspace(self.arrays), self.options.seed, family)
+            for trial, plan in enumerate(plans, start=1):
+                if plan is not None:
+                    self.starts[family] = plan
+                    self.proposals.append(plan)
+                late = trial >= FIRST_TRIALS and self.left() < until
+                if self.finished() or (trial >= GREEDY_TRIALS if self.options.workers == 1 else late):
+                    break
 
     def improve(self) -> None:
         """Anneal in cycles, taking up proposals as they come."""
         self.begin()
         self._await_proof()
-        begun, moves, done = self.left(), 0, 0.0
+        begun, moves, done = self.left(), 0.0, 0.0
         counted = self._counted_moves()
         for index, cycle in enumerate(self.cycles):
+            if cycle.family is not None and cycle.family not in self.starts:
+                continue
             begin, before, since = done, float(self.search.state[BEST]), self.left()
             self._consider(self.price if index == 0 else float(self.search.state[PRICE]), restart=True)
+            if cycle.family is not None:
+                start(self.arrays, self.search, self.starts[cycle.family], self.price)
+            spent, rebuilt = 0.0, 0.0
             while not self.finished() and done < cycle.end:
-                hot = self.scale * cycle.heat
-                heat = hot * (self.base * COLD / hot) ** min(1.0, (done - begin) / (cycle.end - begin))
-                moves += self._anneal(heat, moves, counted > 0)
+                hot, cold = self.scale * cycle.heat, self.base * cycle.cold
+                heat = hot * (cold / hot) ** min(1.0, (done - begin) / (cycle.end - begin))
+                rebuilding = rebuilt < cycle.rebuilding * spent
+                cost = self._anneal(heat, moves, counted > 0, rebuilding)
+                moves, spent, rebuilt = moves + cost, spent + cost, rebuilt + (cost if rebuilding else 0.0)
                 done = moves / counted if counted else 1 - self.left() / max(begun, 1e-9)
                 self._consider(float(self.search.state[PRICE]), restart=False)
                 self._report()
@@ -240,18 +253,20 @@ class Portfolio:
         seconds = self.options.time_limit_s * (1 - PROOF_SHARE)
         return max(1000, int(seconds * ACCESSES_PER_S / (self.arrays.reads.size + 64)))
 
-    def _anneal(self, heat: float, moves: int, counted: bool) -> int:
-        """Anneal for a while at that temperature; the number of moves."""
+    def _anneal(self, heat: float, moves: float, counted: bool, rebuilding: bool) -> float:
+        """Anneal for a while at that temperature; what it cost, in moves where they are `counted`, else in seconds."""
         self._ready()
         began = time.monotonic()
-        seed = (self.options.seed * 1_000_003 + moves) % (1 << 32)
-        chunk = CHUNK if counted else self.chunk
+        seed = int(self.options.seed * 1_000_003 + moves * 997) % (1 << 32)
+        dear = max(1, self.arrays.size.size // REBUILT_VALUES) if rebuilding else 1
+        chunk = max(1, CHUNK // dear) if counted else self.chunks[rebuilding]
         pace = PACE if self.swaps or self.search.state[BEST] < inf else FIRST_PACE
-        anneal(self.arrays, self.search, self.swaps, chunk, heat, heat, pace, seed, False)
-        rate = chunk / max(time.monotonic() - began, 1e-6)
+        anneal(self.arrays, self.search, self.swaps, chunk, heat, heat, pace, seed, False, rebuilding)
+        seconds = time.monotonic() - began
         # Moves that fail cost nothing: a chunk of them must not make the next one endless.
-        self.chunk = min(2 * chunk, max(10, int(rate * min(CHUNK_S, max(self.left(), 0.01)))))
-        return chunk
+        most = chunk / max(seconds, 1e-6) * min(CHUNK_S, max(self.left(), 0.01))
+        self.chunks[rebuilding] = min(2 * chunk, max(1 if rebuilding else 10, int(most)))
+        return chunk * dear if counted else seconds
 
     def _settled(self, before: float, seconds: float) -> bool:
         """Whether a cycle that began with the best plan at `before` says that more time will not help."""

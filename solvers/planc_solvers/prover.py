@@ -18,6 +18,7 @@ from planc_solvers.decode import decode
 from planc_solvers.evaluate import evaluate
 from planc_solvers.linear import Answer
 from planc_solvers.merge import Merger
+from planc_solvers.timing import add_timing_rows
 from planc_solvers.workspace import EXCESS, MAKESPAN, ON_HOST, Workspace, workspace
 
 GRID = 12
@@ -112,6 +113,8 @@ class Prover:
     ) -> Iterator[tuple[int, list[Plan]]]:
         integer = integer and (self.nodes is None or len(critical) == 1)
         coarse = coarse_model(self.problem, critical)
+        if self.swaps:
+            add_timing_rows(coarse)
         answer = self._strengthened(coarse) if not self.swaps and len(critical) > 1 else None
         if integer or answer is None:
             seconds = self.left() * (share if integer else 0.9)

@@ -52,7 +52,7 @@ def reordered(problem: Problem, seconds: float, seed: int, workers: int) -> Sche
     for chunk in range(chunks):
         heat = HOT * mean * (COLD * base / (HOT * mean)) ** (chunk / chunks)
         mixed = (seed * 1_000_003 + chunk) % (1 << 32)
-        anneal(arrays, search, False, CHUNK, heat, heat, PACE, mixed, True)
+        anneal(arrays, search, False, CHUNK, heat, heat, PACE, mixed, True, False)
         if workers > 1 and CLOCK.now() > ends:
             break
     found = search.best if search.state[BEST] < inf else search.plans[int(search.state[CURRENT])]

@@ -14,8 +14,10 @@ from planc_solvers.choices import choose, has_forms
 from planc_solvers.compiled import inner, outer
 from planc_solvers.edits import flip, remove, shift
 from planc_solvers.evaluate import evaluate, evaluate_within
+from planc_solvers.eviction import Trail, trail
 from planc_solvers.packed import Packed
 from planc_solvers.ready import TINY, Once
+from planc_solvers.rebuild import STRETCHES, draw_weights, rebuild
 from planc_solvers.recompute import CHAIN_DEPTH, insert_chain
 from planc_solvers.runs import drop_run, part_of_run, shift_run
 from planc_solvers.workspace import (
@@ -60,6 +62,7 @@ class Annealing(Packed):
     price that the search began with."""
     alive: Bytes8
     chain: Ints
+    trail: Trail
 
 
 def annealing(a: Arrays) -> Annealing:
@@ -67,7 +70,8 @@ def annealing(a: Arrays) -> Annealing:
     plans = (empty_plan(a), empty_plan(a))
     places = (workspace(a), workspace(a))
     alive = np.zeros(a.size.size, np.uint8)
-    return Annealing(plans, places, empty_plan(a), np.zeros(5), alive, np.zeros(2 * CHAIN_DEPTH + 2, np.int64))
+    chain = np.zeros(2 * CHAIN_DEPTH + 2, np.int64)
+    return Annealing(plans, places, empty_plan(a), np.zeros(5), alive, chain, trail(a))
 
 
 @outer
@@ -320,6 +324,15 @@ def _propose_copies(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool,
 
 
 @inner
+def _propose_rebuilt(a: Arrays, plan: Plan, s: Plan, m: Annealing) -> bool:
+    """Decide a stretch of the current `plan` anew, into `s`."""
+    steps = STRETCHES[np.random.randint(len(STRETCHES))]
+    begin = np.random.randint(plan.length[0] + steps // 2) - steps // 2
+    draw_weights(m.trail)
+    return bool(rebuild(a, plan, s, m.trail, begin, begin + steps))
+
+
+@inner
 def _score(w: Workspace, price: float) -> float:
     return float(w.total[MAKESPAN] + price * w.total[EXCESS])
 
@@ -343,7 +356,7 @@ def start(a: Arrays, m: Annealing, plan: Plan, price: float) -> bool:
 @outer
 def anneal(
     a: Arrays, m: Annealing, swaps: bool, rounds: int, hot: float, cold: float, pace: float, seed: int,
-    reorder: bool,
+    reorder: bool, rebuilding: bool,
 ) -> int:  # fmt: skip
     """Run `rounds` moves with the temperature (ns) falling from `hot` to `cold`; the number of plans evaluated.
 
@@ -355,11 +368,14 @@ def anneal(
         heat = hot * (cold / hot) ** (i / rounds)
         now = int(m.state[CURRENT])
         s, w = m.plans[1 - now], m.places[1 - now]
-        copy_plan(m.plans[now], s)
-        if reorder and np.random.random() < REORDER_SHARE:
-            moved = _move_first(s, m.places[now])
+        if rebuilding:
+            moved = _propose_rebuilt(a, m.plans[now], s, m)
         else:
-            moved = _propose(a, s, m.places[now], m, swaps, not swaps and not reorder)
+            copy_plan(m.plans[now], s)
+            if reorder and np.random.random() < REORDER_SHARE:
+                moved = _move_first(s, m.places[now])
+            else:
+                moved = _propose(a, s, m.places[now], m, swaps, not swaps and not reorder)
         if not moved:
             continue
         limit = m.state[SCORE] - heat * np.log(1.0 - np.random.random())
@@ -386,7 +402,7 @@ def ready_search() -> None:
     tiny = arrays_of(TINY)
     search = annealing(tiny)
     start(tiny, search, empty_plan(tiny), 1.0)
-    anneal(tiny, search, False, 1, 1.0, 1.0, 0.0, 0, False)
+    anneal(tiny, search, False, 1, 1.0, 1.0, 0.0, 0, False, False)
 
 
 __all__ = ["BEST", "COMPUTE", "Annealing", "anneal", "annealing", "copied", "copy_plan", "ready_search", "start"]
