@@ -2,7 +2,8 @@
 
 A plan is replayed step by step. Outside of the stretch every value is dropped, sent to the host or kept as in the plan;
 inside it nothing is recomputed ahead and everything is kept. Wherever memory runs out, then or later, the rule of
-`eviction` makes room, and what is missing returns on demand: so a plan that was over the budget comes out within it, too.
+`eviction` makes room, and what is missing returns on demand: so a plan that was over the budget mostly comes out within
+it.
 """
 
 import numpy as np

@@ -46,13 +46,16 @@ def drop_run(s: Plan, w: Workspace) -> bool:
 
 @inner
 def shift_run(s: Plan, w: Workspace) -> bool:
-    """Shift recomputations side by side together, earlier or later."""
+    """Shift recomputations side by side together, earlier, though none before its first execution, or later."""
     if w.tally[REPEATS] == 0:
         return False
     begin, end = part_of_run(w)
+    earliest = 0
+    for p in range(begin, end):
+        earliest = max(earliest, w.first[s.seq[p]] + 1 - (p - begin))
     reach = np.random.randint(1, NEAR if np.random.random() < NEAR_SHARE else FAR)
     if np.random.random() < 0.5:
-        target = max(0, begin - reach)
+        target = max(earliest, begin - reach)
         for p in range(end - begin):
             shift(s, begin + p, target + p)
     else:

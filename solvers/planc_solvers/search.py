@@ -137,10 +137,10 @@ def _fetch_inputs(a: Arrays, s: Plan, position: int, chance: float) -> None:
 
 
 @inner
-def _recompute(a: Arrays, s: Plan, w: Workspace, m: Annealing, gap: int) -> bool:
-    """Recompute the gap's value before the later access instead of keeping or fetching it."""
+def _recompute(a: Arrays, s: Plan, w: Workspace, m: Annealing, gap: int) -> int:
+    """Recompute the gap's value before the later access instead of keeping or fetching it: the position, or -1."""
     if w.gap_kind[gap] == HOME:
-        return False
+        return -1
     if w.gap_kind[gap] == FETCHED:
         flip(s, w, gap)
     position = w.gap_to[gap]
@@ -148,11 +148,11 @@ def _recompute(a: Arrays, s: Plan, w: Workspace, m: Annealing, gap: int) -> bool
         position -= np.random.randint(min(position - w.gap_from[gap], 6) + 1)
     before = s.length[0]
     if not insert_chain(a, s, w, m.alive, m.chain, w.gap_value[gap], position):
-        return False
+        return -1
     if np.random.random() < 0.3:
         for p in range(position, position + s.length[0] - before):
             _fetch_inputs(a, s, p, 0.5)
-    return True
+    return int(position)
 
 
 @inner
@@ -177,10 +177,10 @@ def _trade_run(a: Arrays, s: Plan, w: Workspace, m: Annealing) -> bool:
         return False
     begin, end = part_of_run(w)
     gap = _gap_at(w, begin if np.random.random() < 0.7 else -1, KEPT)
-    if gap < 0 or begin <= w.gap_to[gap] <= end:
+    if gap < 0:
         return False
-    before, position = s.length[0], w.gap_to[gap]
-    if not _recompute(a, s, w, m, gap):
+    before, position = s.length[0], _recompute(a, s, w, m, gap)
+    if position < 0 or begin <= position <= end:
         return False
     moved = s.length[0] - before if position < begin else 0
     for _ in range(begin, end):
@@ -317,7 +317,7 @@ def _propose_copies(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool,
     draw = np.random.random()
     if draw < 0.4:
         gap = _gap_at(w, _focus(a, s, w), KEPT if w.total[EXCESS] > 0 or not swaps else -1)
-        return (gap >= 0 and _recompute(a, s, w, m, gap)) or changed
+        return (gap >= 0 and _recompute(a, s, w, m, gap) >= 0) or changed
     if draw < 0.7:
         return _drop_repeat(a, s, w, swaps and np.random.random() < 0.5) or changed
     return _move_repeat(a, s, w) or changed

@@ -12,7 +12,7 @@ from planc.errors import PlancError
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import SolveOptions, solve
-from planc_solvers import evaluate, greedy, order, search
+from planc_solvers import evaluate, order, rebuild, search
 from planc_solvers.compiled import is_cached
 from planc_solvers.mip import Mip
 from planc_solvers.ready import CLOCK, Clock, Once
@@ -81,7 +81,7 @@ def test_every_function_is_compiled_for_one_kind_of_arguments() -> None:
                 solve(Mip(), tight, SolveOptions(time_limit_s=0.2, workers=workers))
             except PlancError:
                 continue
-    outer = (evaluate.evaluate_within, greedy._greedy, order._anneal_order, search.anneal, search.copy_plan)
+    outer = (evaluate.evaluate_within, rebuild.rebuild, order._anneal_order, search.anneal, search.copy_plan)
     found = {getattr(function, "__name__", ""): len(getattr(function, "signatures", ())) for function in outer}
     assert set(found.values()) <= {0, 1}, found
     assert found["evaluate_within"] == 1
