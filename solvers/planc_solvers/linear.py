@@ -26,11 +26,11 @@ class Answer:
 
 
 def _run(
-    proto: model_pb2.ModelProto, seconds: float, relaxed: bool, gap: float, nodes: int | None
+    proto: model_pb2.ModelProto, seconds: float, glop: bool, gap: float, nodes: int | None
 ) -> mathopt.SolveResult | None:
-    """HiGHS for integers; for relaxations GLOP's dual simplex, whose bound holds even when time cuts it short."""
+    """By HiGHS, or by GLOP's dual simplex, whose bound holds even when time cuts it short."""
     limit = timedelta(seconds=max(seconds, 0.01))
-    if relaxed:
+    if glop:
         solver = mathopt.SolverType.GLOP
         parameters = mathopt.SolveParameters(time_limit=limit, lp_algorithm=mathopt.LPAlgorithm.DUAL_SIMPLEX)
     else:
@@ -103,9 +103,15 @@ class LinearModel:
         matrix.coefficients.extend(np.array(self._values)[order].tolist())
         return proto
 
-    def solve(self, seconds: float, *, relaxed: bool = False, gap: float = 1e-5, nodes: int | None = None) -> Answer:
-        """Solve within `seconds` and `nodes`; `relaxed` drops integrality. The bound of a failed solve is -infinity."""
-        result = _run(self._proto(relaxed), seconds, relaxed, gap, nodes)
+    def solve(
+        self, seconds: float, *, relaxed: bool = False, staged: bool = False, gap: float = 1e-5, nodes: int | None = None
+    ) -> Answer:
+        """Solve within `seconds` and `nodes`; `relaxed` drops integrality. The bound of a failed solve is -infinity.
+
+        Relaxations go to GLOP, but `staged` ones, which have several critical tasks, to HiGHS: seven of them on a graph of
+        1,000 tasks take it 0.6 s, and GLOP more than 30 s.
+        """
+        result = _run(self._proto(relaxed), seconds, relaxed and not staged, gap, nodes)
         if result is None:
             return Answer(-inf, inf, None)
         reason = result.termination.reason

@@ -50,11 +50,11 @@ class Cycle(NamedTuple):
 
 
 RECOMPUTING = (
-    Cycle(0.04, 3e-4),
-    Cycle(0.12, 3e-4),
-    Cycle(0.4, 1e-3),
-    Cycle(0.85, 1e-3),
-    Cycle(1.0, 2e-4),
+    Cycle(0.04, 3e-4, rebuilding=0.5),
+    Cycle(0.12, 3e-4, rebuilding=0.5),
+    Cycle(0.4, 1e-3, rebuilding=0.7),
+    Cycle(0.85, 1e-3, rebuilding=0.7),
+    Cycle(1.0, 2e-4, rebuilding=0.7),
 )
 SWAPPING = (
     *(Cycle(0.04 * (family + 1), 3e-4, 1e-5, 0.5, family) for family in range(FAMILIES)),

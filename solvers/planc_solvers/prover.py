@@ -127,7 +127,7 @@ class Prover:
     def _strengthened(self, coarse: Coarse) -> Answer | None:
         """Add the chain rows that the relaxation violates, round by round; its answer, where it violates no more."""
         for _ in range(CHAIN_ROUNDS):
-            relaxed = coarse.model.solve(self.left() * 0.2, relaxed=True)
+            relaxed = coarse.model.solve(self.left() * 0.2, relaxed=True, staged=True)
             if relaxed.point is None or self.stopped():
                 return None
             if not add_chain_rows(coarse, relaxed.point):
