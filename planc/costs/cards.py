@@ -16,6 +16,36 @@ PCIE5 = 63_015 * 10**6
 
 
 @dataclass(frozen=True)
+class Sustained:
+    """What of a card's figures its layers and copies reach, and what they cost beside.
+
+    Shares of the peak rate of matrix units (other arithmetic has that of memory), of memory bandwidth and of the link's
+    raw rate; ns that a kernel within a replayed CUDA graph, a copy and a segment take to start; slow-downs while copies
+    run, in parts per million.
+    """
+
+    matrix: float
+    memory: float
+    link: float
+    kernel_ns: int
+    copy_ns: int
+    boundary_ns: int
+    compute_one_copy_ppm: int = 0
+    compute_two_copies_ppm: int = 0
+    copy_duplex_ppm: int = 0
+    copy_compute_ppm: int = 0
+
+
+MEASURED = Sustained(0.475, 0.65, 0.87, 2_500, 2_000, 10_000, 40_000, 80_000, 130_000, 60_000)
+"""Kernels and shares fit best what was measured of ResNet-50, ResNet-152 and GPT-2 with fused operators on an H100, layer
+by layer and in all (benchmarks/gpu/results); the link's is that of large page-locked copies there, 54.7 of 63.0 GB/s;
+slow-downs are medians of four tables."""
+
+ROOFLINE = Sustained(1.0, 1.0, 1.0, 2_000, 0, 0)
+"""The figures as they stand: nothing gets in the way of anything."""
+
+
+@dataclass(frozen=True)
 class Card:
     """One card: rates, memory, and where the figures are published."""
 
@@ -26,6 +56,7 @@ class Card:
     memory_bytes: int
     link: int
     source: str
+    sustained: Sustained = MEASURED
 
     @property
     def channels_last(self) -> bool:
@@ -34,10 +65,11 @@ class Card:
 
 
 def _card(
-    title: str, flops: float, matrix: float, bandwidth: float, memory: int, link: int, source: str
-) -> Card:
+    title: str, flops: float, matrix: float, bandwidth: float, memory: int, link: int, source: str,
+    sustained: Sustained = MEASURED,
+) -> Card:  # fmt: skip
     """Figures in the units of the sources: Tflop/s, GB/s, GiB."""
-    return Card(title, flops * TERA, matrix * TERA, bandwidth * GIGA, memory * GIB, link, source)
+    return Card(title, flops * TERA, matrix * TERA, bandwidth * GIGA, memory * GIB, link, source, sustained)
 
 
 CARDS = {
@@ -97,5 +129,15 @@ CARDS = {
         "H200 SXM 141 GB", 67, 494.5, 4800, 141, PCIE5,
         "NVIDIA H200 data sheet, SXM: 67 Tflop/s float32, 989 Tflop/s TF32 with sparsity (half of it dense), 4.8 TB/s, "
         "141 GB HBM3e, PCIe 5.0 x16. Measured: 55.3 GB/s out and 55.4 in for copies of 64 MiB (docs/gpu.md)",
+    ),
+    "roofline-2017": _card(
+        "2017 GPU 12 GB (roofline)", 2.58, 2.58, 240, 12, 12 * GIGA,
+        "planning assumption of docs/solver.md: 60 % of a K40c's 4.3 Tflop/s, 240 GB/s, 12 GB/s each way, no contention",
+        ROOFLINE,
+    ),
+    "roofline-h100": _card(
+        "H100 80 GB (roofline)", 60, 60, 3000, 80, 50 * GIGA,
+        "planning assumption of docs/solver.md: 60 Tflop/s, 3 TB/s and 50 GB/s each way sustained, no contention",
+        ROOFLINE,
     ),
 }  # fmt: skip

@@ -21,28 +21,6 @@ UNCERTAINTY = 0.5
 """Times may be off by this share of themselves either way. The ResNet-50 and GPT-2 steps measured on an H100 lie inside
 (docs/gpu.md); nothing was measured on the other cards."""
 
-_KERNEL_NS = 2_500
-"""Start and end of one kernel within a replayed CUDA graph. This and the next two fit best what was measured of ResNet-50,
-ResNet-152 and GPT-2 with fused operators on an H100, layer by layer and in all (benchmarks/gpu/results)."""
-
-_MATRIX_SHARE = 0.475
-"""Sustained share of the matrix units' peak rate in convolutions and products."""
-
-_MEMORY_SHARE = 0.65
-"""Sustained share of memory bandwidth in element-wise passes and reductions."""
-
-_LINK_SHARE = 0.87
-"""Sustained share of the link's raw rate for large page-locked copies: 54.7 of 63.0 GB/s (H100, PCIe 5.0 x16)."""
-
-_COPY_START_NS = 2_000
-_CONTENTION_PPM = {
-    "compute_one_copy_ppm": 40_000,
-    "compute_two_copies_ppm": 80_000,
-    "copy_duplex_ppm": 130_000,
-    "copy_compute_ppm": 60_000,
-}
-"""Slow-downs as measured on an H100, medians of four tables."""
-
 _VIEWS = {"Reshape", "Identity", "Flatten", "Squeeze", "Unsqueeze"}
 _MATRIX = {"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum"}
 _SIZES = tuple(4096 * 4**step for step in range(8))
@@ -89,22 +67,22 @@ def estimate(graph: Graph, name: str) -> CostTable:
         unique=tuple(costs.values()),
         layers=tuple(layers),
         link=_link(card),
-        boundary_ns=10_000,
+        boundary_ns=card.sustained.boundary_ns,
         estimated=True,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
 def _layer(graph: Graph, card: Card, ops: range) -> LayerCost:
-    time, scratch = 0.0, 0
+    time, scratch, share = 0.0, 0, card.sustained
     for index in ops:
         op = graph.ops[index]
         if op.op_type in _VIEWS:
             continue
         demand = operator_demand(graph, op)
-        rate = card.matrix_flops * _MATRIX_SHARE if demand.matrix else card.flops * _MEMORY_SHARE
-        seconds = max(demand.flops / rate, demand.moved_bytes / (card.bandwidth * _MEMORY_SHARE))
-        time += _KERNEL_NS + seconds * NS_PER_S
+        rate = card.matrix_flops * share.matrix if demand.matrix else card.flops * share.memory
+        seconds = max(demand.flops / rate, demand.moved_bytes / (card.bandwidth * share.memory))
+        time += share.kernel_ns + seconds * NS_PER_S
         scratch = max(scratch, _scratch(graph, op, card))
     compute = max(1, round(time))
     return LayerCost(compute_ns=compute, scratch_bytes=scratch, spread_ns=round(compute * UNCERTAINTY))
@@ -142,13 +120,19 @@ def _scratch(graph: Graph, op: Op, card: Card) -> int:
 
 
 def _link(card: Card) -> Link:
-    rate = card.link * _LINK_SHARE
+    share = card.sustained
     points = tuple(
         CopyPoint(size=size, out_ns=ns, in_ns=ns)
         for size in _SIZES
-        for ns in (_COPY_START_NS + round(size * NS_PER_S / rate),)
+        for ns in (share.copy_ns + round(size * NS_PER_S / (card.link * share.link)),)
     )
-    return Link(points=points, **_CONTENTION_PPM)
+    return Link(
+        points=points,
+        compute_one_copy_ppm=share.compute_one_copy_ppm,
+        compute_two_copies_ppm=share.compute_two_copies_ppm,
+        copy_duplex_ppm=share.copy_duplex_ppm,
+        copy_compute_ppm=share.copy_compute_ppm,
+    )
 
 
 def _count(graph: Graph, tensor: int) -> int:
