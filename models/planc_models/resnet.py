@@ -4,6 +4,7 @@
 depth that the literature's counting rule allows: the stem and the classifier count one layer each and a block three,
 so D = 2 + 3 * blocks; 834 blocks give the 2,504 layers of deep memory-planning experiments. The blocks of an unlisted
 depth are spread over the four stages in the proportion of ResNet-152 (3 : 8 : 36 : 3), at least one a stage.
+`resnet_deep --depth D` has the stages of SuperNeurons' networks (Wang et al. 2018) instead: 6, 32, any number, 6.
 """
 
 from planc.errors import UsageError
@@ -13,6 +14,18 @@ from planc_models._network import Blueprint, Network, Tensor
 
 BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+DEEP = (6, 32, 6)
+"""Blocks of the first, second and last stage of SuperNeurons' networks."""
+
+
+def deep_stages(depth: int) -> tuple[int, ...]:
+    """SuperNeurons' stages of a ResNet of `depth` layers. Raises UsageError for an impossible depth."""
+    blocks, rest = divmod(depth - 2, 3)
+    if rest or blocks <= sum(DEEP):
+        raise UsageError(f"no deep ResNet has {depth} layers: --depth must be 3 * blocks + 2, blocks > {sum(DEEP)}")
+    return (*DEEP[:2], blocks - sum(DEEP), *DEEP[2:])
 
 
 def stages(depth: int) -> tuple[int, ...]:
@@ -29,8 +42,13 @@ def stages(depth: int) -> tuple[int, ...]:
 
 
 def _build(name: str, options: ZooOptions) -> Blueprint:
+    if name == "resnet_deep":
+        return _network(name, options, deep_stages(options.depth or 1_001), bottleneck=True)
     depth = (options.depth or 50) if name == "resnet" else int(name.removeprefix("resnet"))
-    blocks, bottleneck = stages(depth), depth not in BASIC
+    return _network(name, options, stages(depth), bottleneck=depth not in BASIC)
+
+
+def _network(name: str, options: ZooOptions, blocks: tuple[int, ...], bottleneck: bool) -> Blueprint:
     image, width = options.image or 224, options.width or 64
     net = Network(name, options.seed)
     x = net.input("input", (options.batch or 32, 3, image, image))
@@ -65,4 +83,5 @@ FAMILY = Family(
     {f"resnet{depth}": Entry(f"ResNet-{depth}, basic blocks", IMAGE, _build) for depth in BASIC}
     | {f"resnet{depth}": Entry(f"ResNet-{depth}, bottleneck blocks", IMAGE, _build) for depth in BOTTLENECK}
     | {"resnet": Entry("ResNet of any --depth = 3 * blocks + 2 (bottleneck), or 18, 34", IMAGE | {"depth"}, _build)}
+    | {"resnet_deep": Entry("ResNet of 6, 32, n and 6 blocks, --depth = 3 * blocks + 2", IMAGE | {"depth"}, _build)}
 )

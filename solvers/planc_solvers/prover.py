@@ -54,8 +54,9 @@ MARGINS = (0.99, 0.98, 0.97, 0.96, 0.95, 0.93, 0.9, 0.85, 0.8)
 BATCH_POWERS = (BATCH_POWER, 5, 6, 7, 8)
 """Batches of copies out (`Plan.batch`) tried with each plan of a merged model."""
 
-HOST_STEP = 0.998
-"""Where a merged model's plan takes too much of the host, the next model has that much less, and a little less again."""
+HOST_STEP, LARGEST_STEP = 0.998, 0.98
+"""Where a merged model's plan takes too much of the host, the next model has that much less, and a little less again, but
+no less than the second of it: what a plan takes jumps up and down where a whole class of values is rounded anew."""
 
 MERGE_ROUNDS = 6
 """Rounds of refinement of merged models."""
@@ -155,7 +156,7 @@ class Prover:
                     break
                 over = self.place.total[ON_HOST] / max(self.arrays.host_budget, 1) if valid else 0.0
                 if over > 1:
-                    host *= HOST_STEP / over
+                    host *= max(LARGEST_STEP, HOST_STEP / over)
                 if over <= 1 or plan is None or self._peak(plan) > self.arrays.budget:
                     margins.popleft()
 

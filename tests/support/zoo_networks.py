@@ -19,6 +19,7 @@ SMALL: dict[str, dict[str, int]] = {
     "resnet101": {"image": 32, "width": 4},
     "resnet152": {"image": 32, "width": 4},
     "resnet": {"image": 32, "width": 4, "depth": 56},
+    "resnet_deep": {"image": 32, "width": 2, "depth": 137},
     "densenet121": {"image": 32, "width": 8},
     "mobilenet_v2": {"image": 32, "width": 4},
     "squeezenet": {"image": 48, "width": 12},

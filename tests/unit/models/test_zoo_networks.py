@@ -99,6 +99,7 @@ def test_tied_embedding_is_one_parameter() -> None:
         ("resnet50", {"seq": 8}, "takes no --seq"),
         ("resnet50", {"depth": 20}, "takes no --depth"),
         ("resnet", {"depth": 51}, "3 \\* blocks \\+ 2"),
+        ("resnet_deep", {"depth": 134}, "blocks > 44"),
         ("gpt2", {"width": 100}, "multiple of 64"),
         ("unet", {"image": 40}, "multiple of 16"),
         ("alexnet", {"image": 30}, "too small"),
