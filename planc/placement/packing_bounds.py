@@ -1,11 +1,7 @@
 """Bounds of the exact search: placing a buffer, and what follows for those that it meets, with a trail to undo it."""
 
-import numpy as np
-import numpy.typing as npt
-
 from planc.placement.packing_causes import blame, blame_section, cause_like, cause_of_delay, clear_conflict
 from planc.placement.packing_jit import inner_bare, int64
-from planc.placement.packing_model import Array
 from planc.placement.packing_problem import CONFLICT, EXCESS, NONE, SECTION, Problem, State
 
 # Bounds of delayed buffers may push each other up in steps of the smallest size; a few rounds give most of it.
@@ -13,18 +9,19 @@ ROUNDS = 8
 
 
 @inner_bare
-def propagate(p: Problem, s: State, members: Array, tail: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
+def propagate(p: Problem, s: State, begin: int, end: int, tail: int) -> int:
     """Raise bounds until nothing changes, or ROUNDS times. The trail's new length n, or -1 - n at a dead end."""
     for _ in range(ROUNDS):
         if is_full(p, s, tail):
             break
-        tail = _survey_stale(p, s, tail, control, weight)
+        tail = _survey_stale(p, s, tail)
         if tail < 0:
             return tail
         before = tail
-        for i in members:
+        for at in range(begin, end):
+            i = s.work[at]
             if s.fresh[i]:
-                tail = _review(p, s, i, tail, control)
+                tail = _review(p, s, i, tail)
                 if tail < 0:
                     return tail
             if s.delayed[i]:
@@ -45,7 +42,7 @@ def is_full(p: Problem, s: State, tail: int) -> bool:
 
 
 @inner_bare
-def _survey_stale(p: Problem, s: State, tail: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
+def _survey_stale(p: Problem, s: State, tail: int) -> int:
     """Look at the sections where something changed. As `propagate` returns."""
     sections, queue = len(p.load), s.queue
     while queue[sections] > 0:
@@ -54,9 +51,9 @@ def _survey_stale(p: Problem, s: State, tail: int, control: Array, weight: npt.N
         s.stale[section] = False
         tail = _survey(p, s, section, tail)
         if s.reach[section] > p.capacity + p.padding:
-            weight[section] += 1.0
+            s.weight[section] += 1.0
             s.last[SECTION] = section
-            blame_section(p, s, section, control)
+            blame_section(p, s, section)
             return -1 - tail
     return tail
 
@@ -79,20 +76,20 @@ def _survey(p: Problem, s: State, section: int, tail: int) -> int:
     for q in range(count):
         reach = max(reach, ends[0, q]) + ends[1, q]
         options += ends[0, q] <= lowest
-    entry = s.trail[tail]
-    entry[0], entry[1] = len(p.size) + section, s.floor[section]
-    entry[2], entry[3] = s.reach[section], s.options[section]
+    trail = s.trail
+    trail[tail, 0], trail[tail, 1] = len(p.size) + section, s.floor[section]
+    trail[tail, 2], trail[tail, 3] = s.reach[section], s.options[section]
     s.floor[section] = ends[0, 0] if count else NONE
     s.reach[section], s.options[section] = reach, options
     return tail + 1
 
 
 @inner_bare
-def _review(p: Problem, s: State, i: int, tail: int, control: Array) -> int:
+def _review(p: Problem, s: State, i: int, tail: int) -> int:
     """Whether a buffer can lie at its bound at all, and whether it can rest there. As `propagate` returns."""
     excess = s.offset[i] + p.top[i] - p.capacity
     if excess > 0:
-        control[EXCESS] = min(control[EXCESS], excess)
+        s.control[EXCESS] = min(s.control[EXCESS], excess)
         clear_conflict(s)
         blame(s, s.why[i], int64(CONFLICT))
         return -1 - tail
@@ -100,7 +97,7 @@ def _review(p: Problem, s: State, i: int, tail: int, control: Array) -> int:
     if not s.delayed[i]:
         excess = s.offset[i] + _most_remaining(p, s, i) - p.capacity - p.padding
         if excess > 0:
-            control[EXCESS] = min(control[EXCESS], excess)
+            s.control[EXCESS] = min(s.control[EXCESS], excess)
             tail = record(s, i, tail)
             s.delayed[i], s.delay[i] = True, s.why[i]
     return tail
@@ -189,24 +186,23 @@ def _mark_stale(p: Problem, s: State, i: int) -> None:
 @inner_bare
 def record(s: State, i: int, tail: int) -> int:
     """Keep a buffer's bound and delay, and their reasons. The trail's new length."""
-    entry = s.trail[tail]
-    entry[0], entry[1], entry[2] = i, s.offset[i], s.delayed[i]
-    entry[3], entry[4] = s.why[i], s.delay[i]
+    trail = s.trail
+    trail[tail, 0], trail[tail, 1], trail[tail, 2] = i, s.offset[i], s.delayed[i]
+    trail[tail, 3], trail[tail, 4] = s.why[i], s.delay[i]
     return tail + 1
 
 
 @inner_bare
 def undo(s: State, tail: int, to: int) -> int:
     """Restore what the trail holds beyond length `to`."""
-    count = len(s.offset)
+    count, trail = len(s.offset), s.trail
     while tail > to:
         tail -= 1
-        entry = s.trail[tail]
-        i = entry[0]
+        i, bound, third, fourth = trail[tail, 0], trail[tail, 1], trail[tail, 2], trail[tail, 3]
         if i < count:
-            s.offset[i], s.delayed[i], s.why[i], s.delay[i] = entry[1], entry[2] != 0, entry[3], entry[4]
+            s.offset[i], s.delayed[i], s.why[i], s.delay[i] = bound, third != 0, fourth, trail[tail, 4]
         else:
-            s.floor[i - count], s.reach[i - count], s.options[i - count] = entry[1], entry[2], entry[3]
+            s.floor[i - count], s.reach[i - count], s.options[i - count] = bound, third, fourth
     return tail
 
 

@@ -6,7 +6,6 @@ places; so its part in a reason holds for every packing in which that is so, wha
 """
 
 from planc.placement.packing_jit import inner_bare, int64
-from planc.placement.packing_model import Array
 from planc.placement.packing_problem import CAUSES, CONFLICT, EVERYTHING, EXCESS, NOTHING, Problem, State
 
 
@@ -38,18 +37,20 @@ def blame(s: State, why: int, to: int) -> None:
 
 
 @inner_bare
-def blame_delays(s: State, members: Array) -> None:
+def blame_delays(s: State, begin: int, end: int) -> None:
     """All are delayed: each lies on another one, which cannot be."""
     clear_conflict(s)
-    for i in members:
+    for at in range(begin, end):
+        i = s.work[at]
         blame(s, s.delay[i], int64(CONFLICT))
 
 
 @inner_bare
-def blame_members(s: State, members: Array) -> None:
+def blame_members(s: State, begin: int, end: int) -> None:
     """A subproblem known to fail rests on all its bounds and delays."""
     clear_conflict(s)
-    for i in members:
+    for at in range(begin, end):
+        i = s.work[at]
         blame(s, s.why[i], int64(CONFLICT))
         if s.delayed[i]:
             blame(s, s.delay[i], int64(CONFLICT))
@@ -78,7 +79,7 @@ def cause_of_delay(p: Problem, s: State, i: int, bound: int) -> int:
 
 
 @inner_bare
-def blame_section(p: Problem, s: State, section: int, control: Array) -> None:
+def blame_section(p: Problem, s: State, section: int) -> None:
     """A part of the stack of a section's unplaced buffers that is too high on its own: from some bound on, less what
     the excess allows to leave out."""
     clear_conflict(s)
@@ -98,7 +99,7 @@ def blame_section(p: Problem, s: State, section: int, control: Array) -> None:
                 excess -= p.size[k]
             else:
                 blame(s, s.why[k], int64(CONFLICT))
-    control[EXCESS] = min(control[EXCESS], excess)
+    s.control[EXCESS] = min(s.control[EXCESS], excess)
 
 
 @inner_bare

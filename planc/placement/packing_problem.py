@@ -1,16 +1,19 @@
 """The arrays of the exact search: what stays fixed, and what changes along a path.
 
-Fields of one kind are separate arrays, as the compiled functions read them most simply.
+Fields of one kind are separate arrays, as the compiled functions read them most simply. They get each of the two objects
+as one pointer.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from planc.compiled.packed import Packed
 from planc.placement.packing_model import Array, Model
 
 Flags = npt.NDArray[np.bool_]
+Weights = npt.NDArray[np.float64]
 Near = npt.NDArray[np.int32]
 
 # Entries of the memory of failed subproblems, a power of two.
@@ -32,18 +35,19 @@ NOTHING, EVERYTHING, CONFLICT = range(3)
 _CAUSE_WORDS = 1 << 22
 
 
-class Problem(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Problem(Packed):
     """What stays fixed: buffers (see Model), and the capacity in bytes.
 
     `near[near_first[i] : near_first[i + 1]]` are the buffers that buffer i meets in time, `alive[alive_first[t] :
-    alive_first[t + 1]]` those of section t. `kind` is equal for interchangeable buffers. A section's padded sizes may
+    alive_first[t + 1]]` those of section t. `kinds` is equal for interchangeable buffers. A section's padded sizes may
     exceed the capacity by `padding`, the largest of all, since the padding of the buffer on top need not fit.
     """
 
     top: Array
     size: Array
     alignment: Array
-    kind: Array
+    kinds: Array
     first: Array
     lower: Array
     upper: Array
@@ -56,8 +60,11 @@ class Problem(NamedTuple):
     capacity: int
 
 
-class State(NamedTuple):
-    """What changes.
+@dataclass(frozen=True, eq=False)
+class State(Packed):
+    """What changes, and what a run is given: its branching rule (`choice`); the `rank` of every buffer, which breaks ties;
+    `control`, see NODES … EXCESS; per section the dead ends it caused (`weight`); and the memory of subproblems that
+    `failed`, also in earlier runs.
 
     Per buffer: a lower bound of its `offset` (the offset itself once placed) and `why`; whether it is delayed and `delay`,
     why; whether it is placed; whether it is to be looked at again (`fresh`); and an unplaced
@@ -69,6 +76,11 @@ class State(NamedTuple):
     `queue`, whose last entry is its length. `ends` is room to sort in.
     """
 
+    choice: int
+    rank: Array
+    control: Array
+    weight: Weights
+    failed: Array
     offset: Array
     why: Array
     delayed: Flags
@@ -89,7 +101,6 @@ class State(NamedTuple):
     frames: Array
     causes: Array
     last: Array
-    failed: Array
 
 
 def build_problem(model: Model) -> Problem:
@@ -124,7 +135,9 @@ def new_memory() -> Array:
     return np.zeros(MEMORY, np.int64)
 
 
-def new_state(problem: Problem, memory: Array) -> State:
+def new_state(
+    problem: Problem, rank: Array, choice: int, control: Array, weight: Weights, memory: Array
+) -> State:
     """Nothing placed yet, everything to be looked at."""
     count, sections = len(problem.size), len(problem.load)
     # Along one path a pair of buffers enters the trail at most once by placing; the rest is for delays and sections.
@@ -133,6 +146,7 @@ def new_state(problem: Problem, memory: Array) -> State:
     causes = np.zeros((min(64 * count + 64, _CAUSE_WORDS // words), words), np.int64)
     causes[EVERYTHING] = -1
     return State(
+        choice=choice, rank=rank, control=control, weight=weight, failed=memory,
         offset=np.zeros(count, np.int64), why=np.full(count, NOTHING), delayed=np.zeros(count, np.bool_),
         delay=np.full(count, NOTHING), placed=np.zeros(count, np.bool_),
         fresh=np.ones(count, np.bool_), support=np.arange(count), blocker=np.arange(count),
@@ -141,5 +155,4 @@ def new_state(problem: Problem, memory: Array) -> State:
         queue=np.append(np.arange(sections), sections), ends=np.zeros((2, count), np.int64),
         work=np.empty((count + 1) * (count + 2) // 2, np.int64), trail=np.empty((trail, 5), np.int64),
         frames=np.zeros((count + 2, FRAME), np.int64), causes=causes, last=np.array([-1, CONFLICT + 1]),
-        failed=memory,
     )  # fmt: skip

@@ -7,7 +7,7 @@ the failures that those before it, in the same place of their pair and towards t
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
@@ -84,7 +84,7 @@ class Runs:
         memory = self._memories.get(place)
         if memory is None or memory.goal != goal:
             memory = self._memories[place] = _Memory(goal)
-        posed = self._problem._replace(capacity=goal)
+        posed = replace(self._problem, capacity=goal)
         future = pool.submit(search, posed, rank, rule.choice, control, rule.weight, memory.failures)
         return Run(goal, control, future, memory)
 

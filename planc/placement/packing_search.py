@@ -17,7 +17,6 @@ once are recognised.
 """
 
 import numpy as np
-import numpy.typing as npt
 
 from planc.placement.packing_bounds import is_full, place, propagate, record, undo, unplace
 from planc.placement.packing_causes import blame_around, blame_delays, blame_members, cause_like
@@ -45,6 +44,7 @@ from planc.placement.packing_problem import (
     STOP,
     Problem,
     State,
+    Weights,
     new_state,
 )
 
@@ -56,95 +56,112 @@ LOWEST, TIGHTEST, FEWEST, LAST = 0, 1, 2, 4
 
 
 def search(
-    problem: Problem, rank: Array, choice: int, control: Array, weight: npt.NDArray[np.float64], memory: Array
+    problem: Problem, rank: Array, choice: int, control: Array, weight: Weights, memory: Array
 ) -> Array | int:
     """Offsets within the capacity, or FAILED when there are none (a proof), or STOPPED.
 
     Ties between buffers go to the lowest `rank`. `control`: see NODES … EXCESS. `weight` counts, per section, the dead
     ends it caused. `memory` holds the failures of earlier searches with a capacity at least as large.
     """
-    state = new_state(problem, memory)
-    outcome = _search(problem, state, rank, choice, control, weight)
+    state = new_state(problem, rank, choice, control, weight, memory)
+    outcome = _search(problem, state)
     return state.offset if outcome == FOUND else outcome
 
 
 @compiled_bare
-def _search(p: Problem, s: State, rank: Array, choice: int, control: Array, weight: npt.NDArray[np.float64]) -> int:
+def _search(p: Problem, s: State) -> int:
+    frames = s.frames
     for i in range(len(p.size)):
         s.work[i] = i
     depth, tail = int64(0), int64(0)
-    s.frames[0, BEGIN], s.frames[0, COUNT], s.frames[0, ENTRY_CAUSES] = 0, len(p.size), s.last[CAUSES]
+    frames[0, BEGIN], frames[0, COUNT], frames[0, ENTRY_CAUSES] = 0, len(p.size), s.last[CAUSES]
     entering, result = True, FOUND
     while depth >= 0:
-        frame = s.frames[depth]
-        members = s.work[frame[BEGIN] : frame[BEGIN] + frame[COUNT]]
+        begin = frames[depth, BEGIN]
+        end = begin + frames[depth, COUNT]
         if entering:
-            control[NODES] += 1
-            if control[NODES] > control[LIMIT] or control[STOP] != 0:
+            s.control[NODES] += 1
+            if s.control[NODES] > s.control[LIMIT] or s.control[STOP] != 0:
                 return STOPPED
-            tail = propagate(p, s, members, tail, control, weight)
+            tail = propagate(p, s, begin, end, tail)
             if is_full(p, s, tail):
                 return STOPPED
-            chosen = -1 if tail < 0 else _choose(p, s, members, rank, choice, weight)
+            chosen = -1 if tail < 0 else _choose(p, s, begin, end)
             if chosen < 0:
                 if tail >= 0:
-                    blame_delays(s, members)
-                tail = _leave(s, frame, tail if tail >= 0 else -1 - tail)
+                    blame_delays(s, begin, end)
+                tail = _leave(s, depth, tail if tail >= 0 else -1 - tail)
                 entering, result = False, FAILED
                 depth -= 1
                 continue
-            frame[PLACED], frame[BUFFER], frame[CURSOR] = tail, chosen, 0
-            frame[PLACED_CAUSES] = s.last[CAUSES]
-            frame[FORCED] = 1 if _fits_beneath(p, s, chosen) else 0
-            tail = place(p, s, chosen, tail, depth)
+            tail = _rest(p, s, depth, chosen, tail)
             result = FOUND
         if result == FOUND:
-            size = _next_component(p, s, frame, members)
+            size = _next_component(p, s, depth)
             if size == 0:
                 entering = False
                 depth -= 1
                 continue
             depth += 1
-            entering = _enter(s, s.frames[depth], frame[BEGIN] + frame[COUNT], size, tail)
+            entering = _enter(s, depth, end, size, tail)
             if not entering:
                 result = FAILED
                 depth -= 1
             continue
-        tail = undo(s, tail, frame[PLACED])
-        s.last[CAUSES] = frame[PLACED_CAUSES]
-        for i in members:
-            if s.placed[i]:
-                unplace(p, s, i)
+        tail = undo(s, tail, frames[depth, PLACED])
+        s.last[CAUSES] = frames[depth, PLACED_CAUSES]
+        _lift(p, s, begin, end)
         relevant = _cleared(s, depth)
-        if frame[FORCED] or not relevant:
+        if frames[depth, FORCED] or not relevant:
             if relevant:
-                blame_around(p, s, frame[BUFFER])
-            tail = _leave(s, frame, tail)
+                blame_around(p, s, frames[depth, BUFFER])
+            tail = _leave(s, depth, tail)
             depth -= 1
             continue
-        tail = _delay_kind(p, s, members, frame[BUFFER], tail)
+        tail = _delay_kind(p, s, begin, end, frames[depth, BUFFER], tail)
         entering = True
     return result
 
 
 @inner_bare
-def _enter(s: State, frame: Array, begin: int, size: int, tail: int) -> bool:
+def _rest(p: Problem, s: State, depth: int, chosen: int, tail: int) -> int:
+    """Place a frame's buffer. The trail's new length."""
+    frames = s.frames
+    frames[depth, PLACED], frames[depth, BUFFER], frames[depth, CURSOR] = tail, chosen, 0
+    frames[depth, PLACED_CAUSES] = s.last[CAUSES]
+    frames[depth, FORCED] = 1 if _fits_beneath(p, s, chosen) else 0
+    return place(p, s, chosen, tail, depth)
+
+
+@inner_bare
+def _lift(p: Problem, s: State, begin: int, end: int) -> None:
+    """Take back the placements below a frame, and its own."""
+    for at in range(begin, end):
+        i = s.work[at]
+        if s.placed[i]:
+            unplace(p, s, i)
+
+
+@inner_bare
+def _enter(s: State, depth: int, begin: int, size: int, tail: int) -> bool:
     """Open the frame of a subproblem, unless it is known to fail."""
-    members = s.work[begin : begin + size]
-    frame[BEGIN], frame[COUNT], frame[ENTRY], frame[ENTRY_CAUSES] = begin, size, tail, s.last[CAUSES]
-    frame[SLOT], frame[KEY] = _signature(s, members)
-    if s.failed[frame[SLOT]] == frame[KEY]:
-        blame_members(s, members)
+    frames, end = s.frames, begin + size
+    frames[depth, BEGIN], frames[depth, COUNT] = begin, size
+    frames[depth, ENTRY], frames[depth, ENTRY_CAUSES] = tail, s.last[CAUSES]
+    slot, key = _signature(s, begin, end)
+    frames[depth, SLOT], frames[depth, KEY] = slot, key
+    if s.failed[slot] == key:
+        blame_members(s, begin, end)
         return False
     return True
 
 
 @inner_bare
-def _leave(s: State, frame: Array, tail: int) -> int:
+def _leave(s: State, depth: int, tail: int) -> int:
     """Undo a frame that failed, and remember it. The trail's new length."""
-    s.failed[frame[SLOT]] = frame[KEY]
-    s.last[CAUSES] = frame[ENTRY_CAUSES]
-    return undo(s, tail, frame[ENTRY])
+    s.failed[s.frames[depth, SLOT]] = s.frames[depth, KEY]
+    s.last[CAUSES] = s.frames[depth, ENTRY_CAUSES]
+    return undo(s, tail, s.frames[depth, ENTRY])
 
 
 @inner_bare
@@ -157,10 +174,11 @@ def _cleared(s: State, level: int) -> bool:
 
 
 @inner_bare
-def _signature(s: State, members: Array) -> tuple[int, int]:
+def _signature(s: State, begin: int, end: int) -> tuple[int, int]:
     """What decides a subproblem's outcome, hashed twice: the place in the memory and the key stored there (not 0)."""
     slot, key = 0, 0
-    for i in members:
+    for at in range(begin, end):
+        i = s.work[at]
         state = 2 * s.offset[i] + s.delayed[i]
         slot += _mixed(state * 0x1F83D9ABFB41BD6B + i)
         key += _mixed(state * 0x2545F4914F6CDD1D + (i + 1) * 0x5851F42D4C957F2D)
@@ -176,52 +194,53 @@ def _mixed(value: int) -> int:
 
 
 @inner_bare
-def _choose(p: Problem, s: State, members: Array, rank: Array, choice: int, weight: npt.NDArray[np.float64]) -> int:
+def _choose(p: Problem, s: State, begin: int, end: int) -> int:
     """The buffer to branch on, one without an alternative first, or -1 when all are delayed."""
-    best, best_spare, rule = int64(-1), NONE, choice & 3
-    begin, stop = len(p.load), int64(0)
-    for i in members:
-        begin, stop = min(begin, p.lower[p.first[i]]), max(stop, p.upper[p.first[i + 1] - 1])
+    best, best_spare, rule = int64(-1), NONE, s.choice & 3
+    start, stop = len(p.load), int64(0)
+    for at in range(begin, end):
+        i = s.work[at]
+        start, stop = min(start, p.lower[p.first[i]]), max(stop, p.upper[p.first[i + 1] - 1])
         if s.delayed[i]:
             continue
         k = s.blocker[i]
         if (k == i or s.placed[k] or s.offset[k] >= s.offset[i] + p.size[i]) and _fits_beneath(p, s, i):
             return int64(i)
         spare = _spare(p, s, i) if rule == TIGHTEST else 0
-        if best < 0 or spare < best_spare or (spare == best_spare and _rests_lower(s, rank, i, best)):
+        if best < 0 or spare < best_spare or (spare == best_spare and _rests_lower(s, i, best)):
             best, best_spare = int64(i), spare
     found = int64(-1)
-    if best >= 0 and choice & LAST and begin <= s.last[SECTION] < stop:
-        found = _lowest_in(p, s, s.last[SECTION], rank)
+    if best >= 0 and s.choice & LAST and start <= s.last[SECTION] < stop:
+        found = _lowest_in(p, s, s.last[SECTION])
     if best >= 0 and rule == FEWEST and found < 0:
-        found = _lowest_in(p, s, _scarcest(s, begin, stop, weight), rank)
+        found = _lowest_in(p, s, _scarcest(s, start, stop))
     return best if found < 0 else found
 
 
 @inner_bare
-def _rests_lower(s: State, rank: Array, i: int, k: int) -> bool:
+def _rests_lower(s: State, i: int, k: int) -> bool:
     low, high = int64(s.offset[i]), int64(s.offset[k])
-    return low < high or (low == high and int64(rank[i]) < int64(rank[k]))
+    return low < high or (low == high and int64(s.rank[i]) < int64(s.rank[k]))
 
 
 @inner_bare
-def _scarcest(s: State, begin: int, stop: int, weight: npt.NDArray[np.float64]) -> int:
+def _scarcest(s: State, begin: int, stop: int) -> int:
     """The section with the fewest buffers that can be its lowest, in proportion to the dead ends it caused."""
     section, least = int64(begin), np.inf
     for t in range(begin, stop):
-        if s.floor[t] < NONE and s.options[t] < least * weight[t]:
-            section, least = int64(t), s.options[t] / weight[t]
+        if s.floor[t] < NONE and s.options[t] < least * s.weight[t]:
+            section, least = int64(t), s.options[t] / s.weight[t]
     return section
 
 
 @inner_bare
-def _lowest_in(p: Problem, s: State, section: int, rank: Array) -> int:
+def _lowest_in(p: Problem, s: State, section: int) -> int:
     """The buffer that rests lowest in a section, of those low enough to be its lowest; -1 when there is none."""
     best, most = int64(-1), p.capacity + p.padding - s.remaining[section]
     for at in range(p.alive_first[section], p.alive_first[section + 1]):
         i = int64(p.alive[at])
         free = not s.placed[i] and not s.delayed[i] and s.offset[i] <= most
-        if free and (best < 0 or _rests_lower(s, rank, i, best)):
+        if free and (best < 0 or _rests_lower(s, i, best)):
             best = i
     return best
 
@@ -250,33 +269,35 @@ def _fits_beneath(p: Problem, s: State, i: int) -> bool:
 
 
 @inner_bare
-def _delay_kind(p: Problem, s: State, members: Array, i: int, tail: int) -> int:
+def _delay_kind(p: Problem, s: State, begin: int, end: int, i: int, tail: int) -> int:
     """Buffer i does not rest now, nor one that is its equal, for the reasons of the dead end. The trail's new length."""
     why = cause_like(s, int64(CONFLICT))
-    for k in members:
-        if p.kind[k] == p.kind[i] and not s.delayed[k]:
+    for at in range(begin, end):
+        k = s.work[at]
+        if p.kinds[k] == p.kinds[i] and not s.delayed[k]:
             tail = record(s, k, tail)
             s.delayed[k], s.delay[k] = True, why
     return tail
 
 
 @inner_bare
-def _next_component(p: Problem, s: State, frame: Array, members: Array) -> int:
-    """Copy the next buffers that no cut separates (members are sorted by start) behind the frame's own; their number.
+def _next_component(p: Problem, s: State, depth: int) -> int:
+    """Copy the next buffers of a frame that no cut separates (they are sorted by start) behind its own; their number.
 
     The cursor may pass the placed buffer only: siblings solved before lie left of it.
     """
-    at = frame[CURSOR]
-    target = frame[BEGIN] + frame[COUNT]
+    frames, work = s.frames, s.work
+    target = frames[depth, BEGIN] + frames[depth, COUNT]
+    at = frames[depth, BEGIN] + frames[depth, CURSOR]
     size, reach = 0, -1
-    while at < len(members):
-        i = members[at]
-        if i != frame[BUFFER]:
+    while at < target:
+        i = work[at]
+        if i != frames[depth, BUFFER]:
             if size and p.lower[p.first[i]] >= reach:
                 break
-            s.work[target + size] = i
+            work[target + size] = i
             size += 1
             reach = max(reach, p.upper[p.first[i + 1] - 1])
         at += 1
-    frame[CURSOR] = at
+    frames[depth, CURSOR] = at - frames[depth, BEGIN]
     return size

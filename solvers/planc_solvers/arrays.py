@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from planc.compiled.packed import Packed
 from planc.problem.problem import Origin, Problem
-from planc_solvers.packed import Packed
 
 Ints = npt.NDArray[np.int64]
 Bytes8 = npt.NDArray[np.uint8]

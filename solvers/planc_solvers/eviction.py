@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planc.compiled.packed import Packed
 from planc_solvers.arrays import BATCH, COMPUTED, STATE, Arrays, Bytes8, Ints, Plan, step_capacity
 from planc_solvers.compiled import inner
-from planc_solvers.packed import Packed
 from planc_solvers.workspace import Floats
 
 MOST_REPEATS = 400

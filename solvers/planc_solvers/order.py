@@ -11,13 +11,13 @@ from itertools import islice
 
 import numpy as np
 
+from planc.compiled.packed import Packed
 from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
 from planc_solvers.arrays import Arrays, Ints, Plan, arrays_of, csr, empty_plan
 from planc_solvers.compiled import inner, outer
 from planc_solvers.evaluate import evaluate, evaluate_excess
 from planc_solvers.greedy import greedy_plans, ready_greedy
-from planc_solvers.packed import Packed
 from planc_solvers.ready import TINY, Once
 from planc_solvers.workspace import EXCESS, MAKESPAN, Workspace, workspace
 

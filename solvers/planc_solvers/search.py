@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planc.compiled.packed import Packed
 from planc_solvers.arrays import MOST_BATCH_POWER, Arrays, Bytes8, Ints, Plan, arrays_of, empty_plan
 from planc_solvers.choices import choose, has_forms
 from planc_solvers.compiled import inner, outer
 from planc_solvers.edits import flip, remove, shift
 from planc_solvers.evaluate import evaluate, evaluate_within
 from planc_solvers.eviction import Trail, trail
-from planc_solvers.packed import Packed
 from planc_solvers.ready import TINY, Once
 from planc_solvers.rebuild import STRETCHES, draw_weights, rebuild
 from planc_solvers.recompute import CHAIN_DEPTH, insert_chain

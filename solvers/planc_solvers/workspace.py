@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from planc.compiled.packed import Packed
 from planc_solvers.arrays import Arrays, Bytes8, Ints, step_capacity
-from planc_solvers.packed import Packed
 
 Floats = npt.NDArray[np.float64]
 

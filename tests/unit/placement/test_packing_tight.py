@@ -1,5 +1,6 @@
 """Buffers that share an offset because sections of full height leave no choice."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -70,7 +71,7 @@ def test_no_rule_disproves_what_can_be_packed(seed: int) -> None:
     model = build_model(buffers)
     tied = tie(model, GRID)
     assert tied is not None
-    problem = build_problem(tied.model)._replace(capacity=GRID)
+    problem = replace(build_problem(tied.model), capacity=GRID)
     rank = np.random.default_rng(seed).permutation(tied.model.count)
     for choice in {rule[0] for rule in RULES}:
         control = np.array([0, 5_000, 0, NONE], np.int64)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from planc.compiled.packed import Packed
 from planc_solvers.arrays import Bytes8, Ints
 from planc_solvers.compiled import outer
-from planc_solvers.packed import Packed
 from planc_solvers.workspace import Floats
 
 
