@@ -6,6 +6,7 @@ array lies and what its shape is, or what a number is. Arrays that compiled code
 references: whoever calls holds the object.
 """
 
+import operator
 from dataclasses import fields
 from functools import cached_property
 from typing import Any
@@ -14,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from numba.core import cgutils, types
 from numba.core.datamodel.models import OpaqueModel, StructModel
-from numba.core.typing.templates import AttributeTemplate
+from numba.core.typing.arraydecl import GetItemBuffer, SetItemBuffer
+from numba.core.typing.templates import AttributeTemplate, infer_global
 from numba.extending import NativeValue, infer_getattr, lower_getattr_generic, register_model, typeof_impl, unbox
 from numba.np.arrayobj import make_array, populate_array
 from numba.np.numpy_support import from_dtype
@@ -133,6 +135,27 @@ class _PackedAttribute(AttributeTemplate):  # type: ignore[misc]
     def generic_resolve(self, kind: PackedType, name: str) -> NumbaType:
         """The type of the field of that name, None if there is none."""
         return dict(kind.members).get(name)
+
+
+class _First:
+    """Tried before numba's other ways to index, as those for this very target are: it would try a dozen for lists, texts and
+    the like first, which was most of what inferring types took."""
+
+    metadata = {"target": "cpu"}
+
+    def generic(self, args: Any, kws: Any) -> Any:
+        """The signature, for arrays of packed objects only."""
+        return super().generic(args, kws) if isinstance(args[0], Borrowed) else None  # type: ignore[misc]
+
+
+@infer_global(operator.getitem)
+class _GetElement(_First, GetItemBuffer):  # type: ignore[misc]
+    pass
+
+
+@infer_global(operator.setitem)
+class _SetElement(_First, SetItemBuffer):  # type: ignore[misc]
+    pass
 
 
 def _typeof(value: Packed, _context: Any) -> NumbaType:

@@ -1,14 +1,14 @@
 """Bounds of the exact search: placing a buffer, and what follows for those that it meets, with a trail to undo it."""
 
 from planc.placement.packing_causes import blame, blame_section, cause_like, cause_of_delay, clear_conflict
-from planc.placement.packing_jit import inner_bare, int64
+from planc.placement.packing_jit import inner, int64
 from planc.placement.packing_problem import CONFLICT, EXCESS, NONE, SECTION, Problem, State
 
 # Bounds of delayed buffers may push each other up in steps of the smallest size; a few rounds give most of it.
 ROUNDS = 8
 
 
-@inner_bare
+@inner
 def propagate(p: Problem, s: State, begin: int, end: int, tail: int) -> int:
     """Raise bounds until nothing changes, or ROUNDS times. The trail's new length n, or -1 - n at a dead end."""
     for _ in range(ROUNDS):
@@ -35,13 +35,13 @@ def propagate(p: Problem, s: State, begin: int, end: int, tail: int) -> int:
     return tail
 
 
-@inner_bare
+@inner
 def is_full(p: Problem, s: State, tail: int) -> bool:
     """Whether the trail may be too short for the next round."""
     return tail >= len(s.trail) - 3 * len(p.size) - 2 * len(p.load)
 
 
-@inner_bare
+@inner
 def _survey_stale(p: Problem, s: State, tail: int) -> int:
     """Look at the sections where something changed. As `propagate` returns."""
     sections, queue = len(p.load), s.queue
@@ -58,7 +58,7 @@ def _survey_stale(p: Problem, s: State, tail: int) -> int:
     return tail
 
 
-@inner_bare
+@inner
 def _survey(p: Problem, s: State, section: int, tail: int) -> int:
     """Stack the unplaced buffers of a section in the order of their bounds, none below its own."""
     ends, count = s.ends, int64(0)
@@ -84,7 +84,7 @@ def _survey(p: Problem, s: State, section: int, tail: int) -> int:
     return tail + 1
 
 
-@inner_bare
+@inner
 def _review(p: Problem, s: State, i: int, tail: int) -> int:
     """Whether a buffer can lie at its bound at all, and whether it can rest there. As `propagate` returns."""
     excess = s.offset[i] + p.top[i] - p.capacity
@@ -103,7 +103,7 @@ def _review(p: Problem, s: State, i: int, tail: int) -> int:
     return tail
 
 
-@inner_bare
+@inner
 def _most_remaining(p: Problem, s: State, i: int) -> int:
     most, remaining = int64(0), s.remaining
     for r in range(p.first[i], p.first[i + 1]):
@@ -112,7 +112,7 @@ def _most_remaining(p: Problem, s: State, i: int) -> int:
     return most
 
 
-@inner_bare
+@inner
 def _raise_delayed(p: Problem, s: State, i: int, tail: int) -> int:
     """A delayed buffer lies at the lowest on an unplaced one that it meets. As `propagate` returns."""
     lowest = int64(NONE)
@@ -134,7 +134,7 @@ def _raise_delayed(p: Problem, s: State, i: int, tail: int) -> int:
     return tail
 
 
-@inner_bare
+@inner
 def place(p: Problem, s: State, i: int, tail: int, level: int) -> int:
     """Put buffer i at its bound, beneath all unplaced ones that it meets. The trail's new length."""
     s.placed[i] = True
@@ -155,14 +155,14 @@ def place(p: Problem, s: State, i: int, tail: int, level: int) -> int:
     return tail
 
 
-@inner_bare
+@inner
 def unplace(p: Problem, s: State, i: int) -> None:
     """Take back `place`, apart from what the trail holds."""
     s.placed[i] = False
     add_remaining(p, s, i, p.size[i])
 
 
-@inner_bare
+@inner
 def add_remaining(p: Problem, s: State, i: int, change: int) -> None:
     """Add to the sizes to be placed in the buffer's sections."""
     remaining = s.remaining
@@ -171,7 +171,7 @@ def add_remaining(p: Problem, s: State, i: int, change: int) -> None:
             remaining[section] += change
 
 
-@inner_bare
+@inner
 def _mark_stale(p: Problem, s: State, i: int) -> None:
     """The buffer's sections are to be looked at again. A mark that outlives its path costs time only."""
     sections, queue, stale = len(p.load), s.queue, s.stale
@@ -183,7 +183,7 @@ def _mark_stale(p: Problem, s: State, i: int) -> None:
                 queue[sections] += 1
 
 
-@inner_bare
+@inner
 def record(s: State, i: int, tail: int) -> int:
     """Keep a buffer's bound and delay, and their reasons. The trail's new length."""
     trail = s.trail
@@ -192,7 +192,7 @@ def record(s: State, i: int, tail: int) -> int:
     return tail + 1
 
 
-@inner_bare
+@inner
 def undo(s: State, tail: int, to: int) -> int:
     """Restore what the trail holds beyond length `to`."""
     count, trail = len(s.offset), s.trail
@@ -206,6 +206,6 @@ def undo(s: State, tail: int, to: int) -> int:
     return tail
 
 
-@inner_bare
+@inner
 def _aligned(offset: int, alignment: int) -> int:
     return (offset + alignment - 1) // alignment * alignment

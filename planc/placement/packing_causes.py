@@ -5,11 +5,11 @@ no other value worth trying. What a level decides is that no buffer unplaced at 
 places; so its part in a reason holds for every packing in which that is so, whatever else is placed where.
 """
 
-from planc.placement.packing_jit import inner_bare, int64
+from planc.placement.packing_jit import inner, int64
 from planc.placement.packing_problem import CAUSES, CONFLICT, EVERYTHING, EXCESS, NOTHING, Problem, State
 
 
-@inner_bare
+@inner
 def cause_like(s: State, like: int) -> int:
     """A new cause with the levels of another; that of all levels when there is no room."""
     made, causes = int64(s.last[CAUSES]), s.causes
@@ -21,14 +21,14 @@ def cause_like(s: State, like: int) -> int:
     return made
 
 
-@inner_bare
+@inner
 def clear_conflict(s: State) -> None:
     """Begin a new dead end."""
     for w in range(s.causes.shape[1]):
         s.causes[CONFLICT, w] = 0
 
 
-@inner_bare
+@inner
 def blame(s: State, why: int, to: int) -> None:
     """Add the levels of `why` to the cause `to`."""
     causes = s.causes
@@ -36,7 +36,7 @@ def blame(s: State, why: int, to: int) -> None:
         causes[to, w] |= causes[why, w]
 
 
-@inner_bare
+@inner
 def blame_delays(s: State, begin: int, end: int) -> None:
     """All are delayed: each lies on another one, which cannot be."""
     clear_conflict(s)
@@ -45,7 +45,7 @@ def blame_delays(s: State, begin: int, end: int) -> None:
         blame(s, s.delay[i], int64(CONFLICT))
 
 
-@inner_bare
+@inner
 def blame_members(s: State, begin: int, end: int) -> None:
     """A subproblem known to fail rests on all its bounds and delays."""
     clear_conflict(s)
@@ -56,7 +56,7 @@ def blame_members(s: State, begin: int, end: int) -> None:
             blame(s, s.delay[i], int64(CONFLICT))
 
 
-@inner_bare
+@inner
 def blame_around(p: Problem, s: State, i: int) -> None:
     """A buffer was placed without alternative because of the bounds of those that it meets."""
     blame(s, s.why[i], int64(CONFLICT))
@@ -66,7 +66,7 @@ def blame_around(p: Problem, s: State, i: int) -> None:
             blame(s, s.why[k], int64(CONFLICT))
 
 
-@inner_bare
+@inner
 def cause_of_delay(p: Problem, s: State, i: int, bound: int) -> int:
     """Why none of the buffers, one of which lies beneath the delayed buffer i, ends below `bound`, before alignment."""
     made = cause_like(s, s.delay[i])
@@ -78,7 +78,7 @@ def cause_of_delay(p: Problem, s: State, i: int, bound: int) -> int:
     return made
 
 
-@inner_bare
+@inner
 def blame_section(p: Problem, s: State, section: int) -> None:
     """A part of the stack of a section's unplaced buffers that is too high on its own: from some bound on, less what
     the excess allows to leave out."""
@@ -102,7 +102,7 @@ def blame_section(p: Problem, s: State, section: int) -> None:
     s.control[EXCESS] = min(s.control[EXCESS], excess)
 
 
-@inner_bare
+@inner
 def _sizes_from(p: Problem, s: State, section: int, start: int) -> int:
     """Sizes of the section's unplaced buffers whose bound is not below `start`."""
     sizes = int64(0)

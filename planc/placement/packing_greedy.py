@@ -50,11 +50,11 @@ def shuffled_packings(model: Model, seed: int) -> Iterator[Array]:
 def _skylines(model: Model, choices: Iterable[tuple[float, str]], random: np.random.Generator) -> Iterator[Array]:
     # numba takes half a second to import, and the easy cases do not get here.
     from planc.placement.packing_order import Orders
-    from planc.placement.packing_skyline import skyline
+    from planc.placement.packing_skyline import Skylines
 
-    orders, on = Orders(model), ground(model)
+    orders, skylines = Orders(model), Skylines(model, ground(model))
     for noise, keys in choices:
-        yield skyline(model, on, orders.rank(keys, noise, random))
+        yield skylines.pack(orders.rank(keys, noise, random))
 
 
 def _first_fit_by_size(model: Model) -> Array:

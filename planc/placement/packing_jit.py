@@ -15,29 +15,21 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numba
 import numpy as np
 
+from planc.compiled.parts import PartCompiler
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 int64 = cast(Callable[[int], int], np.int64)
 """The integers of compiled code."""
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
-# Without the counting of references to arrays: for functions that make none. A third of the search's time to compile.
-_BARE: dict[str, Any] = {**_OPTIONS, "_nrt": False}
+# Without the counting of references to arrays, which these functions do not make. A third of the time to compile.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": False}
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """Compile on first call; the result keeps the function's type. Callable from Python."""
-    return _cached(function, _OPTIONS)
-
-
-def compiled_bare(function: Callable[P, R]) -> Callable[P, R]:
-    """The same for functions that make no arrays, nor do those that they call."""
-    return _cached(function, _BARE)
-
-
-def _cached(function: Callable[P, R], options: dict[str, Any]) -> Callable[P, R]:
-    made = numba.njit(function, cache=True, **options)
+    made = numba.njit(function, cache=True, **_OPTIONS)
     # Not numba's public interface: without these names the cache works, with the stamp of the one file.
     file = getattr(getattr(made, "_cache", None), "_cache_file", None)
     if file is not None and hasattr(file, "_source_stamp"):
@@ -53,9 +45,4 @@ def _stamp() -> tuple[tuple[float, int], ...]:
 
 def inner(function: Callable[P, R]) -> Callable[P, R]:
     """The same for functions that compiled ones alone call: part of their machine code, without a way in from Python."""
-    return cast(Callable[P, R], numba.njit(function, no_cpython_wrapper=True, **_OPTIONS))
-
-
-def inner_bare(function: Callable[P, R]) -> Callable[P, R]:
-    """The same for functions that make no arrays."""
-    return cast(Callable[P, R], numba.njit(function, no_cpython_wrapper=True, **_BARE))
+    return cast(Callable[P, R], numba.njit(function, no_cpython_wrapper=True, pipeline_class=PartCompiler, **_OPTIONS))

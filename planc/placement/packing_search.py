@@ -20,7 +20,7 @@ import numpy as np
 
 from planc.placement.packing_bounds import is_full, place, propagate, record, undo, unplace
 from planc.placement.packing_causes import blame_around, blame_delays, blame_members, cause_like
-from planc.placement.packing_jit import compiled_bare, inner_bare, int64
+from planc.placement.packing_jit import compiled, inner, int64
 from planc.placement.packing_model import Array
 from planc.placement.packing_problem import (
     BEGIN,
@@ -68,7 +68,7 @@ def search(
     return state.offset if outcome == FOUND else outcome
 
 
-@compiled_bare
+@compiled
 def _search(p: Problem, s: State) -> int:
     frames = s.frames
     for i in range(len(p.size)):
@@ -123,7 +123,7 @@ def _search(p: Problem, s: State) -> int:
     return result
 
 
-@inner_bare
+@inner
 def _rest(p: Problem, s: State, depth: int, chosen: int, tail: int) -> int:
     """Place a frame's buffer. The trail's new length."""
     frames = s.frames
@@ -133,7 +133,7 @@ def _rest(p: Problem, s: State, depth: int, chosen: int, tail: int) -> int:
     return place(p, s, chosen, tail, depth)
 
 
-@inner_bare
+@inner
 def _lift(p: Problem, s: State, begin: int, end: int) -> None:
     """Take back the placements below a frame, and its own."""
     for at in range(begin, end):
@@ -142,7 +142,7 @@ def _lift(p: Problem, s: State, begin: int, end: int) -> None:
             unplace(p, s, i)
 
 
-@inner_bare
+@inner
 def _enter(s: State, depth: int, begin: int, size: int, tail: int) -> bool:
     """Open the frame of a subproblem, unless it is known to fail."""
     frames, end = s.frames, begin + size
@@ -156,7 +156,7 @@ def _enter(s: State, depth: int, begin: int, size: int, tail: int) -> bool:
     return True
 
 
-@inner_bare
+@inner
 def _leave(s: State, depth: int, tail: int) -> int:
     """Undo a frame that failed, and remember it. The trail's new length."""
     s.failed[s.frames[depth, SLOT]] = s.frames[depth, KEY]
@@ -164,7 +164,7 @@ def _leave(s: State, depth: int, tail: int) -> int:
     return undo(s, tail, s.frames[depth, ENTRY])
 
 
-@inner_bare
+@inner
 def _cleared(s: State, level: int) -> bool:
     """Take a level out of the dead end's reasons; whether it was there."""
     bit, word = int64(1) << (level & 63), int64(level >> 6)
@@ -173,7 +173,7 @@ def _cleared(s: State, level: int) -> bool:
     return found & bit != 0
 
 
-@inner_bare
+@inner
 def _signature(s: State, begin: int, end: int) -> tuple[int, int]:
     """What decides a subproblem's outcome, hashed twice: the place in the memory and the key stored there (not 0)."""
     slot, key = 0, 0
@@ -185,7 +185,7 @@ def _signature(s: State, begin: int, end: int) -> tuple[int, int]:
     return slot & (MEMORY - 1), key | 1
 
 
-@inner_bare
+@inner
 def _mixed(value: int) -> int:
     """A 64-bit hash (multiply and shift, wrapping)."""
     value = (value ^ (value >> 29)) * 0x3C79AC492BA7B653
@@ -193,7 +193,7 @@ def _mixed(value: int) -> int:
     return value ^ (value >> 27)
 
 
-@inner_bare
+@inner
 def _choose(p: Problem, s: State, begin: int, end: int) -> int:
     """The buffer to branch on, one without an alternative first, or -1 when all are delayed."""
     best, best_spare, rule = int64(-1), NONE, s.choice & 3
@@ -217,13 +217,13 @@ def _choose(p: Problem, s: State, begin: int, end: int) -> int:
     return best if found < 0 else found
 
 
-@inner_bare
+@inner
 def _rests_lower(s: State, i: int, k: int) -> bool:
     low, high = int64(s.offset[i]), int64(s.offset[k])
     return low < high or (low == high and int64(s.rank[i]) < int64(s.rank[k]))
 
 
-@inner_bare
+@inner
 def _scarcest(s: State, begin: int, stop: int) -> int:
     """The section with the fewest buffers that can be its lowest, in proportion to the dead ends it caused."""
     section, least = int64(begin), np.inf
@@ -233,7 +233,7 @@ def _scarcest(s: State, begin: int, stop: int) -> int:
     return section
 
 
-@inner_bare
+@inner
 def _lowest_in(p: Problem, s: State, section: int) -> int:
     """The buffer that rests lowest in a section, of those low enough to be its lowest; -1 when there is none."""
     best, most = int64(-1), p.capacity + p.padding - s.remaining[section]
@@ -245,7 +245,7 @@ def _lowest_in(p: Problem, s: State, section: int) -> int:
     return best
 
 
-@inner_bare
+@inner
 def _spare(p: Problem, s: State, i: int) -> int:
     """Bytes to spare (up to a constant) in the tightest section whose floor is the buffer's own bound."""
     spare, floor, bound = NONE, s.floor, s.offset[i]
@@ -256,7 +256,7 @@ def _spare(p: Problem, s: State, i: int) -> int:
     return spare
 
 
-@inner_bare
+@inner
 def _fits_beneath(p: Problem, s: State, i: int) -> bool:
     near, placed, offset = p.near, s.placed, s.offset
     top = offset[i] + p.size[i]
@@ -268,7 +268,7 @@ def _fits_beneath(p: Problem, s: State, i: int) -> bool:
     return True
 
 
-@inner_bare
+@inner
 def _delay_kind(p: Problem, s: State, begin: int, end: int, i: int, tail: int) -> int:
     """Buffer i does not rest now, nor one that is its equal, for the reasons of the dead end. The trail's new length."""
     why = cause_like(s, int64(CONFLICT))
@@ -280,7 +280,7 @@ def _delay_kind(p: Problem, s: State, begin: int, end: int, i: int, tail: int) -
     return tail
 
 
-@inner_bare
+@inner
 def _next_component(p: Problem, s: State, depth: int) -> int:
     """Copy the next buffers of a frame that no cut separates (they are sorted by start) behind its own; their number.
 

@@ -14,6 +14,7 @@ from time import monotonic
 import numpy as np
 import numpy.typing as npt
 
+from planc.compiled.packed import Packed
 from planc.placement.packing_jit import compiled, inner
 from planc.placement.packing_model import Array, Model
 from planc.placement.packing_order import Orders
@@ -50,6 +51,33 @@ _NOISE = 0.3
 
 _SHARP = 0.5
 """Probability with which a wheel of volume blames every buffer above the goal, not only the highest."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Turn(Packed):
+    """What `spin` works on: a model, which buffers meet, and the orders at hand, on trial and of the best packing.
+
+    `ends` are where the buffers of the order at hand end, `tried` those of the trial. `placed` is room for the buffers in
+    order of their offset.
+    """
+
+    top: Array
+    size: Array
+    alignment: Array
+    meets: Meets
+    current: Array
+    trial: Array
+    best_order: Array
+    offsets: Array
+    best: Array
+    ends: Array
+    tried: Array
+    placed: Array
+    stop: Array
+    goal: int
+    rounds: int
+    seed: int
+    volume: int
 
 
 @dataclass
@@ -145,18 +173,48 @@ def spin(
     sizes together, which also tells packings of equal height apart. Ends early at a height of `goal` bytes or less, or
     when any thread sets `stop[0]`.
     """
-    return _spin(model.top, model.size, model.alignment, meets, order, goal, rounds, seed, stop, volume)
+    turn = _Turn(
+        model.top, model.size, model.alignment, meets, order.copy(), order.copy(), order.copy(),
+        *(np.zeros(model.count, np.int64) for _ in range(4)), np.zeros(len(order), np.int64), stop,
+        goal, rounds, seed, int(volume),
+    )  # fmt: skip
+    _spin(turn)
+    return turn.best, turn.best_order
+
+
+@compiled
+def _spin(t: _Turn) -> None:
+    np.random.seed(t.seed)
+    height = _first_fit(t, t.current)
+    _note_ends(t, t.ends)
+    _copy(t.offsets, t.best)
+    cost, best_height = _cost(t, t.ends, height), height
+    for _ in range(t.rounds):
+        if best_height <= t.goal or t.stop[0] != 0:
+            break
+        _copy(t.current, t.trial)
+        sharp = t.volume and np.random.random() < _SHARP
+        _escalate(t.trial, t.ends, t.goal if sharp else t.goal + int((height - t.goal) * np.random.random()))
+        new = _first_fit(t, t.trial)
+        _note_ends(t, t.tried)
+        reached = _cost(t, t.tried, new)
+        if reached <= cost or np.random.random() < _WORSE:
+            _copy(t.trial, t.current)
+            height, cost = new, reached
+            _copy(t.tried, t.ends)
+        if new < best_height:
+            best_height = new
+            _copy(t.offsets, t.best)
+            _copy(t.trial, t.best_order)
 
 
 @inner
-def _first_fit(
-    top: Array, size: Array, alignment: Array, meets: Meets, order: Array, offsets: Array, placed: Array
-) -> int:
-    """Fill `offsets` in `order`; `placed` is room for the buffers in order of offset. Returns the height."""
-    height = 0
+def _first_fit(t: _Turn, order: Array) -> int:
+    """Fill the offsets in that order. Returns the height."""
+    height, offsets, size, placed = 0, t.offsets, t.size, t.placed
     for count in range(len(order)):
         i = order[count]
-        row = meets[i]
+        row, step = t.meets[i], t.alignment[i]
         at = 0
         for q in range(count):
             k = placed[q]
@@ -164,9 +222,9 @@ def _first_fit(
                 if offsets[k] >= at + size[i]:
                     break
                 if offsets[k] + size[k] > at:
-                    at = (offsets[k] + size[k] + alignment[i] - 1) // alignment[i] * alignment[i]
+                    at = (offsets[k] + size[k] + step - 1) // step * step
         offsets[i] = at
-        height = max(height, at + top[i])
+        height = max(height, at + t.top[i])
         low, high = 0, count
         while low < high:
             middle = (low + high) // 2
@@ -180,48 +238,6 @@ def _first_fit(
     return height
 
 
-@compiled
-def _spin(
-    top: Array,
-    size: Array,
-    alignment: Array,
-    meets: Meets,
-    start: Array,
-    goal: int,
-    rounds: int,
-    seed: int,
-    stop: Array,
-    volume: bool,
-) -> tuple[Array, Array]:
-    np.random.seed(seed)
-    count = len(start)
-    current, trial = start.copy(), start.copy()
-    offsets, placed = np.zeros(len(top), np.int64), np.zeros(count, np.int64)
-    height = _first_fit(top, size, alignment, meets, current, offsets, placed)
-    ends, tried = offsets + top, offsets.copy()
-    cost = _above(size, ends, goal) if volume else height
-    best, best_height, best_order = offsets.copy(), height, current.copy()
-    for _ in range(rounds):
-        if best_height <= goal or stop[0] != 0:
-            break
-        _copy(current, trial)
-        sharp = volume and np.random.random() < _SHARP
-        _escalate(trial, ends, goal if sharp else goal + int((height - goal) * np.random.random()))
-        new = _first_fit(top, size, alignment, meets, trial, offsets, placed)
-        for i in range(len(top)):
-            tried[i] = offsets[i] + top[i]
-        reached = _above(size, tried, goal) if volume else new
-        if reached <= cost or np.random.random() < _WORSE:
-            _copy(trial, current)
-            height, cost = new, reached
-            _copy(tried, ends)
-        if new < best_height:
-            best_height = new
-            _copy(offsets, best)
-            _copy(trial, best_order)
-    return best, best_order
-
-
 @inner
 def _copy(values: Array, to: Array) -> None:
     for i in range(len(values)):
@@ -229,12 +245,20 @@ def _copy(values: Array, to: Array) -> None:
 
 
 @inner
-def _above(size: Array, ends: Array, goal: int) -> int:
-    """Bytes of the buffers that end above `goal`."""
+def _note_ends(t: _Turn, ends: Array) -> None:
+    for i in range(len(ends)):
+        ends[i] = t.offsets[i] + t.top[i]
+
+
+@inner
+def _cost(t: _Turn, ends: Array, height: int) -> int:
+    """The height, or the bytes of the buffers that end above the goal."""
+    if not t.volume:
+        return height
     total = 0
-    for i in range(len(size)):
-        if ends[i] > goal:
-            total += size[i]
+    for i in range(len(ends)):
+        if ends[i] > t.goal:
+            total += t.size[i]
     return total
 
 
