@@ -1,8 +1,9 @@
 """Compiled inner loops: numba, with machine code cached on disk and the interpreter lock released while they run.
 
-Compiling is what a first packing waits for, so these functions copy and add arrays in loops (numba's assignment to a
-slice compiles the formatting of its error message), and begin counters with `int64(0)` (a literal is a type of its own
-for numba, which compiles the functions that it is given to once more).
+Compiling is what a first packing waits for, so the arrays come in packed objects, made outside; inner functions are parts
+(`planc.compiled`); arrays are copied and added in loops (numba's assignment to a slice compiles the formatting of its error
+message); and counters begin with `int64(0)` (a literal is a type of its own for numba, which compiles the functions that
+it is given to once more).
 
 numba looks for changes in the file of a cached function only, so the stamp of its cache is that of all files that its
 inner functions come from.
@@ -38,8 +39,9 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _stamp() -> tuple[tuple[float, int], ...]:
-    """Time of change and size of every file of the packer."""
-    found = sorted(Path(__file__).parent.glob("packing*.py"))
+    """Time of change and size of every file of the packer, and of those that say how its arrays are read."""
+    here = Path(__file__).parent
+    found = sorted([*here.glob("packing*.py"), *(here.parent / "compiled").glob("*.py")])
     return tuple((stat.st_mtime, stat.st_size) for stat in (file.stat() for file in found))
 
 

@@ -173,10 +173,10 @@ def spin(
     sizes together, which also tells packings of equal height apart. Ends early at a height of `goal` bytes or less, or
     when any thread sets `stop[0]`.
     """
+    room = np.zeros((4, model.count), np.int64)
     turn = _Turn(
         model.top, model.size, model.alignment, meets, order.copy(), order.copy(), order.copy(),
-        *(np.zeros(model.count, np.int64) for _ in range(4)), np.zeros(len(order), np.int64), stop,
-        goal, rounds, seed, int(volume),
+        room[0], room[1], room[2], room[3], np.zeros(len(order), np.int64), stop, goal, rounds, seed, int(volume),
     )  # fmt: skip
     _spin(turn)
     return turn.best, turn.best_order
@@ -214,12 +214,11 @@ def _first_fit(t: _Turn, order: Array) -> int:
     height, offsets, size, placed = 0, t.offsets, t.size, t.placed
     for count in range(len(order)):
         i = order[count]
-        row, step = t.meets[i], t.alignment[i]
-        at = 0
+        row, own, step, at = t.meets[i], size[i], t.alignment[i], 0
         for q in range(count):
             k = placed[q]
             if row[k]:
-                if offsets[k] >= at + size[i]:
+                if offsets[k] >= at + own:
                     break
                 if offsets[k] + size[k] > at:
                     at = (offsets[k] + size[k] + step - 1) // step * step

@@ -12,7 +12,7 @@ from planc.placement.packing import Buffer, pack
 from planc.placement.packing_ground import ground
 from planc.placement.packing_model import build_model
 from planc.placement.packing_portfolio import improve
-from planc.placement.packing_skyline import skyline
+from planc.placement.packing_skyline import Skylines
 from planc.placement.packing_strata import strata
 from planc.units import align_up
 
@@ -98,7 +98,7 @@ def test_skylines_are_valid_in_any_order(buffers: list[Buffer], random: Random) 
         return
     rank = np.array(sorted(range(model.count), key=lambda _: random.random()), dtype=np.int64)
     offsets = np.zeros(len(buffers), np.int64)
-    offsets[model.source] = skyline(model, ground(model), rank)
+    offsets[model.source] = Skylines(model, ground(model)).pack(rank)
     assert check_packing(buffers, offsets.tolist()) is Verdict.GOOD
 
 
