@@ -43,8 +43,9 @@ class Group:
         self._load = int(model.load().max(initial=0))
         self._wheels: Wheels | None = None
         self._wheel_share = 1.0 if len(model.lower) > model.count else _WHEEL_SHARE
-        # A guess at what the first search will take, in seconds.
-        self._search_s = _SEARCH_S * model.count**2
+        # Seconds of the wheels and of the search in all; these begin with a guess at what the first pair will take.
+        self._wheel_s, self._search_s = 0.0, _SEARCH_S * model.count**2
+        self._turns = 0
 
     @property
     def top(self) -> int:
@@ -59,21 +60,30 @@ class Group:
                 break
 
     def step(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
-        """The wheels in proportion to the time of the last search, then a pair of exact searches unless the goal is met."""
+        """The wheels, unless they have had their part of the time, then a pair of exact searches unless the goal is met."""
         goal = target if capacity is None else capacity
-        if self._wheels is None:
-            self._wheels = Wheels(self.model, self._seed)
-        # A bound far below what is possible says little about which buffers to blame.
-        halfway = capacity is None and self._pairs % 2
-        started = time.monotonic()
+        searched = self.model.count <= SEARCH_BUFFERS
         while self.height > goal and time.monotonic() < deadline:
-            self._take(self._wheels.turn(pool, max(goal, self._below()) if halfway else goal, deadline))
-            if time.monotonic() - started >= self._search_s * self._wheel_share:
+            if searched and self._wheel_s >= self._search_s * self._wheel_share:
+                break
+            self._turn(pool, goal, capacity is None, deadline)
+            if not searched:
                 break
         started = time.monotonic()
-        if self.height > goal and started < deadline and self.model.count <= SEARCH_BUFFERS:
+        if self.height > goal and started < deadline and searched:
             self._search(pool, target, capacity, deadline)
-            self._search_s = time.monotonic() - started
+            self._search_s += time.monotonic() - started
+
+    def _turn(self, pool: ThreadPoolExecutor, goal: int, minimise: bool, deadline: float) -> None:
+        """One turn of two wheels. When minimising, a bound far below what is possible says little about which buffers to
+        blame, so that every other turn aims halfway."""
+        started = time.monotonic()
+        if self._wheels is None:
+            self._wheels = Wheels(self.model, self._seed)
+        self._turns += 1
+        aim = max(goal, self._below()) if minimise and self._turns % 2 else goal
+        self._take(self._wheels.turn(pool, aim, deadline))
+        self._wheel_s += time.monotonic() - started
 
     def _search(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
         """One pair of runs, at goals between the bound, or the capacity, and the height."""
@@ -120,10 +130,11 @@ class Group:
             self.bound = max(self.bound, run.goal + (excess if tied is None else 1))
 
     def _goals(self, target: int, capped: bool) -> tuple[int, int]:
-        """Every other pair attacks the target with one run, or with a capacity with both; the others lower the height."""
+        """A pair attacks the target with one run, with a capacity with both; every other pair, with a capacity every third,
+        lowers the height."""
         self._pairs += 1
         below = max(target, self._below())
-        if self._pairs % 2:
+        if self._pairs % (3 if capped else 2):
             return target, target if capped else below
         return below, below
 

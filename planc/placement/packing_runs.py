@@ -16,18 +16,17 @@ import numpy.typing as npt
 from planc.placement.packing_model import Array, Model
 from planc.placement.packing_order import Orders
 from planc.placement.packing_problem import EXCESS, NONE, build_problem, new_memory
-from planc.placement.packing_search import FEWEST, LAST, LOWEST, TIGHTEST, search
+from planc.placement.packing_search import FEWEST, LAST, LOWEST, search
 
-# Branching rule, order, shuffle. The first one's first run is quickest where a good greedy packing is enough; the
-# scarcest section (FEWEST) is the best on most hard instances, and each of the others on some.
+# Branching rule, order, shuffle. Half of them begin with what the dead ends have shown (Y, Z). The first runs, not shuffled
+# and with no dead ends to go by, are different: longest first, or largest, and different branchings.
 RULES = (
     (LOWEST, "WAT", 0.25),
     (FEWEST, "WAT", 0.1),
-    (TIGHTEST, "WAT", 0.1),
+    (LOWEST, "YZW", 0.1),
+    (FEWEST, "YZW", 0.1),
     (FEWEST | LAST, "WAT", 0.1),
     (LOWEST, "ZWA", 0.1),
-    (FEWEST, "SWA", 0.2),
-    (FEWEST | LAST, "TWA", 0.2),
 )
 # Nodes of the shortest run. Most solutions come within a few nodes per buffer or not at all.
 NODE_LIMIT, NODES_PER_BUFFER = 1000, 1.5

@@ -49,10 +49,10 @@ from planc.placement.packing_problem import (
 )
 
 FAILED, FOUND, STOPPED = 0, 1, 2
-# Which buffer to branch on: the one that rests lowest; the one that rests on the section with the least to spare; the
-# lowest in the section with the fewest that can be its lowest, for the dead ends it caused (dom/wdeg of Boussemart et al.,
-# ECAI 2004); LAST added: one in the section of the last dead end, where one rests in it (Lecoutre et al., AIJ 2009).
-LOWEST, TIGHTEST, FEWEST, LAST = 0, 1, 2, 4
+# Which buffer to branch on: the one that rests lowest; the lowest in the section with the fewest that can be its lowest,
+# for the dead ends it caused (dom/wdeg of Boussemart et al., ECAI 2004); LAST added: one in the section of the last dead
+# end, where one rests in it (Lecoutre et al., AIJ 2009).
+LOWEST, FEWEST, LAST = 0, 2, 4
 
 
 def search(
@@ -196,8 +196,7 @@ def _mixed(value: int) -> int:
 @inner
 def _choose(p: Problem, s: State, begin: int, end: int) -> int:
     """The buffer to branch on, one without an alternative first, or -1 when all are delayed."""
-    best, best_spare, rule = int64(-1), NONE, s.choice & 3
-    start, stop = len(p.load), int64(0)
+    best, start, stop = int64(-1), int64(len(p.load)), int64(0)
     for at in range(begin, end):
         i = s.work[at]
         start, stop = min(start, p.lower[p.first[i]]), max(stop, p.upper[p.first[i + 1] - 1])
@@ -206,13 +205,12 @@ def _choose(p: Problem, s: State, begin: int, end: int) -> int:
         k = s.blocker[i]
         if (k == i or s.placed[k] or s.offset[k] >= s.offset[i] + p.size[i]) and _fits_beneath(p, s, i):
             return int64(i)
-        spare = _spare(p, s, i) if rule == TIGHTEST else 0
-        if best < 0 or spare < best_spare or (spare == best_spare and _rests_lower(s, i, best)):
-            best, best_spare = int64(i), spare
+        if best < 0 or _rests_lower(s, i, best):
+            best = int64(i)
     found = int64(-1)
     if best >= 0 and s.choice & LAST and start <= s.last[SECTION] < stop:
         found = _lowest_in(p, s, s.last[SECTION])
-    if best >= 0 and rule == FEWEST and found < 0:
+    if best >= 0 and s.choice & FEWEST and found < 0:
         found = _lowest_in(p, s, _scarcest(s, start, stop))
     return best if found < 0 else found
 
@@ -243,17 +241,6 @@ def _lowest_in(p: Problem, s: State, section: int) -> int:
         if free and (best < 0 or _rests_lower(s, i, best)):
             best = i
     return best
-
-
-@inner
-def _spare(p: Problem, s: State, i: int) -> int:
-    """Bytes to spare (up to a constant) in the tightest section whose floor is the buffer's own bound."""
-    spare, floor, bound = NONE, s.floor, s.offset[i]
-    for r in range(p.first[i], p.first[i + 1]):
-        for section in range(p.lower[r], p.upper[r]):
-            if floor[section] == bound:
-                spare = min(spare, p.capacity - bound - s.remaining[section])
-    return spare
 
 
 @inner
