@@ -69,7 +69,7 @@ def pack(
 
     Greedy packings come first; where they miss the lower bound (the maximum load over time) and the capacity, each
     group of buffers that no cut in time separates goes to heuristic and exact searches on two threads, for
-    `time_limit` seconds in all, besides the greedy packings and, on a machine's first use, some ten seconds of
+    `time_limit` seconds in all, besides the greedy packings and, on a machine's first use, some four seconds of
     compiling. Groups of more than 3,000 buffers are not searched exactly, those of more than 8,000 get further greedy
     packings only. A packing of the same buffers that is `known` takes the place of the greedy ones.
     Raises PackingError for a negative size or capacity, a bad alignment or time limit, lifetimes that are empty,
