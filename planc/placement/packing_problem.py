@@ -135,9 +135,7 @@ def new_memory() -> Array:
     return np.zeros(MEMORY, np.int64)
 
 
-def new_state(
-    problem: Problem, rank: Array, choice: int, control: Array, weight: Weights, memory: Array
-) -> State:
+def new_state(problem: Problem, rank: Array, choice: int, control: Array, weight: Weights, memory: Array) -> State:
     """Nothing placed yet, everything to be looked at."""
     count, sections = len(problem.size), len(problem.load)
     # Along one path a pair of buffers enters the trail at most once by placing; the rest is for delays and sections.

@@ -55,9 +55,7 @@ FAILED, FOUND, STOPPED = 0, 1, 2
 LOWEST, FEWEST, LAST = 0, 2, 4
 
 
-def search(
-    problem: Problem, rank: Array, choice: int, control: Array, weight: Weights, memory: Array
-) -> Array | int:
+def search(problem: Problem, rank: Array, choice: int, control: Array, weight: Weights, memory: Array) -> Array | int:
     """Offsets within the capacity, or FAILED when there are none (a proof), or STOPPED.
 
     Ties between buffers go to the lowest `rank`. `control`: see NODES … EXCESS. `weight` counts, per section, the dead

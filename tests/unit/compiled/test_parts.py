@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = '''
+SCRIPT = """
 import numba
 import numpy as np
 from planc.compiled.parts import PartCompiler
@@ -35,7 +35,7 @@ def total(table):
 
 
 print(total(np.arange(6).reshape(2, 3)), sum(total.stats.cache_hits.values()))
-'''
+"""
 
 
 def test_parts_of_parts_run_and_load_from_the_cache(tmp_path: Path) -> None:
