@@ -12,6 +12,8 @@ from typing import Any, ParamSpec, TypeVar, cast
 import numpy.typing as npt
 from numba import njit
 
+from planc.compiled.parts import PartCompiler
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -23,7 +25,7 @@ def outer(function: Callable[P, R]) -> Callable[P, R]:
 
 def inner(function: Callable[P, R]) -> Callable[P, R]:
     """Compile `function` for calls from compiled code, with which it is cached."""
-    compiled = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    compiled = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=PartCompiler)(function)
     return cast(Callable[P, R], compiled)
 
 
