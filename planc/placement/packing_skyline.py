@@ -11,7 +11,7 @@ import numpy as np
 
 from planc.compiled.packed import Packed
 from planc.placement.packing_ground import Ground
-from planc.placement.packing_jit import compiled, inner
+from planc.placement.packing_jit import compiled, inner, int64
 from planc.placement.packing_model import Array, Model
 
 NONE = np.int64(1) << 62
@@ -100,7 +100,7 @@ def _stretches(ground: Array) -> tuple[Array, Array]:
 @compiled
 def _fill(v: _Valleys) -> None:
     count, floor, end, before = len(v.size), v.floor, v.end, v.before
-    at, placed = 0, 0
+    at, placed = int64(0), 0
     while placed < count:
         left = floor[before[at]] if before[at] >= 0 else NONE
         right = floor[end[at]]
