@@ -16,8 +16,10 @@ from planc_solvers.chains import add_chain_rows
 from planc_solvers.coarse import Coarse, coarse_model
 from planc_solvers.decode import decode
 from planc_solvers.evaluate import evaluate
+from planc_solvers.eviction import trail
 from planc_solvers.linear import Answer
 from planc_solvers.merge import Merger
+from planc_solvers.rebuild import rebuild
 from planc_solvers.timing import add_timing_rows
 from planc_solvers.workspace import EXCESS, MAKESPAN, ON_HOST, Workspace, workspace
 
@@ -58,6 +60,9 @@ HOST_STEP, LARGEST_STEP = 0.998, 0.98
 """Where a merged model's plan takes too much of the host, the next model has that much less, and a little less again, but
 no less than the second of it: what a plan takes jumps up and down where a whole class of values is rounded anew."""
 
+REPAIRED, REPAIR_WEIGHTS = 0.2, (1.0, 1.0, 0.1, 0.5)
+"""Part of its steps for which a merged model's plan may be over the budget to be repaired, and the rule's weights then."""
+
 MERGE_ROUNDS = 6
 """Rounds of refinement of merged models."""
 
@@ -88,6 +93,7 @@ class Prover:
         self.base = max(problem.base_duration_ns, 1)
         self.swaps = any(value.swappable for value in problem.values)
         self.place: Workspace = workspace(arrays)
+        self.trail = trail(arrays)
         self.infeasible = False
         self.last: Plan | None = None
         keep = empty_plan(arrays)
@@ -150,15 +156,28 @@ class Prover:
                 found = merger.solve(self.left() * 0.3, margins[0], slowness, host)
                 plan = None if found is None else decode(merger.coarse, self.small, self.arrays, found.point)
                 valid = plan is not None and self._batched(plan)
+                over = self.place.total[ON_HOST] / max(self.arrays.host_budget, 1) if valid else 0.0
                 if plan is not None and valid:
+                    plan = self._repaired(plan) if over <= 1 else plan
                     yield 0, [plan]
                 if valid and self.place.total[EXCESS] <= 0:
                     break
-                over = self.place.total[ON_HOST] / max(self.arrays.host_budget, 1) if valid else 0.0
                 if over > 1:
                     host *= max(LARGEST_STEP, HOST_STEP / over)
                 if over <= 1 or plan is None or self._peak(plan) > self.arrays.budget:
                     margins.popleft()
+
+    def _repaired(self, plan: Plan) -> Plan:
+        """A plan over the budget for at most a part of its steps, with room made by the rule of greedy plans."""
+        over = self.place.memory[: int(plan.length[0])] > self.arrays.budget
+        if not over.any() or over.mean() > REPAIRED:
+            return plan
+        self.trail.weights[:] = REPAIR_WEIGHTS
+        repaired = empty_plan(self.arrays)
+        if rebuild(self.arrays, plan, repaired, self.trail, 0, 0) and self._batched(repaired):
+            return repaired
+        self._batched(plan)
+        return plan
 
     def _peak(self, plan: Plan) -> float:
         """Most bytes on the device in `plan`, which was evaluated last."""
