@@ -50,18 +50,16 @@ class Cycle(NamedTuple):
 
 
 RECOMPUTING = (
-    Cycle(0.04, 3e-4, rebuilding=0.5),
-    Cycle(0.12, 3e-4, rebuilding=0.5),
+    *(Cycle(0.03 * (family + 1), 3e-4, rebuilding=0.5, family=family) for family in range(FAMILIES)),
     Cycle(0.4, 1e-3, rebuilding=0.7),
-    Cycle(0.85, 1e-3, rebuilding=0.7),
-    Cycle(1.0, 2e-4, rebuilding=0.7),
+    Cycle(1.0, 1e-3, rebuilding=0.7),
 )
 SWAPPING = (
     *(Cycle(0.04 * (family + 1), 3e-4, 1e-5, 0.5, family) for family in range(FAMILIES)),
-    Cycle(0.4, 1e-3, 1e-5, 0.8),
+    Cycle(0.3, 1e-3, 1e-5, 0.8),
     Cycle(1.0, 1e-3, 1e-5, 0.8),
 )
-"""The first cycles only polish a greedy plan or a decoded model."""
+"""Annealing does not leave the basin of a bad start, so that the best plan of each family has a short cycle first."""
 
 PACE, FIRST_PACE = 5e-5, 1e-3
 """Pace of the price on excess, and that until a first plan fits. A price that moves faster than the plans can follow
@@ -189,7 +187,7 @@ class Portfolio:
         if self.arrays.reads.size > LARGE:
             return
         ready_greedy()
-        for family in range(FAMILIES if self.swaps else 1):
+        for family in range(FAMILIES):
             until = self.options.time_limit_s * (1 - GREEDY_SHARE * (family + 1) / FAMILIES)
             plans = greedy_plans(self.arrays, workspace(self.arrays), self.options.seed, family)
             for trial, plan in enumerate(plans, start=1):
