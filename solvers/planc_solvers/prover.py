@@ -93,7 +93,7 @@ class Prover:
         self.base = max(problem.base_duration_ns, 1)
         self.swaps = any(value.swappable for value in problem.values)
         self.place: Workspace = workspace(arrays)
-        self.trail = trail(arrays)
+        self.trail, self.repair_s = trail(arrays), 0.0
         self.infeasible = False
         self.last: Plan | None = None
         keep = empty_plan(arrays)
@@ -169,12 +169,14 @@ class Prover:
 
     def _repaired(self, plan: Plan) -> Plan:
         """A plan over the budget for at most a part of its steps, with room made by the rule of greedy plans."""
-        over = self.place.memory[: int(plan.length[0])] > self.arrays.budget
-        if not over.any() or over.mean() > REPAIRED:
+        over, before = self.place.memory[: int(plan.length[0])] > self.arrays.budget, self.left()
+        if not over.any() or over.mean() > REPAIRED or before < self.repair_s:
             return plan
         self.trail.weights[:] = REPAIR_WEIGHTS
         repaired = empty_plan(self.arrays)
-        if rebuild(self.arrays, plan, repaired, self.trail, 0, 0) and self._batched(repaired):
+        valid = rebuild(self.arrays, plan, repaired, self.trail, 0, 0) and self._batched(repaired)
+        self.repair_s = before - self.left()
+        if valid:
             return repaired
         self._batched(plan)
         return plan

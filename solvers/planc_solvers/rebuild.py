@@ -20,7 +20,7 @@ CUTS = 0.5
 
 
 @inner
-def draw_weights(t: Trail) -> None:
+def _draw_weights(t: Trail) -> None:
     """Random weights of the rule: powers of bytes and of wait, price of the link's time, boundaries of a copy."""
     t.weights[0] = (0.3, 0.5, 1.0, 1.0)[np.random.randint(4)]
     t.weights[1] = (0.0, 0.5, 1.0, 2.0)[np.random.randint(4)]
@@ -106,3 +106,12 @@ def rebuild(a: Arrays, plan: Plan, s: Plan, t: Trail, begin: int, end: int) -> b
             for k in range(until - first):
                 used -= _settle(a, writes[first + k], fates[p, count + k], t)
     return True
+
+
+@inner
+def rebuild_stretch(a: Arrays, plan: Plan, s: Plan, t: Trail) -> bool:
+    """Write `plan` into `s`, a random stretch of it decided anew by random weights; False when the rule finds no way."""
+    steps = STRETCHES[np.random.randint(len(STRETCHES))]
+    begin = np.random.randint(plan.length[0] + steps // 2) - steps // 2
+    _draw_weights(t)
+    return bool(rebuild(a, plan, s, t, begin, begin + steps))

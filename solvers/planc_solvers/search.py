@@ -2,7 +2,8 @@
 
 The score is the step time plus a price on bytes over the budget, which rises while plans are over and falls while they
 fit. Moves change one or a few decisions: a gap is fetched instead of kept, a value lives at home, a task is recomputed
-just before a use (with the chain of inputs that are gone), a recomputation is removed, moved or replaced by a fetch.
+just before a use (with the chain of inputs that are gone), a recomputation is removed, moved or replaced by a fetch. When
+`rebuilding`, a stretch of the plan is decided anew instead (`rebuild`).
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from planc_solvers.edits import flip, remove, shift
 from planc_solvers.evaluate import evaluate, evaluate_within
 from planc_solvers.eviction import Trail, trail
 from planc_solvers.ready import TINY, Once
-from planc_solvers.rebuild import STRETCHES, draw_weights, rebuild
+from planc_solvers.rebuild import rebuild_stretch
 from planc_solvers.recompute import CHAIN_DEPTH, insert_chain
 from planc_solvers.runs import drop_run, part_of_run, shift_run
 from planc_solvers.workspace import (
@@ -324,15 +325,6 @@ def _propose_copies(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool,
 
 
 @inner
-def _propose_rebuilt(a: Arrays, plan: Plan, s: Plan, m: Annealing) -> bool:
-    """Decide a stretch of the current `plan` anew, into `s`."""
-    steps = STRETCHES[np.random.randint(len(STRETCHES))]
-    begin = np.random.randint(plan.length[0] + steps // 2) - steps // 2
-    draw_weights(m.trail)
-    return bool(rebuild(a, plan, s, m.trail, begin, begin + steps))
-
-
-@inner
 def _score(w: Workspace, price: float) -> float:
     return float(w.total[MAKESPAN] + price * w.total[EXCESS])
 
@@ -369,7 +361,7 @@ def anneal(
         now = int(m.state[CURRENT])
         s, w = m.plans[1 - now], m.places[1 - now]
         if rebuilding:
-            moved = _propose_rebuilt(a, m.plans[now], s, m)
+            moved = rebuild_stretch(a, m.plans[now], s, m.trail)
         else:
             copy_plan(m.plans[now], s)
             if reorder and np.random.random() < REORDER_SHARE:
