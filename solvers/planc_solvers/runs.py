@@ -52,7 +52,7 @@ def shift_run(s: Plan, w: Workspace) -> bool:
     begin, end = part_of_run(w)
     earliest = 0
     for p in range(begin, end):
-        earliest = max(earliest, w.first[s.seq[p]] + 1 - (p - begin))
+        earliest = max(earliest, w.first[s.seq[p]] + 1)
     reach = np.random.randint(1, NEAR if np.random.random() < NEAR_SHARE else FAR)
     if np.random.random() < 0.5:
         target = max(earliest, begin - reach)

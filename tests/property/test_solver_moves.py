@@ -38,7 +38,7 @@ def _annealed(problem: Problem, seed: int, rebuilding: bool) -> Plan:
     arrays, swaps = arrays_of(problem), any(value.swappable for value in problem.values)
     search, heat = annealing(arrays), problem.base_duration_ns * 0.05
     start(arrays, search, empty_plan(arrays), 1.0)
-    anneal(arrays, search, swaps, 40 if rebuilding else 400, heat, heat, 1e-3, seed, False, rebuilding)
+    anneal(arrays, search, swaps, 40 if rebuilding else 4000, heat, heat, 1e-3, seed, False, rebuilding)
     return search.plans[int(search.state[CURRENT])]
 
 
