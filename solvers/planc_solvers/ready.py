@@ -48,10 +48,18 @@ class Once:
 
     def __init__(self, function: Callable[[], object]) -> None:
         self.function, self.done = function, False
+        self.idle = threading.Event()
+        """Set but while it compiles: what takes the processor from it may wait."""
+        self.idle.set()
 
     def __call__(self) -> None:
         """Compile, where that has not happened yet, while the clock stands still."""
-        if not self.done:
+        if self.done:
+            return
+        self.idle.clear()
+        try:
             with CLOCK.stopped():
                 self.function()
-            self.done = True
+        finally:
+            self.idle.set()
+        self.done = True

@@ -1,0 +1,40 @@
+"""What the halves of one solve know of each other: the best bound, the best step time, the clock, and when to end."""
+
+import threading
+from math import inf
+
+from planc.schedule.solver import OPTIMAL_GAP
+from planc_solvers.ready import CLOCK
+
+PROOF_SHARE = 0.4
+"""Part of the time limit that the proof may take where one worker proves first and searches then."""
+
+
+class Standing:
+    """Of a solve that has so many seconds, and no schedule below `bound_ns`."""
+
+    def __init__(self, bound_ns: int, seconds: float) -> None:
+        self.bound_ns, self.best_ns = bound_ns, inf
+        self.infeasible = False
+        self.stop = threading.Event()
+        self.seconds, self.started = seconds, CLOCK.now()
+
+    def begin(self) -> None:
+        """Let the time limit begin now."""
+        self.started = CLOCK.now()
+
+    def elapsed(self) -> float:
+        """Seconds since the beginning."""
+        return CLOCK.now() - self.started
+
+    def left(self) -> float:
+        """Seconds until the time limit."""
+        return self.seconds - self.elapsed()
+
+    def gap(self) -> float:
+        """Of the best plan; infinite before the first."""
+        return (self.best_ns - self.bound_ns) / self.best_ns if self.best_ns < inf else inf
+
+    def finished(self) -> bool:
+        """Whether the gap is closed, the problem proved infeasible, the time over, or the solve stopped."""
+        return self.gap() <= OPTIMAL_GAP or self.infeasible or self.left() <= 0 or self.stop.is_set()
