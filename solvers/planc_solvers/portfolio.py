@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable
 from math import inf
 
+from planc.compiled.cache import is_cached
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
@@ -12,7 +13,6 @@ from planc.schedule.solver import SolveOptions
 from planc.units import format_bytes
 from planc_solvers.arrays import UNLIMITED
 from planc_solvers.build import plan_of, schedule_of
-from planc_solvers.compiled import is_cached
 from planc_solvers.decode import give_up_all
 from planc_solvers.evaluate import evaluate
 from planc_solvers.mend import mend

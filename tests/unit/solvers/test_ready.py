@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 from support.problems import random_problem
 
+from planc.compiled.cache import is_cached
 from planc.errors import PlancError
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import SolveOptions, solve
 from planc_solvers import evaluate, order, rebuild, search
-from planc_solvers.compiled import is_cached
 from planc_solvers.mip import Mip
 from planc_solvers.ready import CLOCK, Clock, Once
 
