@@ -8,7 +8,8 @@ output whose every byte is read again only keeps the first of its inputs to die 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from planc.graph.concat import is_concat, piece_offsets
 from planc.importer.memory import StepMemory
@@ -16,23 +17,24 @@ from planc.importer.order import Wired
 from planc.importer.places import Places
 
 
+@dataclass(frozen=True)
 class ReadsInside:
     """Decides Concat by Concat; `moved` returns the nodes with their new inputs."""
 
-    def __init__(
-        self,
-        nodes: Sequence[Wired],
-        places: Places,
-        types: Sequence[tuple[str, tuple[int, ...]]],
-        nbytes: Sequence[int],
-        memory: StepMemory,
-        part: Callable[[int, int, int], int],
-    ) -> None:
-        """`part` makes a tensor like another one, so many bytes behind the start of a third."""
-        self.nodes, self.places, self.types, self.nbytes = list(nodes), places, types, nbytes
-        self.memory, self.part = memory, part
-        made = {places.find(out)[0] for node in nodes for out in node.outputs if out >= 0}
-        self.computed = made - memory.carried
+    nodes: list[Wired]
+    """In order; those whose inputs change are replaced."""
+    places: Places
+    types: Sequence[tuple[str, tuple[int, ...]]]
+    nbytes: Sequence[int]
+    memory: StepMemory
+    part: Callable[[int, int, int], int]
+    """Makes a tensor like another one, so many bytes behind the start of a third."""
+
+    @cached_property
+    def computed(self) -> set[int]:
+        """Storages that nodes make, but for state."""
+        made = {self.places.find(out)[0] for node in self.nodes for out in node.outputs if out >= 0}
+        return made - self.memory.carried
 
     def moved(self) -> list[Wired]:
         """The nodes, in their order."""
@@ -48,17 +50,11 @@ class ReadsInside:
             for piece, offset in self._pieces(node).items()
             if position < self.memory.storages[piece].end < self.memory.end
         }
-        all_read = len(pieces) == len(node.inputs)
-        if not pieces or not self._pays(position, node.outputs[0], list(pieces), all_read):
+        if not pieces:
             return
-        late: dict[int, None] = {}
-        for piece in pieces:
-            late |= dict.fromkeys(r for r in self.memory.readers[piece] if r > position)
-            self.memory.readers[piece] = [r for r in self.memory.readers[piece] if r <= position]
-        parts: dict[int, int] = {}
-        for reader in sorted(late):
-            self.memory.move(reader, node.outputs[0], list(pieces))
-            self._rewire(reader, node.outputs[0], pieces, parts)
+        whole, all_read, parts = node.outputs[0], len(pieces) == len(node.inputs), dict[int, int]()
+        for reader in self.memory.replace(whole, list(pieces), position, position + 1, longer=all_read) or ():
+            self._rewire(reader, whole, pieces, parts)
 
     def _pieces(self, node: Wired) -> dict[int, int]:
         """The storages that the inputs fill, with their first byte in the output; none where one is not like that."""
@@ -74,26 +70,6 @@ class ReadsInside:
             return {}
         offsets = piece_offsets([types[t][1] for t in node.inputs], types[output][1], sizes)
         return {} if offsets is None else dict(zip(storages[:-1], offsets, strict=True))
-
-    def _pays(self, position: int, whole: int, pieces: Sequence[int], all_read: bool) -> bool:
-        """Whether peak, neediest operator and, unless the whole is read, the bytes held over the step stay as they are;
-        takes the change over if so."""
-        memory, storages = self.memory, self.memory.storages
-        output, live = storages[whole], memory.live.copy()
-        end = max([output.end, *(storages[piece].end for piece in pieces)])
-        for piece in pieces:
-            live[position + 1 : storages[piece].end + 1] -= storages[piece].nbytes
-        live[output.end + 1 : end + 1] += output.nbytes
-        readers = dict.fromkeys(r for piece in pieces for r in memory.readers[piece] if r > position)
-        neediest = max(memory.need_with(reader, whole, pieces) for reader in readers)
-        if int(live.max()) > memory.peak or neediest > memory.neediest:
-            return False
-        if not all_read and live.sum() > memory.live.sum():
-            return False
-        memory.live, output.end = live, end
-        for piece in pieces:
-            storages[piece].end = position
-        return True
 
     def _rewire(self, reader: int, whole: int, pieces: Mapping[int, int], parts: dict[int, int]) -> None:
         """Let a node read tensors of `pieces` in `whole`; `parts` has for such tensors those that stand for them."""

@@ -84,11 +84,30 @@ class StepMemory:
             for storage in touched:
                 self.readers[storage].append(position)
 
-    def need_with(self, node: int, whole: int, pieces: Sequence[int]) -> int:
+    def replace(self, whole: int, pieces: Sequence[int], position: int, begin: int, longer: bool) -> list[int] | None:
+        """Let the nodes behind `position` touch `whole` in place of `pieces`, which take no bytes from `begin` on.
+
+        Those nodes, in order; None, and nothing changes, where that would raise the peak, the bytes of the neediest node
+        or, unless `longer`, those held over the step.
+        """
+        storages, held, live = self.storages, self.storages[whole], self.live.copy()
+        end = max([held.end, *(storages[piece].end for piece in pieces)])
+        for piece in pieces:
+            live[begin : storages[piece].end + 1] -= storages[piece].nbytes
+        live[held.end + 1 : end + 1] += held.nbytes
+        readers = sorted({r for piece in pieces for r in self.readers[piece] if r > position})
+        neediest = max((self._need_with(reader, whole, pieces) for reader in readers), default=0)
+        if int(live.max()) > self.peak or neediest > self.neediest or not (longer or live.sum() <= self.live.sum()):
+            return None
+        self.live, held.end = live, end
+        for piece in pieces:
+            storages[piece].end = begin - 1
+            self.readers[piece] = [r for r in self.readers[piece] if r <= position]
+        for reader in readers:
+            self.touched[reader] = dict.fromkeys(s for s in self.touched[reader] if s not in pieces) | {whole: None}
+        self.readers[whole] += readers
+        return readers
+
+    def _need_with(self, node: int, whole: int, pieces: Sequence[int]) -> int:
         """Bytes that a node touches when it touches `whole` in place of `pieces`."""
         return sum(self.storages[s].nbytes for s in {s for s in self.touched[node] if s not in pieces} | {whole})
-
-    def move(self, node: int, whole: int, pieces: Sequence[int]) -> None:
-        """From now on the node touches `whole` in place of `pieces`."""
-        self.touched[node] = dict.fromkeys(s for s in self.touched[node] if s not in pieces) | {whole: None}
-        self.readers[whole].append(node)

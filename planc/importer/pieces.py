@@ -7,6 +7,7 @@ neediest operator rise.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -90,20 +91,16 @@ def _gather(node: Wired, shapes: Sequence[tuple[str, tuple[int, ...]]], constant
     yield node.outputs[0], starts, [1 if a == axis else size for a, size in enumerate(shape)]
 
 
+@dataclass(frozen=True, slots=True)
 class PieceViews:
     """Decides node by node; `join_all` returns the nodes that are left and joins the outputs of the others."""
 
-    def __init__(
-        self,
-        nodes: Sequence[Wired],
-        places: Places,
-        types: Sequence[tuple[str, tuple[int, ...]]],
-        nbytes: Sequence[int],
-        constants: Constants,
-        memory: StepMemory,
-    ) -> None:
-        self.nodes, self.places, self.types, self.nbytes, self.constants = nodes, places, types, nbytes, constants
-        self.memory = memory
+    nodes: Sequence[Wired]
+    places: Places
+    types: Sequence[tuple[str, tuple[int, ...]]]
+    nbytes: Sequence[int]
+    constants: Constants
+    memory: StepMemory
 
     def join_all(self) -> list[Wired]:
         """The nodes that still have to run."""
@@ -118,8 +115,12 @@ class PieceViews:
         root, base = self.places.find(source)
         itemsize = self.nbytes[source] // max(1, math.prod(self.types[source][1]))
         offsets = {output: at * itemsize for output, at in found.items()}
-        if not self._is_possible(root, base, offsets) or not self._pays(position, root, list(offsets)):
+        if not self._is_possible(root, base, offsets):
             return False
+        own, whole = [self.places.find(output)[0] for output in offsets], self.memory.storage(root)
+        if self.memory.replace(whole, own, position, position, longer=True) is None:
+            return False
+        self.memory.touched[position] = {}
         for output, offset in offsets.items():
             self.places.join(output, source, offset)
         return True
@@ -137,24 +138,4 @@ class PieceViews:
                 return False
             if own in memory.carried or own not in memory.storages or memory.storages[own].end >= replaced:
                 return False
-        return True
-
-    def _pays(self, position: int, root: int, outputs: Sequence[int]) -> bool:
-        """Whether peak and neediest operator stay as they are; takes the change over if so."""
-        memory = self.memory
-        whole = memory.storage(root)
-        source, storages = memory.storages[whole], memory.storages
-        own = [self.places.find(output)[0] for output in outputs]
-        live, end = memory.live.copy(), max([source.end, *(storages[piece].end for piece in own)])
-        for piece in own:
-            live[storages[piece].begin : storages[piece].end + 1] -= storages[piece].nbytes
-        live[source.end + 1 : end + 1] += source.nbytes
-        readers = dict.fromkeys(r for piece in own for r in memory.readers[piece] if r != position)
-        neediest = max((memory.need_with(reader, whole, own) for reader in readers), default=0)
-        if int(live.max()) > memory.peak or neediest > memory.neediest:
-            return False
-        memory.live, source.end = live, end
-        memory.touched[position] = {}
-        for reader in readers:
-            memory.move(reader, whole, own)
         return True
