@@ -10,7 +10,7 @@ import numpy as np
 
 from planc_solvers.arrays import COMPUTED, STATE, Arrays, Plan
 from planc_solvers.compiled import fill, inner, outer
-from planc_solvers.eviction import AWAY, GONE, HELD, SPARE, Trail, run
+from planc_solvers.eviction import AWAY, GONE, HELD, Trail, run
 
 STRETCHES = (4, 8, 16, 32, 64, 128, 256)
 """Steps forgotten at a time."""
@@ -97,7 +97,7 @@ def rebuild(a: Arrays, plan: Plan, s: Plan, t: Trail, begin: int, end: int) -> b
         ahead = min(now + 1, last) if done[target] else target
         now = now if done[target] else target
         used = run(a, s, target, plan.choice[p], ahead, t, used)
-        if used < 0 or s.length[0] >= s.seq.size - SPARE:
+        if used < 0:
             return False
         if not forgotten:
             count = a.read_ptr[target + 1] - a.read_ptr[target]
