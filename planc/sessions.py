@@ -13,6 +13,7 @@ from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import sub_model
 from planc.lowering.lower import Lowered
+from planc.plan.executed import executed
 from planc.plan.stays import StayIndex
 from planc.problem.build import PlanningProblem
 from planc.repair import Limits, PlanSearch
@@ -38,15 +39,9 @@ class Found:
 
 def distinct_sessions(imported: ImportedModel, lowered: Lowered) -> int:
     """Number of sessions that the segments need: segments of equal sub-models and forms share one."""
-    layers, stays, slot = imported.graph.layers, StayIndex(lowered.residencies), 0
-    segments: dict[tuple[str, tuple[int, ...], frozenset[int]], None] = {}
-    for first, end in lowered.segments:
-        runs = lowered.runs[first:end]
-        ops = tuple(op for run in runs for op in range(layers[run.layer].start, layers[run.layer].stop))
-        placed = stays.placed(imported.graph, ops, slot)
-        if len(placed) < len(ops):
-            segments[runs[0].form, ops, placed] = None
-        slot += len(ops)
+    stays, runs = StayIndex(lowered.residencies), lowered.runs
+    parts = [part for part in executed(imported.graph, runs, lowered.segments, stays) if not part.empty]
+    segments = dict.fromkeys((runs[part.first].form, part.ops, part.placed) for part in parts)
     return len({(form, sub_model(imported, ops, placed).signature) for form, ops, placed in segments})
 
 

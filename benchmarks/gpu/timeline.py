@@ -18,8 +18,11 @@ from typing import Any
 from networks import build
 from run_plans import alone
 
+from planc.graph.graph import Graph
+from planc.plan.executed import executed
 from planc.plan.files import read_plan
 from planc.plan.plan import Direction, Plan
+from planc.plan.stays import StayIndex
 from planc.runtime.cuda import CudaDevice
 from planc.runtime.cuda_driver import call, elapsed_ns, new_event
 from planc.runtime.device import Engine
@@ -63,15 +66,20 @@ def shared(copies: list[Span], compute: list[Span]) -> float:
     return sum(max(0.0, min(e, f) - max(s, t)) for s, e in copies for t, f in compute)
 
 
-def slower(plan: Plan, compute: list[Span], copies: list[Span]) -> dict[str, str]:
+def launched(plan: Plan, graph: Graph) -> list[Span]:
+    """Predicted start and end (ns) of every segment that has something to run: the others are not launched."""
+    parts, runs = executed(graph, plan.runs, plan.segments, StayIndex(plan.residencies)), plan.prediction.runs
+    return [(runs[part.first][0], runs[part.end - 1][1]) for part in parts if not part.empty]
+
+
+def slower(predicted: list[Span], compute: list[Span], copies: list[Span]) -> dict[str, str]:
     """Measured and predicted ms of segments, by how much of their time is shared with copies."""
     sums: dict[str, list[float]] = {}
-    for (first, end), span in zip(plan.segments, compute, strict=True):
+    for (start, end), span in zip(predicted, compute, strict=True):
         part = shared(copies, [span]) / (span[1] - span[0])
         bucket = "no copy" if part < 0.02 else "part of the time" if part < 0.9 else "one" if part < 1.5 else "two copies"
         known = sums.setdefault(bucket, [0.0, 0.0, 0.0])
-        ahead = (plan.prediction.runs[end - 1][1] - plan.prediction.runs[first][0]) / 1e6
-        for i, value in enumerate((1, span[1] - span[0], ahead)):
+        for i, value in enumerate((1, span[1] - span[0], (end - start) / 1e6)):
             known[i] += value
     return {name: f"{n:.0f} segments, {a:.2f} / {b:.2f}" for name, (n, a, b) in sums.items()}
 
@@ -92,7 +100,7 @@ def watch(plan: Plan, case: str) -> dict[str, Any]:
         "step_ms": [max(e for _, e in compute), ahead.step_ns / 1e6],
         "compute_ms": [busy(compute), sum(e - s for s, e in ahead.runs) / 1e6],
         "gaps_ms": sorted((round(b[0] - a[1], 2) for a, b in pairwise(compute)), reverse=True)[:6],
-        "segments_ms": slower(plan, compute, copies),
+        "segments_ms": slower(launched(plan, imported.graph), compute, copies),
         "overlap": shared(copies, compute) / busy(copies) if copies else None,
     }
     for direction, engine in ((Direction.OUT, Engine.OUT), (Direction.IN, Engine.IN)):

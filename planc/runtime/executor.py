@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from planc.errors import DeviceError, InternalError
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import element_type, sub_model
+from planc.plan.executed import Executed, executed
 from planc.plan.plan import Copy, Direction, Plan
 from planc.plan.stays import StayIndex
 from planc.runtime.device import Device, Engine, Event, Segment, TensorAddress
@@ -75,30 +76,23 @@ class Executor:
         starting: defaultdict[int, list[int]] = defaultdict(list)
         for index, copy in enumerate(plan.copies):
             starting[copy.after].append(index)
-        slot = 0
-        for done, (first, end) in enumerate(plan.segments):
+        for done, part in enumerate(executed(imported.graph, plan.runs, plan.segments, self.stays)):
             progress(done, len(plan.segments))
-            ops = [op for run in plan.runs[first:end] for op in _ops(imported, run.layer)]
-            waits = [c for run in plan.runs[first:end] for c in run.waits]
-            submit = self._dependency_order(starting.pop(first, []))
-            loaded = self._with_scratch(self._load(imported, ops, slot, plan.runs[first].form), done)
-            self._segments.append(_Segment(submit, waits, loaded))
-            slot += len(ops)
+            waits = [c for run in plan.runs[part.first : part.end] for c in run.waits]
+            submit = self._dependency_order(starting.pop(part.first, []))
+            loaded = None if part.empty else self._load(imported, part, plan.runs[part.first].form)
+            self._segments.append(_Segment(submit, waits, self._with_scratch(loaded, done)))
         self._segments.append(_Segment(self._dependency_order(starting.pop(len(plan.runs), [])), [], None))
         if starting:
             raise InternalError("a copy starts inside a segment")
 
-    def _load(self, imported: ImportedModel, ops: Sequence[int], slot: int, form: str) -> Segment | None:
-        """The operators as a segment, without Concats whose inputs lie in their places; None where nothing is left."""
-        graph = imported.graph
-        placed = self.stays.placed(graph, ops, slot)
-        if len(placed) == len(ops):
-            return None
-        model = sub_model(imported, ops, placed)
+    def _load(self, imported: ImportedModel, part: Executed, form: str) -> Segment:
+        """The operators as a segment, without Concats whose inputs lie in their places."""
+        graph, model = imported.graph, sub_model(imported, part.ops, part.placed)
         addresses = {}
         for port in (*model.inputs, *model.outputs):
             tensor = graph.tensors[port.tensor]
-            offset = self.stays.offset(graph.storages[tensor.storage].name, slot + port.position)
+            offset = self.stays.offset(graph.storages[tensor.storage].name, part.slot + port.position)
             addresses[port.name] = TensorAddress(offset + tensor.offset, element_type(imported, port.tensor), tensor.shape)
         return self._device.load(model, addresses, form)
 
@@ -152,8 +146,3 @@ class Executor:
         offset = self._plan.residencies[copy.residency].offset
         self._device.copy(engine, offset, copy.host_offset, copy.bytes)
         events[index] = self._device.record(engine)
-
-
-def _ops(imported: ImportedModel, layer: int) -> range:
-    info = imported.graph.layers[layer]
-    return range(info.start, info.stop)

@@ -13,6 +13,7 @@ from planc.graph.concat import pieces_of
 from planc.graph.graph import Role
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import element_type, sub_model
+from planc.plan.executed import executed
 from planc.plan.plan import Plan
 from planc.plan.stays import StayIndex
 from planc.problem.build import build_problem
@@ -72,14 +73,10 @@ def cuda_plan(imported: ImportedModel, seed: int) -> Plan:
 
 def segment_durations(imported: ImportedModel, plan: Plan) -> list[int]:
     """Made-up time of every segment of a plan that has something to run."""
-    costs, layers = made_up_costs(imported.graph), imported.graph.layers
-    stays, slot, found = StayIndex(plan.residencies), 0, []
-    for first, end in plan.segments:
-        ops = [op for run in plan.runs[first:end] for op in range(layers[run.layer].start, layers[run.layer].stop)]
-        if len(stays.placed(imported.graph, ops, slot)) < len(ops):
-            found.append(sum(costs.layer(run.layer).compute_ns for run in plan.runs[first:end]))
-        slot += len(ops)
-    return found
+    costs, stays = made_up_costs(imported.graph), StayIndex(plan.residencies)
+    parts = executed(imported.graph, plan.runs, plan.segments, stays)
+    spans = [(part.first, part.end) for part in parts if not part.empty]
+    return [sum(costs.layer(run.layer).compute_ns for run in plan.runs[first:end]) for first, end in spans]
 
 
 def open_step(card: emu.Emulator, imported: ImportedModel, plan: Plan, replay: bool | None = True) -> TrainingStep:

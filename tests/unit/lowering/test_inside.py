@@ -14,7 +14,8 @@ from support.schedules import random_schedule
 from planc.compiler import CompileOptions, compile_model
 from planc.importer.build import ImportedModel, import_model
 from planc.lowering.blocks import Blocks
-from planc.lowering.lower import Lowering, lower
+from planc.lowering.lower import Lowered, Lowering, lower
+from planc.plan.executed import executed
 from planc.plan.plan import Plan
 from planc.plan.stays import StayIndex
 from planc.problem.build import build_problem
@@ -25,16 +26,10 @@ from planc.sessions import distinct_sessions
 from planc.verify.verify import verify
 
 
-def executed(imported: ImportedModel, plan: Plan) -> list[int]:
-    layers = imported.graph.layers
-    return [op for run in plan.runs for op in range(layers[run.layer].start, layers[run.layer].stop)]
-
-
-def placed(imported: ImportedModel, plan: Plan) -> list[str]:
+def placed(imported: ImportedModel, plan: Plan | Lowered) -> list[str]:
     """Names of the Concats that do not run."""
-    ops = executed(imported, plan)
-    found = StayIndex(plan.residencies).placed(imported.graph, ops, 0)
-    return [imported.graph.ops[ops[at]].name for at in sorted(found)]
+    parts = executed(imported.graph, plan.runs, plan.segments, StayIndex(plan.residencies))
+    return [imported.graph.ops[part.ops[at]].name for part in parts for at in sorted(part.placed)]
 
 
 def compiled(imported: ImportedModel) -> Plan:
@@ -102,9 +97,7 @@ def test_a_step_that_makes_every_piece_again_places_the_second_concat_as_the_fir
     loss = next(i for i, layer in enumerate(graph.layers) if graph.ops[layer.start].op_type == "ReduceMean")
     schedule = Schedule((*steps[: loss + 1], *steps[: loss - 1], *steps[loss + 1 :]))
     lowered = lower(graph, planning, schedule)
-    ops = [op for run in lowered.runs for op in range(graph.layers[run.layer].start, graph.layers[run.layer].stop)]
-    found = StayIndex(lowered.residencies).placed(graph, ops, 0)
-    assert [graph.ops[ops[at]].name for at in sorted(found)] == ["first", "second", "first", "second"]
+    assert placed(imported, lowered) == ["first", "second", "first", "second"]
 
 
 def test_a_piece_made_long_before_the_others_is_copied_where_memory_is_short_meanwhile() -> None:
@@ -130,8 +123,9 @@ def test_segments_that_only_join_have_no_session_and_sessions_are_counted_as_the
         plan = random_plan(imported, seed)
         with load(plan, imported) as step:
             assert step.device.session_count == distinct_sessions(imported, plan)  # it has runs, segments, residencies
-            loaded = [segment.loaded for segment in step._executor._segments[:-1]]
-            alone += loaded.count(None)
+            empty = [part.empty for part in executed(imported.graph, plan.runs, plan.segments, step._executor.stays)]
+            assert empty == [segment.loaded is None for segment in step._executor._segments[:-1]]
+            alone += empty.count(True)
     assert alone > 0
 
 
