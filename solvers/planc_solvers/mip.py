@@ -1,9 +1,9 @@
 """mip: keep, swap and recompute decided together, with a proven lower bound.
 
 Independent tasks may first change places (`order`). Then two halves share the time limit. One proves bounds: coarse
-models (`coarse`) with one critical task first and more where the plans are still over the budget. The other improves
-plans: local search (`search`) over exact simulations, started from greedy plans and decoded models. Every incumbent is
-a complete schedule that has been simulated.
+models (`prover`, `coarse`) with one critical task first and more where the plans are still over the budget. The other
+improves plans: local search (`searcher`, `search`) over exact simulations, started from greedy plans and decoded models.
+Every incumbent is a complete schedule that has been simulated.
 """
 
 from dataclasses import replace

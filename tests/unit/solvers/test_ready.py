@@ -43,15 +43,18 @@ def test_a_function_is_made_ready_once_and_off_the_clock() -> None:
     calls: list[float] = []
 
     def slow() -> None:
+        assert not ready.idle.is_set()
         calls.append(CLOCK.now())
         time.sleep(0.01)
         calls.append(CLOCK.now())
 
     ready = Once(slow)
     assert not ready.done
+    assert ready.idle.is_set()
     ready()
     ready()
     assert ready.done
+    assert ready.idle.is_set()
     assert len(calls) == 2
     assert calls[0] == calls[1]
 
@@ -61,6 +64,7 @@ def test_what_fails_is_tried_again_and_lets_the_clock_go_on() -> None:
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             ready()
+        assert ready.idle.is_set()
     before = CLOCK.now()
     time.sleep(0.01)
     assert CLOCK.now() > before
