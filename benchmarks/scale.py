@@ -1,6 +1,7 @@
 """How `planc compile` grows with its model: seconds and peak resident memory of each stage, for ResNets of any depth.
 
-    python benchmarks/scale.py [DEPTH ...] [--batch 16] [--budget 12GB] [--time-limit 60] [--folder DIR]
+    python benchmarks/scale.py [DEPTH ...] [--model resnet] [--batch 16] [--device titan-x-maxwell] [--budget 12GB]
+                               [--host-memory 128GB] [--time-limit 60] [--folder DIR]
 
 For each depth the training step is built by `planc zoo build --zeros` (no disk holds the weights of the deepest) and
 compiled for a card of the catalogue by `planc compile` with its page, each command in a process of its own. The time of
@@ -126,16 +127,18 @@ def measured(args: list[str], folder: Path) -> tuple[dict[str, tuple[float, int]
 
 def compiled(depth: int, options: argparse.Namespace, folder: Path) -> dict[str, tuple[float, int]]:
     """Stages of building, compiling and drawing a ResNet of `depth` layers; says what the plan came to."""
-    model = f"resnet{depth}.onnx"
+    model = f"{options.model}{depth}.onnx"
     shape = ["--depth", str(depth), "--batch", str(options.batch), "--device", "cuda"]
-    build, _ = measured(["zoo", "build", "resnet", *shape, "--zeros", "-o", model], folder)
+    build, _ = measured(["zoo", "build", options.model, *shape, "--zeros", "-o", model], folder)
     limits = ["--device", options.device, "--budget", options.budget, "--time-limit", str(options.time_limit)]
+    limits += ["--host-memory", options.host_memory] if options.host_memory else []
     stages, result = measured(["compile", model, *limits], folder)
     page, _ = measured(["inspect", result["plan"], "--html", "page.html"], folder)
     size = (folder / result["plan"]).stat().st_size / 1e6
     print(
-        f"\nresnet{depth}: {result['layers']:,} layers, {result['segments']:,} segments, plan of {size:.1f} MB, "
-        f"{result['status']}, gap {100 * result['gap']:.2f} %, step {100 * result['overhead']:+.2f} %",
+        f"\n{model}: {result['layers']:,} layers, {result['segments']:,} segments, plan of {size:.1f} MB, "
+        f"{result['status']}, gap {100 * result['gap']:.2f} %, step {100 * result['overhead']:+.2f} %, "
+        f"{result['host_bytes'] / 2**30:.1f} GiB on the host, {result['repairs']} repairs",
         flush=True,
     )
     return {"build": _total(build), **stages, "compile in all": _total(stages), "inspect --html": _total(page)}
@@ -149,9 +152,11 @@ def main() -> None:
     """Build, compile and print one table a depth, and the same in one table for all depths at the end."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("depths", nargs="*", type=int, default=[50, 152, 1001, 2504, 10001])
+    parser.add_argument("--model", default="resnet", help="A network of the zoo with --depth.")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="titan-x-maxwell")
     parser.add_argument("--budget", default="12GB")
+    parser.add_argument("--host-memory", help="Most that swapped values may take on the host.")
     parser.add_argument("--time-limit", type=float, default=60.0)
     parser.add_argument("--folder", type=Path, help="Keep the files there.")
     options = parser.parse_args()

@@ -83,6 +83,13 @@ class Coarse:
         terms.extend(self.remade(value, stage))
         return terms
 
+    def returns(self, value: int, stage: int) -> tuple[list[int], list[int]]:
+        """Variables by which `value`, given up at the end of `stage`, may come back: copies in, recomputations."""
+        producer, later = self.problem.producer[value], range(stage + 1, self.stages)
+        copies = (self.copied_in.get((value, q)) for q in later)
+        repeats = (self.recomputed.get((producer, q)) for q in later) if producer is not None else ()
+        return [x for x in copies if x is not None], [x for x in repeats if x is not None]
+
     def remade(self, value: int, stage: int) -> Terms:
         """Ways for `value` to come back to the device in `stage`: recomputed, copied in."""
         producer = self.problem.producer[value]
@@ -314,25 +321,28 @@ def _memory_rows(c: Coarse) -> None:
     if resident:
         begin = problem.entry_bytes(0) - sum(problem.values[v].bytes for v in problem.accesses[0] if v in c.resident)
         c.memory_rows.append(c.model.row(resident, upper=(budget - begin) / budget))
-    if problem.host_budget_bytes is not None and len(c.critical) == 1:
+    if problem.host_budget_bytes is not None:
         _host_row(c, max(problem.host_budget_bytes, 1))
 
 
 def _host_row(c: Coarse, limit: int) -> None:
-    """What lies on the host at the only critical task fits there.
-
-    With one critical task a copy out that is no longer held at it can be left out of the model's point.
-    """
-    taken = 0.0
+    """Every value that is ever on the host has a slot of its own there: what is copied out, what begins or ends there, and
+    state that is absent at a critical task."""
+    absent: dict[int, list[int]] = {v: [x] for v, x in c.resident.items() if c.swappable(v)}
+    for (value, _), x in c.present.items():
+        if value in absent:
+            absent[value].append(x)
     terms: Terms = []
     for value, info in enumerate(c.problem.values):
         part = c.problem.host_bytes(value) / limit
         if info.origin is Origin.COMPUTED:
-            terms.extend((x, part) for x, _ in _outs(c, value, 0, 0))
-        elif info.origin is Origin.STATE:
-            terms.append((c.resident[value], -part))
-            taken += part
-    c.host_rows.append(c.model.row(terms, upper=1.0 - taken))
+            terms.extend((x, part) for x, _ in _outs(c, value, 0, c.stages - 1))
+        elif value in absent:
+            slot = c.model.variable(0.0, 1.0)
+            terms.append((slot, part))
+            for x in absent[value]:
+                c.model.row([(slot, 1.0), (x, 1.0)], lower=1.0)
+    c.host_rows.append(c.model.row(terms, upper=1.0))
 
 
 def _time_rows(c: Coarse) -> None:

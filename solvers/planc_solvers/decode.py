@@ -76,10 +76,8 @@ def decode(coarse: Coarse, problem: Problem, arrays: Arrays, point: Point, thres
 
 def _give_up(coarse: Coarse, writer: _Writer, point: Point, value: int, k: int) -> None:
     """Drop `value` at critical task k, to be fetched or recomputed, whichever the point does more from there on."""
-    producer = coarse.problem.producer[value]
-    later = range(k + 1, coarse.stages)
-    repeats = sum(point[x] for q in later if producer is not None and (x := coarse.recomputed.get((producer, q))))
-    copies = sum(point[x] for q in later if (x := coarse.copied_in.get((value, q))))
+    producer, (fetching, repeating) = coarse.problem.producer[value], coarse.returns(value, k)
+    copies, repeats = point[fetching].sum(), point[repeating].sum()
     repeatable = producer is not None and coarse.problem.tasks[producer].recomputable
     if coarse.swappable(value) and (copies >= repeats or not repeatable):
         writer.away.add(value)

@@ -21,6 +21,11 @@ Hashes = npt.NDArray[np.uint64]
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo 1, spread evenly over [0, 1)."""
 
+PREFERENCE = 1e-4
+"""Part of the base duration that state which fills the budget at the step's ends costs in merged models: of points that are
+equally fast, those are better that leave memory free between the critical task and the ends.
+"""
+
 LEAST = 1e-6
 """Smallest part that counts as some of a variable."""
 
@@ -58,38 +63,55 @@ class Merger:
     def __init__(self, coarse: Coarse, rounds: int) -> None:
         self.coarse, self.matrix = coarse, _Matrix.of(coarse.model)
         self.of_column, self.of_row = _colours(coarse.model, self.matrix, rounds)
-        self.threshold = (GOLDEN * (_ranks(self.of_column) + 0.5)) % 1.0
+        self.threshold = (GOLDEN * (_ranks(self.of_column, _makers(coarse)) + 0.5)) % 1.0
 
     def solve(self, seconds: float, budget: float = 1.0, slowness: float = 1.0, host: float = 1.0) -> Merged | None:
         """A point for those parts of the budget and of the host's and copies that take so much longer; None if late or
         infeasible.
 
-        Equal fractions would all round alike, so the i-th variable of a colour is rounded at the i-th multiple of the
-        golden ratio: of a class present to 0.4 two in five are kept, and variables of one block, having one rank, go
-        together. Recomputation is left at a half where the model has some of it: what is absent and not copied in is then
-        recomputed, in the model's proportion. The bound is that of the merged duals, each shared equally by the rows that
+        The point is rounded (`_rounded`). The bound is that of the merged duals, each shared equally by the rows that
         were merged into one; it is -infinity for other budgets or speeds.
         """
         coarse = self.coarse
         answer = self._small(budget, slowness, host).solve(seconds, relaxed=True)
         if answer.point is None:
             return None
-        point = answer.point[self.of_column]
-        kept = np.array([*coarse.present.values(), *coarse.resident.values()], np.int64)
-        rounded = np.where(point > 1 - self.threshold, 1.0, 0.0)
-        rounded[kept] = np.where(point[kept] >= self.threshold[kept], 1.0, 0.0)
-        remade = np.array([*coarse.recomputed.values()], np.int64)
-        rounded[remade] = np.where(point[remade] > LEAST, 0.5, 0.0)
+        rounded = self._rounded(answer.point[self.of_column])
         if answer.duals is None or (budget, slowness, host) != (1.0, 1.0, 1.0):
             return Merged(rounded, -np.inf)
         shared = (answer.duals / np.bincount(self.of_row))[self.of_row]
         return Merged(rounded, coarse.model.lagrangian_bound(shared))
 
+    def _rounded(self, point: Floats) -> Floats:
+        """`point` with every value either present, copied in later, or neither, which means recomputed.
+
+        Equal fractions would all round alike, so the i-th variable of a colour is rounded at the i-th multiple of the
+        golden ratio: of a class present to 0.4 two in five are kept. What is needed of a value covers the range [0, 1) of
+        these multiples from its end: present first, then copied in, recomputed last. Variables of one block have one rank, so
+        that a value of which nothing is copied in is recomputed with those that its recomputation makes as well, and not
+        beside others. Recomputation is left at a half where the model has some of it.
+        """
+        coarse, rounded = self.coarse, np.where(point > 1 - self.threshold, 1.0, 0.0)
+        for (value, k), x in coarse.present.items():
+            copies, repeats = coarse.returns(value, k)
+            held, copied = point[x], sum(point[y] for y in copies)
+            begin = max(0.0, 1.0 - held - copied - sum(point[y] for y in repeats))
+            rounded[x] = begin < self.threshold[x] <= begin + held
+            rounded[copies] = begin + held < self.threshold[x] <= begin + held + copied
+        resident = np.array([*coarse.resident.values()], np.int64)
+        rounded[resident] = np.where(point[resident] >= self.threshold[resident], 1.0, 0.0)
+        remade = np.array([*coarse.recomputed.values()], np.int64)
+        rounded[remade] = np.where(point[remade] > LEAST, 0.5, 0.0)
+        return rounded
+
     def _small(self, budget: float, slowness: float, host: float) -> LinearModel:
         """One variable a colour; of each colour of rows one row, with the coefficients of equal variables summed."""
         model, matrix, small = self.coarse.model, self.matrix, LinearModel()
         _, first = np.unique(self.of_column, return_index=True)
-        cost = np.bincount(self.of_column, weights=model.cost)
+        dear = np.array(model.cost)
+        for value, column in self.coarse.resident.items():
+            dear[column] += PREFERENCE * self.coarse.problem.values[value].bytes / max(self.coarse.problem.budget_bytes, 1)
+        cost = np.bincount(self.of_column, weights=dear)
         for colour, column in enumerate(first):
             small.variable(model.lower[column], model.upper[column], float(cost[colour]))
         lost = dict.fromkeys(self.coarse.memory_rows, 1.0 - budget) | dict.fromkeys(self.coarse.host_rows, 1.0 - host)
@@ -106,12 +128,22 @@ class Merger:
         return small
 
 
-def _ranks(colours: Ints) -> Ints:
-    """For each element how many before it have its colour."""
+def _makers(coarse: Coarse) -> Ints:
+    """For each column a number: one for what is present of the values that one task makes, else one of its own."""
+    makers = -1 - np.arange(len(coarse.model.cost))
+    for (value, _), column in coarse.present.items():
+        producer = coarse.problem.producer[value]
+        makers[column] = makers[column] if producer is None else producer
+    return makers
+
+
+def _ranks(colours: Ints, makers: Ints) -> Ints:
+    """For each element how many makers before its own, in order, have made elements of its colour."""
     order = np.argsort(colours, kind="stable")
-    begin = np.searchsorted(colours[order], np.arange(int(colours.max()) + 2))
+    changes = np.concatenate([[0], np.cumsum(np.diff(makers[order]) != 0)])
+    begin = np.searchsorted(colours[order], np.arange(int(colours.max()) + 1))
     ranks = np.empty_like(colours)
-    ranks[order] = np.arange(colours.size) - begin[colours[order]]
+    ranks[order] = changes - changes[begin[colours[order]]]
     return ranks
 
 
