@@ -86,10 +86,10 @@ class Merger:
         """`point` with every value either present, copied in later, or neither, which means recomputed.
 
         Equal fractions would all round alike, so the i-th variable of a colour is rounded at the i-th multiple of the
-        golden ratio: of a class present to 0.4 two in five are kept. What is needed of a value covers the range [0, 1) of
-        these multiples from its end: present first, then copied in, recomputed last. Variables of one block have one rank, so
-        that a value of which nothing is copied in is recomputed with those that its recomputation makes as well, and not
-        beside others. Recomputation is left at a half where the model has some of it.
+        golden ratio: of a class present to 0.4 two in five are kept. What is needed of a value covers these multiples'
+        range [0, 1) from its end: present first, then copied in, recomputed last. Variables of one block have one rank,
+        so that a value of which nothing is copied in is recomputed with those that its recomputation makes as well, and
+        not beside others. Recomputation is left at a half where the model has some of it.
         """
         coarse, rounded = self.coarse, np.where(point > 1 - self.threshold, 1.0, 0.0)
         for (value, k), x in coarse.present.items():
@@ -108,10 +108,10 @@ class Merger:
         """One variable a colour; of each colour of rows one row, with the coefficients of equal variables summed."""
         model, matrix, small = self.coarse.model, self.matrix, LinearModel()
         _, first = np.unique(self.of_column, return_index=True)
-        dear = np.array(model.cost)
+        priced, problem = np.array(model.cost), self.coarse.problem
         for value, column in self.coarse.resident.items():
-            dear[column] += PREFERENCE * self.coarse.problem.values[value].bytes / max(self.coarse.problem.budget_bytes, 1)
-        cost = np.bincount(self.of_column, weights=dear)
+            priced[column] += PREFERENCE * problem.values[value].bytes / max(problem.budget_bytes, 1)
+        cost = np.bincount(self.of_column, weights=priced)
         for colour, column in enumerate(first):
             small.variable(model.lower[column], model.upper[column], float(cost[colour]))
         lost = dict.fromkeys(self.coarse.memory_rows, 1.0 - budget) | dict.fromkeys(self.coarse.host_rows, 1.0 - host)

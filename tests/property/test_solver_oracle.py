@@ -54,6 +54,16 @@ def test_no_bound_exceeds_the_optimum_with_swaps(seed: int) -> None:
         assert max(_bounds(problem, seed)) <= best * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_no_bound_exceeds_the_optimum_with_a_host_limit(seed: int) -> None:
+    problem = _tight(small_swap_problem(seed), seed)
+    slots = [problem.host_bytes(v) for v, info in enumerate(problem.values) if info.swappable]
+    limited = replace(problem, host_budget_bytes=random.Random(seed).randint(min(slots), max(min(slots), sum(slots) - 1)))
+    best = best_with_swaps(limited)
+    if best is not None:
+        assert max(_bounds(limited, seed)) <= best * (1 + 1e-5)
+
+
 @pytest.mark.parametrize("seed", range(25))
 def test_recomputation_is_solved_to_the_optimum(seed: int) -> None:
     problem = _tight(random_dag(seed), seed)

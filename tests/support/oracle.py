@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator
 
 from planc.problem.problem import Origin, Problem
-from planc.schedule.residency import ScheduleError, memory_profile, residencies
+from planc.schedule.residency import ScheduleError, host_bytes, memory_profile, residencies
 from planc.schedule.schedule import Copy, Direction, Schedule
 from planc.schedule.simulate import simulate
 
@@ -55,8 +55,11 @@ def best_with_swaps(problem: Problem, repeats: int = 1) -> int | None:
     Enumerates sequences with first executions in the given order, host starts, and every start and stop of the copies.
     """
     best: int | None = None
+    limit = problem.host_budget_bytes
     for steps in _sequences(problem, repeats):
         for copies, host in _copy_sets(problem, steps):
+            if limit is not None and host_bytes(problem, Schedule(steps, copies, host)) > limit:
+                continue
             for choices in itertools.product(*(range(len(problem.tasks[t].forms)) for t in steps)):
                 schedule = Schedule(steps, copies, host, choices)
                 try:

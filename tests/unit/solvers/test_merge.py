@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from planc.problem.problem import Origin
 from planc_solvers.arrays import arrays_of
 from planc_solvers.coarse import Coarse, coarse_model
 from planc_solvers.decode import decode
 from planc_solvers.evaluate import evaluate
 from planc_solvers.merge import Merger
 from planc_solvers.policy import turning_point
-from planc_solvers.workspace import EXCESS, workspace
+from planc_solvers.workspace import EXCESS, ON_HOST, workspace
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "solver"))
-from networks import H100, resnet
+from networks import GPU_2017, H100, resnet
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,20 @@ def test_less_of_the_host_is_another_host_limit(coarse: Coarse) -> None:
     answer = Merger(coarse_model(held, coarse.critical), 30)._small(1.0, 1.0, 0.7).solve(30, relaxed=True)
     assert answer.objective == pytest.approx(expected, rel=1e-6)
     assert answer.objective > coarse_model(held, coarse.critical).model.solve(30, relaxed=True).objective * 1.001
+
+
+def test_rounded_points_cost_what_the_relaxation_says() -> None:
+    """Within a limit on the host whole blocks are recomputed: what one recomputation makes is given up together."""
+    problem = resnet((2, 2, 120, 2), 16, GPU_2017).problem(0.3)
+    saved = sum(v.bytes for v in problem.values if v.origin is Origin.COMPUTED and v.swappable)
+    held = replace(problem, host_budget_bytes=saved // 10)
+    coarse, arrays = coarse_model(held, (turning_point(held),)), arrays_of(held)
+    relaxed = coarse.model.solve(30, relaxed=True).objective - 1
+    merged = Merger(coarse, 6).solve(30)
+    assert merged is not None
+    plan, place = decode(coarse, held, arrays, merged.point), workspace(arrays)
+    assert evaluate(arrays, plan, place)
+    repeated = arrays.duration[plan.seq[: plan.length[0]]].sum() / held.base_duration_ns - 1
+    assert relaxed > 0.05
+    assert repeated == pytest.approx(relaxed, rel=0.01)
+    assert place.total[ON_HOST] <= 1.01 * held.host_budget_bytes
