@@ -88,7 +88,7 @@ class PlanSearch:
         self._deadline = time.perf_counter() + self.limits.time_limit_s
         problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
         try:
-            first = self._solve(problem, self._left() * _FIRST_SHARE)
+            first = self._solve(problem, self._left() * _FIRST_SHARE, patience_s=self._left())
         except InfeasibleBudgetError as error:
             raise self._too_small(error) from error
         found = self._lowest(self._fitting(problem, first))
@@ -139,9 +139,13 @@ class PlanSearch:
     def _left(self) -> float:
         return max(0.0, self._deadline - time.perf_counter())
 
-    def _solve(self, problem: Problem, limit_s: float, start: Schedule | None = None) -> Solution:
+    def _solve(
+        self, problem: Problem, limit_s: float, start: Schedule | None = None, patience_s: float = 0.0
+    ) -> Solution:
         limits = self.limits
-        options = SolveOptions(limit_s, limits.seed, on_progress=limits.on_progress, start=start)
+        options = SolveOptions(
+            limit_s, limits.seed, on_progress=limits.on_progress, start=start, patience_s=patience_s
+        )
         return solve(self.solver, problem, options)
 
     def _packed(self, solution: Solution) -> _Trial:

@@ -38,6 +38,7 @@ class Progress:
 class SolveOptions:
     """Limits of one solve. With `workers` = 1 the same seed gives the same schedule.
 
+    A solve that has no schedule at its time limit goes on until it has one, for `patience_s` seconds in all at most.
     `start` is a schedule from which a policy may begin its search, of this problem or of one with other sizes, times and
     limits but the same tasks and values; it need not fit.
     """
@@ -47,6 +48,7 @@ class SolveOptions:
     workers: int = 2
     on_progress: Callable[[Progress], None] = field(default=lambda _: None)
     start: Schedule | None = None
+    patience_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,8 @@ def _with_time_left(options: SolveOptions, started: float) -> SolveOptions:
     """`options` for what is left of the time limit; one worker counts its moves, whatever the clock says."""
     if options.workers == 1:
         return options
-    return replace(options, time_limit_s=max(0.0, options.time_limit_s - (CLOCK.now() - started)))
+    spent = CLOCK.now() - started
+    return replace(options, time_limit_s=max(0.0, options.time_limit_s - spent), patience_s=options.patience_s - spent)
 
 
 def _fits(problem: Problem, schedule: Schedule) -> bool:

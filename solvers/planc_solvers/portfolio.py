@@ -36,7 +36,7 @@ class Portfolio:
     def __init__(self, problem: Problem, options: SolveOptions) -> None:
         self.problem, self.options, self.small = problem, options, reduced(problem)
         self.arrays = reduced_arrays(problem, self.small)
-        self.standing = Standing(problem.least_duration_ns, options.time_limit_s)
+        self.standing = Standing(problem.least_duration_ns, options.time_limit_s, options.patience_s)
         self.searcher = Searcher(self.arrays, options, self.standing)
         self.proving = threading.Thread(target=self.prove)
         self.failure: Exception | None = None

@@ -97,13 +97,13 @@ class Searcher:
             return
         ready_greedy()
         for family in range(FAMILIES):
-            until = self.options.time_limit_s * (1 - GREEDY_SHARE * (family + 1) / FAMILIES)
+            until = self.options.time_limit_s * GREEDY_SHARE * (family + 1) / FAMILIES
             plans = greedy_plans(self.arrays, workspace(self.arrays), self.options.seed, family)
             for trial, plan in enumerate(plans, start=1):
                 if plan is not None:
                     self.starts[family] = plan
                     self.proposals.append(plan)
-                late = trial >= FIRST_TRIALS and self.standing.left() < until
+                late = trial >= FIRST_TRIALS and self.standing.elapsed() > until
                 if self.standing.finished() or (trial >= GREEDY_TRIALS if self.counted else late):
                     break
 

@@ -11,10 +11,10 @@ PROOF_SHARE = 0.4
 
 
 class Standing:
-    """Of a solve that has so many seconds, and no schedule below `bound_ns`."""
+    """Of a solve that has no schedule below `bound_ns`, and so many seconds, or `patience_s` while it has none at all."""
 
-    def __init__(self, bound_ns: int, seconds: float) -> None:
-        self.bound_ns, self.best_ns = bound_ns, inf
+    def __init__(self, bound_ns: int, seconds: float, patience_s: float) -> None:
+        self.bound_ns, self.best_ns, self.patience_s = bound_ns, inf, max(seconds, patience_s)
         self.infeasible = False
         self.stop = threading.Event()
         self.seconds, self.started = seconds, CLOCK.now()
@@ -29,7 +29,7 @@ class Standing:
 
     def left(self) -> float:
         """Seconds until the time limit."""
-        return self.seconds - self.elapsed()
+        return (self.seconds if self.best_ns < inf else self.patience_s) - self.elapsed()
 
     def gap(self) -> float:
         """Of the best plan; infinite before the first."""
