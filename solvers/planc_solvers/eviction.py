@@ -18,6 +18,11 @@ from planc_solvers.workspace import Floats
 MOST_REPEATS = 400
 """Recomputations for the sake of one task after which the rule is going round in circles."""
 
+LEAST_PART = 1 / 64
+"""Part of the missing bytes below which a value goes only when no larger one is left: thousands would have to go, and come
+back.
+"""
+
 SPARE = 64
 """Steps of a plan that stay free."""
 
@@ -35,6 +40,12 @@ class Trail(Packed):
     weights: Floats
     where: Bytes8
     """Of each value: held, away or gone."""
+    movable: Bytes8
+    """1 for values that take bytes, and can return or are not needed for ever."""
+    held: Ints
+    """The movable values that are held, in any order, then elsewhere; the last number is how many."""
+    rank: Ints
+    """Of each of those values its index in `held`."""
     on_host: Bytes8
     wanted: Ints
     """The stamp of the last look at what was to be read, of each value; then the present stamp."""
@@ -54,12 +65,17 @@ def trail(a: Arrays) -> Trail:
     accessed_by = np.repeat(np.arange(tasks), np.diff(a.read_ptr))
     order = np.argsort(a.reads, kind="stable")
     ptr = np.searchsorted(a.reads[order], np.arange(values + 1)).astype(np.int64)
+    mortal = (a.origin == BATCH) | ((a.origin == COMPUTED) & (a.needed == 0))
+    repeatable = (a.producer >= 0) & (a.recomputable[a.producer] != 0)
     most = int((np.diff(a.read_ptr) + np.diff(a.write_ptr)).max(initial=0))
     return Trail(
         ptr=ptr,
         readers=accessed_by[order],
         weights=np.zeros(4),
         where=np.zeros(values, np.uint8),
+        movable=((a.size > 0) & (mortal | repeatable | (a.swappable != 0))).astype(np.uint8),
+        held=np.zeros(values + 1, np.int64),
+        rank=np.zeros(values, np.int64),
         on_host=np.zeros(values, np.uint8),
         wanted=np.zeros(values + 1, np.int64),
         seen=np.zeros(tasks + 1, np.int64),
@@ -68,6 +84,27 @@ def trail(a: Arrays) -> Trail:
         fates=np.zeros((step_capacity(a), most), np.uint8),
         later=np.zeros(values, np.uint8),
     )
+
+
+@inner
+def hold(v: int, t: Trail) -> None:
+    """`v`, which was not, is on the device."""
+    t.where[v] = HELD
+    if t.movable[v]:
+        count = t.held[t.held.size - 1]
+        t.held[count], t.rank[v] = v, count
+        t.held[t.held.size - 1] = count + 1
+
+
+@inner
+def let_go(v: int, fate: int, t: Trail) -> None:
+    """`v`, which was held, is away or gone."""
+    t.where[v] = fate
+    if t.movable[v]:
+        last = t.held[t.held.size - 1] - 1
+        other = t.held[last]
+        t.held[t.rank[v]], t.rank[other] = other, t.rank[v]
+        t.held[t.held.size - 1] = last
 
 
 @inner
@@ -142,14 +179,16 @@ def next_task(a: Arrays, now: int, t: Trail, stamp: int) -> int:
 
 
 @inner
-def evict(a: Arrays, s: Plan, now: int, task: int, t: Trail) -> int:
-    """Evict a value before `task`, which runs for the sake of `now`: its bytes, or -1 when everything is an input."""
-    where, on_host, wanted, ptr, readers, seen, weights = t.where, t.on_host, t.wanted, t.ptr, t.readers, t.seen, t.weights
+def evict(a: Arrays, s: Plan, now: int, task: int, missing: int, t: Trail) -> int:
+    """Evict a value before `task`, which runs for the sake of `now` and misses so many bytes: the value's bytes, or -1 when
+    everything is an input."""
+    held, on_host, wanted, ptr, readers, seen, weights = t.held, t.on_host, t.wanted, t.ptr, t.readers, t.seen, t.weights
     best, lowest, stamp, copied, at_home = -1, np.inf, wanted[wanted.size - 1], False, False
     for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
         wanted[a.reads[k]] = -stamp
-    for v in range(where.size):
-        if where[v] != HELD or a.size[v] == 0 or wanted[v] == -stamp:
+    for index in range(held[held.size - 1]):
+        v = held[index]
+        if wanted[v] == -stamp:
             continue
         at = _readers_before(t, v, now)
         ends = at == ptr[v + 1] - ptr[v]
@@ -161,7 +200,7 @@ def evict(a: Arrays, s: Plan, now: int, task: int, t: Trail) -> int:
         home = (ends and lives) or (at == 0 and a.producer[v] < 0)
         wait = 1.0 + a.duration.size - now if ends else readers[ptr[v] + at] - now + 1.0
         share = a.size[v] ** weights[0] * (1.0 if soon else wait) ** weights[1]
-        late = 1e18 if soon else 0.0
+        late = 1e18 if soon else 1e17 if a.size[v] < LEAST_PART * missing else 0.0
         cost = _copying(a, v, home, on_host, weights[2], weights[3])
         copy = True
         made = a.producer[v] if not (ends and lives) else -1
@@ -177,7 +216,7 @@ def evict(a: Arrays, s: Plan, now: int, task: int, t: Trail) -> int:
             best, lowest, copied, at_home = v, cost / share + late, copy, home
     if best < 0:
         return -1
-    where[best] = AWAY if copied else GONE
+    let_go(best, AWAY if copied else GONE, t)
     if copied:
         on_host[best] = 1
         if at_home:
@@ -196,13 +235,14 @@ def append(a: Arrays, s: Plan, task: int, t: Trail) -> int:
         if where[a.reads[k]] == AWAY:
             slot = k - a.read_ptr[task]
             s.fetch[position, slot >> 6] |= np.uint64(1) << np.uint64(slot & 63)
-            where[a.reads[k]] = HELD
+            hold(a.reads[k], t)
             added += a.size[a.reads[k]]
     for k in range(a.mutate_ptr[task], a.mutate_ptr[task + 1]):
         on_host[a.mutates[k]] = 0
     for k in range(a.write_ptr[task], a.write_ptr[task + 1]):
-        added += 0 if where[a.writes[k]] == HELD else a.size[a.writes[k]]
-        where[a.writes[k]] = HELD
+        if where[a.writes[k]] != HELD:
+            hold(a.writes[k], t)
+            added += a.size[a.writes[k]]
     s.length[0] = position + 1
     return added
 
@@ -227,7 +267,7 @@ def run(a: Arrays, s: Plan, target: int, form: int, now: int, t: Trail, used: in
         for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
             incoming += a.size[a.reads[k]] if t.where[a.reads[k]] == AWAY else 0
         while used + incoming > a.budget:
-            freed = evict(a, s, now, task, t)
+            freed = evict(a, s, now, task, used + incoming - a.budget, t)
             if freed < 0:
                 return -1
             used -= freed

@@ -113,6 +113,8 @@ class Portfolio:
         except Exception as failure:
             self.failure = failure
             standing.stop.set()
+        finally:
+            standing.proved.set()
 
     def _await_proof(self) -> None:
         """Where the search has yet to be compiled, give the proof a moment before: it often ends the solve."""

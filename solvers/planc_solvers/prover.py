@@ -5,8 +5,9 @@ always better for the relaxation, because work may spread over more stages, and 
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from math import inf
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,9 +44,12 @@ INTEGER_TASKS = 4
 LARGE = 20_000
 """Accesses from which on the whole relaxation takes so long that merged models go before it."""
 
-SLOWNESS = (1.25, 1.15, 1.35, 1.0, 1.6)
+SLOWNESS = ((1.25, 1.15, 1.1, 1.05, 1.02, 1.0), (1.35, 1.6))
 """How much longer copies are taken to last in the merged models of which plans are made: a model that fills the link
-leaves no time for the copies that a plan cannot start at once."""
+leaves no time for the copies that a plan cannot start at once. Each run is followed while plans become faster."""
+
+LEAST_GAIN = 1e-6
+"""Part of a step's time by which a plan must be faster for the next one of a run to be made."""
 
 HUGE = 100_000
 """Accesses from which on the whole relaxation would take minutes and gigabytes."""
@@ -71,6 +75,13 @@ MOST_TASKS = 10
 
 CHAIN_ROUNDS = 8
 """Relaxations solved to find the chain rows of one model, at most."""
+
+
+class _Fitting(NamedTuple):
+    """Of a merged model's plan that fits: its step time, and the part of the host's budget that the model had."""
+
+    step_ns: float
+    host: float
 
 
 class Prover:
@@ -146,26 +157,40 @@ class Prover:
 
         The model counts what lies on the host at its critical task, a plan all that is ever there.
         """
-        merger, margins = Merger(coarse_model(self.problem, (peak,)), MERGE_ROUNDS), deque((1.0, *MARGINS))
+        merger, margins, host = Merger(coarse_model(self.problem, (peak,)), MERGE_ROUNDS), deque((1.0, *MARGINS)), 1.0
         whole = merger.solve(self.left() * 0.3)
         if whole is not None:
             yield self._bound_ns(whole.bound), []
-        host = 1.0
-        for slowness in SLOWNESS:
-            while margins and not self.stopped():
-                found = merger.solve(self.left() * 0.3, margins[0], slowness, host)
-                plan = None if found is None else decode(merger.coarse, self.small, self.arrays, found.point)
-                valid = plan is not None and self._batched(plan)
-                over = self.place.total[ON_HOST] / max(self.arrays.host_budget, 1) if valid else 0.0
-                if plan is not None and valid:
-                    plan = self._repaired(plan) if over <= 1 else plan
-                    yield 0, [plan]
-                if valid and self.place.total[EXCESS] <= 0:
+        for run in SLOWNESS:
+            fastest = inf
+            for slowness in run:
+                found = yield from self._fitting(merger, margins, slowness, host)
+                if found is None or found.step_ns > fastest * (1 - LEAST_GAIN):
                     break
-                if over > 1:
-                    host *= max(LARGEST_STEP, HOST_STEP / over)
-                if over <= 1 or plan is None or self._peak(plan) > self.arrays.budget:
-                    margins.popleft()
+                fastest, host = found.step_ns, found.host
+
+    def _fitting(
+        self, merger: Merger, margins: deque[float], slowness: float, host: float
+    ) -> Generator[tuple[int, list[Plan]], None, "_Fitting | None"]:
+        """Plans for such copies until one fits: its step time, and the part of the host for which it was made.
+
+        Margins at which none fits are taken away. None where none is left, or time is over.
+        """
+        while margins and not self.stopped():
+            found = merger.solve(self.left() * 0.3, margins[0], slowness, host)
+            plan = None if found is None else decode(merger.coarse, self.small, self.arrays, found.point)
+            valid = plan is not None and self._batched(plan)
+            over = self.place.total[ON_HOST] / max(self.arrays.host_budget, 1) if valid else 0.0
+            if plan is not None and valid:
+                plan = self._repaired(plan) if over <= 1 else plan
+                yield 0, [plan]
+            if valid and self.place.total[EXCESS] <= 0:
+                return _Fitting(float(self.place.total[MAKESPAN]), host)
+            if over > 1:
+                host *= max(LARGEST_STEP, HOST_STEP / over)
+            if over <= 1 or plan is None or self._peak(plan) > self.arrays.budget:
+                margins.popleft()
+        return None
 
     def _repaired(self, plan: Plan) -> Plan:
         """A plan over the budget for at most a part of its steps, with room made by the rule of greedy plans."""

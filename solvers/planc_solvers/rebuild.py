@@ -10,7 +10,7 @@ import numpy as np
 
 from planc_solvers.arrays import COMPUTED, STATE, Arrays, Plan
 from planc_solvers.compiled import fill, inner, outer
-from planc_solvers.eviction import AWAY, GONE, HELD, Trail, run
+from planc_solvers.eviction import AWAY, GONE, HELD, Trail, hold, let_go, run
 
 STRETCHES = (4, 8, 16, 32, 64, 128, 256)
 """Steps forgotten at a time."""
@@ -35,13 +35,16 @@ def _begin(a: Arrays, plan: Plan, s: Plan, t: Trail) -> int:
     fill(t.done, tasks, 0)
     fill(t.seen, tasks + 1, 0)
     fill(t.wanted, values + 1, 0)
-    s.length[0], s.batch[0] = 0, plan.batch[0]
+    s.length[0], s.batch[0], t.held[values] = 0, plan.batch[0], 0
     for v in range(values):
         s.home[v] = plan.home[v]
         t.where[v], t.on_host[v] = GONE, 0
         if a.producer[v] < 0:
             away = s.home[v] != 0
-            t.where[v] = AWAY if away else HELD
+            if away:
+                t.where[v] = AWAY
+            else:
+                hold(v, t)
             t.on_host[v] = away or a.origin[v] != STATE
             used += 0 if away else a.size[v]
     return used
@@ -74,7 +77,7 @@ def _settle(a: Arrays, v: int, fate: int, t: Trail) -> int:
         return 0
     if (a.swappable[v] == 0) if fate == AWAY else (a.producer[v] < 0):
         return 0
-    t.where[v] = fate
+    let_go(v, fate, t)
     if fate == AWAY:
         t.on_host[v] = 1
     return int(a.size[v])

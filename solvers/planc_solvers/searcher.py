@@ -79,7 +79,7 @@ class Searcher:
         self.scale = self.base * (max(1.0, typical) if self.swaps else typical)
         self.cycles = SWAPPING if self.swaps else RECOMPUTING
         self.price = self.base * 0.02 / (max(arrays.budget, 1) * 0.01 * max(1.0, tasks / 50))
-        self.chunks = {False: CHUNK, True: CHUNK // 20}
+        self.chunks = {False: CHUNK, True: CHUNK // 20} if arrays.reads.size <= LARGE else {False: 1, True: 1}
         self.starts: dict[int, Plan] = {}
         self.spent, self.counted, self.begun = 0.0, self._counted_moves(), 0.0
         start(arrays, self.search, self.proposals[0], self.price)
@@ -132,12 +132,20 @@ class Searcher:
         begin, since, rebuilt = self._done(), self.spent, 0.0
         hot, cold = self.scale * cycle.heat, self.base * cycle.cold
         while not self.standing.finished() and (done := self._done()) < cycle.end:
+            if self._awaits_proof():
+                time.sleep(CHUNK_S)
+                self.consider()
+                continue
             heat = hot * (cold / hot) ** min(1.0, (done - begin) / (cycle.end - begin))
             rebuilding = rebuilt < cycle.rebuilding * (self.spent - since)
             cost = self._anneal(heat, rebuilding)
             self.spent, rebuilt = self.spent + cost, rebuilt + (cost if rebuilding else 0.0)
             self.consider()
             self._report()
+
+    def _awaits_proof(self) -> bool:
+        """Whether the proving half must find the first plan: it does so in seconds, and a move takes as long as that."""
+        return self.arrays.reads.size > LARGE and self.swaps and self.best_ns == inf and not self.standing.proved.is_set()
 
     def _done(self) -> float:
         """Part of the search that is over: of its moves where they are counted, else of its time."""

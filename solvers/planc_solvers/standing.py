@@ -16,7 +16,7 @@ class Standing:
     def __init__(self, bound_ns: int, seconds: float, patience_s: float) -> None:
         self.bound_ns, self.best_ns, self.patience_s = bound_ns, inf, max(seconds, patience_s)
         self.infeasible = False
-        self.stop = threading.Event()
+        self.proved, self.stop = threading.Event(), threading.Event()
         self.seconds, self.started = seconds, CLOCK.now()
 
     def begin(self) -> None:
