@@ -37,9 +37,20 @@ INTEGER_SHARE = 0.25
 """Part of the remaining time that one model with integers may take."""
 
 
-INTEGER_TASKS = 4
-"""Critical tasks up to which a recompute-only model is solved with integers."""
+QUICK_TASKS, QUICK_SHARE = 2, 0.05
+"""Critical tasks up to which a recompute-only model is solved with integers at once, and the part of the remaining time for
+that."""
 
+INTEGER_TASKS, LAST_SHARE = 3, 0.4
+"""Critical tasks of the recompute-only model that is the first to be solved with integers when more tasks no longer help,
+at most, and the part of the remaining time that one of these models may take."""
+
+WEAK_GAIN, MOST_WEAK = 5e-5, 3
+"""A task that raises the bound by less, relative to the time of all tasks, is weak; after so many in a row no more are
+added."""
+
+FREE = 1e-9
+"""Price of a memory row, relative to the step's time for the whole budget, below which it has none."""
 
 LARGE = 20_000
 """Accesses from which on the whole relaxation takes so long that merged models go before it."""
@@ -70,7 +81,7 @@ REPAIRED, REPAIR_WEIGHTS = 0.2, (1.0, 1.0, 0.1, 0.5)
 MERGE_ROUNDS = 6
 """Rounds of refinement of merged models."""
 
-MOST_TASKS = 10
+MOST_TASKS = 16
 """Critical tasks of the largest model."""
 
 CHAIN_ROUNDS = 8
@@ -111,6 +122,7 @@ class Prover:
         evaluate(arrays, keep, self.place)
         self.keep_memory = self.place.memory[: keep.length[0]].copy()
         self.best: dict[tuple[int, ...], float] = {}
+        self.slack: set[int] = set()
 
     def rounds(self) -> Iterator[tuple[int, list[Plan]]]:
         """Pairs of a proven bound (ns) and plans decoded from the model, until nothing is left to try."""
@@ -139,18 +151,21 @@ class Prover:
             answer = coarse.model.solve(seconds, relaxed=not integer, nodes=self.nodes)
         self.infeasible = self.infeasible or answer.infeasible
         self.best[critical] = max(self.best.get(critical, -inf), answer.bound)
+        self.slack = _slack(coarse, answer)
         if not self.infeasible:
             yield self._bound_ns(answer.bound), self._decoded(coarse, answer)
 
-    def _strengthened(self, coarse: Coarse) -> Answer | None:
-        """Add the chain rows that the relaxation violates, round by round; its answer, where it violates no more."""
+    def _strengthened(self, coarse: Coarse) -> Answer:
+        """Add the chain rows that the relaxation violates, round by round; the last answer that has a point."""
+        answer = Answer(-inf, inf, None)
         for _ in range(CHAIN_ROUNDS):
             relaxed = coarse.model.solve(self.left() * 0.2, relaxed=True, staged=True)
-            if relaxed.point is None or self.stopped():
-                return None
-            if not add_chain_rows(coarse, relaxed.point):
-                return relaxed
-        return None
+            if relaxed.point is None:
+                return relaxed if relaxed.infeasible else answer
+            answer = relaxed
+            if self.stopped() or not add_chain_rows(coarse, relaxed.point):
+                break
+        return answer
 
     def _merged(self, peak: int) -> Iterator[tuple[int, list[Plan]]]:
         """Plans of a large problem: for slower and slower copies, at the largest part of the budgets that fits.
@@ -273,16 +288,27 @@ class Prover:
                 yield from self._solve(critical, integer=True)
 
     def _violations(self, critical: tuple[int, ...]) -> Iterator[tuple[int, list[Plan]]]:
-        """Add the task at which the last decoded plan is most over the budget; at last the best set with integers."""
-        while not self.stopped() and not self.infeasible:
+        """Add the task at which the last decoded plan is most over the budget, while that helps; then integers.
+
+        A task where the relaxation leaves memory free is taken out, once.
+        """
+        weak, dropped = 0, set[int]()
+        while not self.stopped() and not self.infeasible and weak < MOST_WEAK and len(critical) < MOST_TASKS:
             worst = self._worst(critical)
-            if worst < 0 or len(critical) >= MOST_TASKS:
+            if worst < 0:
                 break
-            critical = tuple(sorted({*critical, worst}))
-            yield from self._solve(critical, integer=len(critical) <= INTEGER_TASKS)
-        for best in sorted(self.best, key=self.best.__getitem__, reverse=True):
-            if len(best) > INTEGER_TASKS and not self.stopped() and not self.infeasible:
-                yield from self._solve(best, integer=True, share=0.9)
+            slack = self.slack - dropped
+            dropped |= slack
+            before, critical = max(self.best.values()), tuple(sorted({*critical, worst} - slack))
+            yield from self._solve(critical, integer=len(critical) <= QUICK_TASKS, share=QUICK_SHARE)
+            weak = weak + 1 if max(self.best.values()) < before + WEAK_GAIN else 0
+        if self.nodes is not None:
+            return
+        ranked = sorted(self.best, key=self.best.__getitem__, reverse=True)
+        few = [chosen for chosen in ranked if 1 < len(chosen) <= INTEGER_TASKS][:1]
+        for chosen in dict.fromkeys(few + ranked):
+            if not self.stopped() and not self.infeasible:
+                yield from self._solve(chosen, integer=True, share=LAST_SHARE)
 
     def _worst(self, critical: tuple[int, ...]) -> int:
         """The task outside `critical` most over the budget in the plan evaluated last; -1 when none is over."""
@@ -294,3 +320,10 @@ class Prover:
         first = {int(task): p for p, task in reversed(list(enumerate(plan.seq[:length])))}
         ranked = sorted((t for t in first if over[first[t]] > 0 and t not in critical), key=lambda t: -over[first[t]])
         return ranked[0] if ranked else -1
+
+
+def _slack(coarse: Coarse, answer: Answer) -> set[int]:
+    """Critical tasks whose memory rows have no price in a relaxation's optimum."""
+    if answer.duals is None:
+        return set()
+    return {t for t, row in zip(coarse.critical, coarse.memory_rows, strict=False) if abs(answer.duals[row]) < FREE}
