@@ -76,6 +76,21 @@ class _SwapsWhereItMay:
         return only_schedule("test", problem, schedule)
 
 
+class _Patient(_SwapsWhereItMay):
+    """Remembers its time limit and its patience."""
+
+    def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
+        self.limit_s, self.patience_s = options.time_limit_s, options.patience_s
+        return super().solve(problem, options)
+
+
+def test_a_first_solve_without_a_plan_may_take_all_of_the_time() -> None:
+    imported = networks.cnn()
+    planning, solver = planning_problem(imported.graph, _costs(imported, 0)), _Patient()
+    search_plan(imported, planning, solver, Limits(3 * planning.liveness_peak_bytes, 0, 8.0), 0)
+    assert solver.limit_s < 4.0 < solver.patience_s <= 8.0
+
+
 def test_where_sessions_are_dear_nothing_is_copied() -> None:
     imported = networks.cnn()
     planning = planning_problem(imported.graph, _costs(imported, 0))

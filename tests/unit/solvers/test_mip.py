@@ -62,14 +62,6 @@ def test_recomputation_that_cannot_fit_is_an_error_not_a_plan() -> None:
         solve(Mip(), Problem(tasks, values, 29), SolveOptions(time_limit_s=0.5))
 
 
-def test_a_solve_without_a_plan_goes_on_for_as_long_as_its_patience() -> None:
-    problem = read_instance(INSTANCES / "random_layered_250.json")
-    tight = problem.with_budget(int(problem.peak_bytes * 0.8))
-    with pytest.raises(SolverTimeoutError):
-        solve(Mip(), tight, SolveOptions(time_limit_s=0.0))
-    assert solve(Mip(), tight, SolveOptions(time_limit_s=0.0, patience_s=60.0)).peak_bytes <= tight.budget_bytes
-
-
 def test_one_worker_gives_the_same_plan_for_the_same_seed() -> None:
     problem = _swappable(3)
     tight = replace(problem, budget_bytes=int(0.6 * _peak(problem)))
