@@ -4,6 +4,7 @@ Every set of critical tasks gives a bound; which set gives the best is found by 
 always better for the relaxation, because work may spread over more stages, and always slower.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from math import inf
@@ -209,13 +210,13 @@ class Prover:
 
     def _repaired(self, plan: Plan) -> Plan:
         """A plan over the budget for at most a part of its steps, with room made by the rule of greedy plans."""
-        over, before = self.place.memory[: int(plan.length[0])] > self.arrays.budget, self.left()
-        if not over.any() or over.mean() > REPAIRED or before < self.repair_s:
+        over, began = self.place.memory[: int(plan.length[0])] > self.arrays.budget, time.monotonic()
+        if not over.any() or over.mean() > REPAIRED or self.left() < self.repair_s:
             return plan
         self.trail.weights[:] = REPAIR_WEIGHTS
         repaired = empty_plan(self.arrays)
         valid = rebuild(self.arrays, plan, repaired, self.trail, 0, 0) and self._batched(repaired)
-        self.repair_s = before - self.left()
+        self.repair_s = time.monotonic() - began
         if valid:
             return repaired
         self._batched(plan)
