@@ -23,7 +23,9 @@ from support.schedules import random_schedule
 
 from planc.importer.build import ImportedModel
 from planc.importer.submodel import sub_model
+from planc.plan.executed import executed
 from planc.plan.plan import Plan
+from planc.plan.stays import StayIndex
 from planc.problem.build import build_problem
 from planc.runtime import cuda_graph
 from planc.runtime.cuda_driver import Context, call
@@ -121,8 +123,11 @@ def planned(name: str, seed: int) -> dict[str, object]:
         nodes = [r.nodes for r in step.device._replays]
         sessions = step.device.session_count
     closed = used()
+    parts = list(executed(imported.graph, plan.runs, plan.segments, StayIndex(plan.residencies)))
     return {
         "segments": len(plan.segments),
+        "empty": sum(part.empty for part in parts),
+        "placed": sum(len(part.placed) for part in parts),
         "copies": len(plan.copies),
         "sessions": sessions,
         "launched_differing": launched.differing_values,
@@ -205,6 +210,8 @@ STEPS: dict[str, Callable[[], dict[str, object]]] = {
     "scratch-gpt": lambda: scratch("gpt-small"),
     "planned-r18": lambda: planned("r18-small", 0),
     "planned-gpt": lambda: planned("gpt-small", 1),
+    "planned-squeezenet": lambda: planned("squeezenet-1", 2),
+    "planned-densenet": lambda: planned("densenet-1", 3),
     "host-nodes": host_nodes,
     "dlpack": shared_arrays,
 }
