@@ -117,7 +117,7 @@ def planned(name: str, seed: int) -> dict[str, object]:
         loaded = used()
         launch_ms = timed(step)
     with load(plan, imported) as step:
-        replayed = measure(step, 4, 0, compare=True)
+        replayed = measure(step, 6, 0, compare=True)
         replay_ms = timed(step)
         refused = step.device.capture_refused
         nodes = [r.nodes for r in step.device._replays]
@@ -210,6 +210,7 @@ STEPS: dict[str, Callable[[], dict[str, object]]] = {
     "scratch-gpt": lambda: scratch("gpt-small"),
     "planned-r18": lambda: planned("r18-small", 0),
     "planned-gpt": lambda: planned("gpt-small", 1),
+    "planned-bert": lambda: planned("bert-small", 4),
     "planned-squeezenet": lambda: planned("squeezenet-1", 2),
     "planned-densenet": lambda: planned("densenet-1", 3),
     "host-nodes": host_nodes,

@@ -21,6 +21,7 @@ class Case:
 CASES = {
     "r18-small": Case("resnet18", ZooOptions(batch=16, image=112), Optimizer("momentum")),
     "gpt-small": Case("gpt2", ZooOptions(batch=4, seq=128, depth=4, width=256, classes=2000), Optimizer("adamw")),
+    "bert-small": Case("bert_base", ZooOptions(batch=4, seq=64, depth=2, width=128), Optimizer("adamw")),
     "squeezenet-1": Case("squeezenet", ZooOptions(batch=1), Optimizer("momentum")),
     "densenet-1": Case("densenet121", ZooOptions(batch=1), Optimizer("momentum")),
     "r50-32": Case("resnet50", ZooOptions(batch=32), Optimizer("momentum")),

@@ -95,7 +95,7 @@ def one(imported: ImportedModel, plan: Plan, compare: bool) -> dict[str, Any]:
         facts |= replayed(step, before)
     if compare:
         with load(plan, imported) as step:
-            result = measure(step, 3, 0, compare=True)
+            result = measure(step, 6, 0, compare=True)
         facts["differing"], facts["losses"] = result.differing_values, [round(x, 4) for x in result.losses]
     return facts
 

@@ -34,11 +34,13 @@ class Port:
 
 @dataclass(frozen=True)
 class SubModel:
-    """A stretch of operators as ONNX bytes. All `inputs` and `outputs` must be bound."""
+    """A stretch of operators as ONNX bytes. All `inputs` and `outputs` must be bound. `draws` names an operator of the
+    graph that draws random numbers, if there is one in the stretch."""
 
     model_bytes: bytes
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    draws: str = ""
 
     @cached_property
     def signature(self) -> str:
@@ -77,6 +79,7 @@ class _Canonical:
         self.nodes: list[onnx.NodeProto] = []
         self.writer: dict[int, int] = {}
         self.position = 0
+        self.draws = ""
 
     def build(self, ops: Iterable[int], placed: Container[int]) -> SubModel:
         for self.position, index in enumerate(ops):
@@ -89,6 +92,8 @@ class _Canonical:
             node.input.extend(self._read(t, t in op.constants) if t >= 0 else "" for t in op.inputs)
             node.output.extend(self._write(t) if t >= 0 else "" for t in op.outputs)
             self._append(node)
+            if op.random:
+                self.draws = op.name or op.op_type
         graph = helper.make_graph(
             self.nodes,
             "segment",
@@ -101,7 +106,8 @@ class _Canonical:
         model = helper.make_model(
             graph, opset_imports=self.imported.opsets, ir_version=_IR_VERSION, functions=functions
         )  # fmt: skip
-        return SubModel(model.SerializeToString(deterministic=True), tuple(self.inputs), tuple(self.outputs))
+        encoded = model.SerializeToString(deterministic=True)
+        return SubModel(encoded, tuple(self.inputs), tuple(self.outputs), self.draws)
 
     def _append(self, node: onnx.NodeProto) -> None:
         node.name = f"n{len(self.nodes)}"

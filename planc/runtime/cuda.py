@@ -103,6 +103,7 @@ class CudaDevice:
             raise
         self._queue_only = run_options()
         self.capture_refused = ""
+        self._draws = ""
 
     @property
     def index(self) -> int:
@@ -137,6 +138,7 @@ class CudaDevice:
         for port in model.outputs:
             a = addresses[port.name]
             binding.bind_output(port.name, "cuda", self.index, a.element_type, a.shape, self._slab + a.offset)
+        self._draws = self._draws or model.draws
         self._bindings.append(_Bound(session, session._sess.run_with_iobinding, binding._iobinding))
         return self._bindings[-1]
 
@@ -202,10 +204,15 @@ class CudaDevice:
         self._used_events = 0
 
     def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
-        """Record a step as a CUDA graph and return its replay; where the driver refuses, `queue` itself.
+        """Record a step as a CUDA graph and return its replay; where the driver refuses, or something draws random
+        numbers, `queue` itself. `capture_refused` then says why.
 
-        Every segment must have run before, so that libraries are set up. `capture_refused` then says why not.
+        Every segment must have run before, so that libraries are set up. ONNX Runtime's kernels take a generator's seed
+        and position from the host as they are launched, so that every replay would draw the same.
         """
+        if self._draws:
+            self.capture_refused = f"{self._draws} would draw the same random numbers in every replay"
+            return queue
         compute, *copies = self._streams.values()
         try:
             replay = record(queue, compute, copies)

@@ -52,7 +52,8 @@ Parameter pointer_to(const std::string& type) {
 
 Parameter parse(const std::string& type) {
     static const std::map<std::string, size_t> sizes{
-        {"int", 4}, {"unsigned int", 4}, {"long", 8}, {"unsigned long", 8}, {"float", 4}, {"double", 8}, {"bool", 1}};
+        {"int", 4}, {"unsigned int", 4}, {"long", 8}, {"unsigned long", 8}, {"float", 4}, {"double", 8}, {"bool", 1},
+        {"std::pair<unsigned long, unsigned long>", 16}};  // a generator's seed and position
     if (ends(type, "*")) return pointer_to(type.substr(0, type.size() - 1));
     auto found = sizes.find(type);
     if (found != sizes.end()) return {Parameter::scalar, false, found->second};
@@ -105,9 +106,11 @@ const Function& function_of(const void* host) {
 void collect(const Parameter& parameter, void* argument, std::vector<Access>& accesses, uint64_t& salt) {
     const void* const* pointer = static_cast<const void* const*>(argument);
     if (parameter.kind == Parameter::scalar) {
-        uint64_t value = 0;
-        memcpy(&value, argument, parameter.size);
-        salt = emu::mix(salt ^ value);
+        for (size_t at = 0; at < parameter.size; at += 8) {
+            uint64_t value = 0;
+            memcpy(&value, static_cast<const char*>(argument) + at, std::min<size_t>(8, parameter.size - at));
+            salt = emu::mix(salt ^ value);
+        }
     } else if (parameter.kind == Parameter::pointer) {
         accesses.push_back({*pointer, parameter.write});
     } else if (parameter.kind == Parameter::array) {  // TArray: an int, then the elements

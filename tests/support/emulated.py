@@ -99,9 +99,17 @@ def run_steps(step: TrainingStep, imported: ImportedModel, count: int) -> Result
 
 def expected(card: emu.Emulator, imported: ImportedModel, count: int) -> Results:
     """The same without planc's executor: one session over the whole graph, every storage in memory of its own."""
+    return expected_rounds(card, imported, count, 1)[0]
+
+
+def expected_rounds(card: emu.Emulator, imported: ImportedModel, count: int, rounds: int) -> list[Results]:
+    """The same, `rounds` times from the initial state; what draws random numbers goes on drawing others."""
     context = Context()
     plain = PlainSteps(card, imported)
-    results = [plain(seed) for seed in range(count)]
+    results = []
+    for _ in range(rounds):
+        plain.start()
+        results.append([plain(seed) for seed in range(count)])
     plain.close()
     context.close()
     return results
@@ -124,7 +132,11 @@ class PlainSteps:
                 tensor = graph.tensors[port.tensor]
                 at = self.place[tensor.storage] + tensor.offset
                 bind(port.name, "cuda", 0, element_type(imported, port.tensor), tensor.shape, at)
-        self._put({**imported.constants, **imported.file.initial_values})
+        self.start()
+
+    def start(self) -> None:
+        """Put every value that a step needs from outside, its feeds apart."""
+        self._put({**self.imported.constants, **self.imported.file.initial_values})
 
     def _place_concats(self) -> set[int]:
         """The Concats whose inputs die there, now in their places; one of another's output has it placed first."""

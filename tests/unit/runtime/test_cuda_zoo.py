@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from cuda_emulator.emulator import Emulator
 from support.costs import made_up_costs
-from support.emulated import card, expected, open_step, run_steps
+from support.emulated import card, expected, expected_rounds, open_step, run_steps
 from support.zoo_networks import MOMENTUM, small_forward
 
 from planc.compiler import CompileOptions, compile_model
@@ -55,7 +55,7 @@ def test_planned_networks_compute_the_plain_graph_without_a_race(
 ) -> None:
     imported = _imported(name)
     plan = _plan(imported, solver, percent)
-    want = expected(card, imported, 2)
+    want = expected_rounds(card, imported, 2, SCHEDULES)
     card.reset()
     for replay in (False, True):
         with open_step(card, imported, plan, replay) as step:
@@ -64,9 +64,22 @@ def test_planned_networks_compute_the_plain_graph_without_a_race(
             for schedule in range(SCHEDULES):
                 card.reset(schedule)
                 step.set_state(start)
-                assert run_steps(step, imported, 2) == want
+                assert run_steps(step, imported, 2) == want[schedule]
                 assert card.problems == []
         assert card.live == 0
+
+
+def test_a_step_that_draws_random_numbers_is_not_replayed(card: Emulator) -> None:
+    imported = _imported("bert_base")
+    plan = _plan(imported, "mip", 50)
+    want = expected(card, imported, 4)
+    card.reset()
+    for replay in (True, None):
+        with open_step(card, imported, plan, replay) as step:
+            assert run_steps(step, imported, 4) == want
+            assert "Dropout" in step.device.capture_refused
+            assert card.calls("launch") == 0
+        assert card.problems == []
 
 
 def test_workspaces_that_grow_within_a_segment_fit_in_the_largest(card: Emulator) -> None:
