@@ -3,7 +3,8 @@
 On CUDA every distinct segment needs a session, and every session takes device memory beside the slab (library handles
 and kernels, `DeviceInfo.session_bytes`). How many there are is known only when a plan is made, so plans are made until
 one fits: the first with room for one session, or for as many as a hundredth of the budget holds; the next with room for
-those of the first; the last without copies, which needs one session. Devices whose sessions take nothing need one search.
+those of the first; the third, as a plan with less memory may have more segments, with room for half as many again as the
+second has; the last without copies, which needs one session. Devices whose sessions take nothing need one search.
 """
 
 from collections.abc import Iterator
@@ -20,8 +21,9 @@ from planc.repair import Limits, PlanSearch
 from planc.schedule.solver import Solution, Solver
 from planc.units import format_bytes
 
-_FIRST_SHARE, _SECOND_SHARE = 0.5, 0.25
-"""Parts of the time limit for the first search and the second, where there may be more than one."""
+_SEARCHES = ((0.5, 1.0), (0.25, 1.5), (0.125, 1.0))
+"""For each search that may copy, its part of the time limit, and how much room the next one keeps, as a multiple of the
+sessions of the plan found. The rest of the time is for a search without copies."""
 
 _ROOM, _MOST = 100, 128
 """The first search keeps room for at most a `_ROOM`th of the budget or `_MOST` sessions, where one takes less."""
@@ -81,11 +83,16 @@ class _Search:
     def rounds(self) -> Found:
         """The first plan that fits; else the least that one of those found needs is told."""
         seconds, one = self.limits.time_limit_s, self.session_bytes
-        left = seconds * (1 - _FIRST_SHARE - _SECOND_SHARE)
+        left = seconds * (1 - sum(share for share, _ in _SEARCHES))
         room = max(one, min(self.limits.capacity // _ROOM, _MOST * one) // one * one)
-        found = list(self._tried(self.planning, room, seconds * _FIRST_SHARE))
-        if found and not self._fits(found[0]):
-            found += self._tried(self.planning, found[0].session_bytes, seconds * _SECOND_SHARE)
+        found = list[Found]()
+        for share, margin in _SEARCHES:
+            new = list(self._tried(self.planning, room, seconds * share))
+            found += new
+            if not new or self._fits(new[0]):
+                break
+            room = int(margin * new[0].session_bytes)
+        if found and not self._fits(found[-1]):
             found += self._tried(_resident(self.planning), one, left)
         for candidate in found:
             if self._fits(candidate):

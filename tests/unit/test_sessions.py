@@ -1,5 +1,8 @@
 """Sessions that take device memory are part of the budget."""
 
+from types import SimpleNamespace
+from typing import cast
+
 import msgspec
 import pytest
 from cuda_emulator.emulator import Emulator
@@ -12,12 +15,13 @@ from planc.compiler import Compilation, CompileOptions, budget_bytes, compile_mo
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, PlancError
 from planc.importer.build import ImportedModel
+from planc.lowering.lower import Lowered
 from planc.plan.plan import Plan
 from planc.problem.problem import Problem
 from planc.repair import Limits
 from planc.schedule.schedule import Schedule
-from planc.schedule.solver import Candidate, SolveOptions
-from planc.sessions import search_plan
+from planc.schedule.solver import Candidate, Solution, SolveOptions
+from planc.sessions import Found, _Search, search_plan
 from planc.verify.verify import verify
 from planc_solvers.policy import only_schedule
 
@@ -102,6 +106,22 @@ def test_where_sessions_are_dear_nothing_is_copied() -> None:
     found = search_plan(imported, planning, _SwapsWhereItMay(), limits, dear)
     assert found.lowered.copies == ()
     assert found.session_bytes == dear
+
+
+def test_a_second_plan_with_more_sessions_than_the_first_leaves_room_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = networks.cnn()
+    planning = planning_problem(imported.graph, _costs(imported, 0))
+    limits, kept = Limits(capacity=10_000, beside=0, time_limit_s=4.0), list[int]()
+    sessions = iter((160, 165, 170))
+
+    def all_memory(search: _Search, _planning: object, reserve: int, _seconds: float) -> Found:
+        kept.append(reserve)
+        slab = SimpleNamespace(slab_bytes=search.limits.capacity - reserve)
+        return Found(cast(Solution, None), cast(Lowered, slab), next(sessions), 0)
+
+    monkeypatch.setattr(_Search, "once", all_memory)
+    assert search_plan(imported, planning, _SwapsWhereItMay(), limits, 1).session_bytes == 170
+    assert kept == [100, 160, 247]
 
 
 def test_a_budget_said_to_be_enough_is_enough() -> None:
