@@ -3,7 +3,7 @@
 On CUDA every distinct segment needs a session, and every session takes device memory beside the slab (library handles
 and kernels, `DeviceInfo.session_bytes`). How many there are is known only when a plan is made, so plans are made until
 one fits: the first with room for one session, or for as many as a hundredth of the budget holds; the next with room for
-those of the first; the third, as a plan with less memory may have more segments, with room for half as many again as the
+those of the first; the third, as a plan with less memory may have more segments, with room for a quarter more than the
 second has; the last without copies, which needs one session. Devices whose sessions take nothing need one search.
 """
 
@@ -21,7 +21,7 @@ from planc.repair import Limits, PlanSearch
 from planc.schedule.solver import Solution, Solver
 from planc.units import format_bytes
 
-_SEARCHES = ((0.5, 1.0), (0.25, 1.5), (0.125, 1.0))
+_SEARCHES = ((0.5, 1.0), (0.25, 1.25), (0.125, 1.0))
 """For each search that may copy, its part of the time limit, and how much room the next one keeps, as a multiple of the
 sessions of the plan found. The rest of the time is for a search without copies."""
 
