@@ -327,7 +327,7 @@ def _memory_rows(c: Coarse) -> None:
 
 def _host_row(c: Coarse, limit: int) -> None:
     """Every value that is ever on the host has a slot of its own there: what is copied out, what begins or ends there, and
-    state that is absent at a critical task."""
+    state that is absent at a critical task. Batch values are left out."""
     absent: dict[int, list[int]] = {v: [x] for v, x in c.resident.items() if c.swappable(v)}
     for (value, _), x in c.present.items():
         if value in absent:

@@ -63,6 +63,7 @@ class Merger:
     def __init__(self, coarse: Coarse, rounds: int) -> None:
         self.coarse, self.matrix = coarse, _Matrix.of(coarse.model)
         self.of_column, self.of_row = _colours(coarse.model, self.matrix, rounds)
+        self.cost = np.bincount(self.of_column, weights=_priced(coarse))
         self.threshold = (GOLDEN * (_ranks(self.of_column, _makers(coarse)) + 0.5)) % 1.0
 
     def solve(self, seconds: float, budget: float = 1.0, slowness: float = 1.0, host: float = 1.0) -> Merged | None:
@@ -108,12 +109,8 @@ class Merger:
         """One variable a colour; of each colour of rows one row, with the coefficients of equal variables summed."""
         model, matrix, small = self.coarse.model, self.matrix, LinearModel()
         _, first = np.unique(self.of_column, return_index=True)
-        priced, problem = np.array(model.cost), self.coarse.problem
-        for value, column in self.coarse.resident.items():
-            priced[column] += PREFERENCE * problem.values[value].bytes / max(problem.budget_bytes, 1)
-        cost = np.bincount(self.of_column, weights=priced)
         for colour, column in enumerate(first):
-            small.variable(model.lower[column], model.upper[column], float(cost[colour]))
+            small.variable(model.lower[column], model.upper[column], float(self.cost[colour]))
         lost = dict.fromkeys(self.coarse.memory_rows, 1.0 - budget) | dict.fromkeys(self.coarse.host_rows, 1.0 - host)
         copies = set(self.coarse.copy_rows)
         _, chosen = np.unique(self.of_row, return_index=True)
@@ -126,6 +123,14 @@ class Merger:
                 terms[colour] = terms.get(colour, 0.0) + slower * float(matrix.values[entry])
             small.row(list(terms.items()), model.row_lower[row], model.row_upper[row] - lost.get(row, 0.0))
         return small
+
+
+def _priced(coarse: Coarse) -> Floats:
+    """The cost of each column, with the preference."""
+    priced, problem = np.array(coarse.model.cost), coarse.problem
+    for value, column in coarse.resident.items():
+        priced[column] += PREFERENCE * problem.values[value].bytes / max(problem.budget_bytes, 1)
+    return priced
 
 
 def _makers(coarse: Coarse) -> Ints:
