@@ -21,8 +21,8 @@ from planc.graph.concat import pieces_of
 from planc.graph.footprint import footprints
 from planc.graph.graph import Graph
 from planc.graph.liveness import live_bytes
-from planc.importer.build import import_model
-from planc.importer.inside import ReadsInside
+from planc.importer.concat_reads import ReadsInside
+from planc.importer.import_model import import_model
 from planc.training import Optimizer, differentiate
 from planc.zoo import build_forward
 

@@ -1,4 +1,4 @@
-"""Times every form of a convolution's gradients on this machine: the figures behind planc/training/lowering_table.py.
+"""Times every form of a convolution's gradients on this machine: the figures behind planc/training/emit/forms.py.
 
     python benchmarks/conv_gradient_forms.py [filter]
 
@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from planc.training.builder import Builder, Value
+from planc.training.emit.builder import Builder, Value
 from planc.training.rules.convolution import WeightGradient
 from planc.training.rules.windows import Window
 

@@ -13,11 +13,12 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-from planc.placement.check import Verdict, check_packing
-from planc.placement.packing import Buffer, Packing, pack
-from planc.placement.packing_csv import read_buffers
-from planc.placement.packing_model import build_model
-from planc.placement.packing_portfolio import load_search
+from planc.packing.buffers import Buffer, Packing
+from planc.packing.check import Verdict, check_packing
+from planc.packing.csv import read_buffers
+from planc.packing.model import build_model
+from planc.packing.pack import pack
+from planc.packing.portfolio import load_search
 
 # The brute-force check takes a second for 1,500 buffers and grows quadratically.
 CHECKED_BUFFERS = 5_000

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from planc.placement.packing import Buffer, pack
-from planc.placement.packing_csv import read_buffers
+from planc.packing.buffers import Buffer
+from planc.packing.csv import read_buffers
+from planc.packing.pack import pack
 
 GRID = 1024
 """Steps of time and of bytes into which tilings are cut; A–F have the same."""

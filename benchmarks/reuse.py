@@ -17,19 +17,20 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from planc.compiler import Compilation, CompileOptions, compile_model
-from planc.costs.profile import profile
+from planc.compile.compiler import compile_model
+from planc.compile.options import Compilation, CompileOptions
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, PlancError
 from planc.graph.concat import pieces_of
 from planc.graph.footprint import padded_bytes
 from planc.graph.graph import Graph, Role
-from planc.importer.build import ImportedModel, import_model
+from planc.importer.import_model import ImportedModel, import_model
 from planc.importer.save import write_model
 from planc.lowering.stays import slot_map, stays_of
 from planc.plan.files import write_plan
 from planc.plan.plan import Plan
 from planc.plan.stays import StayIndex
+from planc.profiling.profile import profile
 from planc.training import Optimizer, differentiate
 from planc.zoo import ZooOptions, build_forward
 
@@ -84,7 +85,7 @@ def aliased_bytes(graph: Graph, compiled: Compilation) -> dict[str, int]:
 _FRESH = """
 import sys
 from pathlib import Path
-from planc.importer.build import import_model
+from planc.importer.import_model import import_model
 from planc.plan.files import read_plan
 from planc.runtime.measure import UnplannedStep, synthetic_feeds
 from planc.runtime.step import load

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import onnx
 
-from planc.compiler import CompileOptions, compile_model
-from planc.costs.cache import costs_for
-from planc.costs.files import read_costs
+from planc.compile.compiler import compile_model
+from planc.compile.options import CompileOptions
+from planc.costs.store import read_costs
 from planc.costs.table import CostTable
-from planc.costs.target import import_to_run_on
-from planc.importer.build import import_for
+from planc.importer.import_model import import_for
 from planc.plan.files import read_plan
 from planc.plan.plan import Plan
+from planc.profiling.cache import costs_for
+from planc.profiling.target import import_to_run_on
 from planc.runtime.step import TrainingStep, load
 from planc.verify.verify import verify as verify_graph
 from planc.verify.violation import Violation

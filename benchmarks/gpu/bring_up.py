@@ -1,6 +1,6 @@
 """First contact with a card: every part of the CUDA runtime once, each step on its own, a table last.
 
-    PYTHONPATH=SITE:tests python3 benchmarks/gpu/bring_up.py [--out FOLDER] [STEP ...]
+PYTHONPATH=SITE:tests python3 benchmarks/gpu/bring_up.py [--out FOLDER] [STEP ...]
 """
 
 import argparse
@@ -21,17 +21,17 @@ from support.costs import made_up_costs
 from support.plans import plan_of
 from support.schedules import random_schedule
 
-from planc.importer.build import ImportedModel
+from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import sub_model
 from planc.plan.executed import executed
 from planc.plan.plan import Plan
 from planc.plan.stays import StayIndex
-from planc.problem.build import build_problem
-from planc.runtime import cuda_graph
-from planc.runtime.cuda_driver import Context, call
-from planc.runtime.cuda_provider import cuda_session, load_libraries
+from planc.planning.build import build_problem
+from planc.runtime.cuda import graph as cuda_graph
+from planc.runtime.cuda.driver import Context, call
+from planc.runtime.cuda.provider import cuda_session, load_libraries
 from planc.runtime.measure import UnplannedStep, measure, synthetic_feeds
-from planc.runtime.ort import faithful_options, record_scratch
+from planc.runtime.ort.sessions import faithful_options, record_scratch
 from planc.runtime.step import load
 
 SCRATCH = 1 << 30

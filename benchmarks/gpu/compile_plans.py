@@ -14,8 +14,9 @@ from pathlib import Path
 
 from networks import build
 
-from planc.compiler import CompileOptions, compile_model
-from planc.costs.files import read_costs
+from planc.compile.compiler import compile_model
+from planc.compile.options import CompileOptions
+from planc.costs.store import read_costs
 from planc.errors import PlancError
 from planc.plan.files import write_plan
 

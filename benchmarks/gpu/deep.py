@@ -15,12 +15,13 @@ from typing import Any
 
 from run_plans import MIB, replayed, used
 
-from planc.compiler import CompileOptions, compile_model
-from planc.costs.files import write_costs
-from planc.costs.profile import profile
+from planc.compile.compiler import compile_model
+from planc.compile.options import CompileOptions
+from planc.costs.store import write_costs
 from planc.costs.table import CostTable
-from planc.importer.build import ImportedModel, import_model
+from planc.importer.import_model import ImportedModel, import_model
 from planc.plan.plan import Plan
+from planc.profiling.profile import profile
 from planc.runtime.measure import synthetic_feeds
 from planc.runtime.step import load
 from planc.training import Optimizer, differentiate

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from planc.importer.build import ImportedModel, import_model
+from planc.importer.import_model import ImportedModel, import_model
 from planc.training import differentiate
 from planc.training.optimizers import Optimizer
 from planc.zoo import ZooOptions, build_forward

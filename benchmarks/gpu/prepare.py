@@ -28,9 +28,7 @@ def register(site: Path) -> None:
     info.mkdir(parents=True, exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: planc\nVersion: {project['version']}\n")
     groups = {"console_scripts": project["scripts"], **project["entry-points"]}
-    text = "".join(
-        f"[{name}]\n" + "".join(f"{k} = {v}\n" for k, v in group.items()) for name, group in groups.items()
-    )
+    text = "".join(f"[{name}]\n" + "".join(f"{k} = {v}\n" for k, v in group.items()) for name, group in groups.items())
     (info / "entry_points.txt").write_text(text)
     for package in (ROOT / "planc", ROOT / "solvers" / "planc_solvers", ROOT / "models" / "planc_models"):
         link = site / package.name

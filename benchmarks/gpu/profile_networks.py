@@ -15,8 +15,8 @@ from typing import Any
 from networks import CASES, build
 from run_plans import MIB, unplanned
 
-from planc.costs.files import write_costs
-from planc.costs.profile import profile
+from planc.costs.store import write_costs
+from planc.profiling.profile import profile
 
 
 def one(name: str, out: Path, forms: bool = False) -> dict[str, Any]:

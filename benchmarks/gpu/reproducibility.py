@@ -17,9 +17,10 @@ import onnx
 from onnx import helper
 from support.training_steps import random_batch, state_pairs
 
-from planc.runtime.cuda_provider import cuda_session
-from planc.training import Optimizer, differentiate, lowering_table
-from planc.training.builder import Builder, Value
+from planc.runtime.cuda.provider import cuda_session
+from planc.training import Optimizer, differentiate
+from planc.training.emit import forms as lowering_table
+from planc.training.emit.builder import Builder, Value
 from planc.training.registry import ForwardNode
 from planc.training.rules.indexing import _sum_rows
 from planc.zoo import ZooOptions, build_forward

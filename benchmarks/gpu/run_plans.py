@@ -20,10 +20,10 @@ from typing import Any
 
 from networks import build
 
-from planc.importer.build import ImportedModel
+from planc.importer.import_model import ImportedModel
 from planc.plan.files import read_plan
 from planc.plan.plan import Plan
-from planc.runtime.cuda_driver import Context, call
+from planc.runtime.cuda.driver import Context, call
 from planc.runtime.measure import UnplannedStep, measure, synthetic_feeds
 from planc.runtime.step import TrainingStep, load
 

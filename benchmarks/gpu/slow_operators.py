@@ -1,6 +1,6 @@
 """Which operators make the slowest layers slow: each operator of them alone, beside the one-pass floor of its bytes.
 
-    PYTHONPATH=SITE python3 benchmarks/gpu/slow_operators.py CASE [COUNT]
+PYTHONPATH=SITE python3 benchmarks/gpu/slow_operators.py CASE [COUNT]
 """
 
 import sys
@@ -8,8 +8,8 @@ import sys
 from networks import build
 
 from planc.costs.catalogue import operator_demand
-from planc.costs.profile_cuda import CudaMeter
 from planc.importer.submodel import sub_model
+from planc.profiling.cuda import CudaMeter
 
 BANDWIDTH = 3000
 """Bytes per ns: a device-to-device copy on an H100, counting reads and writes."""

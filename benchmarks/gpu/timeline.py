@@ -23,8 +23,8 @@ from planc.plan.executed import executed
 from planc.plan.files import read_plan
 from planc.plan.plan import Direction, Plan
 from planc.plan.stays import StayIndex
-from planc.runtime.cuda import CudaDevice
-from planc.runtime.cuda_driver import call, elapsed_ns, new_event
+from planc.runtime.cuda.device import CudaDevice
+from planc.runtime.cuda.driver import call, elapsed_ns, new_event
 from planc.runtime.device import Engine
 from planc.runtime.measure import synthetic_feeds
 from planc.runtime.step import load
@@ -77,7 +77,9 @@ def slower(predicted: list[Span], compute: list[Span], copies: list[Span]) -> di
     sums: dict[str, list[float]] = {}
     for (start, end), span in zip(predicted, compute, strict=True):
         part = shared(copies, [span]) / (span[1] - span[0])
-        bucket = "no copy" if part < 0.02 else "part of the time" if part < 0.9 else "one" if part < 1.5 else "two copies"
+        bucket = (
+            "no copy" if part < 0.02 else "part of the time" if part < 0.9 else "one" if part < 1.5 else "two copies"
+        )
         known = sums.setdefault(bucket, [0.0, 0.0, 0.0])
         for i, value in enumerate((1, span[1] - span[0], (end - start) / 1e6)):
             known[i] += value

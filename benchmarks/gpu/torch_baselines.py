@@ -126,7 +126,9 @@ def measure(case: str, variant: str) -> dict[str, Any]:
 
 def measure_alone(case: str, variant: str) -> dict[str, Any]:
     """What `measure` returns in a new process, or why it failed."""
-    done = subprocess.run([sys.executable, __file__, "--one", case, variant], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", case, variant], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         return {"FAILED": done.stderr[-300:]}
     return json.loads(done.stdout.splitlines()[-1])

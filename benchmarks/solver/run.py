@@ -15,7 +15,7 @@ from layered import random_layered
 from networks import GPU_2017, H100, RTX_4090, Device, resnet
 
 from planc.errors import PlancError
-from planc.problem.instance import read_instance
+from planc.instances.instance import read_instance
 from planc.problem.problem import Problem
 from planc.schedule.solver import SolveOptions, load_solver, solve
 

@@ -7,9 +7,9 @@ import typer
 
 from planc.cli.console import err, out, print_json, progress
 from planc.cli.options import Costs, Device, Fuse, Json, Seed, TimeLimit
-from planc.costs.cache import costs_for
-from planc.costs.files import read_costs
-from planc.costs.target import import_to_run_on
+from planc.costs.store import read_costs
+from planc.profiling.cache import costs_for
+from planc.profiling.target import import_to_run_on
 from planc.report.comparison import compare, parse_budgets, parse_solvers
 from planc.report.page import write_comparison_page
 from planc.report.text import print_comparison

@@ -8,17 +8,18 @@ import typer
 
 from planc.cli.console import err, infeasible_as_json, out, print_json, progress
 from planc.cli.options import Costs, Device, Fuse, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
-from planc.compiler import Compilation, CompileOptions, compile_model
-from planc.costs.cache import costs_for
-from planc.costs.files import read_costs
+from planc.compile.compiler import compile_model
+from planc.compile.options import Compilation, CompileOptions
+from planc.costs.store import read_costs
 from planc.costs.table import CostTable
-from planc.costs.target import import_to_run_on
 from planc.errors import UsageError
 from planc.graph.graph import Graph
-from planc.importer.build import ImportedModel
+from planc.importer.import_model import ImportedModel
 from planc.importer.load import ModelFile, read_model
 from planc.importer.save import write_model
 from planc.plan.files import write_plan
+from planc.profiling.cache import costs_for
+from planc.profiling.target import import_to_run_on
 from planc.report.summary import summarize, summary_json
 from planc.report.text import print_summary
 from planc.report.view import view_of

@@ -9,8 +9,8 @@ import onnxruntime as ort
 from planc.cli.console import out, print_json
 from planc.cli.options import Json
 from planc.costs.catalogue import card_names
-from planc.costs.host import host_info
-from planc.runtime.cuda_report import CudaReport, examine
+from planc.profiling.host import host_info
+from planc.runtime.cuda.report import CudaReport, examine
 from planc.schedule.solver import solver_names
 from planc.units import format_bytes
 from planc.zoo import families

@@ -11,8 +11,8 @@ from planc.cli.console import err, report_written
 from planc.cli.options import Json, dimensions
 from planc.importer.load import read_model
 from planc.importer.save import write_model
+from planc.ort_training.artifacts import LEARNING_RATE, import_artifacts
 from planc.runtime.state import read_state
-from planc.training.ort_artifacts import LEARNING_RATE, import_artifacts
 
 
 def import_ort(

@@ -7,8 +7,8 @@ import typer
 
 from planc.cli.console import out, print_json
 from planc.cli.options import Json, Seed, TimeLimit
-from planc.placement import packing
-from planc.placement.packing_csv import read_buffers, write_offsets
+from planc.packing import pack as packing
+from planc.packing.csv import read_buffers, write_offsets
 from planc.units import format_bytes, parse_size
 
 

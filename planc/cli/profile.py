@@ -7,9 +7,9 @@ import typer
 
 from planc.cli.console import err, print_json, progress
 from planc.cli.options import Device, Fuse, Json
-from planc.costs.cache import fresh_costs
-from planc.costs.files import write_costs
-from planc.costs.target import import_to_run_on
+from planc.costs.store import write_costs
+from planc.profiling.cache import fresh_costs
+from planc.profiling.target import import_to_run_on
 from planc.units import format_ns
 
 

@@ -8,7 +8,7 @@ import typer
 from planc.cli.console import out, print_json, progress
 from planc.cli.options import HostTier, Json, Model, beside
 from planc.errors import VerificationError
-from planc.importer.build import import_for
+from planc.importer.import_model import import_for
 from planc.plan.files import read_plan
 from planc.plan.plan import Plan
 from planc.report.page import write_page

@@ -9,8 +9,8 @@ import typer
 from planc.cli.console import err, infeasible_as_json, out, print_json
 from planc.cli.options import Json, Seed, TimeLimit
 from planc.errors import UsageError
+from planc.instances.instance import Instance, Link, read_instance
 from planc.problem.bounds import minimum_budget
-from planc.problem.instance import Instance, Link, read_instance
 from planc.schedule.residency import residencies
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Progress, Solution, SolveOptions, load_solver

@@ -5,7 +5,7 @@ from pathlib import Path
 from planc.cli.console import out, print_json
 from planc.cli.options import Json, Model, beside
 from planc.errors import VerificationError
-from planc.importer.build import import_for
+from planc.importer.import_model import import_for
 from planc.plan.files import read_plan
 from planc.verify.verify import verify
 

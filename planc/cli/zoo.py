@@ -63,7 +63,8 @@ def build(
     forward: Annotated[bool, typer.Option("--forward", help="Write the forward model only, for `planc grad`.")] = False,
     device: Forms = "cpu",
     zeros: Annotated[
-        bool, typer.Option("--zeros", help="Leave initial values zero, in a sparse file: to plan what no disk can hold.")
+        bool,
+        typer.Option("--zeros", help="Leave initial values zero, in a sparse file: to plan what no disk can hold."),
     ] = False,
     json: Json = False,
 ) -> None:

@@ -2,14 +2,16 @@
 
 Where a Concat's inputs are contiguous pieces of its output, each may be made at its bytes of the output. Who decides what:
 
-- the importer lets whoever reads an input after the Concat read the output there (`planc.importer.inside`), so that the
-  inputs die in the Concat and the bytes are kept once. That is a matter of the graph, and all that solvers see of it.
+- the importer lets whoever reads an input after the Concat read the output there (`planc.importer.concat_reads`), so
+  that the inputs die in the Concat and the bytes are kept once. That is a matter of the graph, and all that solvers see
+  of it.
 - lowering gives the inputs of one execution addresses inside the output where that raises no load
-  (`planc.lowering.inside`). Inputs stay storages with residencies of their own: each is written whole by one operator,
-  swapped, made again and verified as ever, and the output's residency begins at the Concat, over theirs, as with an
-  operator in place. So no storage is ever written in part, and a piece that is lost (made elsewhere, overwritten, not
-  yet there) is a residency that lies elsewhere, is overwritten or is not yet there. The other form, one storage with
-  several writers, would need values with several producers in every solver, and versions of them in the verifier.
+  (`planc.lowering.placed_concats`). Inputs stay storages with residencies of their own: each is written whole by one
+  operator, swapped, made again and verified as ever, and the output's residency begins at the Concat, over theirs, as
+  with an operator in place. So no storage is ever written in part, and a piece that is lost (made elsewhere,
+  overwritten, not yet there) is a residency that lies elsewhere, is overwritten or is not yet there. The other form,
+  one storage with several writers, would need values with several producers in every solver, and versions of them in
+  the verifier.
 - plan: nothing is marked. A Concat whose inputs all lie at their places is one that does not run; any other copies.
 - the verifier allows an output over its inputs where all of them lie at their places, and in no other way.
 - runtime: leaves such an operator out of its segment; a segment of nothing else has no session.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import networkx as nx
 
-from planc.importer.order import Wired
+from planc.importer.wired import Wired
 
 
 class Dataflow:

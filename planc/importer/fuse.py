@@ -18,7 +18,7 @@ import onnx
 
 from planc.graph import fused
 from planc.graph.annotations import LAYER, PHASE
-from planc.importer.order import Wired
+from planc.importer.wired import Wired
 
 Types = Sequence[tuple[str, tuple[int, ...]]]
 """(dtype, shape) by tensor."""
@@ -102,9 +102,7 @@ class Fusion:
         self, layer: Layer, fusable: Sequence[bool], left: Mapping[int, None], before: Sequence[set[int]]
     ) -> list[int]:
         """Of all sets of fusable nodes with one shape that can run now, the one with most elements to compute."""
-        shapes = dict.fromkeys(
-            self.types[layer[at].outputs[0]][1] for at in left if left.keys().isdisjoint(before[at])
-        )
+        shapes = dict.fromkeys(self.types[layer[at].outputs[0]][1] for at in left if left.keys().isdisjoint(before[at]))
         able = [at for at in left if fusable[at]]
         sets = [found for shape in shapes if (found := self._closure(layer, able, left, before, shape))]
         if not sets:

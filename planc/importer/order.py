@@ -8,25 +8,13 @@ run in place), the new value keeps bytes of its own and is to be copied over at 
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import onnx
-
 from planc.graph.inplace import may_write_over
+from planc.importer.wired import Wired
 
 if TYPE_CHECKING:
     from planc.importer.dataflow import Dataflow
-
-
-@dataclass(frozen=True, slots=True)
-class Wired:
-    """A node with the indices of the tensors that it reads and writes, -1 where an optional one is absent."""
-
-    proto: onnx.NodeProto
-    op_type: str
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
 
 
 def order_for_updates(

@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from planc.graph.fused import DOMAIN
-from planc.importer.build import ImportedModel
+from planc.importer.import_model import ImportedModel
 
 _IR_VERSION = 10
 

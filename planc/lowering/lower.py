@@ -8,12 +8,13 @@ from functools import cached_property
 from planc.graph.footprint import ALIGNMENT, padded_bytes
 from planc.graph.graph import Graph
 from planc.lowering.blocks import Blocks
-from planc.lowering.inside import mark_inside
+from planc.lowering.placed_concats import mark_inside
 from planc.lowering.segments import Segment, scratch_of, segments_of
 from planc.lowering.stays import SlotMap, Stay, slot_map, stays_of
-from planc.placement.packing import Buffer, Packing, pack
+from planc.packing.buffers import Buffer, Packing
+from planc.packing.pack import pack
 from planc.plan import plan as p
-from planc.problem.build import PlanningProblem
+from planc.planning.build import PlanningProblem
 from planc.schedule.residency import host_bytes, host_values
 from planc.schedule.schedule import Direction, Schedule
 from planc.schedule.simulate import copy_dependencies
@@ -99,7 +100,9 @@ class Lowering:
             segments=tuple((s.first, s.end) for s in self.segments),
             copies=_copies(self.planning, self.schedule, self.stays, host_offset),
             residencies=tuple(
-                p.Residency(graph.storages[s.storage].name, at[head] + o, padded_bytes(graph, s.storage), s.begin, s.end)
+                p.Residency(
+                    graph.storages[s.storage].name, at[head] + o, padded_bytes(graph, s.storage), s.begin, s.end
+                )
                 for s, head, o in zip(self.stays, self._blocks.heads, self._blocks.offsets, strict=True)
             ),
             host_slots=host_slots,

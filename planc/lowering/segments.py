@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from planc.lowering.blocks import Blocks
 from planc.lowering.stays import SlotMap, Stay
-from planc.problem.build import PlanningProblem
+from planc.planning.build import PlanningProblem
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import boundaries
 

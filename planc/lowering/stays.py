@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from planc.graph.footprint import padded_bytes, write_over_candidates
 from planc.graph.graph import Graph, Role
-from planc.problem.build import PlanningProblem
+from planc.planning.build import PlanningProblem
 from planc.schedule.residency import Residency, residencies
 from planc.schedule.schedule import Schedule
 

@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from planc.compiler import CompileOptions, budget_bytes, compile_model, planning_problem
+from planc.compile.budget import budget_bytes, planning_problem
+from planc.compile.compiler import compile_model
+from planc.compile.options import CompileOptions
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
-from planc.importer.build import ImportedModel
+from planc.importer.import_model import ImportedModel
 from planc.report.summary import summarize
 from planc.report.view import view_of
 from planc.schedule.solver import solver_names

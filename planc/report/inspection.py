@@ -4,7 +4,7 @@ from pathlib import Path
 
 from planc.errors import ModelError
 from planc.graph.graph import Graph
-from planc.importer.build import import_for
+from planc.importer.import_model import import_for
 from planc.plan.plan import Plan
 from planc.report.memory import Peak
 from planc.report.summary import Summary, summary_json

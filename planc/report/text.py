@@ -217,7 +217,10 @@ def _measured_facts(plan: Plan, data: Mapping[str, object]) -> list[tuple[str, s
     rows = [("step", f"{step:.2f} ms, median of {plural(int(_number(data['steps'])), 'step')}{off}")]
     if "unplanned_step_ms" in data:
         unplanned = _number(data["unplanned_step_ms"])
-        measured, hoped = step / unplanned - 1, plan.prediction.step_ns / max(plan.prediction.unconstrained_step_ns, 1) - 1
+        measured, hoped = (
+            step / unplanned - 1,
+            plan.prediction.step_ns / max(plan.prediction.unconstrained_step_ns, 1) - 1,
+        )
         text = f"planned is {percent(measured, signed=True)}, predicted {percent(hoped, signed=True)}"
         rows.append(("unplanned", f"{unplanned:.2f} ms; {text}"))
         equal = "every bit of outputs and state agrees" if data["bitwise_equal"] else "DIFFERENT from the unplanned run"

@@ -19,7 +19,7 @@ import onnxruntime as ort
 from planc.errors import DeviceError, InternalError
 from planc.importer.submodel import SubModel
 from planc.runtime.device import Engine, Event, Segment, TensorAddress
-from planc.runtime.ort import faithful_options, read_scratch, record_scratch, reserve_arena, share_scratch
+from planc.runtime.ort.sessions import faithful_options, read_scratch, record_scratch, reserve_arena, share_scratch
 from planc.runtime.scratch import Region, scratch_allocator
 from planc.runtime.tiers import open_tier, populated
 from planc.units import format_bytes

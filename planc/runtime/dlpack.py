@@ -57,9 +57,7 @@ _new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, cty
 _pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", _python))
 _rename = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.c_char_p)(("PyCapsule_SetName", _python))
 _valid = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_IsValid", _python))
-_raw_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(
-    ("PyCapsule_GetPointer", _python)
-)
+_raw_pointer = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)(("PyCapsule_GetPointer", _python))
 
 _shared: dict[int, tuple[Any, ...]] = {}
 """What consumers still hold, by the address of its DLManagedTensor."""
@@ -124,7 +122,12 @@ class DeviceArray:
         if kind not in _CODES:
             raise BufferError(f"DLPack has no type for {self.dtype}")
         tensor = _Tensor(
-            self.address, self.place, self.index, len(self.shape), _Type(_CODES[kind], self.dtype.itemsize * 8, 1), shape
+            self.address,
+            self.place,
+            self.index,
+            len(self.shape),
+            _Type(_CODES[kind], self.dtype.itemsize * 8, 1),
+            shape,
         )
         managed = _Managed(tensor, None, _delete)
         address = ctypes.addressof(managed)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from planc.errors import DeviceError, InternalError
-from planc.importer.build import ImportedModel
+from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import element_type, sub_model
 from planc.plan.executed import Executed, executed
 from planc.plan.plan import Copy, Direction, Plan
@@ -93,7 +93,9 @@ class Executor:
         for port in (*model.inputs, *model.outputs):
             tensor = graph.tensors[port.tensor]
             offset = self.stays.offset(graph.storages[tensor.storage].name, part.slot + port.position)
-            addresses[port.name] = TensorAddress(offset + tensor.offset, element_type(imported, port.tensor), tensor.shape)
+            addresses[port.name] = TensorAddress(
+                offset + tensor.offset, element_type(imported, port.tensor), tensor.shape
+            )
         return self._device.load(model, addresses, form)
 
     def _with_scratch(self, segment: Segment | None, index: int) -> Segment | None:

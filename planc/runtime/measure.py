@@ -12,7 +12,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from planc.graph.graph import Graph, Role
-from planc.importer.build import ImportedModel
+from planc.importer.import_model import ImportedModel
 from planc.importer.load import ModelFile
 from planc.importer.weights import filled
 from planc.runtime.open import open_session

@@ -5,11 +5,11 @@ import onnxruntime as ort
 from planc.errors import DeviceError
 from planc.plan.plan import Memory
 from planc.runtime.cpu import CpuDevice
-from planc.runtime.cuda import CudaDevice
-from planc.runtime.cuda_driver import Context
-from planc.runtime.cuda_provider import NAME, cuda_session, load_libraries
+from planc.runtime.cuda.device import CudaDevice
+from planc.runtime.cuda.driver import Context
+from planc.runtime.cuda.provider import NAME, cuda_session, load_libraries
 from planc.runtime.device import Device
-from planc.runtime.ort import faithful_options
+from planc.runtime.ort.sessions import faithful_options
 
 
 def open_device(kind: str, memory: Memory, host_tier: str = "ram", measure: bool = False) -> Device:

@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 
 from planc.errors import DeviceError
 from planc.runtime.device import Segment
-from planc.runtime.ort import prepare_threads, reserve_arena
-from planc.runtime.ort_api import Allocator, environment
+from planc.runtime.ort.c_api import Allocator, environment
+from planc.runtime.ort.sessions import prepare_threads, reserve_arena
 from planc.units import align_up
 
 ALIGNMENT = 64

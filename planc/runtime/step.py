@@ -10,7 +10,7 @@ import onnx
 
 from planc.errors import FeedError, PlanError
 from planc.graph.graph import Role, Tensor
-from planc.importer.build import ImportedModel, import_for
+from planc.importer.import_model import ImportedModel, import_for
 from planc.plan.files import read_plan
 from planc.plan.plan import Direction, Plan
 from planc.runtime.device import Device, SharesArrays

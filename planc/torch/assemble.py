@@ -11,8 +11,8 @@ from planc.torch.settings import Settings
 from planc.torch.tensors import Constant, onnx_dtype, to_numpy
 from planc.torch.trace import Input, TracedStep
 from planc.training.assembly import Assembly
-from planc.training.builder import Builder, Group, Value
-from planc.training.lowering_table import LoweringTable
+from planc.training.emit.builder import Builder, Group, Value
+from planc.training.emit.forms import LoweringTable
 
 _SAME = (aten.alias.default, aten.detach.default, aten.clone.default)
 _VIEWS = (

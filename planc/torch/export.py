@@ -15,9 +15,9 @@ from planc.torch.assemble import assemble
 from planc.torch.rules import HANDLERS
 from planc.torch.settings import settings_of
 from planc.torch.trace import trace_step
-from planc.training.losses import LABELS, TARGET
-from planc.training.lowering_table import table_for
+from planc.training.emit.forms import table_for
 from planc.training.optimizers import Optimizer
+from planc.training.prepare.losses import LABELS, TARGET
 
 
 def export_training_step(

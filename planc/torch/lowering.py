@@ -9,6 +9,7 @@ import torch
 from onnx import TensorProto
 
 from planc.errors import InternalError, ModelError
+from planc.ort_training.lazy import LazyViews, Permuted
 from planc.torch.tensors import (
     Constant,
     Expanded,
@@ -19,9 +20,8 @@ from planc.torch.tensors import (
     to_numpy,
 )
 from planc.training.apply import Update
-from planc.training.builder import Operand, Shape, Value
-from planc.training.lazy import LazyViews, Permuted
-from planc.training.lowering_table import CPU, LoweringTable
+from planc.training.emit.builder import Operand, Shape, Value
+from planc.training.emit.forms import CPU, LoweringTable
 
 aten = torch.ops.aten
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from planc.errors import UsageError
-from planc.training.builder import Array
+from planc.training.emit.builder import Array
 from planc.training.optimizers import STEP, Optimizer
 
 SLOTS = {"momentum_buffer": "momentum", "exp_avg": "moment1", "exp_avg_sq": "moment2"}

@@ -10,8 +10,8 @@ import torch
 from onnx import TensorProto, helper
 
 from planc.errors import ModelError
-from planc.training.builder import Array, Shape, Value
-from planc.training.lazy import Permuted
+from planc.ort_training.lazy import Permuted
+from planc.training.emit.builder import Array, Shape, Value
 from planc.training.registry import ForwardNode
 
 _DTYPES = {

@@ -10,8 +10,8 @@ from typing import Any
 
 from onnx import helper
 
-from planc.training.builder import Builder, Shape, Value
-from planc.training.lowering_table import LoweringTable
+from planc.training.emit.builder import Builder, Shape, Value
+from planc.training.emit.forms import LoweringTable
 from planc.training.registry import ForwardNode, Gradients
 from planc.training.rules import GRADIENTS, LOWERINGS
 

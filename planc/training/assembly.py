@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from planc.graph import annotations
 from planc.training.apply import Update
-from planc.training.builder import Array, Builder, Group, Value
+from planc.training.emit.builder import Array, Builder, Group, Value
+from planc.training.emit.opset import OPSET
 from planc.training.finish import finish
-from planc.training.opset import OPSET
 from planc.training.optimizers import (
     STEP,
     Optimizer,
@@ -25,7 +25,7 @@ from planc.training.optimizers import (
     step_count_slot,
     uses_step_count,
 )  # fmt: skip
-from planc.training.prepare import Prepared
+from planc.training.prepare.prepare import Prepared
 
 LOSS = "loss"
 

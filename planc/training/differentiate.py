@@ -15,12 +15,10 @@ from onnx import TensorProto, numpy_helper
 from planc.errors import ModelError, UsageError
 from planc.graph.annotations import node_annotation
 from planc.graph.wellformed import is_undrawn
-from planc.training.builder import FLOATS, Builder, Group, Value
+from planc.training.emit.builder import FLOATS, Builder, Group, Value
+from planc.training.emit.forms import LoweringTable, table_for
+from planc.training.emit.opset import expressed
 from planc.training.finish import finish
-from planc.training.fold import fold_constants
-from planc.training.losses import append_loss
-from planc.training.lowering_table import LoweringTable, table_for
-from planc.training.opset import expressed
 from planc.training.optimizers import (
     STEP,
     Optimizer,
@@ -31,9 +29,11 @@ from planc.training.optimizers import (
     step_count_slot,
     uses_step_count,
 )  # fmt: skip
-from planc.training.parameters import trainable
-from planc.training.precision import master_weights, narrow
-from planc.training.prepare import Prepared, canonical, infer_shapes, prepare
+from planc.training.prepare.fold import fold_constants
+from planc.training.prepare.losses import append_loss
+from planc.training.prepare.parameters import trainable
+from planc.training.prepare.precision import master_weights, narrow
+from planc.training.prepare.prepare import Prepared, canonical, infer_shapes, prepare
 from planc.training.registry import ForwardNode, attributes_of
 from planc.training.rules import GRADIENTS, LOWERINGS
 
@@ -56,9 +56,9 @@ def differentiate(
 ) -> onnx.ModelProto:
     """The training graph of `forward`: one step of `optimizer` on `loss`.
 
-    `loss` is `cross-entropy`, `mse` or `output` (see planc.training.losses). `device` (`cpu` or `cuda`) picks among
+    `loss` is `cross-entropy`, `mse` or `output` (see planc.training.prepare.losses). `device` (`cpu` or `cuda`) picks among
     equivalent operator forms. `dims` binds symbolic dimensions. `parameters` lists the trained initializers where the
-    rule of `planc.training.parameters.trainable` is not wanted. `precision` float16 or bfloat16 computes a float32
+    rule of `planc.training.prepare.parameters.trainable` is not wanted. `precision` float16 or bfloat16 computes a float32
     model in that type with float32 master parameters; `loss_scale` multiplies the loss before differentiation and
     divides every gradient before its update, which keeps small float16 gradients from vanishing. Raises ModelError
     for a model planc cannot differentiate and UsageError for a wrong option.

@@ -7,9 +7,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from planc.graph import annotations
-from planc.training.builder import Builder, Value
-from planc.training.opset import IR_VERSION, OPSET
-from planc.training.prepare import Prepared
+from planc.training.emit.builder import Builder, Value
+from planc.training.emit.opset import IR_VERSION, OPSET
+from planc.training.prepare.prepare import Prepared
 
 
 def finish(

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import helper
 
 from planc.errors import UsageError
-from planc.training.builder import Array, Builder, Value
+from planc.training.emit.builder import Array, Builder, Value
 
 Kind = Literal["sgd", "momentum", "adam", "adamw"]
 

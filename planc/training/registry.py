@@ -15,8 +15,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from planc.errors import InternalError, ModelError
-from planc.training.builder import Array, Builder, Value
-from planc.training.lowering_table import LoweringTable
+from planc.training.emit.builder import Array, Builder, Value
+from planc.training.emit.forms import LoweringTable
 
 
 @dataclass(frozen=True)

@@ -103,4 +103,6 @@ def _takes_over(check: ContentCheck, first: _Holder, second: _Holder, slot: int)
         return False
     if check.storage_of[a.storage] in write_over_candidates(check.graph, op):
         return (a.offset, a.bytes) == (b.offset, b.bytes)
-    return first.stay in check.inputs_at(slot) and is_placed(check.graph, op, lambda storage: check.address(storage, slot))
+    return first.stay in check.inputs_at(slot) and is_placed(
+        check.graph, op, lambda storage: check.address(storage, slot)
+    )

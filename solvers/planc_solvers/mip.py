@@ -16,12 +16,12 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
 from planc.units import format_bytes
-from planc_solvers.evaluate import ready_evaluation
+from planc_solvers.evaluation.evaluate import ready_evaluation
 from planc_solvers.known import recall, remember
-from planc_solvers.order import better_order, first_executions, greedy_ns, permuted, ready_order, renumbered
 from planc_solvers.portfolio import Portfolio
 from planc_solvers.ready import CLOCK
-from planc_solvers.reorder import free_order, reordered
+from planc_solvers.search.order import better_order, first_executions, greedy_ns, permuted, ready_order, renumbered
+from planc_solvers.search.reorder import free_order, reordered
 
 EVERY = "every schedule"
 IN_ORDER = "first executions in the given order"

@@ -11,16 +11,16 @@ from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import SolveOptions
 from planc.units import format_bytes
-from planc_solvers.arrays import UNLIMITED
-from planc_solvers.build import plan_of, schedule_of
-from planc_solvers.decode import give_up_all
-from planc_solvers.evaluate import evaluate
-from planc_solvers.mend import mend
-from planc_solvers.prover import Prover
+from planc_solvers.bounds.decode import give_up_all
+from planc_solvers.bounds.prover import Prover
+from planc_solvers.evaluation.arrays import UNLIMITED
+from planc_solvers.evaluation.build import plan_of, schedule_of
+from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.reduced import reduced, reduced_arrays
 from planc_solvers.ready import CLOCK
-from planc_solvers.reduced import reduced, reduced_arrays
-from planc_solvers.search import anneal, copied, ready_search
-from planc_solvers.searcher import CHUNK_S, Searcher
+from planc_solvers.search.annealing import anneal, copied, ready_search
+from planc_solvers.search.mend import mend
+from planc_solvers.search.searcher import CHUNK_S, Searcher
 from planc_solvers.standing import PROOF_SHARE, Standing
 
 PATIENCE_S = 2.0

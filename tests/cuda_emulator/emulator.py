@@ -17,7 +17,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from planc.runtime.cuda_provider import cuda_session
+from planc.runtime.cuda.provider import cuda_session
 
 HERE = Path(__file__).parent
 DRIVER = "libcuda.so.1"

@@ -9,7 +9,7 @@ import pytest
 from support import networks
 
 from planc.importer.submodel import sub_model
-from planc.runtime.ort import faithful_options
+from planc.runtime.ort.sessions import faithful_options
 
 
 @pytest.mark.parametrize("make", [networks.cnn, networks.mlp, networks.adam_mlp])

@@ -467,9 +467,7 @@ def test_attention_sums_over_what_is_narrow(width: int) -> None:
         [numpy_helper.from_array(a, n) for n, a in (("x", x), ("v", v), ("weights", weights))],
     )  # fmt: skip
     forward = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    step = differentiate(
-        forward, loss="output", optimizer=Optimizer("sgd", learning_rate=1.0), parameters=["x", "v"]
-    )
+    step = differentiate(forward, loss="output", optimizer=Optimizer("sgd", learning_rate=1.0), parameters=["x", "v"])
     results = run_steps(step, {})[0]
     for leaf, name, before in zip(leaves, "xv", (x, v), strict=True):
         assert np.abs(results[f"{name}.next"] - (before - leaf.grad.numpy())).max() <= TOLERANCE

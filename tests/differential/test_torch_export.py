@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import planc.torch
 from planc.graph.annotations import node_annotation
-from planc.importer.build import import_model
+from planc.importer.import_model import import_model
 from planc.runtime.measure import measure
 from planc.runtime.step import load
 from planc.training import Optimizer

@@ -4,12 +4,13 @@ import pytest
 from support.costs import made_up_costs
 from support.zoo_networks import MOMENTUM, SMALL, small_step
 
-from planc.compiler import CompileOptions, compile_model
+from planc.compile.compiler import compile_model
+from planc.compile.options import CompileOptions
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError
-from planc.importer.build import ImportedModel, import_model
+from planc.importer.import_model import ImportedModel, import_model
 from planc.plan.stays import StayIndex
-from planc.problem.build import build_problem
+from planc.planning.build import build_problem
 from planc.runtime.measure import measure
 from planc.runtime.step import load
 from planc.training import differentiate

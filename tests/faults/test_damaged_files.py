@@ -17,9 +17,9 @@ from support.damage import damage_bytes, damage_document, damage_model
 from support.zoo_networks import MOMENTUM, small_forward, small_step
 
 from planc.cli.main import app
-from planc.costs.files import write_costs
+from planc.costs.store import write_costs
 from planc.errors import PlancError
-from planc.importer.build import import_model
+from planc.importer.import_model import import_model
 
 INSTANCE = Path(__file__).parents[2] / "benchmarks/solver/instances/random_layered_250.json"
 BUDGETS = ("70%", "min", "100%", "300KiB")

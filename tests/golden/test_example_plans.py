@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from planc.importer.build import import_model
+from planc.importer.import_model import import_model
 from planc.plan.files import read_plan
 from planc.training import differentiate
 from planc.training.optimizers import Optimizer

@@ -13,7 +13,7 @@ from support.costs import made_up_costs
 from support.plans import plan_of
 from support.schedules import random_schedule
 
-from planc.problem.build import build_problem
+from planc.planning.build import build_problem
 from planc.schedule.residency import memory_profile
 
 NETWORKS = [networks.cnn, networks.mlp, networks.adam_mlp]

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from planc.training.builder import Builder, Value
-from planc.training.lazy import LazyViews, Permuted, composed, view_through
+from planc.ort_training.lazy import LazyViews, Permuted, composed, view_through
+from planc.training.emit.builder import Builder, Value
 
 SHAPES = st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=4)
 

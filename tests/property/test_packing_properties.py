@@ -7,13 +7,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from planc.placement.check import Verdict, check_packing
-from planc.placement.packing import Buffer, pack
-from planc.placement.packing_ground import ground
-from planc.placement.packing_model import build_model
-from planc.placement.packing_portfolio import improve
-from planc.placement.packing_skyline import Skylines
-from planc.placement.packing_strata import strata
+from planc.packing.buffers import Buffer
+from planc.packing.check import Verdict, check_packing
+from planc.packing.heuristics.ground import ground
+from planc.packing.heuristics.skyline import Skylines
+from planc.packing.model import build_model
+from planc.packing.pack import pack
+from planc.packing.portfolio import improve
+from planc.packing.strata import strata
 from planc.units import align_up
 
 

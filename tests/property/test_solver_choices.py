@@ -13,12 +13,12 @@ from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
-from planc_solvers.arrays import arrays_of, empty_plan
-from planc_solvers.build import schedule_of
-from planc_solvers.choices import settle
-from planc_solvers.coarse import coarse_model
-from planc_solvers.evaluate import evaluate
-from planc_solvers.workspace import EXCESS, MAKESPAN, workspace
+from planc_solvers.bounds.coarse import coarse_model
+from planc_solvers.evaluation.arrays import arrays_of, empty_plan
+from planc_solvers.evaluation.build import schedule_of
+from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, workspace
+from planc_solvers.moves.choices import settle
 
 
 def _tight(problem: Problem, seed: int) -> Problem:
@@ -41,7 +41,9 @@ def test_evaluation_of_choices_equals_the_reference(seed: int) -> None:
     for fetched in (0, 1) * 5:
         plan, place = empty_plan(arrays), workspace(arrays)
         plan.choice[: len(problem.tasks)] = [rng.randrange(len(task.forms)) for task in problem.tasks]
-        plan.fetch[: len(problem.tasks), 0] = [fetched * (rng.getrandbits(8) & rng.getrandbits(8)) for _ in problem.tasks]
+        plan.fetch[: len(problem.tasks), 0] = [
+            fetched * (rng.getrandbits(8) & rng.getrandbits(8)) for _ in problem.tasks
+        ]
         assert evaluate(arrays, plan, place)
         schedule = schedule_of(problem, plan, place)
         if not fetched:

@@ -11,10 +11,10 @@ from planc.problem.problem import Problem
 from planc.schedule.residency import host_bytes, memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
-from planc_solvers.arrays import Plan, arrays_of, empty_plan
-from planc_solvers.build import schedule_of
-from planc_solvers.evaluate import evaluate
-from planc_solvers.workspace import EXCESS, MAKESPAN, ON_HOST, workspace
+from planc_solvers.evaluation.arrays import Plan, arrays_of, empty_plan
+from planc_solvers.evaluation.build import schedule_of
+from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, ON_HOST, workspace
 
 
 def _random_plan(problem: Problem, rng: random.Random) -> Plan:

@@ -13,9 +13,9 @@ from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
-from planc_solvers.chains import add_chain_rows
-from planc_solvers.coarse import coarse_model
-from planc_solvers.timing import add_timing_rows
+from planc_solvers.bounds.chains import add_chain_rows
+from planc_solvers.bounds.coarse import coarse_model
+from planc_solvers.bounds.timing import add_timing_rows
 
 
 def _tight(problem: Problem, seed: int) -> Problem:
@@ -58,7 +58,9 @@ def test_no_bound_exceeds_the_optimum_with_swaps(seed: int) -> None:
 def test_no_bound_exceeds_the_optimum_with_a_host_limit(seed: int) -> None:
     problem = _tight(small_swap_problem(seed), seed)
     slots = [problem.host_bytes(v) for v, info in enumerate(problem.values) if info.swappable]
-    limited = replace(problem, host_budget_bytes=random.Random(seed).randint(min(slots), max(min(slots), sum(slots) - 1)))
+    limited = replace(
+        problem, host_budget_bytes=random.Random(seed).randint(min(slots), max(min(slots), sum(slots) - 1))
+    )
     best = best_with_swaps(limited)
     if best is not None:
         assert max(_bounds(limited, seed)) <= best * (1 + 1e-5)

@@ -15,7 +15,7 @@ from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Solution, SolveOptions, Status, solve
 from planc_solvers import mip
 from planc_solvers.mip import EVERY, IN_ORDER, IN_PLANS_ORDER, Mip
-from planc_solvers.order import better_order, first_executions, permuted, renumbered
+from planc_solvers.search.order import better_order, first_executions, permuted, renumbered
 
 
 def _peak(problem: Problem, order: tuple[int, ...] | None = None) -> int:
@@ -98,7 +98,9 @@ def _random_order(problem: Problem, rng: random.Random) -> tuple[int, ...]:
 def test_a_bound_holds_for_the_class_that_it_names(monkeypatch: pytest.MonkeyPatch, shuffled: bool) -> None:
     """Whatever order is taken, also a useless one: a task of these problems makes the value of its own number."""
     if shuffled:
-        monkeypatch.setattr(mip, "better_order", lambda p, _, seed: _random_order(p, random.Random(seed + len(p.tasks))))
+        monkeypatch.setattr(
+            mip, "better_order", lambda p, _, seed: _random_order(p, random.Random(seed + len(p.tasks)))
+        )
     scopes = set()
     for seed in range(40):
         problem, solution = _solved(seed)
@@ -119,5 +121,7 @@ def test_a_bound_holds_for_the_class_that_it_names(monkeypatch: pytest.MonkeyPat
 def test_a_permuted_problem_has_the_schedules_of_the_first_renumbered() -> None:
     problem = branches(3)
     order = (2, 5, 0, 1, 3, 4, 6)
-    assert memory_profile(permuted(problem, order), Schedule(tuple(range(7)))) == memory_profile(problem, Schedule(order))
+    assert memory_profile(permuted(problem, order), Schedule(tuple(range(7)))) == memory_profile(
+        problem, Schedule(order)
+    )
     assert renumbered(Schedule(tuple(range(7))), order).steps == order

@@ -11,13 +11,13 @@ from cuda_emulator import emulator as emu
 
 from planc.graph.concat import pieces_of
 from planc.graph.graph import Role
-from planc.importer.build import ImportedModel
+from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import element_type, sub_model
 from planc.plan.executed import executed
 from planc.plan.plan import Plan
 from planc.plan.stays import StayIndex
-from planc.problem.build import build_problem
-from planc.runtime.cuda_driver import Context, allocate, call
+from planc.planning.build import build_problem
+from planc.runtime.cuda.driver import Context, allocate, call
 from planc.runtime.measure import synthetic_feeds
 from planc.runtime.step import TrainingStep, load
 from support.costs import made_up_costs
@@ -47,7 +47,7 @@ def loaded_emulator(folder: Path) -> emu.Emulator:
 def card(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[emu.Emulator]:
     """The emulated card in place of CUDA; nothing may be left on it after the test."""
     emulator = loaded_emulator(tmp_path_factory.mktemp("emulator"))
-    monkeypatch.setattr("planc.runtime.cuda.cuda_session", emulator.session)
+    monkeypatch.setattr("planc.runtime.cuda.device.cuda_session", emulator.session)
     emulator.reset()
     emulator.expect_segments(())
     emulator.present(True)

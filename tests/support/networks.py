@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from planc.importer.build import ImportedModel, import_model
+from planc.importer.import_model import ImportedModel, import_model
 from planc.training import differentiate
 from planc.training.optimizers import Optimizer
 

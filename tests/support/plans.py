@@ -1,15 +1,16 @@
 """Plans made from any schedule, solver or not."""
 
-from planc.compiler import CompileOptions, assemble_plan
-from planc.importer.build import ImportedModel
+from planc.compile.assemble import assemble_plan
+from planc.compile.options import CompileOptions
+from planc.compile.sessions import Found
+from planc.importer.import_model import ImportedModel
 from planc.lowering.lower import lower
 from planc.plan.plan import Plan
-from planc.problem.build import build_problem
+from planc.planning.build import build_problem
 from planc.schedule.residency import residencies, without_idle_starts
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
 from planc.schedule.solver import Solution, Status
-from planc.sessions import Found
 from support.costs import made_up_costs
 from support.schedules import random_schedule
 

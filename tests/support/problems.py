@@ -67,14 +67,18 @@ def small_swap_problem(seed: int) -> Problem:
     rng, values, made = random.Random(seed), list[Value](), list[Task]()
 
     def value(origin: Origin, swappable: bool) -> int:
-        values.append(Value(f"v{len(values)}", rng.randint(1, 6), origin, swappable, rng.randint(1, 9), rng.randint(1, 9)))
+        values.append(
+            Value(f"v{len(values)}", rng.randint(1, 6), origin, swappable, rng.randint(1, 9), rng.randint(1, 9))
+        )
         return len(values) - 1
 
     tasks, ready = rng.randint(3, 4), [value(Origin.BATCH, False)]
     state = value(Origin.STATE, True) if rng.random() < 0.6 else None
     chosen = rng.randrange(tasks - 1)
     for index in range(tasks):
-        reads = set(rng.sample(ready, min(len(ready), rng.randint(1, 2)))) | ({ready[-1]} if rng.random() < 0.6 else set())
+        reads = set(rng.sample(ready, min(len(ready), rng.randint(1, 2)))) | (
+            {ready[-1]} if rng.random() < 0.6 else set()
+        )
         updates = state is not None and index == tasks - 1 and rng.random() < 0.7
         if state is not None and (updates or index == 0 or rng.random() < 0.4):
             reads.add(state)

@@ -49,9 +49,7 @@ def _swapped(problem: Problem, steps: list[int], value: int, rng: random.Random,
             out = rng.randint(touches[-1] + 1, end)
             copies.append(Copy(value, Direction.OUT, out, rng.randint(out, end)))
         return copies
-    gaps = [
-        (a, b) for a, b in pairwise(touches) if b > a + 1 and not _made(problem, steps[b], value)
-    ]
+    gaps = [(a, b) for a, b in pairwise(touches) if b > a + 1 and not _made(problem, steps[b], value)]
     if not gaps:
         return []
     a, b = rng.choice(gaps)

@@ -10,7 +10,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from planc.graph import annotations
-from planc.runtime.ort import faithful_options
+from planc.runtime.ort.sessions import faithful_options
 
 Arrays = dict[str, npt.NDArray[Any]]
 

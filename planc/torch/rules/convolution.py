@@ -4,12 +4,10 @@ from typing import Any
 
 from planc.torch.lowering import Lowering, aten, lower
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.builder import Value
+from planc.training.emit.builder import Value
 
 
-def _attributes(
-    w: Value, stride: list[int], padding: list[int], dilation: list[int], groups: int
-) -> dict[str, Any]:
+def _attributes(w: Value, stride: list[int], padding: list[int], dilation: list[int], groups: int) -> dict[str, Any]:
     dims = w.rank - 2
     stride, padding, dilation = (list(v) * (dims // len(v)) for v in (stride, padding, dilation))
     return {

@@ -12,7 +12,7 @@ from planc.errors import ModelError
 from planc.torch.lowering import Lowering, aten, lower
 from planc.torch.tensors import Expanded, onnx_dtype, torch_dtype
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.builder import Operand, Value
+from planc.training.emit.builder import Operand, Value
 from planc.training.registry import ForwardNode
 
 

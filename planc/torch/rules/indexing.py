@@ -8,7 +8,7 @@ from onnx import TensorProto
 from planc.errors import ModelError
 from planc.torch.lowering import Lowering, aten, lower
 from planc.training.apply import forward_node, gradients_of
-from planc.training.builder import Value
+from planc.training.emit.builder import Value
 
 
 @lower(aten.embedding.default)
@@ -89,9 +89,7 @@ def scatter_add(c: Lowering, self: Any, dim: int, index: Value, src: Value) -> V
     axis, part = dim % len(shape), src
     if src.shape != index.shape:
         part = c.b.slice(src, {i: (0, d, 1) for i, d in enumerate(index.shape)})
-    node = forward_node(
-        c.b, c.table, "GatherElements", [Value("", shape, dtype), index], [part], axis=axis
-    )
+    node = forward_node(c.b, c.table, "GatherElements", [Value("", shape, dtype), index], [part], axis=axis)
     added = c.b.cast(gradients_of(c.b, node, [part], [0])[0], dtype)
     return added if c.number(self) == 0 else c.b.add(c.value(self), added)
 
@@ -109,5 +107,3 @@ def one_hot(c: Lowering, self: Value, num_classes: int = -1) -> Value:
     levels = c.b.constant(np.array([0, 1], np.int64))
     del num_classes
     return c.b.op("OneHot", [self, c.b.ints([c.specs[0][0][-1]]), levels], *c.specs[0])
-
-

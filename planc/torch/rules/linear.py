@@ -3,7 +3,7 @@
 from typing import Any
 
 from planc.torch.lowering import Lowering, aten, lower
-from planc.training.builder import Value
+from planc.training.emit.builder import Value
 
 
 @lower(aten.mm.default, raw=("self", "mat2"))

@@ -5,8 +5,8 @@ from typing import Any
 from planc.torch.lowering import Lowering, aten, lower
 from planc.torch.tensors import Picked
 from planc.training.apply import forward_node, gradients_of
-from planc.training.builder import Value
-from planc.training.likelihood import Labels, label_gradient, likelihood, likelihood_gradient, read_labels
+from planc.training.emit.builder import Value
+from planc.training.rules.likelihood import Labels, label_gradient, likelihood, likelihood_gradient, read_labels
 
 _REDUCTIONS = ("none", "mean", "sum")
 

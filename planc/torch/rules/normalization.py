@@ -10,7 +10,7 @@ from planc.errors import ModelError
 from planc.torch.lowering import Lowering, aten, lower
 from planc.torch.tensors import Recorded
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.builder import Builder, Value
+from planc.training.emit.builder import Builder, Value
 from planc.training.registry import ForwardNode
 from planc.training.rules.reductions import channel_sum
 
@@ -25,9 +25,7 @@ def _batch_norm_node(
 ) -> ForwardNode:  # fmt: skip
     channels = x.shape[1]
     scale, shift = _vector(c, weight, channels, 1.0, x.dtype), _vector(c, bias, channels, 0.0, x.dtype)
-    mean, variance = (
-        _vector(c, s, channels, n, x.dtype) for s, n in zip(statistics, (0.0, 1.0), strict=True)
-    )
+    mean, variance = (_vector(c, s, channels, n, x.dtype) for s, n in zip(statistics, (0.0, 1.0), strict=True))
     inputs = [x, scale, shift, mean, variance]
     return forward_node(
         c.b, c.table, "BatchNormalization", inputs, [y], epsilon=float(epsilon), training_mode=int(training)
@@ -112,9 +110,7 @@ def _layer_norm_node(
     numpy_type = helper.tensor_dtype_to_np_dtype(x.dtype)
     scale = weight or c.b.constant(np.ones(shape, numpy_type))
     inputs = [x, scale] if bias is None else [x, scale, bias]
-    return forward_node(
-        c.b, c.table, "LayerNormalization", inputs, [y], axis=-len(shape), epsilon=float(eps)
-    )
+    return forward_node(c.b, c.table, "LayerNormalization", inputs, [y], axis=-len(shape), epsilon=float(eps))
 
 
 @lower(aten.native_layer_norm.default)

@@ -11,7 +11,7 @@ from planc.errors import ModelError
 from planc.torch.lowering import Lowering, aten, lower
 from planc.torch.tensors import Recorded
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.builder import Array, Value
+from planc.training.emit.builder import Array, Value
 from planc.training.registry import ForwardNode
 
 
@@ -51,9 +51,7 @@ def max_pool(
     return y, Recorded(emit_forward(c.b, node)[0])
 
 
-@lower(
-    aten.max_pool2d_with_indices_backward.default, aten.max_pool3d_with_indices_backward.default, raw=("indices",)
-)
+@lower(aten.max_pool2d_with_indices_backward.default, aten.max_pool3d_with_indices_backward.default, raw=("indices",))
 def max_pool_backward(c: Lowering, grad_output: Value, self: Value, indices: Any, **_: Any) -> Value:
     """To the maxima that the forward pool found."""
     del self

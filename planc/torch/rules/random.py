@@ -9,7 +9,7 @@ from planc.errors import ModelError
 from planc.torch.lowering import Lowering, aten, lower
 from planc.torch.tensors import Recorded
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.builder import Value
+from planc.training.emit.builder import Value
 
 
 @lower(aten.native_dropout.default)

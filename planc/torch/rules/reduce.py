@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from planc.errors import ModelError
 from planc.torch.lowering import Lowering, aten, lower
-from planc.training.builder import Value
+from planc.training.emit.builder import Value
 from planc.training.rules.reductions import channel_mean, channel_sum, leading_sum
 
 

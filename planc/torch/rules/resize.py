@@ -6,7 +6,7 @@ import numpy as np
 
 from planc.torch.lowering import Lowering, aten, lower
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.builder import Value
+from planc.training.emit.builder import Value
 from planc.training.registry import ForwardNode
 
 

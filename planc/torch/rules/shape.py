@@ -7,7 +7,7 @@ import numpy as np
 from planc.errors import ModelError
 from planc.torch.lowering import Lowering, aten, lower
 from planc.torch.tensors import Expanded
-from planc.training.builder import Value
+from planc.training.emit.builder import Value
 from planc.training.rules.shape import spread
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from planc.training.builder import Builder, Value
+from planc.training.emit.builder import Builder, Value
 from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
 from planc.training.rules.elementwise import masked
 

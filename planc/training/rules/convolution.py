@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planc.training.builder import Builder, Shape, Value
-from planc.training.lowering_table import ConvSize
+from planc.training.emit.builder import Builder, Shape, Value
+from planc.training.emit.forms import ConvSize
 from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
 from planc.training.rules.reductions import channel_sum
 from planc.training.rules.shape import spread

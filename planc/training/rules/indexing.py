@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from planc.errors import ModelError
-from planc.training.builder import Builder, Value
+from planc.training.emit.builder import Builder, Value
 from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
 
 

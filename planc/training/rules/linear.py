@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from planc.training.builder import Builder, Value
+from planc.training.emit.builder import Builder, Value
 from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
 from planc.training.rules.reductions import leading_sum
 

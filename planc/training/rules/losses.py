@@ -1,9 +1,9 @@
 """Losses of integer labels: the cross-entropy operator, lowered to LogSoftmax and a pick, and the pick alone."""
 
 from planc.errors import ModelError
-from planc.training.builder import Builder, Value
-from planc.training.likelihood import Labels, label_gradient, likelihood, likelihood_gradient, read_labels
+from planc.training.emit.builder import Builder, Value
 from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.rules.likelihood import Labels, label_gradient, likelihood, likelihood_gradient, read_labels
 
 
 def _counts_differ(node: ForwardNode) -> bool:

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from planc.training.builder import Builder, Value
+from planc.training.emit.builder import Builder, Value
 from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
 from planc.training.rules.reductions import channel_mean, channel_sum, leading_sum
 

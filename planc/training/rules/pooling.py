@@ -7,7 +7,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from planc.errors import ModelError
-from planc.training.builder import Builder, Value
+from planc.training.emit.builder import Builder, Value
 from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
 from planc.training.rules.shape import spread
 from planc.training.rules.windows import Window, window_of

@@ -1,6 +1,6 @@
 """Gradients of reductions: the output's gradient spread back over the reduced axes."""
 
-from planc.training.builder import HALVES, Builder, Value
+from planc.training.emit.builder import HALVES, Builder, Value
 from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
 from planc.training.rules.pooling import share_among_equal
 from planc.training.rules.reductions import total

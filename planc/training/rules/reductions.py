@@ -5,8 +5,8 @@ import math
 import numpy as np
 from onnx import helper
 
-from planc.training.builder import Builder, Value
-from planc.training.lowering_table import LoweringTable
+from planc.training.emit.builder import Builder, Value
+from planc.training.emit.forms import LoweringTable
 
 
 def row_sum(b: Builder, table: LoweringTable, a: Value) -> Value:

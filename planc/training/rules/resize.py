@@ -8,8 +8,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from planc.errors import ModelError
-from planc.training.builder import Array, Builder, Value
-from planc.training.opset import IR_VERSION, OPSET
+from planc.training.emit.builder import Array, Builder, Value
+from planc.training.emit.opset import IR_VERSION, OPSET
 from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
 
 

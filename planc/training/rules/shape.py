@@ -3,7 +3,7 @@
 import numpy as np
 
 from planc.errors import ModelError
-from planc.training.builder import Builder, Value
+from planc.training.emit.builder import Builder, Value
 from planc.training.registry import (
     ForwardNode,
     Gradients,

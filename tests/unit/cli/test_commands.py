@@ -9,8 +9,8 @@ import pytest
 from support import networks
 from support.costs import made_up_costs
 
-from planc.costs.files import write_costs
-from planc.importer.build import import_model
+from planc.costs.store import write_costs
+from planc.importer.import_model import import_model
 from planc.plan.files import read_plan
 
 Result = tuple[int, str, str]

@@ -9,8 +9,8 @@ import pytest
 from support.costs import made_up_costs
 from support.networks import mlp
 
-from planc.compiler import planning_problem
-from planc.costs.files import write_costs
+from planc.compile.budget import planning_problem
+from planc.costs.store import write_costs
 
 Planc = Callable[..., tuple[int, str, str]]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from planc.problem.replay import replay
+from planc.instances.replay import replay
 
 INSTANCES = Path(__file__).parents[3] / "benchmarks" / "solver" / "instances"
 FIELDS = {"status", "objective", "base_cost", "overhead", "bound", "gap", "peak", "solve_s", "sequence"}

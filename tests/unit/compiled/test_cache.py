@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from planc.compiled.cache import stamp
-from planc_solvers.search import anneal
+from planc_solvers.search.annealing import anneal
 
 PARTS = {
     "factor.py": "FACTOR = 3",
@@ -79,6 +79,9 @@ print(stamp(total) == before)
 
 
 def test_another_process_finds_the_same_stamps() -> None:
-    script = "from planc.compiled.cache import stamp; from planc_solvers.search import anneal; print(stamp(anneal))"
+    script = (
+        "from planc.compiled.cache import stamp; "
+        "from planc_solvers.search.annealing import anneal; print(stamp(anneal))"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == stamp(anneal)

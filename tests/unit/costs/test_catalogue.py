@@ -5,12 +5,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support import networks
 
-from planc.compiler import CompileOptions, compile_model
+from planc.compile.compiler import compile_model
+from planc.compile.options import CompileOptions
 from planc.costs.cards import CARDS
 from planc.costs.catalogue import Demand, card_names, estimate, operator_demand
 from planc.errors import UsageError
 from planc.graph.graph import Graph
-from planc.importer.build import import_model
+from planc.importer.import_model import import_model
 from planc.training import differentiate
 from planc.training.optimizers import Optimizer
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from support import networks
 from support.costs import made_up_costs
 
-from planc.costs.files import read_costs, write_costs
+from planc.costs.store import read_costs, write_costs
 from planc.costs.table import CopyPoint, Link
 from planc.errors import DeviceError
-from planc.problem.build import build_problem
+from planc.planning.build import build_problem
 
 LINK = Link(points=(CopyPoint(size=64, out_ns=10, in_ns=20), CopyPoint(size=4096, out_ns=100, in_ns=300),
                     CopyPoint(size=8192, out_ns=150, in_ns=400)))  # fmt: skip

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 
 from planc.graph.inplace import may_write_over
 from planc.graph.operators import IN_PLACE_BINARY, IN_PLACE_UNARY
-from planc.runtime.ort import faithful_options
+from planc.runtime.ort.sessions import faithful_options
 
 SHAPE = (3, 5, 40, 41)
 

@@ -10,7 +10,7 @@ from support import networks
 from support.zoo_networks import MOMENTUM
 
 from planc.errors import ModelError
-from planc.importer.build import import_model
+from planc.importer.import_model import import_model
 from planc.importer.save import write_structure
 from planc.runtime.measure import UnplannedStep, synthetic_feeds
 from planc.training import differentiate

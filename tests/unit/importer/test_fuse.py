@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from planc.graph.annotations import STATE, annotate_node, write_model
 from planc.graph.fused import DOMAIN
 from planc.graph.graph import Role
-from planc.importer.build import ImportedModel, import_for, import_model
+from planc.importer.import_model import ImportedModel, import_for, import_model
 from planc.importer.submodel import sub_model
 from planc.runtime.open import open_session
 from planc.training import Optimizer, differentiate

@@ -11,7 +11,7 @@ from support.zoo_networks import MOMENTUM, SMALL, small_step
 
 from planc.errors import ModelError
 from planc.importer import inference
-from planc.importer.build import import_model
+from planc.importer.import_model import import_model
 
 
 def whole(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:

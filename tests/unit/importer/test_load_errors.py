@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from support.graphs import step_model
 
 from planc.errors import ModelError
-from planc.importer.build import import_model
+from planc.importer.import_model import import_model
 
 RELU = [helper.make_node("Relu", ["x"], ["y"], name="relu")]
 

@@ -8,7 +8,7 @@ from support.graphs import step_model
 from support.plans import random_plan
 
 from planc.graph.graph import Role
-from planc.importer.build import COPY_SUFFIX, import_model
+from planc.importer.import_model import COPY_SUFFIX, import_model
 from planc.runtime.measure import measure
 from planc.runtime.step import load
 

@@ -8,10 +8,10 @@ from support import networks
 from support.graphs import step_model
 from support.plans import random_plan
 
-from planc.importer.build import import_model
+from planc.importer.import_model import import_model
 from planc.importer.submodel import sub_model
 from planc.runtime.measure import measure
-from planc.runtime.ort import faithful_options
+from planc.runtime.ort.sessions import faithful_options
 from planc.runtime.step import load
 from planc.training import differentiate
 from planc.training.optimizers import Optimizer

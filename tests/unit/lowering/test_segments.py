@@ -14,7 +14,7 @@ from planc.graph.footprint import padded_bytes
 from planc.lowering.lower import lower
 from planc.lowering.segments import segments_of
 from planc.lowering.stays import slot_map, stays_of
-from planc.problem.build import build_problem, least_arena_bytes
+from planc.planning.build import build_problem, least_arena_bytes
 
 
 @pytest.mark.parametrize("seed", range(8))

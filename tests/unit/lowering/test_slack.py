@@ -8,7 +8,7 @@ from support.costs import made_up_costs
 from support.schedules import random_schedule
 
 from planc.lowering.slack import slackened
-from planc.problem.build import build_problem
+from planc.planning.build import build_problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.simulate import boundaries, simulate
 

@@ -9,7 +9,7 @@ from support.zoo_networks import MOMENTUM, SMALL, small_forward, small_step
 
 from planc.errors import ModelError, UsageError
 from planc.training import Optimizer, differentiate
-from planc.training.parameters import trainable
+from planc.training.prepare.parameters import trainable
 from planc.zoo import ZooOptions, build_forward, families, summarize
 
 STEPS = 4

@@ -6,7 +6,9 @@ import pytest
 from support.costs import made_up_costs
 from support.networks import mlp
 
-from planc.compiler import CompileOptions, budget_bytes, compile_model, planning_problem
+from planc.compile.budget import budget_bytes, planning_problem
+from planc.compile.compiler import compile_model
+from planc.compile.options import CompileOptions
 from planc.errors import UsageError
 from planc.report import comparison
 from planc.report.comparison import compare, parse_budgets, parse_solvers

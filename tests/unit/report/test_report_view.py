@@ -11,7 +11,7 @@ from support.plans import plan_of, random_plan
 
 from planc.errors import PlanError
 from planc.graph.graph import Role
-from planc.importer.build import ImportedModel
+from planc.importer.import_model import ImportedModel
 from planc.plan.plan import Direction
 from planc.report.view import Content, view_of
 from planc.schedule.schedule import Schedule
@@ -66,7 +66,9 @@ def test_contents_follow_role_and_phase() -> None:
 
 @pytest.mark.parametrize("network", [cnn, branches])
 @pytest.mark.parametrize("seed", range(6))
-def test_stays_surround_their_predicted_copies_and_share_no_byte(seed: int, network: Callable[[], ImportedModel]) -> None:
+def test_stays_surround_their_predicted_copies_and_share_no_byte(
+    seed: int, network: Callable[[], ImportedModel]
+) -> None:
     view = view_of(random_plan(network(), seed))
     times = view.plan.prediction.copies
     for stay in view.stays:

@@ -13,7 +13,7 @@ from support.plans import random_plan
 
 from planc.errors import FeedError
 from planc.runtime import dlpack
-from planc.runtime.cuda_driver import allocate, call
+from planc.runtime.cuda.driver import allocate, call
 from planc.runtime.dlpack import DeviceArray, Place, take
 from planc.runtime.measure import synthetic_feeds
 

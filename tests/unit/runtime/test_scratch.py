@@ -11,12 +11,13 @@ import pytest
 from support import networks
 from support.plans import random_plan
 
-from planc.compiler import CompileOptions, compile_model
-from planc.costs.profile import profile
+from planc.compile.compiler import compile_model
+from planc.compile.options import CompileOptions
 from planc.errors import DeviceError, InternalError
 from planc.plan.files import write_plan
 from planc.plan.plan import Plan
 from planc.plan.plan import Region as Place
+from planc.profiling.profile import profile
 from planc.runtime.cpu import CpuDevice
 from planc.runtime.executor import Executor
 from planc.runtime.measure import measure, synthetic_feeds

@@ -7,15 +7,15 @@ import pytest
 from support.problems import FREE, random_problem
 
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.instances.instance import read_instance
 from planc.problem.bounds import minimum_budget
-from planc.problem.instance import read_instance
 from planc.problem.problem import Problem, Task, Value
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Progress, SolveOptions, Status, solve
 from planc_solvers.mip import Mip
-from planc_solvers.order import first_executions
 from planc_solvers.ready import CLOCK
+from planc_solvers.search.order import first_executions
 
 INSTANCES = Path(__file__).parents[3] / "benchmarks" / "solver" / "instances"
 

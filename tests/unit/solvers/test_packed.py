@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from planc.compiled.packed import Packed
-from planc_solvers.arrays import Bytes8, Ints
-from planc_solvers.compiled import outer
-from planc_solvers.workspace import Floats
+from planc_solvers.evaluation.arrays import Bytes8, Ints
+from planc_solvers.evaluation.workspace import Floats
+from planc_solvers.jit import outer
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,9 @@ class Nest(Packed):
 def total(nest: Nest, index: int) -> float:
     """The sum of everything but the pair that `index` does not choose, whose marks are set."""
     pair = nest.pairs[index]
-    found = pair.whole + pair.part + nest.single.whole + nest.single.part + nest.before[0] + nest.after[nest.after.size - 1]
+    found = (
+        pair.whole + pair.part + nest.single.whole + nest.single.part + nest.before[0] + nest.after[nest.after.size - 1]
+    )
     for i in range(pair.table_2d.shape[0]):
         for j in range(pair.table_2d.shape[1]):
             found += pair.table_2d[i, j] * 10**j

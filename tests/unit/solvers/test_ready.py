@@ -13,9 +13,12 @@ from planc.errors import PlancError
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import SolveOptions, solve
-from planc_solvers import evaluate, order, rebuild, search
+from planc_solvers.evaluation import evaluate
 from planc_solvers.mip import Mip
+from planc_solvers.moves import rebuild
 from planc_solvers.ready import CLOCK, Clock, Once
+from planc_solvers.search import annealing as search
+from planc_solvers.search import order
 
 
 def test_no_time_passes_while_any_thread_has_stopped_the_clock() -> None:

@@ -29,7 +29,9 @@ def test_importing_planc_does_not_import_torch() -> None:
 def test_settings_are_read_from_torch() -> None:
     layer = nn.Linear(2, 2)
     named = dict(layer.named_parameters())
-    sgd = torch.optim.SGD([{"params": [layer.weight], "weight_decay": 0.1}, {"params": [layer.bias]}], 0.3, momentum=0.8)
+    sgd = torch.optim.SGD(
+        [{"params": [layer.weight], "weight_decay": 0.1}, {"params": [layer.bias]}], 0.3, momentum=0.8
+    )
     rules = settings_of(sgd, named).rules
     assert rules["weight"] == Optimizer("momentum", 0.3, 0.8, weight_decay=0.1)
     assert rules["bias"] == Optimizer("momentum", 0.3, 0.8)
@@ -64,9 +66,7 @@ def test_what_an_optimizer_cannot_be_is_named(make: Callable[..., torch.optim.Op
         (nn.Linear(2, 2), ((torch.ones(1, 2), 3), None), ModelError, "torch.export cannot trace Linear"),
     ],
 )
-def test_what_cannot_be_exported_is_named(
-    module: nn.Module, batch: object, error: type[PlancError], said: str
-) -> None:
+def test_what_cannot_be_exported_is_named(module: nn.Module, batch: object, error: type[PlancError], said: str) -> None:
     with pytest.raises(error, match=said):
         export_training_step(module, lambda y: y.sum(), batch, Optimizer("sgd"))  # type: ignore[arg-type]
 

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from planc.training.losses import LOSSES
 from planc.training.optimizers import Kind
+from planc.training.prepare.losses import LOSSES
 from planc.training.rules import GRADIENTS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text()

@@ -9,7 +9,7 @@ from support.concats import branches
 from support.plans import plan_of
 
 from planc.graph.footprint import ALIGNMENT
-from planc.importer.build import PART_SUFFIX, ImportedModel
+from planc.importer.import_model import PART_SUFFIX, ImportedModel
 from planc.plan.plan import Plan, Residency
 from planc.plan.stays import StayIndex
 from planc.schedule.schedule import Schedule

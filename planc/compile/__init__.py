@@ -1,0 +1,1 @@
+"""The whole way from a training graph to a verified plan."""

@@ -1,0 +1,54 @@
+"""What a budget means in bytes, and the planning problems that it is shared by."""
+
+from dataclasses import replace
+
+from planc.costs.table import CostTable
+from planc.graph.graph import Graph
+from planc.planning.build import PlanningProblem, build_problem, least_arena_bytes
+from planc.problem.bounds import minimum_budget
+from planc.runtime.ort.c_api import can_place_scratch
+from planc.units import align_up, parse_size
+
+_ARENA_SLACK = 4096
+"""Bytes added to the largest scratch of a layer: the arena rounds each allocation of a kernel up to 256 bytes."""
+
+
+def budget_bytes(text: str | None, planning: PlanningProblem, costs: CostTable) -> int:
+    """Bytes meant by a budget as `CompileOptions` takes it. Raises UsageError when it cannot be read."""
+    if text is None:
+        return costs.device.memory_bytes * 9 // 10
+    if text == "min":
+        return minimum_budget(planning.problem)[0] + arena_bytes_of(planning) + costs.device.session_bytes
+    return parse_size(text, planning.liveness_peak_bytes)
+
+
+def arena_bytes_of(planning: PlanningProblem) -> int:
+    """Bytes of the arena beside the slab."""
+    if planning.layer_scratch:
+        return 0
+    return align_up(planning.scratch_bytes + _ARENA_SLACK, _ARENA_SLACK)
+
+
+def on_host(planning: PlanningProblem, host_memory: str | None) -> PlanningProblem:
+    """`planning` with the host limit meant by `host_memory`. Raises UsageError when it cannot be read."""
+    if host_memory is None:
+        return planning
+    limit = parse_size(host_memory, planning.liveness_peak_bytes)
+    return replace(planning, problem=replace(planning.problem, host_budget_bytes=limit))
+
+
+def planning_problems(graph: Graph, costs: CostTable) -> tuple[PlanningProblem, ...]:
+    """The problems of which `compile_model` takes the one with the fastest plan.
+
+    Where scratch lies in an arena beside the slab and layers have leaner forms, a second one has the smallest arena.
+    """
+    usual = planning_problem(graph, costs)
+    if usual.layer_scratch or not any(cost.alternatives for cost in costs.unique):
+        return (usual,)
+    lean = build_problem(graph, costs, arena_bytes=least_arena_bytes(graph, costs))
+    return (usual, lean) if lean.scratch_bytes < usual.scratch_bytes else (usual,)
+
+
+def planning_problem(graph: Graph, costs: CostTable) -> PlanningProblem:
+    """The first problem that `compile_model` solves: with scratch in the slab where the device's runtime can place it."""
+    return build_problem(graph, costs, scratch_in_slab=costs.device.kind == "cpu" and can_place_scratch())

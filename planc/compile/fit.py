@@ -1,0 +1,228 @@
+"""Solve, pack, and repair where packing misses: the loop between schedules and addresses, under one time limit.
+
+A schedule that fits the budget by its load may still not pack. What is tried, cheapest first:
+
+1. the schedule as it is;
+2. the same schedule with shorter copies (`planc.lowering.slack`), which costs next to no predicted time;
+3. a new schedule of a problem in which the layers that lie over the capacity in the best packing need as many bytes
+   more as they miss (the local form of AutoTM's repair, Hildebrand et al., ASPLOS 2020);
+4. as a last resort a problem whose whole budget shrinks step by step.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from planc.errors import InfeasibleBudgetError, InternalError, SolverTimeoutError
+from planc.graph.graph import Graph
+from planc.lowering.lower import Lowered, Lowering
+from planc.lowering.slack import slackened
+from planc.packing.buffers import Packing
+from planc.planning.build import PlanningProblem
+from planc.problem.bounds import minimum_budget
+from planc.problem.problem import Problem
+from planc.schedule.residency import memory_profile
+from planc.schedule.schedule import Schedule
+from planc.schedule.solver import OPTIMAL_GAP, Progress, Solution, SolveOptions, Solver, Status, solve
+from planc.units import format_bytes
+
+_FIRST_SHARE, _REPAIR_SHARE = 0.45, 0.3
+"""Parts of the time that is left for the first solve and for each repair; packing and more repairs take the rest."""
+
+_TRIAL_SHARE, _PACK_SHARE, _PACK_S = 0.05, 0.6, 10.0
+"""Parts of the time left for the first packing of each variant and for the best one, and the most seconds of these."""
+
+_LEAST_S, _LEAST_PACK_S = 0.5, 0.2
+"""Shortest useful times for a solve and for a packing: greedy packings ignore the gaps in lifetimes."""
+
+_LOWEST_SHARE = 0.001
+"""Part of its load by which a packing that fits may lie above it without being lowered, for half of the time left."""
+
+_SHRINKS = (0.05, 0.1, 0.25, 0.5, 1.0)
+"""The last resort gives up these parts of what lies between the budget and the smallest one, one after the other."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes that the slab may take, bytes of the budget beside it, seconds for everything, the seed of the solver."""
+
+    capacity: int
+    beside: int
+    time_limit_s: float
+    seed: int = 0
+    on_progress: Callable[[Progress], None] = field(default=lambda _: None)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A solution and a packing of what it keeps."""
+
+    solution: Solution
+    lowering: Lowering
+    packing: Packing
+
+    def packed(self, capacity: int, limit_s: float) -> "_Trial":
+        """The same, its packing improved on until it fits `capacity` or the time is over."""
+        return replace(self, packing=self.lowering.pack(capacity, limit_s, self.packing))
+
+
+@dataclass
+class PlanSearch:
+    """One search for a schedule that packs. `repairs` counts the schedules that did not, even with shorter copies."""
+
+    graph: Graph
+    planning: PlanningProblem
+    solver: Solver
+    limits: Limits
+    repairs: int = 0
+    _deadline: float = 0.0
+
+    def run(self) -> tuple[Solution, Lowered]:
+        """A solution and its lowered form within the capacity.
+
+        Raises InfeasibleBudgetError with the smallest budget (bytes) when a layer alone does not fit, or with one known
+        to be enough when nothing packs; SolverTimeoutError when the first solve found no schedule.
+        """
+        self._deadline = time.perf_counter() + self.limits.time_limit_s
+        problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
+        try:
+            first = self._solve(problem, self._left() * _FIRST_SHARE, patience_s=self._left())
+        except InfeasibleBudgetError as error:
+            raise self._too_small(error) from error
+        found = self._lowest(self._fitting(problem, first))
+        return _bounded(found.solution, first), found.lowering.lowered(found.packing)
+
+    def _lowest(self, found: _Trial) -> _Trial:
+        """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""
+        limit_s, load = min(_PACK_S, self._left() / 2), found.packing.lower_bound
+        if found.packing.height <= load * (1 + _LOWEST_SHARE) or limit_s < _LEAST_PACK_S:
+            return found
+        return found.packed(load, limit_s)
+
+    def _too_small(self, error: InfeasibleBudgetError) -> InfeasibleBudgetError:
+        need, beside = error.minimum_budget_bytes + self.limits.beside, self.limits.beside
+        host = self.planning.problem.host_budget_bytes
+        if host is not None and error.minimum_budget_bytes <= self.limits.capacity:
+            return InfeasibleBudgetError(
+                f"no plan fits a budget of {format_bytes(self.limits.capacity + beside)} with {format_bytes(host)} of host "
+                "memory: allow more of either (--budget, --host-memory)",
+                need,
+                error.layer,
+                self.limits.capacity + beside,
+            )
+        return InfeasibleBudgetError(
+            f"a budget of {format_bytes(self.limits.capacity + beside)} is too small: the smallest feasible one is "
+            f"{need} bytes ({format_bytes(need)}), set by layer {error.layer!r}",
+            need,
+            error.layer,
+            self.limits.capacity + beside,
+        )
+
+    def _fitting(self, problem: Problem, solution: Solution) -> _Trial:
+        """Repair `solution` of `problem` until it packs."""
+        best = self._packed(solution)
+        while best.packing.height > self.limits.capacity:
+            self.repairs += 1
+            problem = self._narrowed(problem, best)
+            try:
+                start, limit_s = best.solution.schedule, self._left() * _REPAIR_SHARE
+                again = self._solve(problem, limit_s, start) if self._left() > _LEAST_S else None
+            except (InfeasibleBudgetError, SolverTimeoutError):
+                again = None
+            if again is None:
+                return self._last_resort(best)
+            best = self._packed(again)
+        return best
+
+    def _left(self) -> float:
+        return max(0.0, self._deadline - time.perf_counter())
+
+    def _solve(
+        self, problem: Problem, limit_s: float, start: Schedule | None = None, patience_s: float = 0.0
+    ) -> Solution:
+        limits = self.limits
+        options = SolveOptions(limit_s, limits.seed, on_progress=limits.on_progress, start=start, patience_s=patience_s)
+        return solve(self.solver, problem, options)
+
+    def _packed(self, solution: Solution) -> _Trial:
+        """The first variant of the solution that packs, else the one with the lowest packing after an exact search."""
+        lowest: _Trial | None = None
+        for variant in self._variants(solution):
+            for lowering in self._lowerings(variant):
+                trial = _Trial(variant, lowering, lowering.pack(self.limits.capacity, self._pack_s(_TRIAL_SHARE)))
+                if lowest is None or trial.packing.height < lowest.packing.height:
+                    lowest = trial
+                if lowest.packing.height <= self.limits.capacity:
+                    return lowest
+        if lowest is None:
+            raise InternalError("a solution has no variant to pack")
+        return lowest.packed(self.limits.capacity, self._pack_s(_PACK_SHARE))
+
+    def _lowerings(self, solution: Solution) -> Iterator[Lowering]:
+        """The solution with Concats by placement where it has some, and without."""
+        lowering = Lowering.of(self.graph, self.planning, solution.schedule)
+        yield lowering
+        if lowering.has_inside:
+            yield Lowering.of(self.graph, self.planning, solution.schedule, inside=False)
+
+    def _pack_s(self, share: float) -> float:
+        return min(_PACK_S, max(_LEAST_PACK_S, self._left() * share))
+
+    def _variants(self, solution: Solution) -> Iterator[Solution]:
+        """The solution, then the same with shorter copies, the leanest last; that alone where no time is left."""
+        in_time = self._left() > 0
+        if in_time:
+            yield solution
+        problem = self.planning.problem
+        leaner = (
+            replace(solution, schedule=schedule, timeline=timeline, peak_bytes=max(memory_profile(problem, schedule)))
+            for schedule, timeline in slackened(problem, solution.schedule, solution.timeline)
+        )
+        yield from leaner if in_time else [solution, *leaner][-1:]
+
+    def _narrowed(self, problem: Problem, found: _Trial) -> Problem:
+        """Every layer that some byte over the capacity lives through needs as many bytes more, as far as it can."""
+        slots, capacity = found.lowering.slots, self.limits.capacity
+        begin = np.array(slots.begin)
+        over = np.zeros(len(slots.steps), np.int64)
+        for buffer, offset in zip(found.lowering.buffers, found.packing.offsets, strict=True):
+            excess = offset + buffer.size - capacity
+            for start, stop in buffer.lifetimes if excess > 0 else ():
+                steps = slice(np.searchsorted(begin, start, "right") - 1, np.searchsorted(begin, stop))
+                np.maximum(over[steps], excess, out=over[steps])
+        missing: dict[int, int] = {}
+        for task, worst in zip(slots.steps, over.tolist(), strict=True):
+            missing[task] = max(missing.get(task, 0), min(worst, problem.budget_bytes - problem.entry_bytes(task)))
+        tasks = (replace(t, working_bytes=t.working_bytes + missing.get(i, 0)) for i, t in enumerate(problem.tasks))
+        return replace(problem, tasks=tuple(tasks))
+
+    def _last_resort(self, known: _Trial) -> _Trial:
+        """A schedule within a smaller budget, found from the `known` one, which needs more."""
+        problem, capacity, known_bytes = self.planning.problem, self.limits.capacity, known.packing.height
+        room = capacity - minimum_budget(problem)[0]
+        for part in _SHRINKS:
+            try:
+                smaller = replace(problem, budget_bytes=capacity - int(room * part))
+                found = self._packed(self._solve(smaller, _LEAST_S, known.solution.schedule))
+            except (InfeasibleBudgetError, SolverTimeoutError):
+                continue
+            if found.packing.height <= capacity:
+                return found
+            known_bytes = min(known_bytes, found.packing.height)
+        raise InfeasibleBudgetError(
+            f"no packing within the budget was found in {self.repairs + len(_SHRINKS)} attempts; "
+            f"{known_bytes + self.limits.beside} bytes are known to be enough",
+            known_bytes + self.limits.beside,
+            minimum_budget(problem)[1],
+            capacity + self.limits.beside,
+        )
+
+
+def _bounded(solution: Solution, first: Solution) -> Solution:
+    """`solution` with the bound of `first`: one that was proved for a narrowed problem says nothing of the original."""
+    gap = max(0.0, 1 - first.lower_bound_ns / solution.timeline.step_ns) if solution.timeline.step_ns else 0.0
+    status = Status.OPTIMAL if gap <= OPTIMAL_GAP else Status.FEASIBLE
+    bound, scope = first.lower_bound_ns, first.bound_scope
+    return replace(solution, lower_bound_ns=bound, bound_scope=scope, gap=gap, status=status)

@@ -1,0 +1,1 @@
+"""Exact search for a packing: branching, propagation, conflicts, restarts."""

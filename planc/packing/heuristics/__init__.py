@@ -1,0 +1,1 @@
+"""Packings in one pass, and their improvement by order."""

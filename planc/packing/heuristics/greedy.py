@@ -1,0 +1,74 @@
+"""Heuristic packings, cheapest first: omnimalloc's first fit by size, then skylines in several orders."""
+
+from collections.abc import Iterable, Iterator
+from itertools import cycle, islice, product
+from math import lcm
+
+import numpy as np
+
+from planc.packing.heuristics.ground import ground
+from planc.packing.model import Array, Model
+from planc.units import align_up
+
+# First fit works on explicit conflict pairs; beyond this many buffers the skyline alone is faster.
+FIRST_FIT_BUFFERS = 2_000
+SKYLINE_ORDERS = ("WS", "AW", "SW")
+# Shuffled skylines: at most so many, and so many buffers in all of them, some 0.4 s; each costs 1 to 2 s per million.
+SHUFFLED, SHUFFLED_BUFFERS, SHUFFLED_LEAST = 400, 400_000, 24
+# Standard deviations of their noise. The least is the best on real training sets, where it reaches the load mostly.
+NOISES = (0.03, 0.1, 0.3)
+NO_HEIGHT = 1 << 62
+
+
+def greedy_packings(model: Model) -> Iterator[Array]:
+    """Offsets (bytes) from one heuristic after the other."""
+    if model.count <= FIRST_FIT_BUFFERS:
+        yield _first_fit_by_size(model)
+    yield from _skylines(model, product((0.0,), SKYLINE_ORDERS), np.random.default_rng(0))
+
+
+def best_greedy(model: Model, target: int) -> Array:
+    """The lowest of the heuristic packings, or the first one no higher than `target` bytes."""
+    best = np.zeros(model.count, np.int64)
+    height = NO_HEIGHT
+    for offsets in greedy_packings(model):
+        if model.height(offsets) < height:
+            best, height = offsets, model.height(offsets)
+        if height <= target:
+            break
+    return best
+
+
+def shuffled_packings(model: Model, seed: int) -> Iterator[Array]:
+    """More skylines, in slightly shuffled orders; as many as take some 0.4 s, or a few of a large model."""
+    rounds = max(SHUFFLED_LEAST, min(SHUFFLED, SHUFFLED_BUFFERS // max(1, model.count)))
+    random = np.random.default_rng(seed)
+    choices = cycle(product(NOISES, SKYLINE_ORDERS))
+    yield from islice(_skylines(model, choices, random), rounds)
+
+
+def _skylines(model: Model, choices: Iterable[tuple[float, str]], random: np.random.Generator) -> Iterator[Array]:
+    # numba takes half a second to import, and the easy cases do not get here.
+    from planc.packing.heuristics.order import Orders
+    from planc.packing.heuristics.skyline import Skylines
+
+    orders, skylines = Orders(model), Skylines(model, ground(model))
+    for noise, keys in choices:
+        yield skylines.pack(orders.rank(keys, noise, random))
+
+
+def _first_fit_by_size(model: Model) -> Array:
+    from omnimalloc.allocators import GreedyBySizeAllocator
+    from omnimalloc.primitives import Allocation
+
+    lower, upper = model.hull()
+    # omnimalloc knows no alignment: sizes in multiples of all alignments keep every offset aligned.
+    step = lcm(*set(model.alignment.tolist()))
+    requests = tuple(
+        Allocation(id=i, size=align_up(size, step), start=start, end=end)
+        for i, (size, start, end) in enumerate(zip(model.size.tolist(), lower.tolist(), upper.tolist(), strict=True))
+    )
+    offsets = np.zeros(model.count, np.int64)
+    for placed in GreedyBySizeAllocator().allocate(requests):
+        offsets[placed.id] = placed.offset
+    return offsets

@@ -1,0 +1,107 @@
+"""Packing: offsets of buffers in one slab, so that buffers alive at the same time share no byte.
+
+This is dynamic storage allocation (Garey & Johnson SR2, NP-hard): every buffer is a rectangle whose time extent is
+fixed and whose offset is free; the height of the packing is the highest byte used.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.packing.buffers import Buffer, Packing, PackingError, Status
+from planc.packing.heuristics.greedy import best_greedy
+from planc.packing.model import build_model
+
+# Offsets are 64-bit, and searches add a few sizes to them.
+MAX_TOTAL_BYTES = 2**60
+
+
+def pack(
+    buffers: Sequence[Buffer],
+    *,
+    capacity: int | None = None,
+    time_limit: float = 10.0,
+    seed: int = 0,
+    known: Packing | None = None,
+) -> Packing:
+    """Pack `buffers` as low as possible, or, with a `capacity` in bytes, low enough: fitting it ends the search.
+
+    Greedy packings come first; where they miss the lower bound (the maximum load over time) and the capacity, each
+    group of buffers that no cut in time separates goes to heuristic and exact searches on two threads, for
+    `time_limit` seconds in all, besides the greedy packings and, on a machine's first use, some four seconds of
+    compiling. Groups of more than 3,000 buffers are not searched exactly, those of more than 8,000 get further greedy
+    packings only. A packing of the same buffers that is `known` takes the place of the greedy ones.
+    Raises PackingError for a negative size or capacity, a bad alignment or time limit, lifetimes that are empty,
+    unsorted or overlapping, or a known packing of another number of buffers.
+    """
+    started = time.monotonic()
+    _check_options(capacity, time_limit)
+    _check_buffers(buffers)
+    if known is not None and len(known.offsets) != len(buffers):
+        raise PackingError(f"the known packing has {len(known.offsets)} offsets for {len(buffers)} buffers")
+    model = build_model(buffers)
+    bound = max(model.load_bound(), 0 if known is None else known.lower_bound)
+    offsets = np.zeros(model.count, np.int64)
+    # A capacity below the bound cannot be met; the best packing found quickly still tells the caller by how much.
+    target = bound if capacity is None else max(bound, capacity)
+    if model.count:
+        offsets = best_greedy(model, target) if known is None else np.array(known.offsets, np.int64)[model.source]
+        open_question = capacity is None or bound <= capacity
+        if model.height(offsets) > target and open_question and time_limit > 0:
+            # numba takes half a second to import, and the easy cases do not get here.
+            from planc.packing.portfolio import improve
+
+            offsets, bound = improve(model, offsets, bound, capacity, time.monotonic() + time_limit, seed)
+    result = np.zeros(len(buffers), np.int64)
+    result[model.source] = offsets
+    height = model.height(offsets)
+    return Packing(tuple(result.tolist()), height, bound, _status(height, bound, capacity), time.monotonic() - started)
+
+
+def require_fit(packing: Packing, capacity: int | None) -> None:
+    """Raise InfeasibleBudgetError or SolverTimeoutError when the packing does not fit the capacity it was made for."""
+    if packing.status == "infeasible":
+        raise InfeasibleBudgetError(
+            f"no packing fits {capacity} bytes: {packing.lower_bound} are needed at least, {packing.height} are enough",
+            packing.lower_bound, "", capacity,
+        )  # fmt: skip
+    if packing.status == "timeout":
+        raise SolverTimeoutError(
+            f"no packing within {capacity} bytes was found in {packing.solve_s:.1f} s: the best has {packing.height}, "
+            f"the lower bound is {packing.lower_bound}; give a larger capacity or time limit"
+        )
+
+
+def _status(height: int, bound: int, capacity: int | None) -> Status:
+    if capacity is not None and height > capacity:
+        return "infeasible" if bound > capacity else "timeout"
+    return "optimal" if height == bound else "feasible"
+
+
+def _check_options(capacity: int | None, time_limit: float) -> None:
+    if capacity is not None and capacity < 0:
+        raise PackingError(f"capacity {capacity}: expected a number of bytes, 0 or more")
+    if not (math.isfinite(time_limit) and time_limit >= 0):
+        raise PackingError(f"time limit {time_limit}: expected a finite number of seconds, 0 or more")
+
+
+def _check_buffers(buffers: Sequence[Buffer]) -> None:
+    for buffer in buffers:
+        if buffer.size < 0 or buffer.alignment < 1:
+            raise PackingError(
+                f"buffer {buffer.id!r}: size {buffer.size} and alignment {buffer.alignment}; "
+                "expected a size of at least 0 and an alignment of at least 1 byte"
+            )
+        lifetimes = buffer.lifetimes
+        empty = any(lower >= upper for lower, upper in lifetimes)
+        if empty or any(before[1] > after[0] for before, after in pairwise(lifetimes)):
+            raise PackingError(
+                f"buffer {buffer.id!r}: lifetimes {lifetimes}; expected non-empty half-open intervals, "
+                "sorted and disjoint"
+            )
+    if sum(buffer.size + buffer.alignment for buffer in buffers) > MAX_TOTAL_BYTES:
+        raise PackingError(f"the buffers' sizes add up to more than {MAX_TOTAL_BYTES} bytes")

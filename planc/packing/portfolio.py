@@ -1,0 +1,203 @@
+"""Exact search with restarts, in turns with the squeaky wheel: orders and rules alternate on two threads.
+
+Which order solves a hard instance is unpredictable and the times are heavy-tailed, so many short runs beat a long
+one; now and then a limit is larger, so that in the end some run is exhaustive and proves its answer. Results depend
+on the seed and on the time limit only, not on which thread is faster: runs go in pairs whose results are taken in
+order.
+"""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
+
+from planc.packing.exact.restarts import Run, Runs
+from planc.packing.exact.search import FAILED, LOWEST, search
+from planc.packing.exact.state import NONE, STOP, build_problem, new_memory
+from planc.packing.heuristics.greedy import best_greedy, shuffled_packings
+from planc.packing.heuristics.squeaky_wheel import WHEEL_BUFFERS, Wheels, spin
+from planc.packing.model import Array, Model
+from planc.packing.strata import Stratum, strata
+from planc.packing.tight import Tied, tie
+
+# Search keeps every pair of buffers that meet in time (4 bytes each way) and may visit all of them along one path.
+SEARCH_BUFFERS = 3_000
+_SEARCH_S = 1e-6
+# Time of the wheels as a part of that of the search, for lifetimes without gaps, at which the search is better.
+_WHEEL_SHARE = 0.3
+PAIR, HALVINGS = 2, 6
+
+
+class Group:
+    """Buffers that pack on their own, on `base` bytes: the best offsets (bytes) known, from 0, their height, and the
+    proven bound."""
+
+    def __init__(self, model: Model, offsets: Array, seed: int, base: int = 0) -> None:
+        self.model, self.offsets, self.base = model, offsets, base
+        self.height, self.bound = model.height(offsets), model.load_bound()
+        self._seed, self._halvings, self._pairs = seed, 1, 0
+        # The searches towards a height equal to the load, and those towards any other.
+        self._tied: tuple[Tied, Runs] | None = None
+        self._runs: Runs | None = None
+        self._load = int(model.load().max(initial=0))
+        self._wheels: Wheels | None = None
+        self._wheel_share = 1.0 if len(model.lower) > model.count else _WHEEL_SHARE
+        # Seconds of the wheels and of the search in all; these begin with a guess at what the first pair will take.
+        self._wheel_s, self._search_s = 0.0, _SEARCH_S * model.count**2
+        self._turns = 0
+
+    @property
+    def top(self) -> int:
+        """Where the group ends in the slab, in bytes."""
+        return self.base + self.height
+
+    def shuffle(self, target: int, deadline: float) -> None:
+        """More heuristic packings: all that is affordable for a group too large to search, and often enough for others."""
+        for offsets in shuffled_packings(self.model, self._seed):
+            self._take(offsets)
+            if self.height <= target or time.monotonic() >= deadline:
+                break
+
+    def step(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
+        """The wheels, unless they have had their part of the time, then a pair of exact searches unless the goal is met."""
+        goal = target if capacity is None else capacity
+        searched = self.model.count <= SEARCH_BUFFERS
+        while self.height > goal and time.monotonic() < deadline:
+            if searched and self._wheel_s >= self._search_s * self._wheel_share:
+                break
+            self._turn(pool, goal, capacity is None, deadline)
+            if not searched:
+                break
+        started = time.monotonic()
+        if self.height > goal and started < deadline and searched:
+            self._search(pool, target, capacity, deadline)
+            self._search_s += time.monotonic() - started
+
+    def _turn(self, pool: ThreadPoolExecutor, goal: int, minimise: bool, deadline: float) -> None:
+        """One turn of two wheels. When minimising, a bound far below what is possible says little about which buffers to
+        blame, so that every other turn aims halfway."""
+        started = time.monotonic()
+        if self._wheels is None:
+            self._wheels = Wheels(self.model, self._seed)
+        self._turns += 1
+        aim = max(goal, self._below()) if minimise and self._turns % 2 else goal
+        self._take(self._wheels.turn(pool, aim, deadline))
+        self._wheel_s += time.monotonic() - started
+
+    def _search(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
+        """One pair of runs, at goals between the bound, or the capacity, and the height."""
+        height, aim = self.height, target if capacity is None else capacity
+        runs: list[tuple[Run, Tied | None]] = []
+        try:
+            for place, goal in enumerate(self._goals(aim, capacity is not None)):
+                self._start(pool, goal, place, runs)
+            for run, tied in runs:
+                self._collect(run, tied, aim, deadline)
+        finally:
+            # Also when interrupted: the pool waits for its threads.
+            for run, _ in runs:
+                run.control[STOP] = 1
+        step = -1 if self.height < height else 1
+        self._halvings = min(max(1, self._halvings + step), HALVINGS)
+
+    def _start(self, pool: ThreadPoolExecutor, goal: int, place: int, runs: list[tuple[Run, Tied | None]]) -> None:
+        """Add a run towards `goal`, of the tied model where that is the height of the load, unless tying disproves it."""
+        if goal == self._load and self._tied is None:
+            tied = tie(self.model, goal)
+            if tied is None:
+                self.bound = max(self.bound, goal + 1)
+                return
+            self._tied = tied, Runs(tied.model, self._seed)
+        if goal == self._load and self._tied is not None:
+            runs.append((self._tied[1].start(pool, goal, place), self._tied[0]))
+            return
+        if self._runs is None:
+            self._runs = Runs(self.model, self._seed)
+        runs.append((self._runs.start(pool, goal, place), None))
+
+    def _collect(self, run: Run, tied: Tied | None, target: int, deadline: float) -> None:
+        if self.height > target:
+            wait([run.future], timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
+        # Too late, or not needed any more; without effect on a run that has ended.
+        run.control[STOP] = 1
+        result = run.future.result()
+        excess = run.excess()
+        if not isinstance(result, int):
+            self._take(result if tied is None else result[tied.group])
+        elif result == FAILED:
+            # The packing known would not have been pruned at its own height, so the excess is not the initial NONE.
+            self.bound = max(self.bound, run.goal + (excess if tied is None else 1))
+
+    def _goals(self, target: int, capped: bool) -> tuple[int, int]:
+        """A pair attacks the target with one run, with a capacity with both; every other pair, with a capacity every third,
+        lowers the height."""
+        self._pairs += 1
+        below = max(target, self._below())
+        if self._pairs % (3 if capped else 2):
+            return target, target if capped else below
+        return below, below
+
+    def _below(self) -> int:
+        """A capacity between bound and height: halfway, closer to the height after failures, back after successes."""
+        return self.height - max(1, (self.height - self.bound) >> self._halvings)
+
+    def _take(self, offsets: Array) -> None:
+        height = self.model.height(offsets)
+        if height < self.height:
+            self.offsets, self.height = offsets, height
+
+
+def load_search(model: Model) -> float:
+    """Load the compiled search, or compile it on a machine's first use, by runs that stop at once; the seconds it took."""
+    started = time.monotonic()
+    single = model.select(np.zeros(1, np.int64))
+    rank, weight = np.zeros(1, np.int64), np.ones(single.sections)
+    search(build_problem(single), rank, LOWEST, np.array([0, 0, 0, NONE], np.int64), weight, new_memory())
+    spin(single, single.meetings(), rank, 0, 1, 0, np.zeros(1, np.int64))
+    return time.monotonic() - started
+
+
+def improve(
+    model: Model, offsets: Array, bound: int, capacity: int | None, deadline: float, seed: int
+) -> tuple[Array, int]:
+    """Better offsets (bytes) and lower bound, by working on the highest group until `deadline` (time.monotonic, s), to
+    which the seconds that loading the search takes are added.
+
+    Ends early when the highest group meets the bound or fits the capacity, or the bound exceeds the capacity.
+    """
+    fixed, parts = strata(model)
+    target = bound if capacity is None else capacity
+    groups = [_group(part, offsets, target, seed) for part in parts]
+    for group in sorted(groups, key=lambda group: -group.top):
+        if group.top > target:
+            group.shuffle(target - group.base, deadline)
+    if any(group.top > target and group.model.count <= WHEEL_BUFFERS for group in groups):
+        deadline += load_search(model)
+        bound = _search(groups, bound, capacity, deadline)
+    for part, group in zip(parts, groups, strict=True):
+        fixed[part.chosen] = group.base + group.offsets
+    return (fixed if model.height(fixed) < model.height(offsets) else offsets), bound
+
+
+def _search(groups: list[Group], bound: int, capacity: int | None, deadline: float) -> int:
+    """Lower the groups in place, the highest one first; the proven bound of all of them together (bytes)."""
+    with ThreadPoolExecutor(PAIR) as pool:
+        while time.monotonic() < deadline:
+            highest = max(groups, key=lambda group: group.top)
+            if highest.top <= (bound if capacity is None else capacity) or highest.model.count > WHEEL_BUFFERS:
+                break
+            limit = None if capacity is None else capacity - highest.base
+            highest.step(pool, bound - highest.base, limit, deadline)
+            bound = max(bound, highest.base + highest.bound)
+            if capacity is not None and bound > capacity:
+                break
+    return bound
+
+
+def _group(part: Stratum, offsets: Array, target: int, seed: int) -> Group:
+    """A stratum to work on, from what the packing of all buffers made of it, or from one of its own if it lies higher."""
+    known = offsets[part.chosen] - part.base
+    if known.min() < 0:
+        known = best_greedy(part.model, target - part.base)
+    return Group(part.model, known, seed, part.base)

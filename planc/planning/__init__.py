@@ -1,0 +1,1 @@
+"""Graph, costs and budget made into the planning problem."""

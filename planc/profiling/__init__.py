@@ -1,0 +1,1 @@
+"""What measures: layers, scratch, copies, contention, boundaries between segments."""

@@ -1,0 +1,130 @@
+"""The CPU's meter: wall-clock time of whole runs; scratch is what ONNX Runtime itself reports for each operator."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from planc.costs.table import DeviceInfo, FormCost, LayerCost, Link
+from planc.importer.import_model import ImportedModel
+from planc.importer.submodel import SubModel, element_type
+from planc.profiling.boundary import measure_boundary
+from planc.profiling.cpu_link import measure_link
+from planc.profiling.host import host_info
+from planc.profiling.meter import Array, sample_value
+from planc.runtime.ort.sessions import faithful_options, read_scratch, record_scratch, versions
+
+_WARM_RUNS = 1
+_MIN_RUNS, _MAX_RUNS = 3, 30
+_TARGET_NS = 60_000_000
+"""A layer is repeated until about this long has been measured, within the limits above."""
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """Real values for a sub-model's inputs and places for its outputs."""
+
+    inputs: dict[str, Array]
+    outputs: dict[str, Array]
+
+
+class CpuMeter:
+    """Measures on the CPU provider with all cores of this process."""
+
+    def __init__(self) -> None:
+        self._host = host_info()
+
+    def layer(self, imported: ImportedModel, model: SubModel) -> LayerCost:
+        """Median of repeated runs once warm."""
+        arrays = _arrays(imported, model)
+        times = _times(imported, model, arrays)
+        median = int(statistics.median(times))
+        spread = int(statistics.median(abs(t - median) for t in times))
+        return LayerCost(compute_ns=max(1, median), scratch_bytes=_scratch(imported, model, arrays), spread_ns=spread)
+
+    def forms(self, _imported: ImportedModel, _model: SubModel) -> dict[str, FormCost]:
+        """None: ONNX Runtime's CPU kernels offer no choice that keeps the bits."""
+        return {}
+
+    stretch_bytes = 0
+
+    def stretch(self, imported: ImportedModel, model: SubModel) -> int:
+        """Median time of the stretch; not asked for, since a layer alone takes as long as in company here."""
+        return int(statistics.median(_times(imported, model, _arrays(imported, model))))
+
+    def link(self) -> Link:
+        """Copies through memory."""
+        return measure_link()
+
+    def boundary_ns(self) -> int:
+        """Host time of one more segment."""
+        return measure_boundary()
+
+    def session_bytes(self, _imported: ImportedModel, _models: Sequence[SubModel]) -> int:
+        """Sessions live in host memory outside the slab's budget."""
+        return 0
+
+    def device(self) -> DeviceInfo:
+        """The processor, and what memory it had free before measuring."""
+        host = self._host
+        return DeviceInfo(
+            name=host.name, kind="cpu", memory_bytes=host.free_bytes, threads=host.threads, versions=versions()
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _arrays(imported: ImportedModel, model: SubModel) -> _Arrays:
+    rng, tensors = np.random.default_rng(0), imported.graph.tensors
+    return _Arrays(
+        {port.name: sample_value(imported, port, rng) for port in model.inputs},
+        {port.name: np.empty(tensors[port.tensor].shape, tensors[port.tensor].dtype) for port in model.outputs},
+    )
+
+
+def _bind(
+    imported: ImportedModel, model: SubModel, session: ort.InferenceSession, arrays: _Arrays
+) -> ort.SessionIOBinding:
+    binding = session.io_binding()
+    for port in model.inputs:
+        a = arrays.inputs[port.name]
+        binding.bind_input(port.name, "cpu", 0, element_type(imported, port.tensor), a.shape, a.ctypes.data)
+    for port in model.outputs:
+        a = arrays.outputs[port.name]
+        binding.bind_output(port.name, "cpu", 0, element_type(imported, port.tensor), a.shape, a.ctypes.data)
+    return binding
+
+
+def _times(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> Sequence[int]:
+    session = ort.InferenceSession(model.model_bytes, faithful_options(), providers=["CPUExecutionProvider"])
+    binding = _bind(imported, model, session, arrays)
+    run, raw, options = session._sess.run_with_iobinding, binding._iobinding, ort.RunOptions()
+
+    def once() -> int:
+        start = time.perf_counter_ns()
+        run(raw, options)
+        return time.perf_counter_ns() - start
+
+    for _ in range(_WARM_RUNS):
+        estimate = once()
+    repeats = min(_MAX_RUNS, max(_MIN_RUNS, _TARGET_NS // max(1, estimate)))
+    return [once() for _ in range(repeats)]
+
+
+def _scratch(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> int:
+    """Largest sum of temporary allocations of one operator, as ONNX Runtime reports them."""
+    with tempfile.TemporaryDirectory() as folder:
+        stats = Path(folder) / "stats.csv"
+        options = faithful_options()
+        record_scratch(options, stats)
+        session = ort.InferenceSession(model.model_bytes, options, providers=["CPUExecutionProvider"])
+        binding = _bind(imported, model, session, arrays)
+        session._sess.run_with_iobinding(binding._iobinding, ort.RunOptions())
+        del binding, session
+        return read_scratch(stats)

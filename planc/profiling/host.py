@@ -1,0 +1,38 @@
+"""What the profiler and the default budget need to know of this machine."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from planc.runtime.ort.sessions import cpu_threads
+
+
+@dataclass(frozen=True)
+class HostInfo:
+    """CPU model, usable cores, and free memory in bytes."""
+
+    name: str
+    threads: int
+    free_bytes: int
+
+
+def host_info() -> HostInfo:
+    """Read this machine's description; memory is what Linux calls available."""
+    return HostInfo(_cpu_name(), cpu_threads(), _available_bytes())
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _available_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) * 1024
+    return 0

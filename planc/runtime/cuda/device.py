@@ -1,0 +1,319 @@
+"""A CUDA card as a device: one slab, one pinned host slab, one compute stream for all sessions, one stream for each
+copy direction, events for exactly the waits that a plan lists.
+
+Nothing here blocks the host but `synchronize`, the four reads and writes, and loading. A device belongs to the thread
+that made it: ONNX Runtime keeps library handles for each thread.
+"""
+
+import contextlib
+import ctypes
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnxruntime as ort
+
+from planc.errors import DeviceError, FeedError, InternalError, UsageError
+from planc.importer.submodel import SubModel
+from planc.runtime.cuda.driver import Context, allocate, allocate_pinned, call, new_event, new_stream
+from planc.runtime.cuda.graph import Replay, record
+from planc.runtime.cuda.handle_sharing import is_sharing, shared_handle
+from planc.runtime.cuda.provider import cuda_session, form_options, load_libraries, reserve_scratch, run_options
+from planc.runtime.cuda.scratch import ALIGNMENT, scratch_allocator
+from planc.runtime.device import Engine, Event, Segment, TensorAddress
+from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
+from planc.runtime.ort.sessions import faithful_options, read_scratch, record_scratch, share_scratch
+from planc.runtime.scratch import Region
+
+_UNSHARED = (
+    "each session of this step takes 8-10 MiB of device memory beside the plan for a cuDNN handle of its own: where this "
+    "program opens CUDA sessions itself, it must load the plan first (x86-64 Linux; elsewhere handles are not shared)"
+)
+
+
+@dataclass(slots=True)
+class _Bound:
+    """A session with its bindings; `binding` keeps the addresses alive. Empty once the device is closed. `ran` tells
+    whether anything was ever queued."""
+
+    session: ort.InferenceSession | None
+    run: Callable[..., None] | None
+    binding: ort.SessionIOBinding | None
+    ran: bool = False
+
+
+class CudaDevice:
+    """ONNX Runtime's CUDA provider over one device slab of `slab_bytes` and one pinned slab of `host_bytes`.
+
+    Operators take scratch from `scratch_bytes` beside the slab; `peak_scratch_bytes` tells what was used. Raises
+    DeviceError when memory is refused or the provider does not load, UsageError for a host tier other than `ram`.
+    """
+
+    kind = "cuda"
+
+    def __init__(
+        self,
+        slab_bytes: int,
+        host_bytes: int,
+        scratch_bytes: int,
+        host_tier: str = "ram",
+        measure: bool = False,
+        index: int = 0,
+    ) -> None:
+        if host_tier != "ram":
+            raise UsageError(f"host tier {host_tier!r}: swapped bytes of a CUDA plan go to page-locked memory (ram)")
+        load_libraries()
+        self._context = Context(index)
+        self._closed = False
+        self._size, self._host_size = slab_bytes, host_bytes
+        self._slab = self._host = 0
+        self._allocator = scratch_allocator(index)
+        self._scratch = Region(0, 0, ALIGNMENT)
+        self._streams: dict[Engine, Any] = {}
+        self._events: list[Any] = []
+        self._used_events = 0
+        self._sessions: dict[tuple[str, str], ort.InferenceSession] = {}
+        self._bindings: list[_Bound] = []
+        self._replays: list[Replay] = []
+        in_arena = measure and self._allocator is None
+        self._stats = tempfile.TemporaryDirectory(prefix="planc-") if in_arena else None
+        try:
+            self._slab = allocate(slab_bytes, "the plan's slab")
+            self._host = allocate_pinned(host_bytes, "the plan's host slab") if host_bytes else 0
+            for engine in Engine:
+                self._streams[engine] = new_stream()
+            if self._allocator is None:
+                reserve_scratch(scratch_bytes, index)
+            elif scratch_bytes:
+                self._scratch = Region(allocate(scratch_bytes, "the plan's scratch"), scratch_bytes, ALIGNMENT)
+        except BaseException:
+            self.close()
+            raise
+        self._queue_only = run_options()
+        self.capture_refused = ""
+        self._draws = ""
+
+    @property
+    def index(self) -> int:
+        """Which card."""
+        return self._context.index
+
+    @property
+    def peak_scratch_bytes(self) -> int:
+        """Most scratch that was in use at once since loading; with an arena from ONNX Runtime's own statistics, which
+        leave out some of it, and 0 unless measured."""
+        files = Path(self._stats.name).glob("*.csv") if self._stats else ()
+        return max((read_scratch(file) for file in files), default=self._scratch.peak)
+
+    @property
+    def session_count(self) -> int:
+        """Number of distinct sessions loaded so far."""
+        return len(self._sessions)
+
+    @property
+    def used_bytes(self) -> int:
+        """Device memory that the driver counts as taken on the whole card, by anybody."""
+        free, total = call("cuMemGetInfo")
+        return int(total - free)
+
+    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> Segment:
+        """Create or reuse the session of `model` in a form of `FORMS` and bind its ports."""
+        session = self._sessions.get((model.signature, form)) or self._new_session(model, form)
+        binding = session.io_binding()
+        for port in model.inputs:
+            a = addresses[port.name]
+            binding.bind_input(port.name, "cuda", self.index, a.element_type, a.shape, self._slab + a.offset)
+        for port in model.outputs:
+            a = addresses[port.name]
+            binding.bind_output(port.name, "cuda", self.index, a.element_type, a.shape, self._slab + a.offset)
+        self._draws = self._draws or model.draws
+        self._bindings.append(_Bound(session, session._sess.run_with_iobinding, binding._iobinding))
+        return self._bindings[-1]
+
+    def _new_session(self, model: SubModel, form: str) -> ort.InferenceSession:
+        settings = form_options(form)
+        options = faithful_options()
+        share_scratch(options)
+        if self._stats:
+            record_scratch(options, Path(self._stats.name) / f"{len(self._sessions)}.csv")
+        stream = int(self._streams[Engine.COMPUTE])
+        with shared_handle(stream):
+            session = cuda_session(model.model_bytes, self.index, stream, options, settings)
+        self._sessions[model.signature, form] = session
+        if len(self._sessions) == 2 and not is_sharing():
+            warnings.warn(_UNSHARED, RuntimeWarning, stacklevel=2)
+        return session
+
+    def launch(self, segment: Segment) -> None:
+        """Queue the segment's kernels."""
+        if not isinstance(segment, _Bound):
+            raise InternalError("a segment of another device was launched on CUDA")
+        self._run(segment, self._queue_only)
+
+    def _run(self, segment: _Bound, options: ort.RunOptions) -> None:
+        if segment.run is None:
+            raise DeviceError("the step is closed: load the plan again")
+        segment.ran = True
+        if self._allocator is not None:
+            self._allocator.enter(self._scratch)
+        try:
+            segment.run(segment.binding, options)
+        except Exception as error:  # ONNX Runtime raises types of its own that share no base
+            raise DeviceError(f"ONNX Runtime failed inside a segment: {error}") from error
+        finally:
+            if self._allocator is not None:
+                self._allocator.leave()
+
+    def copy(self, engine: Engine, slab_offset: int, host_offset: int, size: int) -> None:
+        """Queue the transfer on the direction's stream."""
+        slab, host, stream = self._slab + slab_offset, self._host + host_offset, self._streams[engine]
+        if engine is Engine.OUT:
+            call("cuMemcpyDtoHAsync", host, slab, size, stream)
+        else:
+            call("cuMemcpyHtoDAsync", slab, host, size, stream)
+
+    def record(self, engine: Engine) -> Event:
+        """Record one of the device's events; it is free again after the next `synchronize`."""
+        if self._used_events == len(self._events):
+            self._events.append(new_event())
+        event: Event = self._events[self._used_events]
+        self._used_events += 1
+        call("cuEventRecord", event, self._streams[engine])
+        return event
+
+    def wait(self, engine: Engine, event: Event) -> None:
+        """Make a stream wait for an event that was recorded since the last `synchronize`."""
+        call("cuStreamWaitEvent", self._streams[engine], event, 0)
+
+    def synchronize(self) -> None:
+        """Wait for the three streams and raise what the driver met."""
+        for stream in self._streams.values():
+            call("cuStreamSynchronize", stream)
+        self._used_events = 0
+
+    def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
+        """Record a step as a CUDA graph and return its replay; where the driver refuses, or something draws random
+        numbers, `queue` itself. `capture_refused` then says why.
+
+        Every segment must have run before, so that libraries are set up. ONNX Runtime's kernels take a generator's seed
+        and position from the host as they are launched, so that every replay would draw the same.
+        """
+        if self._draws:
+            self.capture_refused = f"{self._draws} would draw the same random numbers in every replay"
+            return queue
+        compute, *copies = self._streams.values()
+        try:
+            replay = record(queue, compute, copies)
+        except DeviceError as error:
+            self.capture_refused = str(error)
+            self.synchronize()
+            return queue
+        self._used_events = 0
+        self._replays.append(replay)
+        return replay
+
+    def write_slab(self, offset: int, value: np.ndarray | DeviceArray) -> None:
+        """Copy an array of the host or of the card to the slab, in the order of the compute stream."""
+        stream = self._streams[Engine.COMPUTE]
+        self._check(offset, value.nbytes, self._size, "slab")
+        if isinstance(value, DeviceArray):
+            call("cuMemcpyDtoDAsync", self._slab + offset, value.address, value.nbytes, stream)
+        else:
+            array = np.ascontiguousarray(value)
+            call("cuMemcpyHtoDAsync", self._slab + offset, array.ctypes.data, array.nbytes, stream)
+        call("cuStreamSynchronize", stream)
+
+    def accept(self, name: str, value: object) -> DeviceArray | None:
+        """The array behind `value` where it lives on this card; None for anything else."""
+        if not is_on_card(value):
+            return None
+        array = take(name, cast(Exporter, value), int(self._streams[Engine.COMPUTE]))
+        if array.index != self.index:
+            raise FeedError(f"{name!r} is on card {array.index}, the step on card {self.index}: move it there")
+        return array
+
+    def view(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> DeviceArray:
+        """The array at a slab offset, shared: it keeps the device's memory from nobody and dies with it."""
+        fetch = partial(self.read_slab, offset, dtype, shape)
+        return DeviceArray(self._slab + offset, shape, dtype, self.index, self, fetch=fetch)
+
+    def read_slab(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """A copy of an array in the slab."""
+        array = np.empty(shape, dtype)
+        self._check(offset, array.nbytes, self._size, "slab")
+        call("cuMemcpyDtoHAsync", array.ctypes.data, self._slab + offset, array.nbytes, self._streams[Engine.COMPUTE])
+        call("cuStreamSynchronize", self._streams[Engine.COMPUTE])
+        return array
+
+    def write_host(self, offset: int, value: np.ndarray | DeviceArray) -> None:
+        """Store an array of the host or of the card in the pinned slab."""
+        target = self._host_array(offset, value.dtype, value.shape)
+        if isinstance(value, DeviceArray):
+            stream = self._streams[Engine.COMPUTE]
+            call("cuMemcpyDtoHAsync", target.ctypes.data, value.address, value.nbytes, stream)
+            call("cuStreamSynchronize", stream)
+        else:
+            target[...] = value
+
+    def read_host(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        """A copy of an array in the pinned slab."""
+        return self._host_array(offset, dtype, shape).copy()
+
+    def _host_array(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        self._check(offset, size, self._host_size, "host slab")
+        return pinned_array(self._host + offset, size).view(dtype).reshape(shape)
+
+    @staticmethod
+    def _check(offset: int, size: int, limit: int, where: str) -> None:
+        if offset + size > limit:
+            raise InternalError(f"{size} bytes at {offset} lie outside the {where} of {limit}")
+
+    def close(self) -> None:
+        """Free everything, whatever state the card is in; raises nothing that the driver says of it."""
+        if self._closed:
+            return
+        self._closed = True
+        for step in (self._context.enter, self._settle, *(r.close for r in self._replays), self._drop_sessions):
+            _quietly(step)
+        for event in self._events:
+            _quietly(call, "cuEventDestroy", event)
+        for stream in self._streams.values():
+            _quietly(call, "cuStreamDestroy", stream)
+        if self._host:
+            _quietly(call, "cuMemFreeHost", self._host)
+        for address in filter(None, (self._slab, self._scratch.base)):
+            _quietly(call, "cuMemFree", address)
+        _quietly(self._context.close)
+        if self._stats:
+            self._stats.cleanup()
+
+    def _settle(self) -> None:
+        """Run every session that ran once more with the synchronising options: the host callbacks that free its pinned
+        metadata must be past before the session goes, or the process dies in them."""
+        self.synchronize()
+        last = {id(bound.session): bound for bound in self._bindings if bound.ran}
+        for bound in last.values():
+            self._run(bound, ort.RunOptions())
+
+    def _drop_sessions(self) -> None:
+        for bound in self._bindings:  # whoever still holds a segment must not keep its session on the card
+            bound.session = bound.run = bound.binding = None
+        self._bindings.clear()
+        self._sessions.clear()
+
+
+def pinned_array(address: int, size: int) -> np.ndarray:
+    """The `size` bytes of host memory at `address` as an array that does not own them."""
+    return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+
+
+def _quietly(step: Callable[..., object], *arguments: object) -> None:
+    """Closing goes on: what the driver says of a broken card was raised where it broke."""
+    with contextlib.suppress(DeviceError):
+        step(*arguments)

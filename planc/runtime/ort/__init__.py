@@ -1,0 +1,1 @@
+"""What planc asks of ONNX Runtime: sessions, its C API, custom operators."""

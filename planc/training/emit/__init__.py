@@ -1,0 +1,1 @@
+"""Writing training graphs: the builder, the forms of operators for each device, the opset."""

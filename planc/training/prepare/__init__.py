@@ -1,0 +1,1 @@
+"""A forward model made ready for differentiation."""

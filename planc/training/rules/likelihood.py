@@ -1,0 +1,87 @@
+"""The negative log-likelihood of integer labels, some of which may be ignored, as ONNX nodes.
+
+Log-probabilities are [N, K, ...], labels [N, ...]. A label equal to the ignored one counts for nothing; all others
+must lie in [0, K).
+"""
+
+from dataclasses import dataclass
+
+from planc.training.emit.builder import Builder, Value
+from planc.training.emit.forms import LoweringTable
+from planc.training.rules.reductions import total
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels read for one loss: `index` [N, 1, ...] with ignored labels set to 0, and which of them count.
+
+    `counted` [N, 1, ...] is 0 for an ignored label, else 1 or the weight of its class, in the type of the
+    log-probabilities; None where every label counts for one.
+    """
+
+    index: Value
+    counted: Value | None
+
+    def count(self, b: Builder, table: LoweringTable, dtype: int) -> Value:
+        """How much all labels count together, a scalar of type `dtype`."""
+        if self.counted is None:
+            return b.full((), float(self.index.size), dtype)
+        return b.cast(total(b, table, self.counted), dtype)
+
+
+def read_labels(
+    b: Builder, logp: Value, labels: Value, ignored: int | None, weight: Value | None = None
+) -> Labels:  # fmt: skip
+    """How much each label counts, by the label that is `ignored` and the `weight` [K] of the classes.
+
+    A few operators on one number a position.
+    """
+    index, counted = b.reshape(labels, (logp.shape[0], 1, *logp.shape[2:])), None
+    if ignored is not None:
+        counts = b.unary("Not", b.compare("Equal", index, ignored))
+        index, counted = b.mul(index, b.cast(counts, labels.dtype)), b.cast(counts, logp.dtype)
+    if weight is not None:
+        each = b.op("Gather", [weight, index], index.shape, axis=0)
+        counted = each if counted is None else b.mul(each, counted)
+    return Labels(index, counted)
+
+
+def likelihood(
+    b: Builder, table: LoweringTable, logp: Value, labels: Labels, reduction: str, name: str | None = None
+) -> Value:
+    """-log p of the labels: `none` per position, their `sum`, or their `mean` over what the labels count."""
+    picked = b.op("GatherElements", [logp, labels.index], labels.index.shape, logp.dtype, axis=1)
+    if labels.counted is not None:
+        picked = b.mul(picked, labels.counted)
+    if reduction == "none":
+        return b.reshape(b.unary("Neg", picked), (logp.shape[0], *logp.shape[2:]), name=name)
+    summed = b.cast(total(b, table, picked), logp.dtype)
+    if reduction == "sum" or labels.counted is None:
+        return b.mul(summed, -1.0 if reduction == "sum" else -1 / picked.size, name=name)
+    return b.unary("Neg", b.div(summed, labels.count(b, table, logp.dtype)), name=name)
+
+
+def label_gradient(b: Builder, table: LoweringTable, labels: Labels, reduction: str, dy: Value) -> Value:
+    """The gradient of each label's log-probability, [N, 1, ...]: -dy times how much the label counts, over how much
+    all count for a mean. `dy` is a scalar, or for `none` one number a position."""
+    shape, known = labels.index.shape, b.known_scalar(dy)
+    minus: Value | float = -known if known is not None else b.unary("Neg", b.reshape(dy, shape if dy.shape else ()))
+    if reduction == "mean":
+        if isinstance(minus, float) and labels.counted is None:
+            minus = minus / labels.index.size
+        else:
+            minus = b.div(minus, labels.count(b, table, dy.dtype))
+    if isinstance(minus, Value) and not minus.shape:
+        minus = b.reshape(minus, (1,) * len(shape))
+    if labels.counted is not None:
+        return b.mul(labels.counted, minus)
+    return b.expand(minus if isinstance(minus, Value) else b.scalar_for(minus, Value("", shape, dy.dtype)), shape)
+
+
+def likelihood_gradient(b: Builder, logp: Value, index: Value, share: Value) -> Value:
+    """The gradient of the scores: -share softmax + share at the label, `share` [N, 1, ...] that of the log-probability.
+
+    The label's part is added in place by a ScatterElements whose indices never collide, so it is repeatable everywhere.
+    """
+    spread = b.mul(b.unary("Exp", logp), b.unary("Neg", share))
+    return b.op("ScatterElements", [spread, index, share], logp.shape, axis=1, reduction="add")

@@ -1,0 +1,1 @@
+"""Lower bounds: merged models, their relaxation, and what proves them."""

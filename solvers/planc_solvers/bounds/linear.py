@@ -1,0 +1,153 @@
+"""Mixed-integer linear models, built row by row and solved by MathOpt's HiGHS."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from math import inf
+
+import numpy as np
+import numpy.typing as npt
+from ortools.math_opt import model_pb2
+from ortools.math_opt.python import mathopt
+from ortools.math_opt.solvers import highs_pb2
+
+_SOLVED = (mathopt.TerminationReason.OPTIMAL, mathopt.TerminationReason.FEASIBLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Of a minimisation: a proven lower bound, and the best point with its objective where one was found."""
+
+    bound: float
+    objective: float
+    point: npt.NDArray[np.float64] | None
+    infeasible: bool = False
+    duals: npt.NDArray[np.float64] | None = None
+    """One a row, of a relaxation solved to its optimum."""
+
+
+def _run(
+    proto: model_pb2.ModelProto, seconds: float, glop: bool, gap: float, nodes: int | None
+) -> mathopt.SolveResult | None:
+    """By HiGHS, or by GLOP's dual simplex, whose bound holds even when time cuts it short."""
+    limit = timedelta(seconds=max(seconds, 0.01))
+    if glop:
+        solver = mathopt.SolverType.GLOP
+        parameters = mathopt.SolveParameters(time_limit=limit, lp_algorithm=mathopt.LPAlgorithm.DUAL_SIMPLEX)
+    else:
+        solver = mathopt.SolverType.HIGHS
+        options = highs_pb2.HighsOptionsProto(string_options={"parallel": "off"})
+        parameters = mathopt.SolveParameters(
+            time_limit=limit, relative_gap_tolerance=gap, node_limit=nodes, highs=options
+        )
+    try:
+        return mathopt.solve(mathopt.Model.from_model_proto(proto), solver, params=parameters)
+    except (AttributeError, RuntimeError, ValueError):
+        # MathOpt raises the first of these where HiGHS ends with a status that MathOpt does not know.
+        return None
+
+
+@dataclass(slots=True)
+class LinearModel:
+    """Minimise cost · x subject to rows; variables are numbered from 0."""
+
+    lower: list[float] = field(default_factory=list)
+    upper: list[float] = field(default_factory=list)
+    cost: list[float] = field(default_factory=list)
+    integer: list[bool] = field(default_factory=list)
+    row_lower: list[float] = field(default_factory=list)
+    row_upper: list[float] = field(default_factory=list)
+    _rows: list[int] = field(default_factory=list)
+    _columns: list[int] = field(default_factory=list)
+    _values: list[float] = field(default_factory=list)
+
+    def variable(self, lower: float, upper: float, cost: float = 0.0, integer: bool = False) -> int:
+        """Add a variable; its number."""
+        self.lower.append(lower)
+        self.upper.append(upper)
+        self.cost.append(cost)
+        self.integer.append(integer)
+        return len(self.cost) - 1
+
+    def row(self, terms: list[tuple[int, float]], lower: float = -inf, upper: float = inf) -> int:
+        """Add lower ≤ Σ coefficient · variable ≤ upper; a variable may occur once. The row's number."""
+        index = len(self.row_lower)
+        for column, value in terms:
+            self._rows.append(index)
+            self._columns.append(column)
+            self._values.append(value)
+        self.row_lower.append(lower)
+        self.row_upper.append(upper)
+        return index
+
+    def entries(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Rows, columns and coefficients of the matrix."""
+        return np.array(self._rows, np.int64), np.array(self._columns, np.int64), np.array(self._values)
+
+    def _proto(self, relaxed: bool) -> model_pb2.ModelProto:
+        proto = model_pb2.ModelProto()
+        columns, rows = len(self.cost), len(self.row_lower)
+        proto.variables.ids.extend(range(columns))
+        proto.variables.lower_bounds.extend(self.lower)
+        proto.variables.upper_bounds.extend(self.upper)
+        proto.variables.integers.extend([False] * columns if relaxed else self.integer)
+        priced = [i for i, c in enumerate(self.cost) if c]
+        proto.objective.linear_coefficients.ids.extend(priced)
+        proto.objective.linear_coefficients.values.extend(self.cost[i] for i in priced)
+        proto.linear_constraints.ids.extend(range(rows))
+        proto.linear_constraints.lower_bounds.extend(self.row_lower)
+        proto.linear_constraints.upper_bounds.extend(self.row_upper)
+        order = np.lexsort((self._columns, self._rows))
+        matrix = proto.linear_constraint_matrix
+        matrix.row_ids.extend(np.array(self._rows, np.int64)[order].tolist())
+        matrix.column_ids.extend(np.array(self._columns, np.int64)[order].tolist())
+        matrix.coefficients.extend(np.array(self._values)[order].tolist())
+        return proto
+
+    def solve(
+        self,
+        seconds: float,
+        *,
+        relaxed: bool = False,
+        staged: bool = False,
+        gap: float = 1e-5,
+        nodes: int | None = None,
+    ) -> Answer:
+        """Solve within `seconds` and `nodes`; `relaxed` drops integrality. The bound of a failed solve is -infinity.
+
+        Relaxations go to GLOP, but `staged` ones, which have several critical tasks, to HiGHS: seven of them on a graph of
+        1,000 tasks take it 0.6 s, and GLOP more than 30 s.
+        """
+        result = _run(self._proto(relaxed), seconds, relaxed and not staged, gap, nodes)
+        if result is None:
+            return Answer(-inf, inf, None)
+        reason = result.termination.reason
+        if reason in (mathopt.TerminationReason.INFEASIBLE, mathopt.TerminationReason.INFEASIBLE_OR_UNBOUNDED):
+            return Answer(inf, inf, None, infeasible=True)
+        bound = result.termination.objective_bounds.dual_bound
+        if reason not in _SOLVED or not result.has_primal_feasible_solution():
+            return Answer(bound, inf, None)
+        point = np.zeros(len(self.cost))
+        for variable, value in result.variable_values().items():
+            point[variable.id] = value
+        duals = None
+        if relaxed and result.has_dual_feasible_solution():
+            duals = np.zeros(len(self.row_lower))
+            for row, value in result.dual_values().items():
+                duals[row.id] = value
+        return Answer(bound, result.objective_value(), point, duals=duals)
+
+    def lagrangian_bound(self, duals: npt.NDArray[np.float64]) -> float:
+        """The bound that any `duals` (one a row) prove: y · b + Σ min of (c - yA) x over the variables' ranges.
+
+        A variable without an upper limit must cost at least 1 and be at least 0, so that it is at most the optimum z;
+        then z ≥ rest - Σ max(0, -reduced cost) z over these variables, which forgives the duals' rounding errors.
+        """
+        rows, columns, values = self.entries()
+        sides = np.where(duals > 0, self.row_lower, self.row_upper)
+        duals = np.where(np.isfinite(sides), duals, 0.0)
+        reduced = np.array(self.cost) - np.bincount(columns, weights=duals[rows] * values, minlength=len(self.cost))
+        free = ~np.isfinite(self.upper)
+        upper = np.where(free, 0.0, self.upper)
+        rest = (np.where(np.isfinite(sides), sides, 0.0) * duals).sum()
+        rest += (np.where(reduced > 0, self.lower, upper) * reduced).sum()
+        return float(rest / (1 + np.maximum(0.0, -reduced[free]).sum()))

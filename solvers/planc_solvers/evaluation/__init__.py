@@ -1,0 +1,1 @@
+"""What a schedule takes: residencies, timeline and memory, in compiled code."""

@@ -1,0 +1,89 @@
+"""What an evaluation derives from a plan, as flat arrays."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from planc.compiled.packed import Packed
+from planc_solvers.evaluation.arrays import Arrays, Bytes8, Ints, step_capacity
+
+Floats = npt.NDArray[np.float64]
+
+# Indices of `Workspace.tally` and `Workspace.total`.
+GAPS, OUTS, INS, REPEATS = range(4)
+MAKESPAN, EXCESS, COMPUTE, OUT_TOTAL, IN_TOTAL, ON_HOST = range(6)
+
+KEPT, FETCHED, HOME = range(3)
+"""Kinds of gap: an instance kept idle, one dropped and fetched, and the gap around the step's end."""
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace(Packed):
+    """Everything an evaluation derives from a plan; positions are boundaries before steps."""
+
+    first: Ints
+    start: Ints
+    end: Ints
+    write: Ints
+    host: Bytes8
+    """1 where the host has the present version."""
+    slot: Bytes8
+    """1 where the value is on the host at any time."""
+    out_of: Ints
+    lasts: Ints
+    """Duration of each step in its form."""
+    memory: Floats
+    leaving: Floats
+    clock: Floats
+    stall: Floats
+    wait: Bytes8
+    """1 at positions where copies start or are awaited."""
+    gap_value: Ints
+    gap_from: Ints
+    gap_to: Ints
+    gap_slot: Ints
+    gap_kind: Ints
+    repeats: Ints
+    out_value: Ints
+    out_start: Ints
+    out_ready: Ints
+    out_stop: Ints
+    out_done: Floats
+    out_order: Ints
+    bucket: Ints
+    chain: Ints
+    in_value: Ints
+    in_need: Ints
+    in_stop: Ints
+    """Where the copy is awaited: at its need, or before, together with another."""
+    in_floor: Ints
+    """Last access of the instance before: the copy must not replace it earlier."""
+    in_start: Ints
+    in_done: Floats
+    in_after: Ints
+    tally: Ints
+    total: Floats
+
+
+def workspace(a: Arrays) -> Workspace:
+    """Room for the evaluation of any plan of the problem `a`."""
+    sizes = {"task": a.duration.size, "value": a.size.size, "position": step_capacity(a) + 3}
+    sizes["gap"] = 4 * a.reads.size + 2 * a.size.size + 64
+    fields: dict[str, Any] = {name: np.zeros(sizes[of], kind) for of, kind, names in _FIELDS for name in names.split()}
+    return Workspace(**fields, tally=np.zeros(4, np.int64), total=np.zeros(6, np.float64))
+
+
+_FIELDS: tuple[tuple[str, type, str], ...] = (
+    ("task", np.int64, "first"),
+    ("value", np.int64, "start end write out_of"),
+    ("value", np.uint8, "host slot"),
+    ("position", np.float64, "memory leaving clock stall"),
+    ("position", np.uint8, "wait"),
+    ("position", np.int64, "repeats bucket lasts"),
+    ("gap", np.int64, "gap_value gap_from gap_to gap_slot gap_kind"),
+    ("gap", np.int64, "out_value out_start out_ready out_stop out_order chain"),
+    ("gap", np.int64, "in_value in_need in_stop in_floor in_start in_after"),
+    ("gap", np.float64, "out_done in_done"),
+)

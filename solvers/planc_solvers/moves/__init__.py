@@ -1,0 +1,1 @@
+"""Changes of a schedule: the steps of the search."""

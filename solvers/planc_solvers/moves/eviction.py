@@ -1,0 +1,287 @@
+"""The rule by which values go when memory runs out and come back on demand, compiled.
+
+The online rule of dynamic tensor rematerialization (Kirisame et al., ICLR 2021) with the future known, and with the host
+as a second way out: of the values on the device the one is evicted whose return costs least for its bytes and for the
+time until it is read next. It returns by recomputation, with what that needs and is gone too, or by a copy, at a price
+on the link's time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planc.compiled.packed import Packed
+from planc_solvers.evaluation.arrays import BATCH, COMPUTED, STATE, Arrays, Bytes8, Ints, Plan, step_capacity
+from planc_solvers.evaluation.workspace import Floats
+from planc_solvers.jit import inner
+
+MOST_REPEATS = 400
+"""Recomputations for the sake of one task after which the rule is going round in circles."""
+
+LEAST_PART = 1 / 64
+"""Part of the missing bytes below which a value goes only when no larger one is left: thousands would have to go, and come
+back.
+"""
+
+SPARE = 64
+"""Steps of a plan that stay free."""
+
+HELD, AWAY, GONE = 1, 2, 0
+"""Where a value is: on the device, on the host only, or nowhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trail(Packed):
+    """Where values are and what was looked at, while one plan is made."""
+
+    ptr: Ints
+    readers: Ints
+    """For each value v the tasks that access it, in order: readers[ptr[v]:ptr[v + 1]]."""
+    weights: Floats
+    where: Bytes8
+    """Of each value: held, away or gone."""
+    movable: Bytes8
+    """1 for values that take bytes, and can return or are not needed for ever."""
+    held: Ints
+    """The movable values that are held, in any order, then elsewhere; the last number is how many."""
+    rank: Ints
+    """Of each of those values its index in `held`."""
+    on_host: Bytes8
+    wanted: Ints
+    """The stamp of the last look at what was to be read, of each value; then the present stamp."""
+    seen: Ints
+    """The same of tasks."""
+    stack: Ints
+    done: Bytes8
+    """1 for tasks that have run."""
+    fates: Bytes8
+    """What becomes of the values of each step of a plan, what it reads before what it makes: held, away or gone."""
+    later: Bytes8
+
+
+def trail(a: Arrays) -> Trail:
+    """Room for the plans of the problem `a`."""
+    tasks, values = a.duration.size, a.size.size
+    accessed_by = np.repeat(np.arange(tasks), np.diff(a.read_ptr))
+    order = np.argsort(a.reads, kind="stable")
+    ptr = np.searchsorted(a.reads[order], np.arange(values + 1)).astype(np.int64)
+    mortal = (a.origin == BATCH) | ((a.origin == COMPUTED) & (a.needed == 0))
+    repeatable = (a.producer >= 0) & (a.recomputable[a.producer] != 0)
+    most = int((np.diff(a.read_ptr) + np.diff(a.write_ptr)).max(initial=0))
+    return Trail(
+        ptr=ptr,
+        readers=accessed_by[order],
+        weights=np.zeros(4),
+        where=np.zeros(values, np.uint8),
+        movable=((a.size > 0) & (mortal | repeatable | (a.swappable != 0))).astype(np.uint8),
+        held=np.zeros(values + 1, np.int64),
+        rank=np.zeros(values, np.int64),
+        on_host=np.zeros(values, np.uint8),
+        wanted=np.zeros(values + 1, np.int64),
+        seen=np.zeros(tasks + 1, np.int64),
+        stack=np.zeros(tasks + 1, np.int64),
+        done=np.zeros(tasks, np.uint8),
+        fates=np.zeros((step_capacity(a), most), np.uint8),
+        later=np.zeros(values, np.uint8),
+    )
+
+
+@inner
+def hold(v: int, t: Trail) -> None:
+    """`v`, which was not, is on the device."""
+    t.where[v] = HELD
+    if t.movable[v]:
+        count = t.held[t.held.size - 1]
+        t.held[count], t.rank[v] = v, count
+        t.held[t.held.size - 1] = count + 1
+
+
+@inner
+def let_go(v: int, fate: int, t: Trail) -> None:
+    """`v`, which was held, is away or gone."""
+    t.where[v] = fate
+    if t.movable[v]:
+        last = t.held[t.held.size - 1] - 1
+        other = t.held[last]
+        t.held[t.rank[v]], t.rank[other] = other, t.rank[v]
+        t.held[t.held.size - 1] = last
+
+
+@inner
+def _readers_before(t: Trail, value: int, now: int) -> int:
+    """How many of the tasks that access `value` come before `now`."""
+    readers, base = t.readers, t.ptr[value]
+    low, high = base, t.ptr[value + 1]
+    while low < high:
+        middle = (low + high) >> 1
+        if readers[middle] < now:
+            low = middle + 1
+        else:
+            high = middle
+    return int(low - base)
+
+
+@inner
+def _recomputation(a: Arrays, value: int, t: Trail, stamp: int, price: float) -> float:
+    """Cost of making `value` again: its task, and what that needs and is not on the device."""
+    if a.producer[value] < 0:
+        return np.inf
+    where, seen, stack = t.where, t.seen, t.stack
+    stack[0] = a.producer[value]
+    seen[stack[0]] = stamp
+    top, cost = 1, 0.0
+    while top > 0:
+        top -= 1
+        task = stack[top]
+        if a.recomputable[task] == 0:
+            return np.inf
+        cost += a.duration[task]
+        for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+            v, made = a.reads[k], a.producer[a.reads[k]]
+            if where[v] == AWAY:
+                cost += price * a.in_ns[v]
+            elif where[v] == GONE and seen[made] != stamp:
+                seen[made] = stamp
+                stack[top] = made
+                top += 1
+    return cost
+
+
+@inner
+def _copying(a: Arrays, value: int, home: bool, on_host: Bytes8, price: float, cuts: float) -> float:
+    """Cost of sending `value` to the host and back, `cuts` boundaries included; at `home` state goes both ways."""
+    if a.swappable[value] == 0:
+        return np.inf
+    kept = on_host[value] and not (home and a.origin[value] == STATE)
+    copied = a.in_ns[value] + (0 if kept else a.out_ns[value])
+    return float(price * copied + cuts * a.boundary * (1 if kept else 2))
+
+
+@inner
+def next_task(a: Arrays, now: int, t: Trail, stamp: int) -> int:
+    """The first of the tasks to run so that `now` finds its inputs; stamps `wanted` of all that they read."""
+    where, wanted, seen, stack = t.where, t.wanted, t.seen, t.stack
+    stack[0] = now
+    seen[now] = stamp
+    top, first = 1, now
+    while top > 0:
+        top -= 1
+        task = stack[top]
+        first = min(first, task)
+        for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+            v = a.reads[k]
+            wanted[v] = stamp
+            if where[v] == GONE and seen[a.producer[v]] != stamp:
+                seen[a.producer[v]] = stamp
+                stack[top] = a.producer[v]
+                top += 1
+    return first
+
+
+@inner
+def evict(a: Arrays, s: Plan, now: int, task: int, missing: int, t: Trail) -> int:
+    """Evict a value before `task`, which runs for the sake of `now` and misses so many bytes: the value's bytes, or -1 when
+    everything is an input."""
+    held, on_host, wanted, ptr, readers, seen, weights = (
+        t.held,
+        t.on_host,
+        t.wanted,
+        t.ptr,
+        t.readers,
+        t.seen,
+        t.weights,
+    )
+    best, lowest, stamp, copied, at_home = -1, np.inf, wanted[wanted.size - 1], False, False
+    for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+        wanted[a.reads[k]] = -stamp
+    for index in range(held[held.size - 1]):
+        v = held[index]
+        if wanted[v] == -stamp:
+            continue
+        at = _readers_before(t, v, now)
+        ends = at == ptr[v + 1] - ptr[v]
+        lives = a.needed[v] if a.origin[v] == COMPUTED else a.origin[v] != BATCH
+        soon = wanted[v] == stamp
+        if ends and not lives and not soon:
+            best, lowest, copied, at_home = v, 0.0, False, False
+            break
+        home = (ends and lives) or (at == 0 and a.producer[v] < 0)
+        wait = 1.0 + a.duration.size - now if ends else readers[ptr[v] + at] - now + 1.0
+        share = a.size[v] ** weights[0] * (1.0 if soon else wait) ** weights[1]
+        late = 1e18 if soon else 1e17 if a.size[v] < LEAST_PART * missing else 0.0
+        cost = _copying(a, v, home, on_host, weights[2], weights[3])
+        copy = True
+        made = a.producer[v] if not (ends and lives) else -1
+        repeat = made >= 0 and a.recomputable[made] and (ends or a.deadline[made] > readers[ptr[v] + at])
+        if min(cost, a.duration[made] if repeat else np.inf) / share + late >= lowest:
+            continue
+        if repeat:
+            seen[seen.size - 1] += 1
+            again = _recomputation(a, v, t, seen[seen.size - 1], weights[2])
+            copy = cost <= again
+            cost = min(cost, again)
+        if cost / share + late < lowest:
+            best, lowest, copied, at_home = v, cost / share + late, copy, home
+    if best < 0:
+        return -1
+    let_go(best, AWAY if copied else GONE, t)
+    if copied:
+        on_host[best] = 1
+        if at_home:
+            s.home[best] = 1
+    return int(a.size[best])
+
+
+@inner
+def append(a: Arrays, s: Plan, task: int, t: Trail) -> int:
+    """Run `task` as the next step, fetching inputs that are away; the bytes that are on the device in addition after it."""
+    position, added, where, on_host = s.length[0], 0, t.where, t.on_host
+    s.seq[position] = task
+    for q in range(s.fetch.shape[1]):
+        s.fetch[position, q] = np.uint64(0)
+    for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+        if where[a.reads[k]] == AWAY:
+            slot = k - a.read_ptr[task]
+            s.fetch[position, slot >> 6] |= np.uint64(1) << np.uint64(slot & 63)
+            hold(a.reads[k], t)
+            added += a.size[a.reads[k]]
+    for k in range(a.mutate_ptr[task], a.mutate_ptr[task + 1]):
+        on_host[a.mutates[k]] = 0
+    for k in range(a.write_ptr[task], a.write_ptr[task + 1]):
+        if where[a.writes[k]] != HELD:
+            hold(a.writes[k], t)
+            added += a.size[a.writes[k]]
+    s.length[0] = position + 1
+    return added
+
+
+@inner
+def run(a: Arrays, s: Plan, target: int, form: int, now: int, t: Trail, used: int) -> int:
+    """Run `target` in that form after what must be recomputed for it, evicting where memory runs out.
+
+    The bytes on the device after it, which were `used` before; -1 where there is no way.
+    """
+    tasks, task, repeats, again = a.duration.size, -1, 0, t.done[target]
+    while task != target:
+        t.seen[tasks] += 1
+        t.wanted[a.size.size] = t.seen[tasks]
+        task = next_task(a, target, t, t.seen[tasks])
+        repeats += 1
+        late = a.deadline[task] < tasks and t.done[a.deadline[task]]
+        if (task != target or again) and (a.recomputable[task] == 0 or late or repeats > MOST_REPEATS):
+            return -1
+        chosen = form if task == target else 0
+        incoming = a.form_bytes[a.form_ptr[task] + chosen]
+        for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+            incoming += a.size[a.reads[k]] if t.where[a.reads[k]] == AWAY else 0
+        while used + incoming > a.budget:
+            freed = evict(a, s, now, task, used + incoming - a.budget, t)
+            if freed < 0:
+                return -1
+            used -= freed
+        if s.length[0] >= s.seq.size - SPARE:
+            return -1
+        s.choice[s.length[0]] = chosen
+        used += append(a, s, task, t)
+        t.done[task] = 1
+    return used

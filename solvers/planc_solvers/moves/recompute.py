@@ -1,0 +1,75 @@
+"""Recomputation of a value together with what it needs and is gone, compiled."""
+
+import numpy as np
+
+from planc_solvers.evaluation.arrays import Arrays, Bytes8, Ints, Plan
+from planc_solvers.evaluation.workspace import FETCHED, GAPS, Workspace
+from planc_solvers.jit import fill, inner
+from planc_solvers.moves.edits import insert
+
+CHAIN_DEPTH = 12
+"""Longest chain of recomputations that one move inserts."""
+
+
+@inner
+def _mark_alive(w: Workspace, position: int, alive: Bytes8) -> None:
+    """Which values lie on the device across `position` in the current plan, idle or not."""
+    gap_kind, gap_from, gap_to, gap_value = w.gap_kind, w.gap_from, w.gap_to, w.gap_value
+    fill(alive, alive.size, 0)
+    for g in range(w.tally[GAPS]):
+        if gap_kind[g] != FETCHED and gap_from[g] <= position <= gap_to[g]:
+            alive[gap_value[g]] = 1
+
+
+@inner
+def insert_chain(a: Arrays, s: Plan, w: Workspace, alive: Bytes8, chain: Ints, value: int, position: int) -> bool:
+    """Recompute `value` before `position`, with the inputs that are gone there; False when it may not be.
+
+    There is room in `alive` for the values, and in `chain` for `CHAIN_DEPTH` tasks.
+    """
+    _mark_alive(w, position, alive)
+    count = _gather_chain(a, w, alive, chain, value, position)
+    if count == 0 or s.length[0] + count >= s.seq.size:
+        return False
+    _insert_sorted(a, s, chain, count, position)
+    return True
+
+
+@inner
+def _gather_chain(a: Arrays, w: Workspace, alive: Bytes8, todo: Ints, value: int, position: int) -> int:
+    """Write the tasks to repeat for `value` into `todo`; how many, 0 when one of them may not be repeated."""
+    count, at = 1, 0
+    todo[0] = a.producer[value]
+    while at < count:
+        task = todo[at]
+        if task < 0 or not a.recomputable[task]:
+            return 0
+        if a.deadline[task] < a.duration.size and w.first[a.deadline[task]] < position:
+            return 0
+        at += 1
+        for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+            u = a.reads[k]
+            if alive[u] or a.producer[u] < 0:
+                continue
+            again = a.recomputable[a.producer[u]] and np.random.random() < 0.75
+            known = False
+            for q in range(count):
+                known = known or todo[q] == a.producer[u]
+            if again and not known and count < CHAIN_DEPTH:
+                todo[count] = a.producer[u]
+                count += 1
+    return count
+
+
+@inner
+def _insert_sorted(a: Arrays, s: Plan, tasks: Ints, count: int, position: int) -> None:
+    """Insert tasks before `position` in task order, which is a valid order among them."""
+    for i in range(count):
+        low = i
+        for j in range(i + 1, count):
+            if tasks[j] < tasks[low]:
+                low = j
+        tasks[i], tasks[low] = tasks[low], tasks[i]
+        insert(s, position + i, tasks[i])
+        forms = a.form_ptr[tasks[i] + 1] - a.form_ptr[tasks[i]]
+        s.choice[position + i] = np.random.randint(forms) if forms > 1 and np.random.random() < 0.5 else 0

@@ -1,0 +1,65 @@
+"""Moves on recomputations that lie side by side in a plan, compiled: a chain goes, or shifts, as one.
+
+They serve plans without swaps, where single steps of a chain cannot go one by one.
+"""
+
+import numpy as np
+
+from planc_solvers.evaluation.arrays import Plan
+from planc_solvers.evaluation.workspace import REPEATS, Workspace
+from planc_solvers.jit import inner
+from planc_solvers.moves.edits import remove, shift
+
+NEAR, FAR, NEAR_SHARE = 5, 40, 0.7
+"""Steps by which a run shifts, less than the first with that chance, else less than the second."""
+
+
+@inner
+def part_of_run(w: Workspace) -> tuple[int, int]:
+    """Positions [begin, end) of all recomputations side by side with a random one, or half of the time of some of them.
+
+    There must be a recomputation.
+    """
+    repeats, low = w.repeats, np.random.randint(w.tally[REPEATS])
+    high = low
+    while low > 0 and repeats[low - 1] == repeats[low] - 1:
+        low -= 1
+    while high + 1 < w.tally[REPEATS] and repeats[high + 1] == repeats[high] + 1:
+        high += 1
+    begin, end = int(repeats[low]), int(repeats[high]) + 1
+    if end - begin == 1 or np.random.random() < 0.5:
+        return begin, end
+    begin += np.random.randint(end - begin)
+    return begin, begin + 1 + np.random.randint(end - begin)
+
+
+@inner
+def drop_run(s: Plan, w: Workspace) -> bool:
+    """Remove recomputations side by side."""
+    if w.tally[REPEATS] == 0:
+        return False
+    begin, end = part_of_run(w)
+    for _ in range(begin, end):
+        remove(s, begin)
+    return True
+
+
+@inner
+def shift_run(s: Plan, w: Workspace) -> bool:
+    """Shift recomputations side by side together, earlier, though none before its first execution, or later."""
+    if w.tally[REPEATS] == 0:
+        return False
+    begin, end = part_of_run(w)
+    earliest = 0
+    for p in range(begin, end):
+        earliest = max(earliest, w.first[s.seq[p]] + 1)
+    reach = np.random.randint(1, NEAR if np.random.random() < NEAR_SHARE else FAR)
+    if np.random.random() < 0.5:
+        target = max(earliest, begin - reach)
+        for p in range(end - begin):
+            shift(s, begin + p, target + p)
+    else:
+        target = min(s.length[0] - 1, end - 1 + reach)
+        for p in range(end - begin):
+            shift(s, end - 1 - p, target - p)
+    return True

@@ -1,0 +1,1 @@
+"""Search for schedules: greedy starts, annealing, orders."""
