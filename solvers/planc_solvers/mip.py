@@ -17,11 +17,11 @@ from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
 from planc.units import format_bytes
 from planc_solvers.evaluation.evaluate import ready_evaluation
-from planc_solvers.known import recall, remember
+from planc_solvers.plan_memory import recall, remember
 from planc_solvers.portfolio import Portfolio
 from planc_solvers.ready import CLOCK
-from planc_solvers.search.order import better_order, first_executions, greedy_ns, permuted, ready_order, renumbered
-from planc_solvers.search.reorder import free_order, reordered
+from planc_solvers.search.joint_order import free_order, reordered
+from planc_solvers.search.task_order import better_order, first_executions, greedy_ns, permuted, ready_order, renumbered
 
 EVERY = "every schedule"
 IN_ORDER = "first executions in the given order"

@@ -14,14 +14,14 @@ from planc.units import format_bytes
 from planc_solvers.bounds.decode import give_up_all
 from planc_solvers.bounds.prover import Prover
 from planc_solvers.evaluation.arrays import UNLIMITED
-from planc_solvers.evaluation.build import plan_of, schedule_of
 from planc_solvers.evaluation.evaluate import evaluate
-from planc_solvers.evaluation.reduced import reduced, reduced_arrays
+from planc_solvers.evaluation.reduction import reduced, reduced_arrays
+from planc_solvers.evaluation.schedule_conversion import plan_of, schedule_of
 from planc_solvers.ready import CLOCK
 from planc_solvers.search.annealing import anneal, copied, ready_search
+from planc_solvers.search.improver import CHUNK_S, Improver
 from planc_solvers.search.mend import mend
-from planc_solvers.search.searcher import CHUNK_S, Searcher
-from planc_solvers.standing import PROOF_SHARE, Standing
+from planc_solvers.solve_state import PROOF_SHARE, SolveState
 
 PATIENCE_S = 2.0
 """Time that the proof gets before the search is compiled, which takes several times that."""
@@ -36,8 +36,8 @@ class Portfolio:
     def __init__(self, problem: Problem, options: SolveOptions) -> None:
         self.problem, self.options, self.small = problem, options, reduced(problem)
         self.arrays = reduced_arrays(problem, self.small)
-        self.standing = Standing(problem.least_duration_ns, options.time_limit_s, options.patience_s)
-        self.searcher = Searcher(self.arrays, options, self.standing)
+        self.standing = SolveState(problem.least_duration_ns, options.time_limit_s, options.patience_s)
+        self.searcher = Improver(self.arrays, options, self.standing)
         self.proving = threading.Thread(target=self.prove)
         self.failure: Exception | None = None
         self.standing.begin()

@@ -13,12 +13,12 @@ from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
-from planc_solvers.bounds.coarse import coarse_model
+from planc_solvers.bounds.coarse_model import coarse_model
 from planc_solvers.evaluation.arrays import arrays_of, empty_plan
-from planc_solvers.evaluation.build import schedule_of
 from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.schedule_conversion import schedule_of
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, workspace
-from planc_solvers.moves.choices import settle
+from planc_solvers.moves.form_choices import settle
 
 
 def _tight(problem: Problem, seed: int) -> Problem:

@@ -12,8 +12,8 @@ from planc.schedule.residency import host_bytes, memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
 from planc_solvers.evaluation.arrays import Plan, arrays_of, empty_plan
-from planc_solvers.evaluation.build import schedule_of
 from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.schedule_conversion import schedule_of
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, ON_HOST, workspace
 
 

@@ -13,13 +13,13 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
 from planc_solvers.evaluation.arrays import Plan, arrays_of, empty_plan
-from planc_solvers.evaluation.build import schedule_of
 from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.schedule_conversion import schedule_of
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, workspace
 from planc_solvers.moves.eviction import trail
 from planc_solvers.moves.rebuild import rebuild
 from planc_solvers.search.annealing import CURRENT, anneal, annealing, start
-from planc_solvers.search.order import first_executions
+from planc_solvers.search.task_order import first_executions
 
 
 def _tight(problem: Problem, share: float) -> Problem:

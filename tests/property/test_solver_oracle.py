@@ -13,9 +13,9 @@ from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
-from planc_solvers.bounds.chains import add_chain_rows
-from planc_solvers.bounds.coarse import coarse_model
-from planc_solvers.bounds.timing import add_timing_rows
+from planc_solvers.bounds.chain_rows import add_chain_rows
+from planc_solvers.bounds.coarse_model import coarse_model
+from planc_solvers.bounds.timing_rows import add_timing_rows
 
 
 def _tight(problem: Problem, seed: int) -> Problem:

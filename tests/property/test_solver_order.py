@@ -15,7 +15,7 @@ from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Solution, SolveOptions, Status, solve
 from planc_solvers import mip
 from planc_solvers.mip import EVERY, IN_ORDER, IN_PLANS_ORDER, Mip
-from planc_solvers.search.order import better_order, first_executions, permuted, renumbered
+from planc_solvers.search.task_order import better_order, first_executions, permuted, renumbered
 
 
 def _peak(problem: Problem, order: tuple[int, ...] | None = None) -> int:

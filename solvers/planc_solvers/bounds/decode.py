@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from planc.problem.problem import Origin, Problem
-from planc_solvers.bounds.coarse import Coarse
+from planc_solvers.bounds.coarse_model import Coarse
 from planc_solvers.evaluation.arrays import Arrays, Plan, empty_plan
-from planc_solvers.evaluation.build import adapted
+from planc_solvers.evaluation.schedule_conversion import adapted
 
 Point = npt.NDArray[np.float64]
 

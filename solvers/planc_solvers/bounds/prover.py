@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from planc.problem.problem import Problem
-from planc_solvers.bounds.chains import add_chain_rows
-from planc_solvers.bounds.coarse import Coarse, coarse_model
+from planc_solvers.bounds.chain_rows import add_chain_rows
+from planc_solvers.bounds.coarse_model import Coarse, coarse_model
 from planc_solvers.bounds.decode import decode
-from planc_solvers.bounds.linear import Answer
-from planc_solvers.bounds.merge import Merger
-from planc_solvers.bounds.timing import add_timing_rows
+from planc_solvers.bounds.linear_model import Answer
+from planc_solvers.bounds.merged_model import Merger
+from planc_solvers.bounds.timing_rows import add_timing_rows
 from planc_solvers.evaluation.arrays import BATCH_POWER, Arrays, Plan, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, ON_HOST, Workspace, workspace

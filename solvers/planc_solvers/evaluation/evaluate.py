@@ -3,8 +3,8 @@
 import numpy as np
 
 from planc_solvers.evaluation.arrays import COMPUTED, CONSTANT, STATE, Arrays, Plan, arrays_of, empty_plan
+from planc_solvers.evaluation.copy_placement import order_outs, place_ins, place_outs
 from planc_solvers.evaluation.engines import run_engines
-from planc_solvers.evaluation.place import order_outs, place_ins, place_outs
 from planc_solvers.evaluation.workspace import (
     COMPUTE,
     EXCESS,

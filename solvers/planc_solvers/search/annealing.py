@@ -27,12 +27,12 @@ from planc_solvers.evaluation.workspace import (
     workspace,
 )
 from planc_solvers.jit import inner, outer
-from planc_solvers.moves.choices import choose, has_forms
 from planc_solvers.moves.edits import flip, remove, shift
 from planc_solvers.moves.eviction import Trail, trail
+from planc_solvers.moves.form_choices import choose, has_forms
 from planc_solvers.moves.rebuild import rebuild_stretch
-from planc_solvers.moves.recompute import CHAIN_DEPTH, insert_chain
-from planc_solvers.moves.runs import drop_run, part_of_run, shift_run
+from planc_solvers.moves.recompute_chain import CHAIN_DEPTH, insert_chain
+from planc_solvers.moves.repeat_runs import drop_run, part_of_run, shift_run
 from planc_solvers.ready import TINY, Once
 
 # Indices of `Annealing.state`.

@@ -15,7 +15,7 @@ from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Progress, SolveOptions, Status, solve
 from planc_solvers.mip import Mip
 from planc_solvers.ready import CLOCK
-from planc_solvers.search.order import first_executions
+from planc_solvers.search.task_order import first_executions
 
 INSTANCES = Path(__file__).parents[3] / "benchmarks" / "solver" / "instances"
 

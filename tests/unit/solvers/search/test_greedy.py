@@ -15,8 +15,8 @@ from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc_solvers.evaluation.arrays import arrays_of
-from planc_solvers.evaluation.build import schedule_of
 from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.schedule_conversion import schedule_of
 from planc_solvers.evaluation.workspace import workspace
 from planc_solvers.search.greedy import greedy_plans
 

@@ -10,8 +10,8 @@ from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Direction, Schedule
 from planc_solvers.evaluation.arrays import arrays_of, empty_plan
-from planc_solvers.evaluation.build import schedule_of
 from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.schedule_conversion import schedule_of
 from planc_solvers.evaluation.workspace import EXCESS, OUTS, workspace
 from planc_solvers.search.mend import mend
 

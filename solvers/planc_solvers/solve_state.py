@@ -10,7 +10,7 @@ PROOF_SHARE = 0.4
 """Part of the time limit that the proof may take where one worker proves first and searches then."""
 
 
-class Standing:
+class SolveState:
     """Of a solve that has no schedule below `bound_ns`, and so many seconds, or `patience_s` while it has none at all."""
 
     def __init__(self, bound_ns: int, seconds: float, patience_s: float) -> None:

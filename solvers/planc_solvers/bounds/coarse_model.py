@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from planc.problem.problem import Origin, Problem
-from planc_solvers.bounds.linear import LinearModel
+from planc_solvers.bounds.linear_model import LinearModel
 
 Terms = list[tuple[int, float]]
 

@@ -10,10 +10,10 @@ from planc_solvers.bounds.prover import LARGE
 from planc_solvers.evaluation.arrays import Arrays, Plan, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, workspace
-from planc_solvers.moves.choices import settle
+from planc_solvers.moves.form_choices import settle
 from planc_solvers.search.annealing import BEST, PRICE, SCORE, anneal, annealing, copy_plan, ready_search, start
 from planc_solvers.search.greedy import greedy_plans, ready_greedy
-from planc_solvers.standing import PROOF_SHARE, Standing
+from planc_solvers.solve_state import PROOF_SHARE, SolveState
 
 CHUNK_S = 0.1
 """Time between two looks at the clock and at the other half."""
@@ -65,10 +65,10 @@ REBUILT_VALUES = 80
 """A rebuilt plan takes about as long as one move for so many values."""
 
 
-class Searcher:
+class Improver:
     """One search for plans of the problem with these `arrays`, which goes on until `standing` says that it is finished."""
 
-    def __init__(self, arrays: Arrays, options: SolveOptions, standing: Standing) -> None:
+    def __init__(self, arrays: Arrays, options: SolveOptions, standing: SolveState) -> None:
         self.arrays, self.options, self.standing = arrays, options, standing
         self.proposals: deque[Plan] = deque([empty_plan(arrays)])
         self.scratch = workspace(arrays)

@@ -16,11 +16,11 @@ from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc_solvers.evaluation.arrays import arrays_of, empty_plan
-from planc_solvers.evaluation.build import plan_of, schedule_of
 from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.schedule_conversion import plan_of, schedule_of
 from planc_solvers.ready import CLOCK
 from planc_solvers.search.annealing import BEST, CURRENT, anneal, annealing, ready_search, start
-from planc_solvers.search.order import first_executions, permuted, renumbered
+from planc_solvers.search.task_order import first_executions, permuted, renumbered
 
 
 class _Phase(NamedTuple):

@@ -3,7 +3,7 @@
 import pytest
 
 from planc.problem.problem import Problem, Task, Value
-from planc_solvers.evaluation.reduced import reduced
+from planc_solvers.evaluation.reduction import reduced
 
 
 @pytest.mark.parametrize(("budget", "swappable"), [(1000, True), (1001, True), (1002, False)])

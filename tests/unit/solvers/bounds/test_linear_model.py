@@ -5,7 +5,7 @@ from math import inf
 import numpy as np
 import pytest
 
-from planc_solvers.bounds.linear import LinearModel
+from planc_solvers.bounds.linear_model import LinearModel
 
 
 def _knapsack() -> LinearModel:

@@ -9,9 +9,9 @@ import pytest
 
 from planc.problem.problem import Origin
 from planc_solvers.baselines.policy import turning_point
-from planc_solvers.bounds.coarse import Coarse, coarse_model
+from planc_solvers.bounds.coarse_model import Coarse, coarse_model
 from planc_solvers.bounds.decode import decode
-from planc_solvers.bounds.merge import Merger
+from planc_solvers.bounds.merged_model import Merger
 from planc_solvers.evaluation.arrays import arrays_of
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.workspace import EXCESS, ON_HOST, workspace

@@ -15,7 +15,7 @@ which keeps the rows short.
 from itertools import accumulate
 
 from planc.problem.problem import Origin
-from planc_solvers.bounds.coarse import Coarse, least_ns
+from planc_solvers.bounds.coarse_model import Coarse, least_ns
 
 
 def add_timing_rows(c: Coarse) -> None:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from planc.instances.instance import read_instance
-from planc_solvers.bounds.chains import add_chain_rows
-from planc_solvers.bounds.coarse import coarse_model
+from planc_solvers.bounds.chain_rows import add_chain_rows
+from planc_solvers.bounds.coarse_model import coarse_model
 
 INSTANCES = Path(__file__).parents[4] / "benchmarks" / "solver" / "instances"
 

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planc.problem.problem import Origin
-from planc_solvers.bounds.coarse import Coarse, Terms
+from planc_solvers.bounds.coarse_model import Coarse, Terms
 
 Point = npt.NDArray[np.float64]
 

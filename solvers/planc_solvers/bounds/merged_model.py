@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from planc_solvers.bounds.coarse import Coarse
-from planc_solvers.bounds.linear import LinearModel
+from planc_solvers.bounds.coarse_model import Coarse
+from planc_solvers.bounds.linear_model import LinearModel
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -11,8 +11,8 @@ from planc.problem.problem import Origin, Problem, Task, Value
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import SolveOptions, load_solver, solve
-from planc_solvers.search.order import first_executions, greedy_ns
-from planc_solvers.search.reorder import free_order, reordered
+from planc_solvers.search.joint_order import free_order, reordered
+from planc_solvers.search.task_order import first_executions, greedy_ns
 
 sys.path.insert(0, str(Path(__file__).parents[4] / "benchmarks" / "solver"))
 from layered import random_layered

@@ -12,9 +12,9 @@ from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
 from planc.schedule.solver import SolveOptions, solve
 from planc_solvers.evaluation.arrays import arrays_of, empty_plan
-from planc_solvers.evaluation.build import plan_of, schedule_of
 from planc_solvers.evaluation.evaluate import evaluate
-from planc_solvers.evaluation.reduced import reduced, reduced_arrays
+from planc_solvers.evaluation.reduction import reduced, reduced_arrays
+from planc_solvers.evaluation.schedule_conversion import plan_of, schedule_of
 from planc_solvers.evaluation.workspace import MAKESPAN, workspace
 from planc_solvers.mip import Mip
 
