@@ -1,7 +1,8 @@
 """Joins element-wise operators of a layer into fused ones, each a pass over memory instead of several.
 
 What a fused operator reads and writes lives in memory; what is made and used inside does not, and takes no bytes of a
-plan. Only the target's runtime can have kernels for such operators, so an import asks for them (`import_model`).
+plan. Between half-precision inputs and outputs it computes in float32, so that casts cost no pass of their own. Only the
+target's runtime can have kernels for such operators, so an import asks for them (`import_model`).
 
 Within a layer, nodes are taken in turns: first all whose inputs are there and that cannot be fused, then of those that can
 the largest set of one shape that needs nothing from outside. So a group never waits for its own result. A layer that
@@ -18,6 +19,7 @@ import onnx
 
 from planc.graph import fused
 from planc.graph.annotations import LAYER, PHASE
+from planc.importer.fused_body import Body
 from planc.importer.wired import Wired
 
 Types = Sequence[tuple[str, tuple[int, ...]]]
@@ -60,12 +62,18 @@ class Fusion:
 
     def _layer(self, layer: Layer) -> Layer:
         fusable = [self._is_fusable(node) for node in layer]
-        if sum(fusable) < 2:
+        if sum(fusable) < 2 and not any(map(self._is_half, layer)):
             return layer
         groups = list(self._groups(layer, fusable))
-        if all(len(group) == 1 for group in groups):
+        joined = [len(group) > 1 or (self._is_half(group[0]) and self._is_fusable(group[0])) for group in groups]
+        if not any(joined):
             return layer
-        return [self._joined(group) if len(group) > 1 else group[0] for group in groups]
+        return [self._joined(group) if join else group[0] for group, join in zip(groups, joined, strict=True)]
+
+    def _is_half(self, node: Wired) -> bool:
+        """Whether a node computes in half precision, where ONNX Runtime's CUDA provider lacks some operators. A Cast alone
+        computes nothing."""
+        return node.op_type != "Cast" and any(i >= 0 and self.types[i][0] in fused.HALVES for i in node.inputs)
 
     def _groups(self, layer: Layer, fusable: Sequence[bool]) -> Iterator[Layer]:
         """The layer's nodes in an order to run in, those of a fused operator together."""
@@ -166,18 +174,18 @@ class Fusion:
 
     def _function(self, group: Layer, inputs: list[int], outputs: list[int]) -> str:
         """The name of the function that a group computes, from what it does alone."""
-        local = {tensor: f"a{k}" for k, tensor in enumerate(inputs)}
-        body = []
-        for k, node in enumerate(group):
-            local[node.outputs[0]] = f"v{k}"
-            part = onnx.NodeProto(op_type=node.op_type, input=[local[i] for i in node.inputs], output=[f"v{k}"])
-            part.attribute.extend(node.proto.attribute)
-            body.append(part)
-        ends = [local[t] for t in outputs]
-        content = b"".join(part.SerializeToString(deterministic=True) for part in body) + " ".join(ends).encode()
+        body = Body()
+        for k, tensor in enumerate(inputs):
+            body.read(tensor, f"a{k}", self.types[tensor][0])
+        for node in group:
+            made = node.outputs[0]
+            body.compute(node.op_type, node.proto.attribute, node.inputs, made, self.types[made][0])
+        ends = body.written(outputs, [self.types[t][0] for t in outputs])
+        content = b"".join(part.SerializeToString(deterministic=True) for part in body.nodes) + " ".join(ends).encode()
         name = f"k{hashlib.sha256(content).hexdigest()[:16]}"
         if name not in self.functions:
-            self.functions[name] = fused.function(name, body, [local[i] for i in inputs], ends, self.opset)
+            given = [f"a{k}" for k in range(len(inputs))]
+            self.functions[name] = fused.function(name, body.nodes, given, ends, self.opset)
         return name
 
 

@@ -17,7 +17,7 @@ import onnxruntime as ort
 from planc.errors import DeviceError
 from planc.graph.fused import DOMAIN
 from planc.runtime.cuda.driver import call, driver
-from planc.runtime.cuda.source import BLOCK, VECTOR_BYTES, WIDTH, Operand, blocks, source
+from planc.runtime.cuda.source import BLOCK, PREAMBLE, VECTOR_BYTES, Operand, blocks, source, width
 from planc.runtime.ort.c_api import api_table
 from planc.runtime.ort.custom_ops import Operator, register
 
@@ -83,7 +83,8 @@ class _Kernel:
         self.function, self.inputs, self.outputs = function, inputs, outputs
         content = function.SerializeToString(deterministic=True) + f"{inputs} {outputs}".encode()
         self.name = f"fused_{hashlib.sha256(content).hexdigest()[:16]}"
-        self.fits = outputs[0].elements % WIDTH == 0
+        self.each = width((*inputs, *outputs))
+        self.fits = outputs[0].elements % self.each == 0
 
     def text(self, wide: bool) -> str:
         """CUDA C; where the kernel is not `wide` though it could be, its name says so."""
@@ -97,7 +98,7 @@ def _operator(kernel: _Kernel) -> Operator:
         inputs=[o.element_type for o in kernel.inputs],
         outputs=[o.element_type for o in kernel.outputs],
         shapes=[o.shape for o in kernel.outputs],
-        run=partial(_launch, kernel, blocks(kernel.outputs[0].elements)),
+        run=partial(_launch, kernel, blocks(kernel.outputs[0].elements, kernel.each)),
     )
 
 
@@ -132,7 +133,7 @@ def _load(texts: Mapping[str, str]) -> None:
     known = _handles()
     missing = {name: text for name, text in texts.items() if name not in known}
     if missing:
-        code = _compiled("".join(missing.values()), _architecture(int(call("cuCtxGetDevice"))))
+        code = _compiled(PREAMBLE + "".join(missing.values()), _architecture(int(call("cuCtxGetDevice"))))
         module = call("cuModuleLoadData", code)
         known.update({name: int(call("cuModuleGetFunction", module, name.encode())) for name in missing})
 

@@ -1,7 +1,8 @@
-"""CUDA C of a fused operator: one thread computes four consecutive elements, all of them read before the first is written.
+"""CUDA C of a fused operator: a thread computes some consecutive elements, all of them read before the first is written.
 
 So an output may take the place of any input of its shape (`planc.graph.inplace`). Compiled without contraction of products
-and sums, a fused kernel rounds as one kernel for each operator does.
+and sums, a fused kernel rounds as one kernel for each operator does. Numbers of half precision are bits to it, which
+`PREAMBLE` converts.
 """
 
 import math
@@ -10,15 +11,40 @@ from dataclasses import dataclass
 
 import onnx
 
-from planc.graph.fused import C_TYPES, EXPRESSIONS, PREDICATES
-
-WIDTH = 4
-"""Elements of a thread."""
+from planc.graph.fused import C_TYPES, CASTS, EXPRESSIONS, PREDICATES
 
 BLOCK = 256
 """Threads of a block."""
 
-VECTOR_BYTES = 4 * WIDTH
+VECTOR_BYTES = 16
+"""What a thread loads or stores at once."""
+
+PREAMBLE = """
+struct Half { unsigned short bits; };
+struct Brain { unsigned short bits; };
+static __device__ __forceinline__ float from_half(Half h) {
+  float f;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(h.bits));
+  return f;
+}
+static __device__ __forceinline__ Half to_half(float f) {
+  Half h;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h.bits) : "f"(f));
+  return h;
+}
+static __device__ __forceinline__ float from_brain(Brain b) { return __uint_as_float((unsigned int)b.bits << 16); }
+static __device__ __forceinline__ Brain to_brain(float f) {
+  Brain b;
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(b.bits) : "f"(f));
+#else
+  const unsigned int u = __float_as_uint(f);
+  b.bits = f != f ? 0x7fff : (unsigned short)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+#endif
+  return b;
+}
+"""
+"""Conversions that every text with kernels begins with: to the nearest, ties to even."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +63,20 @@ class Operand:
         """Their number."""
         return math.prod(self.shape)
 
+    @property
+    def is_half(self) -> bool:
+        """Whether an element takes two bytes."""
+        return self.c_type in ("Half", "Brain")
 
-def blocks(elements: int) -> int:
+
+def width(operands: Sequence[Operand]) -> int:
+    """Elements of a thread: as many of the narrowest floats as a vector holds."""
+    return VECTOR_BYTES // (2 if any(o.is_half for o in operands) else 4)
+
+
+def blocks(elements: int, per_thread: int) -> int:
     """Blocks of `BLOCK` threads that cover so many elements."""
-    return -(-elements // (WIDTH * BLOCK))
+    return -(-elements // (per_thread * BLOCK))
 
 
 def source(
@@ -49,21 +85,21 @@ def source(
     """The kernel `name` of a function, in a namespace of its own; inputs are broadcast to the shape that all outputs have.
 
     It takes the addresses of the inputs, then those of the outputs. A `wide` one wants addresses that are multiples of
-    `VECTOR_BYTES` and a number of elements that is one of `WIDTH`.
+    `VECTOR_BYTES` and a number of elements that is one of `width`. The text needs `PREAMBLE` before it.
     """
-    shape, count = outputs[0].shape, outputs[0].elements
+    count, each = outputs[0].elements, width((*inputs, *outputs))
     parameters = [f"const {o.c_type}* a{k}" for k, o in enumerate(inputs)]
     parameters += [f"{o.c_type}* r{k}" for k, o in enumerate(outputs)]
     lines = [
         f"namespace of_{name} {{",
         f"typedef {'unsigned long long' if count >> 31 else 'unsigned int'} Index;",
         f"static const Index count = {count}u;",
-        f"struct alignas({VECTOR_BYTES}) Floats {{ float x[{WIDTH}]; }};",
-        f"struct alignas({WIDTH}) Bools {{ bool x[{WIDTH}]; }};",
+        f"template <class T> struct alignas(sizeof(T) * {each} < {VECTOR_BYTES} ? sizeof(T) * {each} : {VECTOR_BYTES}) "
+        f"Vector {{ T x[{each}]; }};",
         *_element(function, inputs, outputs),
         f'extern "C" __global__ void __launch_bounds__({BLOCK}) {name}({", ".join(parameters)}) {{',
-        f"  const Index first = ((Index)blockIdx.x * {BLOCK}u + threadIdx.x) * {WIDTH}u;",
-        *(f"  {line}" for line in (_wide if wide else _narrow)(inputs, outputs, shape)),
+        f"  const Index first = ((Index)blockIdx.x * {BLOCK}u + threadIdx.x) * {each}u;",
+        *(f"  {line}" for line in (_wide if wide else _narrow)(inputs, outputs, each)),
         "}",
         "}",
     ]
@@ -72,43 +108,58 @@ def source(
 
 def _element(function: onnx.FunctionProto, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Iterator[str]:
     """A function that computes one element."""
-    given = [f"{o.c_type} {name}" for o, name in zip(inputs, function.input, strict=True)]
+    kinds = {name: o.c_type for o, name in zip(inputs, function.input, strict=True)}
+    given = [f"{kind} {name}" for name, kind in kinds.items()]
     made = [f"{o.c_type}& to_{name}" for o, name in zip(outputs, function.output, strict=True)]
     yield f"static __device__ __forceinline__ void element({', '.join((*given, *made))}) {{"
-    predicates = {name for o, name in zip(inputs, function.input, strict=True) if o.c_type == "bool"}
     for node in function.node:
-        if node.op_type in PREDICATES:
-            predicates.add(node.output[0])
-        kind = "bool" if node.output[0] in predicates else "float"
-        yield f"  const {kind} {node.output[0]} = {EXPRESSIONS[node.op_type].format(*node.input)};"
+        (result,), read = node.output, kinds[node.input[0]]
+        if node.op_type == "Cast":
+            kinds[result] = C_TYPES[node.attribute[0].i]
+            expression = CASTS[read, kinds[result]]
+        else:
+            kinds[result] = "bool" if node.op_type in PREDICATES else kinds[node.input[-1]]
+            expression = EXPRESSIONS[node.op_type]
+        yield f"  const {kinds[result]} {result} = {expression.format(*node.input)};"
     yield from (f"  to_{name} = {name};" for name in function.output)
     yield "}"
 
 
-def _wide(inputs: Sequence[Operand], outputs: Sequence[Operand], shape: tuple[int, ...]) -> Iterator[str]:
+def _wide(inputs: Sequence[Operand], outputs: Sequence[Operand], each: int) -> Iterator[str]:
     """Vectors of the inputs, an element each, vectors of the outputs."""
     yield "if (first >= count) return;"
     for k, operand in enumerate(inputs):
-        vector = _vector(operand)
-        if operand.shape == shape:
-            yield f"const {vector} v{k} = *(const {vector}*)(a{k} + first);"
-        else:
-            yield f"{vector} v{k};"
-            at = _at(k, operand, shape)
-            yield f"for (int k = 0; k < {WIDTH}; k++) {{ const Index i = first + k; v{k}.x[k] = {at}; }}"
+        yield from _loaded(k, operand, outputs[0].shape, each)
     yield from (f"{_vector(operand)} w{k};" for k, operand in enumerate(outputs))
     arguments = [f"v{k}.x[k]" for k in range(len(inputs))] + [f"w{k}.x[k]" for k in range(len(outputs))]
-    yield f"for (int k = 0; k < {WIDTH}; k++) element({', '.join(arguments)});"
+    yield f"for (int k = 0; k < {each}; k++) element({', '.join(arguments)});"
     yield from (f"*({_vector(operand)}*)(r{k} + first) = w{k};" for k, operand in enumerate(outputs))
 
 
-def _narrow(inputs: Sequence[Operand], outputs: Sequence[Operand], shape: tuple[int, ...]) -> Iterator[str]:
+def _loaded(k: int, operand: Operand, shape: tuple[int, ...], each: int) -> Iterator[str]:
+    """The elements of input `k` that a thread needs: one vector, one element for all, or each by itself."""
+    terms, vector = digits(operand.shape, shape), _vector(operand)
+    below, size, stride = terms[0] if terms else (math.prod(shape), 1, 1)
+    at = _sum(terms, math.prod(shape), "first")
+    if below == 1 and stride == 1 and size % each == 0:
+        yield f"const {vector} v{k} = *(const {vector}*)(a{k} + {at});"
+        return
+    yield f"{vector} v{k};"
+    if below % each == 0:
+        yield f"const {operand.c_type} s{k} = a{k}[{at}];"
+        yield f"for (int k = 0; k < {each}; k++) v{k}.x[k] = s{k};"
+    else:
+        yield f"for (int k = 0; k < {each}; k++) {{ const Index i = first + k; v{k}.x[k] = {_at(k, operand, shape)}; }}"
+
+
+def _narrow(inputs: Sequence[Operand], outputs: Sequence[Operand], each: int) -> Iterator[str]:
+    shape = outputs[0].shape
     arguments = [_at(k, operand, shape) for k, operand in enumerate(inputs)] + [f"r{k}[i]" for k in range(len(outputs))]
-    yield f"for (Index i = first; i < first + {WIDTH}u && i < count; i++) element({', '.join(arguments)});"
+    yield f"for (Index i = first; i < first + {each}u && i < count; i++) element({', '.join(arguments)});"
 
 
 def _vector(operand: Operand) -> str:
-    return "Bools" if operand.c_type == "bool" else "Floats"
+    return f"Vector<{operand.c_type}>"
 
 
 def _at(position: int, operand: Operand, shape: tuple[int, ...]) -> str:
@@ -116,32 +167,42 @@ def _at(position: int, operand: Operand, shape: tuple[int, ...]) -> str:
     return f"a{position}[{subscript(operand.shape, shape)}]"
 
 
-def subscript(shape: tuple[int, ...], full: tuple[int, ...]) -> str:
-    """C expression: position in an array of `shape` of what NumPy broadcasts to the element `i` of one of `full`."""
-    if shape == full:
-        return "i"
+Digit = tuple[int, int, int]
+"""(elements below, size, stride): the coordinate `i / below % size` of output element `i`, times its stride."""
+
+
+def digits(shape: tuple[int, ...], full: tuple[int, ...]) -> list[Digit]:
+    """The coordinates, innermost first, that add up to the position in an array of `shape` of what NumPy broadcasts to an
+    element of one of `full`. Neighbours that are contiguous in both make one."""
     terms, below, stride = [], 1, 1
     for size, wanted in zip(_padded(shape, len(full))[::-1], full[::-1], strict=True):
         if size > 1:
             terms.append((below, wanted, stride))
         below, stride = below * wanted, stride * size
-    merged: list[tuple[int, int, int]] = []
-    for below, wanted, stride in terms:  # from the innermost axis: neighbours that are contiguous in both make one
+    merged: list[Digit] = []
+    for below, wanted, stride in terms:
         if merged and merged[-1][0] * merged[-1][1] == below and merged[-1][2] * merged[-1][1] == stride:
             below, wanted, stride = merged[-1][0], merged[-1][1] * wanted, merged[-1][2]
             merged.pop()
         merged.append((below, wanted, stride))
-    total = math.prod(full)
-    return " + ".join(_digit(*term, total) for term in merged) or "0"
+    return merged
+
+
+def subscript(shape: tuple[int, ...], full: tuple[int, ...]) -> str:
+    """C expression: position in an array of `shape` of what NumPy broadcasts to the element `i` of one of `full`."""
+    return "i" if shape == full else _sum(digits(shape, full), math.prod(full), "i")
+
+
+def _sum(terms: Sequence[Digit], total: int, element: str) -> str:
+    return " + ".join(_digit(*term, total, element) for term in terms) or "0"
 
 
 def _padded(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
     return (1,) * (rank - len(shape)) + shape
 
 
-def _digit(below: int, size: int, stride: int, total: int) -> str:
-    """One coordinate of element `i` times its stride."""
-    text = f"i / {below}u" if below > 1 else "i"
+def _digit(below: int, size: int, stride: int, total: int, element: str) -> str:
+    text = f"{element} / {below}u" if below > 1 else element
     if below * size < total:
         text = f"{text} % {size}u"
     return f"({text}) * {stride}u" if stride > 1 else f"({text})"

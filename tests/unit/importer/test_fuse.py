@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -13,7 +14,7 @@ from planc.graph.annotations import STATE, annotate_node, write_model
 from planc.graph.fused import DOMAIN
 from planc.graph.graph import Role
 from planc.importer.import_model import ImportedModel, import_for, import_model
-from planc.importer.submodel import sub_model
+from planc.importer.submodel import element_type, sub_model
 from planc.runtime.open import open_session
 from planc.training import Optimizer, differentiate
 from planc.zoo import ZooOptions, build_forward
@@ -166,3 +167,88 @@ def test_a_hash_tells_which_import_is_meant() -> None:
     assert import_for(model, fused.graph.content_hash).graph == fused.graph
     assert import_for(model, plain.graph.content_hash).graph == plain.graph
     assert not import_for(model, "another").functions
+
+
+HALVES = {"bfloat16": TensorProto.BFLOAT16, "float16": TensorProto.FLOAT16}
+
+
+def _half_model(nodes: Sequence[onnx.NodeProto], ends: Sequence[str], dtype: str) -> onnx.ModelProto:
+    """Nodes of one layer over x [4, 6], bias [6] of a half type and w [4, 6] in float32."""
+    inputs = {"x": ([4, 6], HALVES[dtype]), "bias": ([6], HALVES[dtype]), "w": ([4, 6], TensorProto.FLOAT)}
+    infos = [helper.make_tensor_value_info(n, t, shape) for n, (shape, t) in inputs.items()]
+    outputs = [helper.make_empty_tensor_value_info(n) for n in ends]
+    for node in nodes:
+        annotate_node(node, "mlp", "any", "forward")
+    graph = helper.make_graph(list(nodes), "step", infos, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_a_chain_of_halves_computes_in_float32_and_rounds_once(dtype: str) -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "bias"], ["sum"], name="add"),
+        helper.make_node("Mul", ["sum", "sum"], ["square"], name="mul"),
+        helper.make_node("Cast", ["square"], ["wide"], name="widen", to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["wide", "w"], ["rest"], name="sub"),
+        helper.make_node("Cast", ["rest"], ["y"], name="narrow", to=HALVES[dtype]),
+    ]
+    imported = import_model(_half_model(nodes, ["square", "rest", "y"], dtype), fused=True)
+    (op,) = imported.graph.ops
+    assert op.domain == DOMAIN
+    kind = getattr(torch, dtype)
+    rng = torch.Generator().manual_seed(1)
+    x, bias = (torch.randn(shape, generator=rng).to(kind) for shape in ((4, 6), (6,)))
+    w = torch.randn(4, 6, generator=rng)
+    square = (x.float() + bias.float()) ** 2
+    feeds = {"x": x, "bias": bias, "w": w}
+    found = _run_all(imported, {n: t.float().numpy() for n, t in feeds.items()})
+    for name, wanted in {"square": square.to(kind), "rest": square - w, "y": (square - w).to(kind)}.items():
+        assert torch.equal(torch.from_numpy(found[name].astype(np.float32)), wanted.float()), name
+
+
+def _run_all(imported: ImportedModel, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Each output of the graph by name; ONNX Runtime computes the functions, fed by address: NumPy has no bfloat16."""
+    graph = imported.graph
+    model = sub_model(imported, range(len(graph.ops)))
+    session = open_session(model.model_bytes, "cpu")
+    binding, held = session.io_binding(), {}
+    for port in (*model.inputs, *model.outputs):
+        tensor = graph.tensors[port.tensor]
+        code = element_type(imported, port.tensor)
+        held[port.name] = np.zeros(tensor.shape, helper.tensor_dtype_to_np_dtype(code))
+        if tensor.name in feeds:
+            held[port.name][...] = feeds[tensor.name]
+        bind = binding.bind_input if port in model.inputs else binding.bind_output
+        bind(port.name, "cpu", 0, code, tensor.shape, held[port.name].ctypes.data)
+    session.run_with_iobinding(binding)
+    return {graph.tensors[port.tensor].name: held[port.name] for port in model.outputs}
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_one_operator_of_halves_has_a_kernel_too(dtype: str) -> None:
+    nodes = [helper.make_node("Reciprocal", ["x"], ["y"], name="inverse")]
+    (op,) = import_model(_half_model(nodes, ["y"], dtype), fused=True).graph.ops
+    assert op.domain == DOMAIN
+    (cast,) = import_model(
+        _half_model([helper.make_node("Cast", ["x"], ["y"], name="widen", to=TensorProto.FLOAT)], ["y"], dtype),
+        fused=True,
+    ).graph.ops
+    assert cast.op_type == "Cast"
+
+
+def test_what_the_model_casts_is_rounded() -> None:
+    nodes = [
+        helper.make_node("Mul", ["w", "w"], ["u"], name="mul"),
+        helper.make_node("Cast", ["u"], ["y"], name="narrow", to=TensorProto.BFLOAT16),
+        helper.make_node("Cast", ["y"], ["z"], name="widen", to=TensorProto.FLOAT),
+        helper.make_node("Neg", ["z"], ["v"], name="neg"),
+    ]
+    imported = import_model(_half_model(nodes, ["y", "z", "v"], "bfloat16"), fused=True)
+    assert len(imported.graph.ops) == 1
+    w = np.linspace(-3, 3, 24, dtype=np.float32).reshape(4, 6)
+    found = _run_all(imported, {"w": w})
+    rounded = (w * w).astype(found["y"].dtype)
+    assert np.array_equal(found["y"], rounded)
+    assert np.array_equal(found["z"], rounded.astype(np.float32))
+    assert np.array_equal(found["v"], -rounded.astype(np.float32))
