@@ -18,7 +18,7 @@ from planc_solvers.mip import Mip
 from planc_solvers.moves import rebuild
 from planc_solvers.ready import CLOCK, Clock, Once
 from planc_solvers.search import annealing as search
-from planc_solvers.search import order
+from planc_solvers.search import task_order
 
 
 def test_no_time_passes_while_any_thread_has_stopped_the_clock() -> None:
@@ -88,7 +88,7 @@ def test_every_function_is_compiled_for_one_kind_of_arguments() -> None:
                 solve(Mip(), tight, SolveOptions(time_limit_s=0.2, workers=workers))
             except PlancError:
                 continue
-    outer = (evaluate.evaluate_within, rebuild.rebuild, order._anneal_order, search.anneal, search.copy_plan)
+    outer = (evaluate.evaluate_within, rebuild.rebuild, task_order._anneal_order, search.anneal, search.copy_plan)
     found = {getattr(function, "__name__", ""): len(getattr(function, "signatures", ())) for function in outer}
     assert set(found.values()) <= {0, 1}, found
     assert found["evaluate_within"] == 1
