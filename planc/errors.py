@@ -17,6 +17,10 @@ class UsageError(PlancError):
     exit_code = 2
 
 
+class OutputError(UsageError):
+    """What a command or call made cannot be written where it was asked to go."""
+
+
 class ModelError(PlancError):
     """The model cannot be used: unreadable, invalid, or with an operator that planc refuses."""
 

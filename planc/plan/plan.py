@@ -1,5 +1,14 @@
 """The plan: what the compiler writes and the runtime executes. Integers only, bytes and nanoseconds.
 
+What runs when. Three engines work at once: compute executes the runs in list order; copies out and copies in are executed
+by one engine each, in list order. Everything is queued boundary by boundary: what starts after the first `n` runs (copies
+with `after == n`, then the segment that begins with run `n`) is queued before what starts after more. So `after` never
+decreases along the copies of one direction, and a copy waits for no copy that is queued at a later boundary. An action
+begins when the one before it in its engine is complete, and all that it waits for; a copy also when `after` runs are.
+
+Before a step, every storage that is not computed (state, batch, constant) lies in its residency that begins at slot 0; one
+with an `initial` host slot lies there instead. No copy brings in what is there already.
+
 Time inside a plan is counted in *slots*: one slot for each operator that the compute engine executes, run after run in
 order. A *run* is one execution of a layer; a repeated layer is a recomputation. Lifetimes are half-open slot ranges.
 """

@@ -4,9 +4,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from planc.graph.concat import is_placed
-from planc.graph.footprint import write_over_candidates
 from planc.verify.content import ContentCheck, StayUse
+from planc.verify.operators import leaves_out, may_overwrite
 from planc.verify.violation import Violation
 
 
@@ -101,8 +100,8 @@ def _takes_over(check: ContentCheck, first: _Holder, second: _Holder, slot: int)
     op = check.slots[slot][1]
     if check.graph.tensors[check.graph.ops[op].outputs[0]].storage != check.storage_of[b.storage]:
         return False
-    if check.storage_of[a.storage] in write_over_candidates(check.graph, op):
+    if may_overwrite(check.graph, op, check.storage_of[a.storage]):
         return (a.offset, a.bytes) == (b.offset, b.bytes)
-    return first.stay in check.inputs_at(slot) and is_placed(
+    return first.stay in check.inputs_at(slot) and leaves_out(
         check.graph, op, lambda storage: check.address(storage, slot)
     )

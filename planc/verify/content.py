@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from planc.graph.footprint import write_over_candidates
 from planc.graph.graph import Graph, Role
 from planc.plan.plan import Direction, Plan
 from planc.verify.clocks import Order
+from planc.verify.operators import may_overwrite
 from planc.verify.violation import Violation
 
 
@@ -93,16 +93,19 @@ class ContentCheck:
     def _source(self, storage: int, stay: int) -> Iterator[Violation]:
         use, begin = self.uses[stay], self.plan.residencies[stay].begin
         role = self.graph.storages[storage].role
+        slot = self.host.get(self.graph.storages[storage].name)
+        given = role is not Role.COMPUTED and begin == 0 and not (slot is not None and slot.initial)
         if begin >= len(self.slots):
             yield Violation("lifetime", self._where(stay), "it begins after the last operator")
         elif use.brought_by is None and role is Role.COMPUTED:
             use.written_at = begin
             if storage not in self.graph.op_writes[self.slots[begin][1]]:
                 yield Violation("never written", self._where(stay), f"no operator writes it at slot {begin}")
-        elif use.brought_by is None:
-            slot = self.host.get(self.graph.storages[storage].name)
-            if begin != 0 or (slot is not None and slot.initial):
-                yield Violation("never written", self._where(stay), "nothing puts it there when the step begins")
+        elif use.brought_by is None and not given:
+            yield Violation("never written", self._where(stay), "nothing puts it there when the step begins")
+        elif use.brought_by is not None and given:
+            text = f"it is there when the step begins, and copy {use.brought_by} brings it too"
+            yield Violation("written twice", self._where(stay), text)
 
     def _writes_state(self, slot: int, run: int, op: int) -> Iterator[Violation]:
         for storage in self.graph.op_writes[op]:
@@ -115,7 +118,7 @@ class ContentCheck:
                 )
                 continue
             self.uses[stay].updated_at = slot
-            if storage in self.graph.op_reads[op] and storage not in write_over_candidates(self.graph, op):
+            if storage in self.graph.op_reads[op] and not may_overwrite(self.graph, op, storage):
                 name = self.graph.ops[op].name
                 yield Violation(
                     "unsafe in place", self._where(stay), f"operator {name!r} cannot overwrite what it reads"

@@ -4,9 +4,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from planc.graph.footprint import ALIGNMENT, is_recomputable
+from planc.graph.footprint import ALIGNMENT, HOST_ALIGNMENT
 from planc.graph.graph import Graph, Role, input_roles
-from planc.plan.plan import Plan
+from planc.plan.plan import Direction, Plan
+from planc.units import align_up
+from planc.verify.operators import is_repeatable
 from planc.verify.violation import Violation
 
 _FORM = re.compile(r"[A-Za-z0-9_]{0,40}", re.ASCII)
@@ -26,6 +28,7 @@ def check_structure(graph: Graph, plan: Plan) -> Iterator[Violation]:
     yield from _residencies(graph, plan)
     yield from _host_slots(graph, plan)
     yield from _copies(graph, plan)
+    yield from _queueing(plan)
 
 
 def _labels(graph: Graph, plan: Plan) -> Iterator[Violation]:
@@ -60,7 +63,7 @@ def _runs(graph: Graph, plan: Plan) -> Iterator[Violation]:
     for layer in known:
         if counts[layer] == 0:
             yield Violation("missing layer", graph.layers[layer].title, "the plan never runs it")
-        elif counts[layer] > 1 and not is_recomputable(graph, graph.layers[layer]):
+        elif counts[layer] > 1 and not is_repeatable(graph, graph.layers[layer]):
             text = f"it runs {counts[layer]} times, but it is random, updates state, or is not a forward layer"
             yield Violation("repeated layer", graph.layers[layer].title, text)
 
@@ -129,6 +132,7 @@ def _residencies(graph: Graph, plan: Plan) -> Iterator[Violation]:
 def _host_slots(graph: Graph, plan: Plan) -> Iterator[Violation]:
     roles = {storage.name: storage for storage in graph.storages}
     at, previous = 0, ""
+    names = Counter(slot.storage for slot in plan.host_slots)
     for slot in sorted(plan.host_slots, key=lambda s: s.offset):
         where = f"host slot of {slot.storage!r}"
         if slot.storage not in roles:
@@ -136,15 +140,16 @@ def _host_slots(graph: Graph, plan: Plan) -> Iterator[Violation]:
             continue
         if slot.offset < at:
             yield Violation("host overlap", where, f"it begins at {slot.offset}, inside that of {previous!r}")
-        if (
-            slot.bytes < roles[slot.storage].nbytes
-            or slot.offset < 0
-            or slot.offset + slot.bytes > plan.memory.host_bytes
-        ):
+        end = align_up(slot.offset + slot.bytes, HOST_ALIGNMENT)
+        if names[slot.storage] > 1:
+            yield Violation("ambiguous", where, "it has several")
+        if slot.bytes < roles[slot.storage].nbytes or slot.offset < 0 or end > plan.memory.host_bytes:
             yield Violation("size", where, f"{slot.bytes} bytes at {slot.offset} do not hold it inside the host slab")
+        if slot.offset % HOST_ALIGNMENT:
+            yield Violation("alignment", where, f"offset {slot.offset} is no multiple of {HOST_ALIGNMENT}")
         if slot.initial and roles[slot.storage].role is Role.COMPUTED:
             yield Violation("host slot", where, "a computed tensor cannot be on the host before the step")
-        at, previous = slot.offset + slot.bytes, slot.storage
+        at, previous = end, slot.storage
 
 
 def _copies(graph: Graph, plan: Plan) -> Iterator[Violation]:
@@ -165,3 +170,18 @@ def _copies(graph: Graph, plan: Plan) -> Iterator[Violation]:
             )
         if copy.bytes > stay.bytes or copy.bytes < sizes.get(stay.storage, 0):
             yield Violation("size", where, f"it moves {copy.bytes} bytes of {stay.storage!r}, which has {stay.bytes}")
+
+
+def _queueing(plan: Plan) -> Iterator[Violation]:
+    """Copies are queued boundary by boundary, each direction in list order, and wait for what is queued by then."""
+    last = dict.fromkeys(Direction, (0, -1))
+    for index, copy in enumerate(plan.copies):
+        after, before = last[copy.direction]
+        if copy.after < after:
+            text = f"it starts after run {copy.after}, but copy {before}, before it in its direction, after run {after}"
+            yield Violation("order", f"copy {index}", text)
+        last[copy.direction] = (copy.after, index)
+        for other in copy.waits:
+            if other in range(len(plan.copies)) and plan.copies[other].after > copy.after:
+                text = f"it waits for copy {other}, which is queued later, after run {plan.copies[other].after}"
+                yield Violation("order", f"copy {index}", text)
