@@ -100,7 +100,7 @@ class BruteForce:
             kind, index = queue[at[engine]]
             further = (*at[:engine], at[engine] + 1, *at[engine + 1 :])
             if kind in ("wait", "runs", "ran"):
-                if kind == "wait" and index not in done or kind == "runs" and runs < index:
+                if (kind == "wait" and index not in done) or (kind == "runs" and runs < index):
                     continue
                 yield further, busy, index if kind == "ran" else runs, done, memory
             elif busy[engine] is None:
@@ -137,7 +137,7 @@ class BruteForce:
 
     def _operate(self, slot: int, memory: Memory) -> Memory:
         run, op = self.op_at[slot]
-        info, tensors = self.graph.ops[op], self.graph.tensors
+        info = self.graph.ops[op]
         inputs = [self._tensor_blocks(t, slot) for t in info.inputs if t >= 0 and t not in info.constants]
         outputs = [self._tensor_blocks(t, slot) for t in info.outputs if t >= 0]
         values = tuple(self._value(memory, blocks) for blocks in inputs)
@@ -270,7 +270,7 @@ class BruteForce:
             if at not in graph.used_storages or not (carried or at in graph.output_storages):
                 continue
             slot, stays = slots.get(storage.name), self.stays.get(storage.name, [])
-            if carried and slot is not None and slot.initial or not carried and storage.name in out:
+            if (carried and slot is not None and slot.initial) or (not carried and storage.name in out):
                 if slot is None:
                     raise Fault(f"{storage.name!r} has no place on the host")
                 place = self._range(slot.offset, storage.nbytes, host=True)
