@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from planc.training.emit.builder import Builder, Value
+from planc.training.emit.builder import Builder, Var
 from planc.training.rules.convolution import WeightGradient
 from planc.training.rules.windows import Window
 
@@ -52,7 +52,7 @@ LAYERS = [
 ]
 
 
-def milliseconds(build: Callable[[Builder, Value, Value], Value], first: Value, second: Value) -> float:
+def milliseconds(build: Callable[[Builder, Var, Var], Var], first: Var, second: Var) -> float:
     """The best of several runs of the nodes that `build` emits, two threads, no optimisation."""
     b = Builder(values={v.name: v for v in (first, second)})
     result = build(b, first, second)
@@ -76,7 +76,7 @@ def milliseconds(build: Callable[[Builder, Value, Value], Value], first: Value, 
 def forms(layer: Layer) -> dict[str, float]:
     size = [(d + 2 * layer.padding - layer.kernel) // layer.stride + 1 for d in layer.x[2:]]
     window = Window(*((v, v) for v in (layer.kernel, layer.stride, 1, layer.padding, layer.padding)))
-    x, dy = Value("x", layer.x, TensorProto.FLOAT), Value("dy", (layer.x[0], layer.out, *size), TensorProto.FLOAT)
+    x, dy = Var("x", layer.x, TensorProto.FLOAT), Var("dy", (layer.x[0], layer.out, *size), TensorProto.FLOAT)
     names = ["conv"] if layer.group > 1 else ["conv", "columns", "rows", "taps"]
     if layer.kernel == 1 and layer.group == 1:
         names = ["conv", "taps", "matmul"]
@@ -85,14 +85,14 @@ def forms(layer: Layer) -> dict[str, float]:
     found = {}
     for name in names:
 
-        def weight(b: Builder, x: Value, dy: Value, name: str = name) -> Value:
+        def weight(b: Builder, x: Var, dy: Var, name: str = name) -> Var:
             return getattr(WeightGradient(b, x, dy, window, layer.group), name)()
 
         found[name] = milliseconds(weight, x, dy)
-    w = Value("w", (layer.out, layer.x[1] // layer.group, layer.kernel, layer.kernel), TensorProto.FLOAT)
+    w = Var("w", (layer.out, layer.x[1] // layer.group, layer.kernel, layer.kernel), TensorProto.FLOAT)
     padding = window.output_padding(layer.x[2:], size)
 
-    def transposed(b: Builder, dy: Value, w: Value) -> Value:
+    def transposed(b: Builder, dy: Var, w: Var) -> Var:
         return b.op("ConvTranspose", [dy, w], x.shape, output_padding=padding, group=layer.group, **window.attributes())
 
     found["dX"] = milliseconds(transposed, dy, w)

@@ -26,10 +26,10 @@ from planc.graph.footprint import padded_bytes
 from planc.graph.graph import Graph, Role
 from planc.importer.import_model import ImportedModel, import_model
 from planc.importer.save import write_model
-from planc.lowering.stays import slot_map, stays_of
+from planc.lowering.residencies import residencies_of, slot_map
 from planc.plan.files import write_plan
 from planc.plan.plan import Plan
-from planc.plan.stays import StayIndex
+from planc.plan.residency_index import ResidencyIndex
 from planc.profiling.profile import profile
 from planc.training import Optimizer, differentiate
 from planc.zoo import ZooOptions, build_forward
@@ -63,7 +63,7 @@ def placed_bytes(graph: Graph, plan: Plan) -> int:
     """Bytes of the inputs of Concats that a step has in their outputs already, so that the Concats do not run."""
     layers = graph.layers
     ops = [op for run in plan.runs for op in range(layers[run.layer].start, layers[run.layer].stop)]
-    placed = StayIndex(plan.residencies).placed(graph, ops, 0)
+    placed = ResidencyIndex(plan.residencies).placed(graph, ops, 0)
     return sum(padded_bytes(graph, storage) for at in placed for storage, _ in pieces_of(graph, ops[at]) or ())
 
 
@@ -71,7 +71,7 @@ def aliased_bytes(graph: Graph, compiled: Compilation) -> dict[str, int]:
     """Bytes a step that are not allocated anew, by the kind of sharing; operators in place and Concats by placement as
     the plan has them."""
     schedule = compiled.solution.schedule
-    stays = stays_of(slot_map(graph, schedule.steps), compiled.planning, schedule)
+    stays = residencies_of(slot_map(graph, schedule.steps), compiled.planning, schedule)
     states = [s for s in graph.storages if s.role is Role.STATE]
     computed = [s for s in graph.storages if s.role is Role.COMPUTED]
     return {

@@ -14,6 +14,13 @@ _FACTORS = {
 }  # fmt: skip
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
 
+ALIGNMENT = 256
+"""Every storage starts at a multiple of this many bytes, as with `cudaMalloc` and ONNX Runtime's arena. Where tensors start
+within a memory line of 128 bytes, element-wise kernels take 1.4 times as long on an H100 (docs/gpu.md)."""
+
+HOST_ALIGNMENT = 4096
+"""Slots of the host tier start at multiples of this: the block size that direct file access wants."""
+
 
 def parse_size(text: str, reference: int) -> int:
     """Bytes meant by `text`: `8GiB`, `512MB`, `1048576`, or `60%` of `reference` bytes.

@@ -25,7 +25,7 @@ from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import sub_model
 from planc.plan.executed import executed
 from planc.plan.plan import Plan
-from planc.plan.stays import StayIndex
+from planc.plan.residency_index import ResidencyIndex
 from planc.planning.build import build_problem
 from planc.runtime.cuda import graph as cuda_graph
 from planc.runtime.cuda.driver import Context, call
@@ -123,7 +123,7 @@ def planned(name: str, seed: int) -> dict[str, object]:
         nodes = [r.nodes for r in step.device._replays]
         sessions = step.device.session_count
     closed = used()
-    parts = list(executed(imported.graph, plan.runs, plan.segments, StayIndex(plan.residencies)))
+    parts = list(executed(imported.graph, plan.runs, plan.segments, ResidencyIndex(plan.residencies)))
     return {
         "segments": len(plan.segments),
         "empty": sum(part.empty for part in parts),

@@ -20,7 +20,7 @@ from support.training_steps import random_batch, state_pairs
 from planc.runtime.cuda.provider import cuda_session
 from planc.training import Optimizer, differentiate
 from planc.training.emit import forms as lowering_table
-from planc.training.emit.builder import Builder, Value
+from planc.training.emit.builder import Builder, Var
 from planc.training.registry import ForwardNode
 from planc.training.rules.indexing import _sum_rows
 from planc.zoo import ZooOptions, build_forward
@@ -73,11 +73,11 @@ def report(name: str) -> None:
         print(f"{name} {device}: {count} differ, {ms:.1f} ms {unequal[:4]}", flush=True)
 
 
-def timed(build: Callable[[Builder], Value], inputs: dict[str, np.ndarray]) -> tuple[float, bool]:
+def timed(build: Callable[[Builder], Var], inputs: dict[str, np.ndarray]) -> tuple[float, bool]:
     """Milliseconds of the nodes `build` emits, inputs on the card, and whether ten runs agree."""
     b = Builder()
     for name, array in inputs.items():
-        b.values[name] = Value(name, array.shape, helper.np_dtype_to_tensor_dtype(array.dtype))
+        b.values[name] = Var(name, array.shape, helper.np_dtype_to_tensor_dtype(array.dtype))
     result = build(b)
     ends = (*(b.values[n] for n in inputs), result)
     infos = [helper.make_tensor_value_info(v.name, v.dtype, list(v.shape)) for v in ends]
@@ -113,7 +113,7 @@ def embeddings() -> None:
             table = replace(lowering_table.CUDA, gather=lambda _indices, _rows, form=form: form)
             node = ForwardNode(helper.make_node("Gather", ["t", "i"], ["y"]), (), (), {}, {}, table)
 
-            def build(b: Builder, node: ForwardNode = node, rows: int = vocabulary) -> Value:
+            def build(b: Builder, node: ForwardNode = node, rows: int = vocabulary) -> Var:
                 return _sum_rows(b, node, b.values["ids"], b.values["rows"], rows)
 
             ms, same = timed(build, inputs)

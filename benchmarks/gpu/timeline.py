@@ -18,11 +18,12 @@ from typing import Any
 from networks import build
 from run_plans import alone
 
+from planc.enums import Direction
 from planc.graph.graph import Graph
 from planc.plan.executed import executed
 from planc.plan.files import read_plan
-from planc.plan.plan import Direction, Plan
-from planc.plan.stays import StayIndex
+from planc.plan.plan import Plan
+from planc.plan.residency_index import ResidencyIndex
 from planc.runtime.cuda.device import CudaDevice
 from planc.runtime.cuda.driver import call, elapsed_ns, new_event
 from planc.runtime.device import Engine
@@ -68,7 +69,7 @@ def shared(copies: list[Span], compute: list[Span]) -> float:
 
 def launched(plan: Plan, graph: Graph) -> list[Span]:
     """Predicted start and end (ns) of every segment that has something to run: the others are not launched."""
-    parts, runs = executed(graph, plan.runs, plan.segments, StayIndex(plan.residencies)), plan.prediction.runs
+    parts, runs = executed(graph, plan.runs, plan.segments, ResidencyIndex(plan.residencies)), plan.prediction.runs
     return [(runs[part.first][0], runs[part.end - 1][1]) for part in parts if not part.empty]
 
 

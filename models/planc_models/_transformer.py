@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from planc.errors import UsageError
-from planc_models._network import Network, Tensor
+from planc_models._network import Network, Output
 
 HEAD = 64
 """Width of one attention head in every published size of GPT-2, BERT and ViT."""
@@ -24,7 +24,7 @@ def heads(name: str, width: int) -> int:
     return width // HEAD
 
 
-def attention(net: Network, qkv: Tensor, layer: str, batch: int, count: int, causal: bool) -> Tensor:
+def attention(net: Network, qkv: Output, layer: str, batch: int, count: int, causal: bool) -> Output:
     """Scaled dot-product attention (Vaswani et al., 2017) in `count` heads.
 
     `qkv` holds the queries, keys and values side by side, [batch * seq, 3 * width].
@@ -34,7 +34,7 @@ def attention(net: Network, qkv: Tensor, layer: str, batch: int, count: int, cau
     names = [f"{layer}.query", f"{layer}.key", f"{layer}.value"]
     net.node("Split", [qkv], (rows, width), layer, kind, names[1:], axis=1, num_outputs=3)
     first = net.nodes[-1].output[0]
-    split = [Tensor(name, (rows, width)) for name in (first, *names[1:])]
+    split = [Output(name, (rows, width)) for name in (first, *names[1:])]
     query, key, value = (net.reshape(t, (batch, seq, count, head), layer, kind) for t in split)
     query = net.node("Mul", [query, net.scalar(1 / math.sqrt(head))], query.shape, layer, kind)
     query, value = (net.transpose(t, (0, 2, 1, 3), layer, kind) for t in (query, value))
@@ -48,7 +48,7 @@ def attention(net: Network, qkv: Tensor, layer: str, batch: int, count: int, cau
     return net.reshape(net.transpose(mixed, (0, 2, 1, 3), layer, kind), (rows, width), layer, kind)
 
 
-def embedding(net: Network, ids: Tensor, layer: str, rows: int, width: int, deviation: float = 0.02) -> Tensor:
+def embedding(net: Network, ids: Output, layer: str, rows: int, width: int, deviation: float = 0.02) -> Output:
     """Rows of a table [rows, width] at the integer `ids` [batch, seq], as [batch * seq, width]."""
     table = net.normal(f"{layer}.weight", (rows, width), deviation)
     count = math.prod(ids.shape)

@@ -4,7 +4,7 @@ from onnx import TensorProto
 
 from planc.zoo import ZooOptions
 from planc_models._family import Entry, Family
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 from planc_models._transformer import TEXT, attention, embedding, heads
 
 SEGMENTS = 2
@@ -24,19 +24,19 @@ def _build(name: str, options: ZooOptions) -> Blueprint:
         x = _block(net, x, f"layer.{index}", batch, heads(name, width))
     x = net.linear(x, "head.transform", width, 0.02)
     x = net.layer_norm(net.gelu(x, "head.gelu"), "head.norm", 1e-12)
-    inputs: list[Tensor | str] = [x, "embeddings.word.weight", net.zeros("head.bias", vocabulary)]
+    inputs: list[Output | str] = [x, "embeddings.word.weight", net.zeros("head.bias", vocabulary)]
     logits = net.node("Gemm", inputs, (batch * seq, vocabulary), "head.decoder", "linear", transB=1)
     return net.finish(net.reshape(logits, (batch, seq, vocabulary), "head.decoder", "linear"))
 
 
-def _positions(net: Network, x: Tensor, batch: int, seq: int) -> Tensor:
+def _positions(net: Network, x: Output, batch: int, seq: int) -> Output:
     layer, kind, width = "embeddings.position", "position-embedding", x.shape[1]
     rows = net.reshape(x, (batch, seq, width), layer, kind)
     placed = net.node("Add", [rows, net.normal(f"{layer}.weight", (seq, width), 0.02)], rows.shape, layer, kind)
     return net.reshape(placed, x.shape, layer, kind)
 
 
-def _block(net: Network, x: Tensor, layer: str, batch: int, count: int) -> Tensor:
+def _block(net: Network, x: Output, layer: str, batch: int, count: int) -> Output:
     """Post-norm attention and feed-forward, each with dropout before the residual."""
     width = x.shape[1]
     y = net.linear(x, f"{layer}.attention.qkv", 3 * width, 0.02)

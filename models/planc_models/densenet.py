@@ -2,7 +2,7 @@
 
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 
 BLOCKS = {"densenet121": (6, 12, 24, 16)}
 
@@ -24,7 +24,7 @@ def _build(name: str, options: ZooOptions) -> Blueprint:
     return net.finish(net.linear(net.global_pool(x, "avgpool"), "classifier", options.classes or 1000))
 
 
-def _dense_layer(net: Network, x: Tensor, layer: str, growth: int) -> Tensor:
+def _dense_layer(net: Network, x: Output, layer: str, growth: int) -> Output:
     """BN-ReLU-Conv(1x1) to 4 * growth channels, then BN-ReLU-Conv(3x3) to `growth`."""
     x = net.relu(net.batch_norm(x, f"{layer}.norm1"), f"{layer}.relu1")
     x = net.conv(x, f"{layer}.conv1", 4 * growth, 1)
@@ -32,7 +32,7 @@ def _dense_layer(net: Network, x: Tensor, layer: str, growth: int) -> Tensor:
     return net.conv(x, f"{layer}.conv2", growth, 3, padding=1)
 
 
-def _transition(net: Network, x: Tensor, layer: str) -> Tensor:
+def _transition(net: Network, x: Output, layer: str) -> Output:
     x = net.relu(net.batch_norm(x, f"{layer}.norm"), f"{layer}.relu")
     return net.average_pool(net.conv(x, f"{layer}.conv", x.shape[1] // 2, 1), f"{layer}.pool", 2, 2)
 

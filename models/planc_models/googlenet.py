@@ -2,7 +2,7 @@
 
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 
 MODULES = {
     "3a": (64, 96, 128, 16, 32, 32),
@@ -33,12 +33,12 @@ def _build(name: str, options: ZooOptions) -> Blueprint:
     return net.finish(net.linear(x, "fc", options.classes or 1000))
 
 
-def _conv(net: Network, x: Tensor, layer: str, channels: int, kernel: int, stride: int = 1) -> Tensor:
+def _conv(net: Network, x: Output, layer: str, channels: int, kernel: int, stride: int = 1) -> Output:
     x = net.conv(x, f"{layer}.conv", channels, kernel, stride=stride, padding=kernel // 2, bias=True)
     return net.relu(x, f"{layer}.relu")
 
 
-def _inception(net: Network, x: Tensor, layer: str, channels: list[int]) -> Tensor:
+def _inception(net: Network, x: Output, layer: str, channels: list[int]) -> Output:
     one, three_reduce, three, five_reduce, five, projection = channels
     branches = [
         _conv(net, x, f"{layer}.1x1", one, 1),

@@ -6,7 +6,7 @@ from onnx import TensorProto
 
 from planc.zoo import ZooOptions
 from planc_models._family import Entry, Family
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 from planc_models._transformer import TEXT, attention, embedding, heads
 
 
@@ -27,7 +27,7 @@ def _build(name: str, options: ZooOptions) -> Blueprint:
     return net.finish(net.reshape(logits, (batch, seq, vocabulary), "lm_head", "linear"))
 
 
-def _block(net: Network, x: Tensor, layer: str, batch: int, count: int, depth: int) -> Tensor:
+def _block(net: Network, x: Output, layer: str, batch: int, count: int, depth: int) -> Output:
     """Pre-norm attention and MLP; residual projections are initialised 1/sqrt(2 depth) smaller (section 2.3)."""
     width, small = x.shape[1], 0.02 / math.sqrt(2 * depth)
     y = net.layer_norm(x, f"{layer}.ln_1")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 
 Step = tuple[int, int | tuple[int, int]]
 """Channels and kernel of one unit-stride convolution that keeps the image's size."""
@@ -17,19 +17,19 @@ class _Inception:
         self.net, self.scale = net, scale
 
     def conv(
-        self, x: Tensor, layer: str, channels: int, kernel: int | tuple[int, int], stride: int = 1, same: bool = True
-    ) -> Tensor:  # fmt: skip
+        self, x: Output, layer: str, channels: int, kernel: int | tuple[int, int], stride: int = 1, same: bool = True
+    ) -> Output:  # fmt: skip
         kernels = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (kernels[0] // 2, kernels[1] // 2) if same else (0, 0)
         x = self.net.conv(x, f"{layer}.conv", self.scale(channels), kernels, stride=stride, padding=padding)
         return self.net.relu(self.net.batch_norm(x, f"{layer}.bn"), f"{layer}.relu")
 
-    def chain(self, x: Tensor, layer: str, steps: Sequence[Step]) -> Tensor:
+    def chain(self, x: Output, layer: str, steps: Sequence[Step]) -> Output:
         for index, (channels, kernel) in enumerate(steps):
             x = self.conv(x, f"{layer}.{index}", channels, kernel)
         return x
 
-    def stem(self, x: Tensor) -> Tensor:
+    def stem(self, x: Output) -> Output:
         """Figure 3."""
         net = self.net
         x = self.conv(x, "stem.conv1", 32, 3, 2, same=False)
@@ -44,14 +44,14 @@ class _Inception:
         reduced, pooled = self.conv(x, "stem.conv5", 192, 3, 2, same=False), net.max_pool(x, "stem.pool2", 3, 2)
         return net.concat([reduced, pooled], "stem.concat3")
 
-    def block(self, x: Tensor, layer: str, pooled: int, branches: Sequence[Sequence[Step]]) -> Tensor:
+    def block(self, x: Output, layer: str, pooled: int, branches: Sequence[Sequence[Step]]) -> Output:
         """Inception-A, -B: chains side by side, and an average pool with a 1x1 convolution."""
         average = self.net.average_pool(x, f"{layer}.pool", 3, 1, 1)
         parts = [self.conv(average, f"{layer}.pool_proj", pooled, 1)]
         parts += [self.chain(x, f"{layer}.branch{i}", steps) for i, steps in enumerate(branches)]
         return self.net.concat(parts, f"{layer}.concat")
 
-    def block_c(self, x: Tensor, layer: str) -> Tensor:
+    def block_c(self, x: Output, layer: str) -> Output:
         """Inception-C, whose two long branches fork at the end."""
         average = self.net.average_pool(x, f"{layer}.pool", 3, 1, 1)
         parts = [self.conv(average, f"{layer}.pool_proj", 256, 1), self.conv(x, f"{layer}.single", 256, 1)]
@@ -61,7 +61,7 @@ class _Inception:
             parts += [self.conv(trunk, f"{layer}.{name}_{h}x{w}", 256, (h, w)) for h, w in ((1, 3), (3, 1))]
         return self.net.concat(parts, f"{layer}.concat")
 
-    def reduction(self, x: Tensor, layer: str, branches: Sequence[tuple[Sequence[Step], int]]) -> Tensor:
+    def reduction(self, x: Output, layer: str, branches: Sequence[tuple[Sequence[Step], int]]) -> Output:
         """Reduction-A, -B: each chain ends in a 3x3 convolution of stride 2; beside them a max-pool."""
         parts = [self.net.max_pool(x, f"{layer}.pool", 3, 2)]
         for index, (steps, channels) in enumerate(branches):

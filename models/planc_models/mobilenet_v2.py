@@ -2,7 +2,7 @@
 
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Table 2: expansion, channels, repetitions, stride of the first."""
@@ -21,13 +21,13 @@ def _build(name: str, options: ZooOptions) -> Blueprint:
     return net.finish(net.linear(x, "classifier", options.classes or 1000))
 
 
-def _unit(net: Network, x: Tensor, layer: str, channels: int, kernel: int, stride: int, group: int = 1) -> Tensor:
+def _unit(net: Network, x: Output, layer: str, channels: int, kernel: int, stride: int, group: int = 1) -> Output:
     """Convolution, batch-norm, ReLU6."""
     x = net.conv(x, f"{layer}.conv", channels, kernel, stride=stride, padding=kernel // 2, group=group)
     return net.relu6(net.batch_norm(x, f"{layer}.bn"), f"{layer}.relu6")
 
 
-def _inverted_residual(net: Network, x: Tensor, layer: str, expansion: int, channels: int, stride: int) -> Tensor:
+def _inverted_residual(net: Network, x: Output, layer: str, expansion: int, channels: int, stride: int) -> Output:
     wide = x.shape[1] * expansion
     y = _unit(net, x, f"{layer}.expand", wide, 1, 1) if expansion > 1 else x
     y = _unit(net, y, f"{layer}.depthwise", wide, 3, stride, group=wide)

@@ -10,7 +10,7 @@ depth are spread over the four stages in the proportion of ResNet-152 (3 : 8 : 3
 from planc.errors import UsageError
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 
 BASIC = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 BOTTLENECK = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
@@ -63,7 +63,7 @@ def _network(name: str, options: ZooOptions, blocks: tuple[int, ...], bottleneck
     return net.finish(logits)
 
 
-def _block(net: Network, x: Tensor, layer: str, width: int, stride: int, bottleneck: bool) -> Tensor:
+def _block(net: Network, x: Output, layer: str, width: int, stride: int, bottleneck: bool) -> Output:
     """One residual block; the stride is at the 3x3 convolution, as in torchvision's networks (ResNet v1.5)."""
     channels = 4 * width if bottleneck else width
     plan = [(width, 1, 1), (width, 3, stride), (channels, 1, 1)] if bottleneck else [(width, 3, stride), (width, 3, 1)]

@@ -2,7 +2,7 @@
 
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 
 GROUPS = 3
 STAGES = ((240, 4), (480, 8), (960, 4))
@@ -21,7 +21,7 @@ def _build(name: str, options: ZooOptions) -> Blueprint:
     return net.finish(net.linear(net.global_pool(x, "avgpool"), "fc", options.classes or 1000))
 
 
-def _unit(net: Network, x: Tensor, layer: str, channels: int, group: int, stride: int) -> Tensor:
+def _unit(net: Network, x: Output, layer: str, channels: int, group: int, stride: int) -> Output:
     """Figure 2: grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; added to x, or concatenated to its pool at stride 2.
 
     `group` is that of the first convolution, one in the very first unit, whose input has few channels.
@@ -38,7 +38,7 @@ def _unit(net: Network, x: Tensor, layer: str, channels: int, group: int, stride
     return net.relu(net.concat([pooled, y], f"{layer}.concat"), f"{layer}.relu")
 
 
-def _shuffle(net: Network, x: Tensor, layer: str) -> Tensor:
+def _shuffle(net: Network, x: Output, layer: str) -> Output:
     """Channels [g, c] to [c, g], so that the next grouped convolution sees every group."""
     n, c, h, w = x.shape
     split = net.reshape(x, (n, GROUPS, c // GROUPS, h, w), layer, "channel-shuffle")

@@ -2,7 +2,7 @@
 
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family, Scale
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 
 SQUEEZES = (16, 16, 32, 32, 48, 48, 64, 64)
 """Squeeze channels of fire2 to fire9; each expands to four times as many 1x1 and as many 3x3 channels."""
@@ -20,12 +20,12 @@ def _build(name: str, options: ZooOptions) -> Blueprint:
     return net.finish(net.global_pool(x, "avgpool"))
 
 
-def _conv(net: Network, x: Tensor, layer: str, channels: int, kernel: int, stride: int, padding: int) -> Tensor:
+def _conv(net: Network, x: Output, layer: str, channels: int, kernel: int, stride: int, padding: int) -> Output:
     x = net.conv(x, f"{layer}.conv", channels, kernel, stride=stride, padding=padding, bias=True)
     return net.relu(x, f"{layer}.relu")
 
 
-def _fire(net: Network, x: Tensor, layer: str, squeeze: int) -> Tensor:
+def _fire(net: Network, x: Output, layer: str, squeeze: int) -> Output:
     x = _conv(net, x, f"{layer}.squeeze", squeeze, 1, 1, 0)
     ones = _conv(net, x, f"{layer}.1x1", 4 * squeeze, 1, 1, 0)
     threes = _conv(net, x, f"{layer}.3x3", 4 * squeeze, 3, 1, 1)

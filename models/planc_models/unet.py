@@ -7,7 +7,7 @@ convolutions as in the paper, `unet_bilinear` by bilinear interpolation and a 1x
 from planc.errors import UsageError
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 
 
 def _build(name: str, options: ZooOptions) -> Blueprint:
@@ -32,7 +32,7 @@ def _build(name: str, options: ZooOptions) -> Blueprint:
     return net.finish(net.conv(x, "head", options.classes or 2, 1, bias=True))
 
 
-def _double(net: Network, x: Tensor, layer: str, channels: int) -> Tensor:
+def _double(net: Network, x: Output, layer: str, channels: int) -> Output:
     for index in (1, 2):
         x = net.conv(x, f"{layer}.conv{index}", channels, 3, padding=1)
         x = net.relu(net.batch_norm(x, f"{layer}.bn{index}"), f"{layer}.relu{index}")

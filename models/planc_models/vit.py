@@ -3,7 +3,7 @@
 from planc.errors import UsageError
 from planc.zoo import ZooOptions
 from planc_models._family import IMAGE, Entry, Family
-from planc_models._network import Blueprint, Network, Tensor
+from planc_models._network import Blueprint, Network, Output
 from planc_models._transformer import attention, heads
 
 PATCH = 16
@@ -27,7 +27,7 @@ def _build(name: str, options: ZooOptions) -> Blueprint:
     return net.finish(net.linear(pooled, "head", options.classes or 1000))
 
 
-def _tokens(net: Network, x: Tensor, patches: int) -> Tensor:
+def _tokens(net: Network, x: Output, patches: int) -> Output:
     """Patch embeddings [N, D, H, W] as rows [N * (1 + H W), D], class token first, positions added."""
     (batch, width), layer, kind = x.shape[:2], "embed", "position-embedding"
     x = net.transpose(net.reshape(x, (batch, width, patches), layer, kind), (0, 2, 1), layer, kind)
@@ -39,7 +39,7 @@ def _tokens(net: Network, x: Tensor, patches: int) -> Tensor:
     return net.reshape(x, (batch * (patches + 1), width), layer, kind)
 
 
-def _block(net: Network, x: Tensor, layer: str, batch: int, count: int) -> Tensor:
+def _block(net: Network, x: Output, layer: str, batch: int, count: int) -> Output:
     width = x.shape[1]
     y = net.linear(net.layer_norm(x, f"{layer}.norm1", 1e-6), f"{layer}.attn.qkv", 3 * width)
     y = attention(net, y, f"{layer}.attn", batch, count, causal=False)

@@ -12,6 +12,7 @@ import onnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from planc.enums import Status
 from planc.errors import InfeasibleBudgetError
 from planc.graph.annotations import STATE, read_json
 
@@ -54,7 +55,7 @@ def infeasible_as_json(as_json: bool) -> Iterator[None]:
         if as_json:
             print_json(
                 {
-                    "status": "infeasible",
+                    "status": Status.INFEASIBLE,
                     "budget_bytes": error.budget_bytes,
                     "minimum_budget_bytes": error.minimum_budget_bytes,
                     "minimum_layer": error.layer,

@@ -9,7 +9,7 @@ import typer
 from planc.cli.console import err, infeasible_as_json, out, print_json
 from planc.cli.options import Json, Seed, TimeLimit
 from planc.errors import UsageError
-from planc.instances.instance import Instance, Link, read_instance
+from planc.instances.instance import Bandwidths, Instance, read_instance
 from planc.problem.bounds import minimum_budget
 from planc.schedule.residency import residencies
 from planc.schedule.schedule import Schedule
@@ -48,12 +48,12 @@ def solve(
         )
 
 
-def _link(d2h: float | None, h2d: float | None) -> Link | None:
+def _link(d2h: float | None, h2d: float | None) -> Bandwidths | None:
     if d2h is None and h2d is None:
         return None
     if not (d2h and h2d and d2h > 0 and h2d > 0):
         raise UsageError("a link needs both --d2h and --h2d, in bytes per second and above zero")
-    return Link(d2h, h2d)
+    return Bandwidths(d2h, h2d)
 
 
 class _Printer:

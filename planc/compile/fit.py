@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, InternalError, SolverTimeoutError
 from planc.graph.graph import Graph
 from planc.lowering.lower import Lowered, Lowering
@@ -25,7 +26,7 @@ from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
-from planc.schedule.solver import OPTIMAL_GAP, Progress, Solution, SolveOptions, Solver, Status, solve
+from planc.schedule.solver import OPTIMAL_GAP, Progress, Solution, SolveOptions, Solver, solve
 from planc.units import format_bytes
 
 _FIRST_SHARE, _REPAIR_SHARE = 0.45, 0.3

@@ -16,7 +16,7 @@ from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import sub_model
 from planc.lowering.lower import Lowered
 from planc.plan.executed import executed
-from planc.plan.stays import StayIndex
+from planc.plan.residency_index import ResidencyIndex
 from planc.planning.build import PlanningProblem
 from planc.schedule.solver import Solution, Solver
 from planc.units import format_bytes
@@ -41,8 +41,8 @@ class Found:
 
 def distinct_sessions(imported: ImportedModel, lowered: Lowered) -> int:
     """Number of sessions that the segments need: segments of equal sub-models and forms share one."""
-    stays, runs = StayIndex(lowered.residencies), lowered.runs
-    parts = [part for part in executed(imported.graph, runs, lowered.segments, stays) if not part.empty]
+    residencies, runs = ResidencyIndex(lowered.residencies), lowered.runs
+    parts = [part for part in executed(imported.graph, runs, lowered.segments, residencies) if not part.empty]
     segments = dict.fromkeys((runs[part.first].form, part.ops, part.placed) for part in parts)
     return len({(form, sub_model(imported, ops, placed).signature) for form, ops, placed in segments})
 

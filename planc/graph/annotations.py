@@ -10,6 +10,9 @@ from collections.abc import Mapping
 
 import onnx
 
+IR_VERSION = 10
+"""ONNX IR version of every model that planc writes: the newest that ONNX Runtime 1.31 and opset 18 go with."""
+
 STATE = "planc.state"
 """JSON object {input name: output name}: the output holds the next value of that state input."""
 

@@ -21,8 +21,8 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 
-from planc.graph.footprint import ALIGNMENT
 from planc.graph.graph import Graph, Role, Tensor
+from planc.units import ALIGNMENT
 
 
 def is_concat(op_type: str, domain: str) -> bool:

@@ -4,14 +4,7 @@ from dataclasses import dataclass
 
 from planc.graph.graph import Graph, Layer, Role
 from planc.graph.inplace import may_write_over
-from planc.units import align_up
-
-ALIGNMENT = 256
-"""Every storage starts at a multiple of this many bytes, as with `cudaMalloc` and ONNX Runtime's arena. Where tensors start
-within a memory line of 128 bytes, element-wise kernels take 1.4 times as long on an H100 (docs/gpu.md)."""
-
-HOST_ALIGNMENT = 4096
-"""Slots of the host tier start at multiples of this: the block size that direct file access wants."""
+from planc.units import ALIGNMENT, align_up
 
 
 def padded_bytes(graph: Graph, storage: int) -> int:
@@ -39,12 +32,11 @@ def write_over_candidates(graph: Graph, op_index: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """One layer's storages. `reads` are there at entry, `writes` remain after it (or mutate state), `internal` do not
-    outlive it. `working_bytes` is the peak over the padded bytes of `reads`, see `footprint`."""
+    """One layer's storages. `reads` are there at entry, `writes` remain after it (or mutate state).
+    `working_bytes` is the peak over the padded bytes of `reads`, see `footprint`."""
 
     reads: tuple[int, ...]
     writes: tuple[int, ...]
-    internal: tuple[int, ...]
     working_bytes: int
     recomputable: bool
 
@@ -86,7 +78,6 @@ def _footprint(graph: Graph, layer: Layer) -> Footprint:
     return Footprint(
         reads=tuple(reads),
         writes=tuple(s for s in written if s in outlives),
-        internal=tuple(s for s in written if s not in outlives),
         working_bytes=_working_bytes(graph, layer, set(reads), dying, outlives, last),
         recomputable=recomputable,
     )

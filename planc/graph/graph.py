@@ -116,14 +116,6 @@ class Graph:
         return tuple(tuple(dict.fromkeys(self.tensors[t].storage for t in op.outputs if t >= 0)) for op in self.ops)
 
     @cached_property
-    def layer_of_op(self) -> tuple[int, ...]:
-        """For each operator the index of its layer."""
-        found = [0] * len(self.ops)
-        for index, layer in enumerate(self.layers):
-            found[layer.start : layer.stop] = [index] * (layer.stop - layer.start)
-        return tuple(found)
-
-    @cached_property
     def last_read(self) -> tuple[int, ...]:
         """For each storage the last operator that reads or writes it in the given order; -1 where none does."""
         last = [-1] * len(self.storages)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planc.graph.footprint import ALIGNMENT
 from planc.graph.operators import PIECES
 from planc.importer.live_bytes import StepMemory
 from planc.importer.storages import Places
 from planc.importer.wired import Wired
+from planc.units import ALIGNMENT
 
 Constants = Mapping[int, np.ndarray]
 """Values by tensor index."""

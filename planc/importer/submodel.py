@@ -16,10 +16,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from planc.graph.annotations import IR_VERSION
 from planc.graph.fused import DOMAIN
 from planc.importer.import_model import ImportedModel
-
-_IR_VERSION = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ class _Canonical:
         used = sorted({node.op_type for node in self.nodes if node.domain == DOMAIN})
         functions = [self.imported.functions[name] for name in used]
         model = helper.make_model(
-            graph, opset_imports=self.imported.opsets, ir_version=_IR_VERSION, functions=functions
+            graph, opset_imports=self.imported.opsets, ir_version=IR_VERSION, functions=functions
         )  # fmt: skip
         encoded = model.SerializeToString(deterministic=True)
         return SubModel(encoded, tuple(self.inputs), tuple(self.outputs), self.draws)

@@ -56,7 +56,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Link:
+class Bandwidths:
     """Bandwidths of the two directions in bytes per second."""
 
     d2h: float
@@ -85,7 +85,7 @@ class Instance:
         return replace(self.problem, budget_bytes=budget_bytes)
 
 
-def read_instance(path: Path, link: Link | None = None) -> Instance:
+def read_instance(path: Path, link: Bandwidths | None = None) -> Instance:
     """Read an instance; values are swappable when a `link` is given.
 
     Raises ModelError for a file that is not an instance, an edge or order with an unknown or repeated node, a negative
@@ -151,7 +151,9 @@ def _order(path: Path, content: _File, nodes: dict[int | str, Node]) -> list[int
     return content.order
 
 
-def _instance(name: str, nodes: tuple[Node, ...], parents: Sequence[tuple[int, ...]], link: Link | None) -> Instance:
+def _instance(
+    name: str, nodes: tuple[Node, ...], parents: Sequence[tuple[int, ...]], link: Bandwidths | None
+) -> Instance:
     costs = [cost for node in nodes for cost in (node.cost, *(form.cost for form in node.alternatives))]
     whole = all(float(cost).is_integer() for cost in costs)
     total = sum(costs)

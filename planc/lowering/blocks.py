@@ -1,4 +1,4 @@
-"""Blocks: stays that share an address range, because one takes the bytes of another."""
+"""Blocks: residencies that share an address range, because one takes the bytes of another."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -10,26 +10,31 @@ from numpy.typing import NDArray
 
 from planc.graph.footprint import padded_bytes
 from planc.graph.graph import Graph
-from planc.lowering.stays import Stay
+from planc.lowering.residencies import SlotResidency
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The stays of a step by block: chains of in-place stays, the inputs of a Concat inside its output, the stays of one
-    carried storage. A block is named by its first stay."""
+    """The residencies of a step by block: chains of in-place residencies, the inputs of a Concat inside its output,
+    the residencies of one carried storage. A block is named by its first residency."""
 
     graph: Graph
-    stays: Sequence[Stay]
+    residencies: Sequence[SlotResidency]
 
     @cached_property
     def _places(self) -> tuple[list[int], list[int]]:
-        """For each stay the last one that gets its bytes, and its own first byte there.
+        """For each residency the last one that gets its bytes, and its own first byte there.
 
-        At most one stay takes the bytes of another, and takes them all, so a block is as large as its last stay.
+        At most one residency takes the bytes of another, and takes them all, so a block is as large as its last
+        residency.
         """
-        taken = {stay.over: (index, 0) for index, stay in enumerate(self.stays) if stay.over is not None}
-        taken |= {index: stay.inside for index, stay in enumerate(self.stays) if stay.inside is not None}
-        last, shift = list(range(len(self.stays))), [0] * len(self.stays)
+        taken = {
+            residency.over: (index, 0) for index, residency in enumerate(self.residencies) if residency.over is not None
+        }
+        taken |= {
+            index: residency.inside for index, residency in enumerate(self.residencies) if residency.inside is not None
+        }
+        last, shift = list(range(len(self.residencies))), [0] * len(self.residencies)
         for index in sorted(taken, reverse=True):  # who takes bytes follows
             later, offset = taken[index]
             last[index], shift[index] = last[later], shift[later] + offset
@@ -37,22 +42,22 @@ class Blocks:
 
     @property
     def offsets(self) -> list[int]:
-        """For each stay its first byte in its block."""
+        """For each residency its first byte in its block."""
         return self._places[1]
 
     @cached_property
     def heads(self) -> list[int]:
-        """For each stay the first one of its block."""
+        """For each residency the first one of its block."""
         firsts: dict[int, int] = {}
         homes: dict[int, int] = {}
         return [
-            homes.setdefault(stay.storage, index) if stay.home else firsts.setdefault(last, index)
-            for index, (stay, last) in enumerate(zip(self.stays, self._places[0], strict=True))
+            homes.setdefault(residency.storage, index) if residency.home else firsts.setdefault(last, index)
+            for index, (residency, last) in enumerate(zip(self.residencies, self._places[0], strict=True))
         ]
 
     @cached_property
     def members(self) -> dict[int, list[int]]:
-        """The stays of each block by its first one."""
+        """The residencies of each block by its first one."""
         found: defaultdict[int, list[int]] = defaultdict(list)
         for index, head in enumerate(self.heads):
             found[head].append(index)
@@ -60,11 +65,11 @@ class Blocks:
 
     def size(self, head: int) -> int:
         """Bytes of a block."""
-        return max(self.offsets[i] + padded_bytes(self.graph, self.stays[i].storage) for i in self.members[head])
+        return max(self.offsets[i] + padded_bytes(self.graph, self.residencies[i].storage) for i in self.members[head])
 
     def lifetimes(self, head: int) -> tuple[tuple[int, int], ...]:
-        """Slots on which some stay of a block holds bytes; it is held whole then."""
-        return _union([(self.stays[i].begin, self.stays[i].end) for i in self.members[head]])
+        """Slots on which some residency of a block holds bytes; it is held whole then."""
+        return _union([(self.residencies[i].begin, self.residencies[i].end) for i in self.members[head]])
 
     def loads(self, slots: int) -> NDArray[np.int64]:
         """Bytes held at every one of so many slots."""

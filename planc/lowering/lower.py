@@ -1,23 +1,24 @@
-"""Schedule → the plan's runs, segments, copies, residencies and host slots; packs the stays on the way."""
+"""Schedule → the plan's runs, segments, copies, residencies and host slots; packs the residencies on the way."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from planc.graph.footprint import ALIGNMENT, padded_bytes
+from planc.graph.footprint import padded_bytes
 from planc.graph.graph import Graph
 from planc.lowering.blocks import Blocks
 from planc.lowering.placed_concats import mark_inside
+from planc.lowering.residencies import SlotMap, SlotResidency, residencies_of, slot_map
 from planc.lowering.segments import Segment, scratch_of, segments_of
-from planc.lowering.stays import SlotMap, Stay, slot_map, stays_of
 from planc.packing.buffers import Buffer, Packing
 from planc.packing.pack import pack
 from planc.plan import plan as p
 from planc.planning.build import PlanningProblem
 from planc.schedule.residency import host_bytes, host_values
-from planc.schedule.schedule import Direction, Schedule
+from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import copy_dependencies
+from planc.units import ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -40,40 +41,41 @@ class Lowered:
 
 @dataclass(frozen=True)
 class Lowering:
-    """A schedule with its stays and segments, which have no addresses yet: it is packed as often as wanted, and lowered
-    once."""
+    """A schedule with its residencies and segments, which have no addresses yet: it is packed as often as wanted, and
+    lowered once."""
 
     planning: PlanningProblem
     schedule: Schedule
     slots: SlotMap
-    stays: Sequence[Stay]
+    residencies: Sequence[SlotResidency]
     segments: Sequence[Segment]
 
     @classmethod
     def of(cls, graph: Graph, planning: PlanningProblem, schedule: Schedule, inside: bool = True) -> "Lowering":
-        """The stays and segments of `schedule`; with `inside`, inputs of Concats lie in the outputs where load allows."""
+        """The residencies and segments of `schedule`; with `inside`, inputs of Concats lie in the outputs where load
+        allows."""
         slots = slot_map(graph, schedule.steps)
-        stays = stays_of(slots, planning, schedule)
+        residencies = residencies_of(slots, planning, schedule)
         if inside:
-            mark_inside(slots, stays, [scratch_of(planning, schedule, run) for run in range(len(schedule.steps))])
-        return cls(planning, schedule, slots, stays, segments_of(slots, planning, schedule, stays))
+            mark_inside(slots, residencies, [scratch_of(planning, schedule, run) for run in range(len(schedule.steps))])
+        return cls(planning, schedule, slots, residencies, segments_of(slots, planning, schedule, residencies))
 
     @cached_property
     def _blocks(self) -> Blocks:
-        return Blocks(self.slots.graph, self.stays)
+        return Blocks(self.slots.graph, self.residencies)
 
     @property
     def has_inside(self) -> bool:
         """Whether some Concat's inputs lie in its output."""
-        return any(stay.inside is not None for stay in self.stays)
+        return any(residency.inside is not None for residency in self.residencies)
 
     @cached_property
     def buffers(self) -> tuple[Buffer, ...]:
-        """What has to be packed: the blocks in order of their first stays, then the scratch of every segment."""
-        graph, stays, begin = self.slots.graph, self.stays, self.slots.begin
+        """What has to be packed: the blocks in order of their first residencies, then the scratch of every segment."""
+        graph, residencies, begin = self.slots.graph, self.residencies, self.slots.begin
         blocks = (
             Buffer(
-                id=f"{graph.storages[stays[first].storage].name}@{stays[first].begin}",
+                id=f"{graph.storages[residencies[first].storage].name}@{residencies[first].begin}",
                 size=self._blocks.size(first),
                 lifetimes=self._blocks.lifetimes(first),
                 alignment=ALIGNMENT,
@@ -85,8 +87,8 @@ class Lowering:
         return (*blocks, *scratch)
 
     def pack(self, capacity: int | None = None, time_limit_s: float = 10.0, known: Packing | None = None) -> Packing:
-        """Addresses of the buffers, at most `capacity` bytes high where possible, else as low as found; from those `known`
-        where there are some."""
+        """Addresses of the buffers, at most `capacity` bytes high where possible, else as low as found; from those
+        `known` where there are some."""
         return pack(self.buffers, capacity=capacity, time_limit=time_limit_s, known=known)
 
     def lowered(self, packing: Packing) -> Lowered:
@@ -98,12 +100,12 @@ class Lowering:
         return Lowered(
             runs=_runs(self.schedule, self.segments),
             segments=tuple((s.first, s.end) for s in self.segments),
-            copies=_copies(self.planning, self.schedule, self.stays, host_offset),
+            copies=_copies(self.planning, self.schedule, self.residencies, host_offset),
             residencies=tuple(
                 p.Residency(
                     graph.storages[s.storage].name, at[head] + o, padded_bytes(graph, s.storage), s.begin, s.end
                 )
-                for s, head, o in zip(self.stays, self._blocks.heads, self._blocks.offsets, strict=True)
+                for s, head, o in zip(self.residencies, self._blocks.heads, self._blocks.offsets, strict=True)
             ),
             host_slots=host_slots,
             slab_bytes=packing.height,
@@ -135,19 +137,19 @@ def _runs(schedule: Schedule, segments: Sequence[Segment]) -> tuple[p.Run, ...]:
 
 
 def _copies(
-    planning: PlanningProblem, schedule: Schedule, stays: Sequence[Stay], host_offset: dict[int, int]
+    planning: PlanningProblem, schedule: Schedule, residencies: Sequence[SlotResidency], host_offset: dict[int, int]
 ) -> tuple[p.Copy, ...]:
-    stay_of: dict[int, int] = {}
-    for index, stay in enumerate(stays):
-        if stay.copied_in is not None:
-            stay_of[stay.copied_in] = index
-        for copy in stay.copied_out:
-            stay_of[copy] = index
+    residency_of: dict[int, int] = {}
+    for index, residency in enumerate(residencies):
+        if residency.copied_in is not None:
+            residency_of[residency.copied_in] = index
+        for copy in residency.copied_out:
+            residency_of[copy] = index
     needs = copy_dependencies(planning.problem, schedule)
     return tuple(
         p.Copy(
-            direction=p.Direction.OUT if copy.direction is Direction.OUT else p.Direction.IN,
-            residency=stay_of[index],
+            direction=copy.direction,
+            residency=residency_of[index],
             host_offset=host_offset[copy.value],
             bytes=planning.problem.values[copy.value].bytes,
             after=copy.start,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from planc.lowering.blocks import Blocks
-from planc.lowering.stays import SlotMap, Stay
+from planc.lowering.residencies import SlotMap, SlotResidency
 from planc.planning.build import PlanningProblem
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import boundaries
@@ -25,7 +25,9 @@ class Segment:
     form: str = ""
 
 
-def segments_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule, stays: Sequence[Stay]) -> list[Segment]:
+def segments_of(
+    slots: SlotMap, planning: PlanningProblem, schedule: Schedule, residencies: Sequence[SlotResidency]
+) -> list[Segment]:
     """Cut where a copy starts or is awaited, where the form changes and, where scratch takes bytes of the slab, where
     neighbours would hold more of it than memory has room for.
 
@@ -33,7 +35,7 @@ def segments_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule, s
     """
     cuts = {0, len(schedule.steps)} | boundaries(planning.problem, schedule) | _form_cuts(planning, schedule)
     if planning.layer_scratch:
-        cuts |= _scratch_cuts(slots, planning, schedule, stays, cuts)
+        cuts |= _scratch_cuts(slots, planning, schedule, residencies, cuts)
     return [_segment(planning, schedule, first, end) for first, end in pairwise(sorted(cuts))]
 
 
@@ -65,11 +67,11 @@ def scratch_of(planning: PlanningProblem, schedule: Schedule, run: int) -> int:
 
 
 def _scratch_cuts(
-    slots: SlotMap, planning: PlanningProblem, schedule: Schedule, stays: Sequence[Stay], cuts: set[int]
+    slots: SlotMap, planning: PlanningProblem, schedule: Schedule, residencies: Sequence[SlotResidency], cuts: set[int]
 ) -> set[int]:
     """More cuts, where the widest load of a segment and the scratch of its neediest run would not go together."""
     scratch = [scratch_of(planning, schedule, run) for run in range(len(schedule.steps))]
-    load = _loads(slots, stays)
+    load = _loads(slots, residencies)
     room = max((a + b for a, b in zip(load, scratch, strict=True)), default=0) * _ROOMY_PERCENT // 100
     found: set[int] = set()
     need = widest = 0
@@ -82,7 +84,7 @@ def _scratch_cuts(
     return found
 
 
-def _loads(slots: SlotMap, stays: Sequence[Stay]) -> list[int]:
-    """For each run the most bytes that stays hold at one of its slots."""
-    at_slot = Blocks(slots.graph, stays).loads(slots.total).tolist()
+def _loads(slots: SlotMap, residencies: Sequence[SlotResidency]) -> list[int]:
+    """For each run the most bytes that residencies hold at one of its slots."""
+    at_slot = Blocks(slots.graph, residencies).loads(slots.total).tolist()
     return [max(at_slot[a:b]) for a, b in pairwise(slots.begin)]

@@ -9,9 +9,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import replace
 
+from planc.enums import Direction
 from planc.problem.problem import Problem
 from planc.schedule.residency import ScheduleError
-from planc.schedule.schedule import Direction, Schedule
+from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import Timeline, simulate
 
 _MARGINS = (16, 0)
@@ -59,6 +60,6 @@ def _shortened(schedule: Schedule, timeline: Timeline, margin: int) -> Schedule:
 
 
 def _kept_boundaries(schedule: Schedule) -> list[int]:
-    """Positions that stay boundaries whatever is shortened: where copies out start and copies in are awaited."""
+    """Positions that residency boundaries whatever is shortened: where copies out start and copies in are awaited."""
     fixed = {copy.start if copy.direction is Direction.OUT else copy.stop for copy in schedule.copies}
     return sorted(fixed | {0, len(schedule.steps)})

@@ -11,7 +11,7 @@ import numpy as np
 from planc.errors import ModelError
 from planc.ort_training import layers as ort_artifacts_layers  # noqa: F401 - registers the handlers of layers
 from planc.ort_training.lowering import ArtifactLowering, Call, Results, Tensor, lowers
-from planc.training.emit.builder import Value
+from planc.training.emit.builder import Var
 from planc.training.rules.reductions import leading_sum
 
 
@@ -50,7 +50,7 @@ def view(c: ArtifactLowering, call: Call) -> Results:
     return [c.viewed(a, [1 if i in added else next(rest_dims) for i in range(rank)])]
 
 
-def _product(c: ArtifactLowering, left: Tensor, right: Tensor, alpha: float) -> Value:
+def _product(c: ArtifactLowering, left: Tensor, right: Tensor, alpha: float) -> Var:
     """alpha left right; against a matrix as one Gemm, which reads a transposed operand in place."""
     if len(right.shape) != 2 or len(left.shape) < 2:
         plain = c.b.matmul(c.ordered(left), c.ordered(right))

@@ -17,7 +17,7 @@ from planc.ort_training.graph import ACCUMULATORS, Structure, structure_of
 from planc.ort_training.lowering import ArtifactLowering
 from planc.ort_training.optimizers import ArtifactOptimizer, Updates, clip_factor, optimizer_of
 from planc.training.assembly import Assembly
-from planc.training.emit.builder import FLOATS, Array, Builder, Group, Value
+from planc.training.emit.builder import FLOATS, Array, Builder, LayerGroup, Var
 from planc.training.emit.forms import table_for
 
 LEARNING_RATE = 1e-3
@@ -83,7 +83,7 @@ class _ArtifactStep:
         for group, nodes in self.structure.forward:
             self._lower(group, nodes)
         updates.begin()
-        squares: list[Value] = []
+        squares: list[Var] = []
         groups = {}
         for at, (group, nodes) in enumerate(self.structure.backward):
             self._lower(group, nodes)
@@ -92,14 +92,14 @@ class _ArtifactStep:
                 if self.optimizer.max_norm is None:
                     updates.emit(name, self._gradient(name), group)
                 else:
-                    self.b.group = Group(f"{group.layer}.norm", "clip", "update")
+                    self.b.group = LayerGroup(f"{group.layer}.norm", "clip", "update")
                     squares.append(self.b.op("ReduceSumSquare", [self._gradient(name)], (), keepdims=0))
         if self.optimizer.max_norm is not None:
             self._clipped(updates, groups, clip_factor(self.step, squares, self.optimizer.max_norm))
         loss = self.c.ordered(self.c.tensor(self.structure.loss))
         return self.step.finished(loss, self.c.index_sizes)
 
-    def _lower(self, group: Group, nodes: list[onnx.NodeProto]) -> None:
+    def _lower(self, group: LayerGroup, nodes: list[onnx.NodeProto]) -> None:
         self.b.group = group
         for node in nodes:
             self.c.run(node)
@@ -107,15 +107,15 @@ class _ArtifactStep:
             updates, self.c.updates = self.c.updates, []
             self.step.flush(updates, group)
 
-    def _gradient(self, name: str) -> Value:
+    def _gradient(self, name: str) -> Var:
         gradient = self.c.ordered(self.c.tensor(self.structure.gradients[name]))
         shape = self.b.values[name].shape
         return gradient if gradient.shape == shape else self.c.view(gradient, shape)
 
-    def _clipped(self, updates: Updates, groups: Mapping[str, Group], factor: Value) -> None:
+    def _clipped(self, updates: Updates, groups: Mapping[str, LayerGroup], factor: Var) -> None:
         """All updates at the end, by gradients whose common norm is bounded."""
         for name, group in groups.items():
-            self.b.group = Group(group.layer, group.kind, "update")
+            self.b.group = LayerGroup(group.layer, group.kind, "update")
             gradient = self._gradient(name)
             scaled = self.b.mul(gradient, self.b.reshape(factor, (1,) * gradient.rank))
             updates.emit(name, scaled, group)

@@ -13,7 +13,7 @@ import onnx
 from onnx import defs, helper
 
 from planc.errors import ModelError
-from planc.training.emit.builder import Group
+from planc.training.emit.builder import LayerGroup
 from planc.training.registry import attributes_of
 
 BUFFER = "_grad.accumulation.buffer"
@@ -60,8 +60,8 @@ class Structure:
 
     loss: str
     gradients: dict[str, str]
-    forward: list[tuple[Group, list[onnx.NodeProto]]]
-    backward: list[tuple[Group, list[onnx.NodeProto]]]
+    forward: list[tuple[LayerGroup, list[onnx.NodeProto]]]
+    backward: list[tuple[LayerGroup, list[onnx.NodeProto]]]
 
 
 def structure_of(model: onnx.ModelProto) -> Structure:
@@ -161,12 +161,12 @@ def _late(nodes: Sequence[onnx.NodeProto], resident: set[str]) -> list[onnx.Node
     return ordered
 
 
-def _layers(nodes: Sequence[onnx.NodeProto]) -> list[tuple[Group, list[onnx.NodeProto]]]:
+def _layers(nodes: Sequence[onnx.NodeProto]) -> list[tuple[LayerGroup, list[onnx.NodeProto]]]:
     """Runs of nodes of one module, named after it; a run of operators beside submodules after its main operator."""
     paths = {_path(node) for node in nodes}
     containers = {path.rpartition(".")[0] for path in paths if "." in path} | {""}
     containers |= {outer for path in containers for outer in _outer(path)}
-    found: list[tuple[Group, list[onnx.NodeProto]]] = []
+    found: list[tuple[LayerGroup, list[onnx.NodeProto]]] = []
     serial: dict[str, int] = {}
     for path, run in groupby(nodes, key=lambda node: _path(node) or node.name):
         members = list(run)
@@ -175,7 +175,7 @@ def _layers(nodes: Sequence[onnx.NodeProto]) -> list[tuple[Group, list[onnx.Node
         name = plain if plain not in containers else ".".join([*([plain] if plain else []), kind])
         serial[name] = serial.get(name, 0) + 1
         unique = name if serial[name] == 1 else f"{name}#{serial[name]}"
-        found.append((Group(unique, kind, "forward"), members))
+        found.append((LayerGroup(unique, kind, "forward"), members))
         del path
     return found
 
@@ -204,8 +204,8 @@ def _kind(run: Sequence[onnx.NodeProto]) -> str:
 
 
 def _reversed_layers(
-    forward: Sequence[tuple[Group, list[onnx.NodeProto]]], nodes: Sequence[onnx.NodeProto], given: set[str]
-) -> list[tuple[Group, list[onnx.NodeProto]]]:
+    forward: Sequence[tuple[LayerGroup, list[onnx.NodeProto]]], nodes: Sequence[onnx.NodeProto], given: set[str]
+) -> list[tuple[LayerGroup, list[onnx.NodeProto]]]:
     """The backward nodes in layers, last forward layer first; each node as early as its layer and inputs allow."""
     home = {node.name: at for at, (_, members) in enumerate(forward) for node in members if node.name}
     available = given | {o for _, members in forward for node in members for o in node.output}
@@ -220,7 +220,7 @@ def _reversed_layers(
         wanted = later
         if run:
             group = forward[at][0]
-            found.append((Group(group.layer, group.kind, "backward"), [node for _, node in run]))
+            found.append((LayerGroup(group.layer, group.kind, "backward"), [node for _, node in run]))
     if wanted:
         raise ModelError(f"node {wanted[0][1].name!r}: its inputs are never made")
     return found

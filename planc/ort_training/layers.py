@@ -8,25 +8,25 @@ from typing import Any
 
 from planc.ort_training.lowering import ArtifactLowering, Call, Results, lowers
 from planc.training.apply import forward_node, gradients_of
-from planc.training.emit.builder import Value
+from planc.training.emit.builder import Var
 from planc.training.registry import ForwardNode
 from planc.training.rules.likelihood import Labels, label_gradient, likelihood, likelihood_gradient, read_labels
 
 
-def _gradients(c: ArtifactLowering, call: Call, node: ForwardNode, dy: Value, positions: dict[int, int]) -> Results:
+def _gradients(c: ArtifactLowering, call: Call, node: ForwardNode, dy: Var, positions: dict[int, int]) -> Results:
     """The gradients of `node` by output of `call`: `positions` maps each output to an input of the forward operator."""
     wanted = {output: position for output, position in positions.items() if call.makes(output)}
     found = gradients_of(c.b, node, [dy], wanted.values())
     return [found.get(wanted[i]) if i in wanted else None for i in range(len(call.proto.output))]
 
 
-def _from_output(c: ArtifactLowering, op_type: str, y: Value, dy: Value, **attributes: Any) -> list[Value]:
+def _from_output(c: ArtifactLowering, op_type: str, y: Var, dy: Var, **attributes: Any) -> list[Var]:
     """The gradient of an operator that needs its output alone."""
     node = forward_node(c.b, c.table, op_type, [None], [y], **attributes)
     return [gradients_of(c.b, node, [dy], [0])[0]]
 
 
-def _from_input(c: ArtifactLowering, op_type: str, x: Value, dy: Value, **attributes: Any) -> list[Value]:
+def _from_input(c: ArtifactLowering, op_type: str, x: Var, dy: Var, **attributes: Any) -> list[Var]:
     """The gradient of an operator that needs its input alone."""
     node = forward_node(c.b, c.table, op_type, [x], [x], **attributes)
     return [gradients_of(c.b, node, [dy], [0])[0]]
@@ -73,7 +73,7 @@ def flat_softmax_grad(c: ArtifactLowering, call: Call) -> Results:
     return [c.view(_from_output(c, call.op_type.removesuffix("Grad"), *flat, axis=1)[0], y.shape)]
 
 
-def _with_bias(c: ArtifactLowering, call: Call, position: int) -> Value:
+def _with_bias(c: ArtifactLowering, call: Call, position: int) -> Var:
     x = c.value(call, position)
     return c.b.add(x, c.value(call, position + 1)) if call.has(position + 1) else x
 
@@ -136,7 +136,7 @@ def conv_grad(c: ArtifactLowering, call: Call) -> Results:
     group = int(call.attribute("group", 1))
     channels = dy.shape[1]
     node = forward_node(
-        c.b, c.table, op_type, [x, w, Value("", (channels,), w.dtype)], [dy], **{**call.attributes, "group": group}
+        c.b, c.table, op_type, [x, w, Var("", (channels,), w.dtype)], [dy], **{**call.attributes, "group": group}
     )
     return _gradients(c, call, node, dy, {0: 0, 1: 1, 2: 2})
 
@@ -202,7 +202,7 @@ def layer_norm_grad(c: ArtifactLowering, call: Call) -> Results:
 def _indexed(c: ArtifactLowering, call: Call, op_type: str, positions: tuple[int, int, int]) -> Results:
     """The gradient of Gather or GatherElements from (dY, shape, indices) at `positions`."""
     dy, indices = c.value(call, positions[0]), c.value(call, positions[2])
-    source = Value("", tuple(int(d) for d in c.constant(call, positions[1])), dy.dtype)
+    source = Var("", tuple(int(d) for d in c.constant(call, positions[1])), dy.dtype)
     node = forward_node(c.b, c.table, op_type, [source, indices], [dy], axis=int(call.attribute("axis", 0)))
     return [gradients_of(c.b, node, [dy], [0])[0]]
 
@@ -223,7 +223,7 @@ def gather_elements_grad(c: ArtifactLowering, call: Call) -> Results:
 def slice_grad(c: ArtifactLowering, call: Call) -> Results:
     """(dY, shape, starts, ends, axes, steps)."""
     dy = c.value(call, 0)
-    source = Value("", tuple(int(d) for d in c.constant(call, 1)), dy.dtype)
+    source = Var("", tuple(int(d) for d in c.constant(call, 1)), dy.dtype)
     limits = [c.b.ints(c.constant(call, i)) for i in range(2, len(call.proto.input)) if call.has(i)]
     node = forward_node(c.b, c.table, "Slice", [source, *limits], [dy])
     return [gradients_of(c.b, node, [dy], [0])[0]]
@@ -232,7 +232,7 @@ def slice_grad(c: ArtifactLowering, call: Call) -> Results:
 # --- cross-entropy
 
 
-def _labels(c: ArtifactLowering, call: Call, logp: Value, position: int) -> Labels:
+def _labels(c: ArtifactLowering, call: Call, logp: Var, position: int) -> Labels:
     """The labels at input `position`, followed by class weights and, for the internal operator, the ignored label.
 
     The standard operator has that as an attribute.

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from planc.training.emit.builder import Builder, Group, Shape, Value
+from planc.training.emit.builder import Builder, LayerGroup, Shape, Var
 
 
 @dataclass(frozen=True)
 class Permuted:
     """`source` with its axes permuted: axis i is the source's axis perm[i]."""
 
-    source: Value
+    source: Var
     perm: Shape
 
     @property
@@ -23,7 +23,7 @@ class Permuted:
         return tuple(self.source.shape[axis] for axis in self.perm)
 
 
-def composed(a: Value | Permuted, perm: Sequence[int]) -> Value | Permuted:
+def composed(a: Var | Permuted, perm: Sequence[int]) -> Var | Permuted:
     """`a` with its axes permuted once more; the source itself where nothing is left to permute."""
     source, first = (a.source, a.perm) if isinstance(a, Permuted) else (a, tuple(range(a.rank)))
     total = tuple(first[axis] for axis in perm)
@@ -89,14 +89,14 @@ class LazyViews:
     b: Builder
     resident: set[str] = field(default_factory=set)
     """Names of tensors that live through the whole step: reading them again costs no memory."""
-    _copies: dict[str, list[tuple[Shape, Value, Group]]] = field(default_factory=dict)
-    _views: dict[tuple[str, Shape, Group], Value] = field(default_factory=dict)
+    _copies: dict[str, list[tuple[Shape, Var, LayerGroup]]] = field(default_factory=dict)
+    _views: dict[tuple[str, Shape, LayerGroup], Var] = field(default_factory=dict)
 
-    def ordered(self, a: Value | Permuted) -> Value:
+    def ordered(self, a: Var | Permuted) -> Var:
         """The tensor's elements in order."""
         return self._transposed(a) if isinstance(a, Permuted) else a
 
-    def _transposed(self, a: Permuted) -> Value:
+    def _transposed(self, a: Permuted) -> Var:
         """One Transpose, shared inside a group; across groups it reads a copy that lives anyway, not the source."""
         source, group = a.source, self.b.group
         copies = self._copies.setdefault(source.name, [])
@@ -111,7 +111,7 @@ class LazyViews:
         copies.append((a.perm, made, group))
         return made
 
-    def permuted(self, a: Value | Permuted, perm: Sequence[int]) -> Value | Permuted:
+    def permuted(self, a: Var | Permuted, perm: Sequence[int]) -> Var | Permuted:
         """`a` with permuted axes, not yet materialised."""
         if isinstance(a, Permuted):
             return composed(a, perm)
@@ -120,7 +120,7 @@ class LazyViews:
             return self.viewed(a, [a.shape[axis] for axis in perm])
         return composed(a, perm)
 
-    def viewed(self, a: Value | Permuted, shape: Sequence[int]) -> Value | Permuted:
+    def viewed(self, a: Var | Permuted, shape: Sequence[int]) -> Var | Permuted:
         """A view of `a`; of a permuted tensor a permuted view where that is possible."""
         shape = tuple(int(d) for d in shape)
         if a.shape == shape:
@@ -134,6 +134,6 @@ class LazyViews:
             self._views[key] = self.b.reshape(plain, shape)
         return self._views[key]
 
-    def matrix(self, a: Value | Permuted) -> tuple[Value, bool]:
+    def matrix(self, a: Var | Permuted) -> tuple[Var, bool]:
         """A matrix operand and whether it is to be read transposed."""
         return (a.source, True) if isinstance(a, Permuted) else (a, False)

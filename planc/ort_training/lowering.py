@@ -11,20 +11,22 @@ from onnx import TypeProto, defs, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from planc.errors import ModelError
+from planc.graph.annotations import IR_VERSION
 from planc.ort_training.lazy import LazyViews, Permuted
+from planc.registry import Registry
 from planc.training.apply import Update, emit_forward, forward_node
-from planc.training.emit.builder import Array, Value
-from planc.training.emit.forms import CPU, LoweringTable
-from planc.training.emit.opset import IR_VERSION, OPSET
+from planc.training.emit.builder import Array, Var
+from planc.training.emit.forms import CPU, OperatorForms
+from planc.training.emit.opset import OPSET
 from planc.training.registry import ForwardNode, attributes_of
-from planc.training.rules import LOWERINGS
+from planc.training.rules import FORWARD_RULES
 
 FOLDED_BYTES = 1 << 20
 """Results of constants larger than this stay computed."""
 
 RANDOM = frozenset({"Dropout", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli"})
 
-Tensor = Value | Permuted
+Tensor = Var | Permuted
 Results = Sequence[Tensor | None]
 
 
@@ -67,14 +69,14 @@ class Call:
 
 Handler = Callable[["ArtifactLowering", Call], Results]
 
-HANDLERS: dict[str, Handler] = {}
+HANDLERS: Registry[str, Handler] = Registry("the handler of")
 
 
 def lowers(*op_types: str) -> Callable[[Handler], Handler]:
     """Register the handler of operators by type; it returns a tensor, or None, per output."""
 
     def register(handler: Handler) -> Handler:
-        HANDLERS.update(dict.fromkeys(op_types, handler))
+        HANDLERS.add(op_types, handler)
         return handler
 
     return register
@@ -84,7 +86,7 @@ def lowers(*op_types: str) -> Callable[[Handler], Handler]:
 class ArtifactLowering(LazyViews):
     """The state of one lowering: what each tensor of the artifact became."""
 
-    table: LoweringTable = CPU
+    table: OperatorForms = CPU
     known: dict[str, Tensor] = field(default_factory=dict)
     constants: dict[str, Array] = field(default_factory=dict)
     forward: dict[str, ForwardNode] = field(default_factory=dict)
@@ -118,11 +120,11 @@ class ArtifactLowering(LazyViews):
             raise ModelError(f"tensor {name!r} is read before it is made, or planc's lowering does not make it")
         return self.known[name]
 
-    def value(self, call: Call, position: int) -> Value:
+    def value(self, call: Call, position: int) -> Var:
         """An input with its elements in order."""
         return self.ordered(self.tensor(call.name(position)))
 
-    def optional(self, call: Call, position: int) -> Value | None:
+    def optional(self, call: Call, position: int) -> Var | None:
         return self.value(call, position) if call.has(position) else None
 
     def constant(self, call: Call, position: int) -> Array:
@@ -132,14 +134,14 @@ class ArtifactLowering(LazyViews):
             raise ModelError(f"{call.where}: input {position} ({name!r}) must not depend on data")
         return self.constants[name]
 
-    def view(self, a: Tensor, shape: Sequence[int]) -> Value:
+    def view(self, a: Tensor, shape: Sequence[int]) -> Var:
         """`a` under another shape, its elements in order."""
         return self.ordered(self.viewed(a, shape))
 
     # --- operators
 
     def emit(
-        self, call: Call, op_type: str, inputs: Sequence[Value | None], shapes: Sequence[tuple[int, ...]],
+        self, call: Call, op_type: str, inputs: Sequence[Var | None], shapes: Sequence[tuple[int, ...]],
         names: Sequence[str] = (), **attributes: Any,
     ) -> ForwardNode:  # fmt: skip
         """Emit a forward operator as the library lowers it, and remember it for its gradient.
@@ -148,7 +150,7 @@ class ArtifactLowering(LazyViews):
         """
         first = next(v for v in inputs if v is not None)
         wanted = zip(names or call.proto.output, shapes, strict=False)
-        outputs = [Value(self._fresh(name), s, first.dtype) for name, s in wanted]
+        outputs = [Var(self._fresh(name), s, first.dtype) for name, s in wanted]
         made = forward_node(self.b, self.table, op_type, inputs, outputs, name=call.proto.name, **attributes)
         node, update = emit_forward(self.b, made)
         self.updates += [update] if update else []
@@ -172,7 +174,7 @@ class ArtifactLowering(LazyViews):
         shapes = self.inferred(call, node)
         inputs = [self.ordered(self.tensor(name)) if name else None for name in node.input]
         attributes = attributes_of(node)
-        if node.op_type in LOWERINGS:
+        if node.op_type in FORWARD_RULES:
             plain = [shape for shape, _ in shapes]
             outputs = self.emit(call, node.op_type, inputs, plain, **attributes).outputs
             return [self.b.values.get(v.name) if v else None for v in outputs]

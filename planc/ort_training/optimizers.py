@@ -8,7 +8,7 @@ import onnx
 
 from planc.errors import ModelError
 from planc.training.assembly import Assembly
-from planc.training.emit.builder import Builder, Group, Value
+from planc.training.emit.builder import Builder, LayerGroup, Var
 from planc.training.optimizers import Optimizer
 from planc.training.registry import attributes_of
 
@@ -69,7 +69,7 @@ class Updates:
 
     step: Assembly
     optimizer: ArtifactOptimizer
-    _size: Value | float = 0.0
+    _size: Var | float = 0.0
 
     def begin(self) -> None:
         """Emit what the updates share: the step count and the size of this step."""
@@ -79,11 +79,11 @@ class Updates:
         scales = self.step.scales(rule)
         self._size = rule.learning_rate if scales is None else self.step.b.div(scales.step_size, scales.root_correction)
 
-    def emit(self, name: str, gradient: Value, group: Group) -> None:
+    def emit(self, name: str, gradient: Var, group: LayerGroup) -> None:
         """Emit the update of parameter `name`."""
         step, optimizer = self.step, self.optimizer
         if optimizer.rule.kind == "adamw" and (optimizer.after or not optimizer.corrected):
-            step.b.group = Group(group.layer, group.kind, "update")
+            step.b.group = LayerGroup(group.layer, group.kind, "update")
             state = step.slot_values(name, optimizer.rule)
             following = _other_adamw(step.b, optimizer, (step.b.values[name], *state), gradient, self._size)
             step.hold_all(name, optimizer.rule, following)
@@ -92,8 +92,8 @@ class Updates:
 
 
 def _other_adamw(
-    b: Builder, optimizer: ArtifactOptimizer, held: tuple[Value, ...], grad: Value, size: Value | float
-) -> list[Value]:
+    b: Builder, optimizer: ArtifactOptimizer, held: tuple[Var, ...], grad: Var, size: Var | float
+) -> list[Var]:
     """m' = b1 m + (1-b1) g; v' = b2 v + (1-b2) g^2; then by `after` (Loshchilov and Hutter, 2019)
 
     true: u = w - lr sqrt(1 - b2^t) / (1 - b1^t) m' / (sqrt v' + eps); w' = u (1 - lr decay), uncorrected: without the
@@ -105,7 +105,7 @@ def _other_adamw(
     second = b.add(b.mul(second, beta2), b.mul(b.mul(grad, grad), 1 - beta2), name=f"{second.name}.next")
     direction = b.div(first, b.add(b.unary("Sqrt", second), o.epsilon))
     kept = 1 - o.learning_rate * o.weight_decay
-    moved = b.mul(direction, b.reshape(size, (1,) * w.rank) if isinstance(size, Value) else size)
+    moved = b.mul(direction, b.reshape(size, (1,) * w.rank) if isinstance(size, Var) else size)
     following = f"{w.name}.next"
     if kept == 1.0:
         return [b.sub(w, moved, name=following), first, second]
@@ -114,10 +114,10 @@ def _other_adamw(
     return [b.sub(b.mul(w, kept), moved, name=following), first, second]
 
 
-def clip_factor(step: Assembly, squares: list[Value], max_norm: float) -> Value:
+def clip_factor(step: Assembly, squares: list[Var], max_norm: float) -> Var:
     """min(1, max_norm / (norm + 1e-6)) of all gradients, whose sums of squares are given (Pascanu et al., 2013)."""
     b = step.b
-    b.group = Group("gradient_norm", "clip", "update")
+    b.group = LayerGroup("gradient_norm", "clip", "update")
     total = squares[0]
     for square in squares[1:]:
         total = b.add(total, square)

@@ -1,11 +1,9 @@
 """What is packed, and a packing of it."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from planc.enums import Status
 from planc.errors import PlancError
-
-Status = Literal["optimal", "feasible", "infeasible", "timeout"]
 
 
 @dataclass(frozen=True, slots=True)

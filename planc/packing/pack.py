@@ -11,8 +11,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
-from planc.packing.buffers import Buffer, Packing, PackingError, Status
+from planc.packing.buffers import Buffer, Packing, PackingError
 from planc.packing.heuristics.greedy import best_greedy
 from planc.packing.model import build_model
 
@@ -64,12 +65,12 @@ def pack(
 
 def require_fit(packing: Packing, capacity: int | None) -> None:
     """Raise InfeasibleBudgetError or SolverTimeoutError when the packing does not fit the capacity it was made for."""
-    if packing.status == "infeasible":
+    if packing.status is Status.INFEASIBLE:
         raise InfeasibleBudgetError(
             f"no packing fits {capacity} bytes: {packing.lower_bound} are needed at least, {packing.height} are enough",
             packing.lower_bound, "", capacity,
         )  # fmt: skip
-    if packing.status == "timeout":
+    if packing.status is Status.TIMEOUT:
         raise SolverTimeoutError(
             f"no packing within {capacity} bytes was found in {packing.solve_s:.1f} s: the best has {packing.height}, "
             f"the lower bound is {packing.lower_bound}; give a larger capacity or time limit"
@@ -78,8 +79,8 @@ def require_fit(packing: Packing, capacity: int | None) -> None:
 
 def _status(height: int, bound: int, capacity: int | None) -> Status:
     if capacity is not None and height > capacity:
-        return "infeasible" if bound > capacity else "timeout"
-    return "optimal" if height == bound else "feasible"
+        return Status.INFEASIBLE if bound > capacity else Status.TIMEOUT
+    return Status.OPTIMAL if height == bound else Status.FEASIBLE
 
 
 def _check_options(capacity: int | None, time_limit: float) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
-from planc.packing.exact.restarts import Run, Runs
+from planc.packing.exact.restarts import SearchRun, SearchRuns
 from planc.packing.exact.search import FAILED, LOWEST, search
 from planc.packing.exact.state import NONE, STOP, build_problem, new_memory
 from planc.packing.heuristics.greedy import best_greedy, shuffled_packings
@@ -29,7 +29,7 @@ _WHEEL_SHARE = 0.3
 PAIR, HALVINGS = 2, 6
 
 
-class Group:
+class BufferGroup:
     """Buffers that pack on their own, on `base` bytes: the best offsets (bytes) known, from 0, their height, and the
     proven bound."""
 
@@ -38,8 +38,8 @@ class Group:
         self.height, self.bound = model.height(offsets), model.load_bound()
         self._seed, self._halvings, self._pairs = seed, 1, 0
         # The searches towards a height equal to the load, and those towards any other.
-        self._tied: tuple[Tied, Runs] | None = None
-        self._runs: Runs | None = None
+        self._tied: tuple[Tied, SearchRuns] | None = None
+        self._runs: SearchRuns | None = None
         self._load = int(model.load().max(initial=0))
         self._wheels: Wheels | None = None
         self._wheel_share = 1.0 if len(model.lower) > model.count else _WHEEL_SHARE
@@ -88,7 +88,7 @@ class Group:
     def _search(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
         """One pair of runs, at goals between the bound, or the capacity, and the height."""
         height, aim = self.height, target if capacity is None else capacity
-        runs: list[tuple[Run, Tied | None]] = []
+        runs: list[tuple[SearchRun, Tied | None]] = []
         try:
             for place, goal in enumerate(self._goals(aim, capacity is not None)):
                 self._start(pool, goal, place, runs)
@@ -101,22 +101,24 @@ class Group:
         step = -1 if self.height < height else 1
         self._halvings = min(max(1, self._halvings + step), HALVINGS)
 
-    def _start(self, pool: ThreadPoolExecutor, goal: int, place: int, runs: list[tuple[Run, Tied | None]]) -> None:
+    def _start(
+        self, pool: ThreadPoolExecutor, goal: int, place: int, runs: list[tuple[SearchRun, Tied | None]]
+    ) -> None:
         """Add a run towards `goal`, of the tied model where that is the height of the load, unless tying disproves it."""
         if goal == self._load and self._tied is None:
             tied = tie(self.model, goal)
             if tied is None:
                 self.bound = max(self.bound, goal + 1)
                 return
-            self._tied = tied, Runs(tied.model, self._seed)
+            self._tied = tied, SearchRuns(tied.model, self._seed)
         if goal == self._load and self._tied is not None:
             runs.append((self._tied[1].start(pool, goal, place), self._tied[0]))
             return
         if self._runs is None:
-            self._runs = Runs(self.model, self._seed)
+            self._runs = SearchRuns(self.model, self._seed)
         runs.append((self._runs.start(pool, goal, place), None))
 
-    def _collect(self, run: Run, tied: Tied | None, target: int, deadline: float) -> None:
+    def _collect(self, run: SearchRun, tied: Tied | None, target: int, deadline: float) -> None:
         if self.height > target:
             wait([run.future], timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
         # Too late, or not needed any more; without effect on a run that has ended.
@@ -180,7 +182,7 @@ def improve(
     return (fixed if model.height(fixed) < model.height(offsets) else offsets), bound
 
 
-def _search(groups: list[Group], bound: int, capacity: int | None, deadline: float) -> int:
+def _search(groups: list[BufferGroup], bound: int, capacity: int | None, deadline: float) -> int:
     """Lower the groups in place, the highest one first; the proven bound of all of them together (bytes)."""
     with ThreadPoolExecutor(PAIR) as pool:
         while time.monotonic() < deadline:
@@ -195,9 +197,9 @@ def _search(groups: list[Group], bound: int, capacity: int | None, deadline: flo
     return bound
 
 
-def _group(part: Stratum, offsets: Array, target: int, seed: int) -> Group:
+def _group(part: Stratum, offsets: Array, target: int, seed: int) -> BufferGroup:
     """A stratum to work on, from what the packing of all buffers made of it, or from one of its own if it lies higher."""
     known = offsets[part.chosen] - part.base
     if known.min() < 0:
         known = best_greedy(part.model, target - part.base)
-    return Group(part.model, known, seed, part.base)
+    return BufferGroup(part.model, known, seed, part.base)

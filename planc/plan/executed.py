@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from planc.graph.graph import Graph
 from planc.plan.plan import Run
-from planc.plan.stays import StayIndex
+from planc.plan.residency_index import ResidencyIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +26,12 @@ class Executed:
 
 
 def executed(
-    graph: Graph, runs: Sequence[Run], segments: Sequence[tuple[int, int]], stays: StayIndex
+    graph: Graph, runs: Sequence[Run], segments: Sequence[tuple[int, int]], residencies: ResidencyIndex
 ) -> Iterator[Executed]:
-    """Segment by segment, those of a plan with such stays."""
+    """Segment by segment, those of a plan with such residencies."""
     slot = 0
     for first, end in segments:
         layers = [graph.layers[run.layer] for run in runs[first:end]]
         ops = tuple(op for layer in layers for op in range(layer.start, layer.stop))
-        yield Executed(first, end, ops, slot, stays.placed(graph, ops, slot))
+        yield Executed(first, end, ops, slot, residencies.placed(graph, ops, slot))
         slot += len(ops)

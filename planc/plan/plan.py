@@ -13,18 +13,11 @@ Time inside a plan is counted in *slots*: one slot for each operator that the co
 order. A *run* is one execution of a layer; a repeated layer is a recomputation. Lifetimes are half-open slot ranges.
 """
 
-from enum import StrEnum
-
 import msgspec
 
+from planc.enums import Direction
+
 FORMAT = 1
-
-
-class Direction(StrEnum):
-    """The two copy engines: device to host, host to device."""
-
-    OUT = "out"
-    IN = "in"
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,11 +95,12 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Residency(msgspec.Struct, frozen=True):
-    """One stay of a storage in the slab: its bytes at `offset`, from slot `begin` up to slot `end`.
+    """One residency of a storage in the slab: its bytes at `offset`, from slot `begin` up to slot `end`.
 
-    An operator or copy that touches a storage means the stay with the latest `begin` not after its slot. A stay that
-    takes over the bytes of another in place begins at the slot in which the other one ends minus one. So does the output
-    of a Concat around its inputs; where each of them lies at its place there, the operator does not run.
+    An operator or copy that touches a storage means the residency with the latest `begin` not after its slot. A
+    residency that takes over the bytes of another in place begins at the slot in which the other one ends minus one.
+    So does the output of a Concat around its inputs; where each of them lies at its place there, the operator does
+    not run.
     """
 
     storage: str
@@ -126,8 +120,8 @@ class Region(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True):
     """One execution of the graph's layer `layer`, after the copies `waits` (indices into `copies`) are complete.
 
-    `form` names the settings that its session is opened with, such as how much workspace convolutions may take; all runs
-    of a segment have the same. Empty: the device's default.
+    `form` names the settings that its session is opened with, such as how much workspace convolutions may take; all
+    runs of a segment have the same. Empty: the device's default.
     """
 
     layer: int
@@ -158,9 +152,9 @@ class HostSlot(msgspec.Struct, frozen=True, kw_only=True):
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A whole plan. `segments` are half-open ranges of runs, each executed by one session.
 
-    `scratch` says, segment by segment, which bytes of the slab the scratch of its operators takes while it runs (0 bytes:
-    none); where it is empty, all scratch lies in an arena of `memory.scratch_bytes` beside the slab. The copies of one
-    direction run in list order. A step ends when all runs and copies are complete. `layers` (in the
+    `scratch` says, segment by segment, which bytes of the slab the scratch of its operators takes while it runs (0
+    bytes: none); where it is empty, all scratch lies in an arena of `memory.scratch_bytes` beside the slab. The
+    copies of one direction run in list order. A step ends when all runs and copies are complete. `layers` (in the
     model's order) and `inputs` (role of every storage that exists before a step: state, batch or constant) are there
     for people and reports; nothing is executed by them.
     """

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from planc.costs.table import CostTable, LayerCost
-from planc.graph.footprint import ALIGNMENT, HOST_ALIGNMENT, Footprint, footprints, padded_bytes
+from planc.graph.footprint import Footprint, footprints, padded_bytes
 from planc.graph.graph import Graph, Role
 from planc.graph.liveness import live_bytes
 from planc.problem.problem import Alternative, Origin, Problem, Task, Value
-from planc.units import align_up
+from planc.units import ALIGNMENT, HOST_ALIGNMENT, align_up
 
 _SCRATCH_SLACK = 1024
 """Bytes added to the measured scratch of a layer: each of an operator's allocations is rounded up to the alignment."""
@@ -24,8 +24,8 @@ _ORIGINS = {
 class PlanningProblem:
     """A problem and how it maps back: `storages[v]` is the graph's storage behind value v; tasks are the layers.
 
-    `liveness_peak_bytes` is the peak of the unconstrained step in the given order, each layer's scratch included, at
-    layer `peak_layer`; `scratch_bytes` is the largest scratch of a layer in any of its forms, and all layers' constants.
+    `liveness_peak_bytes` is the peak of the unconstrained step in the given order, each layer's scratch included;
+    `scratch_bytes` is the largest scratch of a layer in any of its forms, and all layers' constants.
     `forms` has for each layer the names of its forms by choice (`Task.forms`), none where it runs in any. Where scratch
     is placed in the slab, `layer_scratch` has the bytes of every layer in each of its forms, which are part of the
     working bytes; else it is empty.
@@ -34,7 +34,6 @@ class PlanningProblem:
     problem: Problem
     storages: tuple[int, ...]
     liveness_peak_bytes: int
-    peak_layer: int
     scratch_bytes: int
     forms: tuple[tuple[str, ...], ...]
     layer_scratch: tuple[tuple[int, ...], ...] = ()
@@ -71,7 +70,7 @@ def build_problem(
         )
         for layer, p, own in zip(graph.layers, prints, forms, strict=True)
     )
-    peak, layer = _liveness_peak(graph, scratch, prints)
+    peak = _liveness_peak(graph, scratch, prints)
     regions = tuple(
         tuple(form.working_bytes - p.working_bytes for form in own) for own, p in zip(forms, prints, strict=True)
     )
@@ -86,7 +85,6 @@ def build_problem(
         ),
         storages=storages,
         liveness_peak_bytes=peak,
-        peak_layer=layer,
         scratch_bytes=(max(scratch, default=0) if arena is None else arena) + _constant_bytes(graph, costs),
         forms=tuple(
             tuple(form.name for form in own) if cost.alternatives else ()
@@ -141,8 +139,6 @@ def _value(graph: Graph, costs: CostTable, storage: int) -> Value:
     )
 
 
-def _liveness_peak(graph: Graph, scratch: tuple[int, ...], prints: tuple[Footprint, ...]) -> tuple[int, int]:
-    """(bytes, layer) of the peak when every storage is freed after its last use, each layer's scratch included."""
-    needs = [live + extra for live, extra in zip(live_bytes(graph, prints), scratch, strict=True)]
-    peak = max(needs, default=0)
-    return peak, needs.index(peak) if needs else 0
+def _liveness_peak(graph: Graph, scratch: tuple[int, ...], prints: tuple[Footprint, ...]) -> int:
+    """Bytes of the peak when every storage is freed after its last use, each layer's scratch included."""
+    return max((live + extra for live, extra in zip(live_bytes(graph, prints), scratch, strict=True)), default=0)

@@ -5,7 +5,6 @@ at the entry of each executed task: the bytes of all values held there, plus the
 exceed the budget. Copies run on two in-order engines, one a direction, beside compute.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -162,7 +161,3 @@ class Problem:
     def host_bytes(self, value: int) -> int:
         """Bytes of the value's slot on the host tier."""
         return align_up(self.values[value].bytes, self.host_alignment)
-
-    def values_of(self, origin: Origin) -> Iterator[int]:
-        """Indices of the values with that origin."""
-        return (i for i, value in enumerate(self.values) if value.origin is origin)

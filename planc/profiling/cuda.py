@@ -26,10 +26,7 @@ from planc.runtime.cuda.graph import Replay, record
 from planc.runtime.cuda.handle_sharing import shared_handle
 from planc.runtime.cuda.provider import FORMS, cuda_session, library_versions, load_libraries, run_options
 from planc.runtime.ort.sessions import versions
-from planc.units import align_up
-
-_ALIGNMENT = 256
-"""ONNX Runtime's arena rounds every allocation up to this."""
+from planc.units import ALIGNMENT, align_up
 
 _COLD_BYTES = 128 << 20
 """Copies of a layer's buffers are made until they hold this much: more than twice an H100's second-level cache."""
@@ -129,7 +126,7 @@ class CudaMeter:
         at, offsets = 0, {}
         for port in (*model.inputs, *model.outputs):
             offsets[port.name] = at
-            at += align_up(max(_size(imported, port), 1), _ALIGNMENT)
+            at += align_up(max(_size(imported, port), 1), ALIGNMENT)
         count = max(1, min(_MAX_COPIES, -(-_COLD_BYTES // max(at, 1))))
         return [_Place(at, {name: offset + i * at for name, offset in offsets.items()}) for i in range(count)]
 
@@ -354,7 +351,7 @@ class _CountingAllocator:
             address = allocate(size, "an operator's scratch")
         except Exception:  # an exception must not cross into C; null is how C says that memory is refused
             return 0
-        self._sizes[address] = align_up(max(size, 1), _ALIGNMENT)
+        self._sizes[address] = align_up(max(size, 1), ALIGNMENT)
         self.live += self._sizes[address]
         self._used += self._sizes[address]
         self.peak = max(self.peak, self._used)

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from planc.costs.table import CopyPoint, Link, monotone
+from planc.graph.annotations import IR_VERSION
 from planc.runtime.cuda.driver import allocate, allocate_pinned, call, elapsed_ns, new_event, new_stream
 from planc.runtime.cuda.graph import Replay, record
 from planc.runtime.cuda.provider import cuda_session, run_options
@@ -146,7 +147,7 @@ class _Reference:
         infos = {n: helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape) for n, shape in shapes.items()}
         nodes = [helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4), helper.make_node("Add", ["x", "y"], ["z"])]
         graph = helper.make_graph(nodes, "reference", [infos["x"], infos["w"]], [infos["y"], infos["z"]])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=IR_VERSION)
         self.session = cuda_session(model.SerializeToString(), index, int(stream))
         sizes = {name: int(np.prod(shape)) * 4 for name, shape in shapes.items()}
         self.memory = allocate(sum(sizes.values()), "measuring copies")

@@ -8,15 +8,13 @@ from planc.compile.budget import budget_bytes, planning_problem
 from planc.compile.compiler import compile_model
 from planc.compile.options import CompileOptions
 from planc.costs.table import CostTable
+from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
 from planc.importer.import_model import ImportedModel
 from planc.report.summary import summarize
 from planc.report.view import view_of
 from planc.schedule.solver import solver_names
 from planc.units import format_bytes
-
-INFEASIBLE = "infeasible"
-TIMEOUT = "timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +99,11 @@ def _row(imported: ImportedModel, costs: CostTable, budget: int, options: Compil
         plan = compile_model(imported, costs, options).plan
     except InfeasibleBudgetError as error:
         spent = time.perf_counter() - start
-        return Row(options.solver, budget, INFEASIBLE, solve_s=spent, minimum_budget_bytes=error.minimum_budget_bytes)
+        return Row(
+            options.solver, budget, Status.INFEASIBLE, solve_s=spent, minimum_budget_bytes=error.minimum_budget_bytes
+        )
     except SolverTimeoutError:
-        return Row(options.solver, budget, TIMEOUT, solve_s=time.perf_counter() - start)
+        return Row(options.solver, budget, Status.TIMEOUT, solve_s=time.perf_counter() - start)
     summary = summarize(view_of(plan, imported.graph))
     return Row(
         solver=options.solver,

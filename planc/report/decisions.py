@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import numpy as np
 
-from planc.plan.plan import Direction
+from planc.enums import Direction
 from planc.report.view import Content, PlanView
 
 
@@ -122,9 +122,9 @@ def _recomputations(view: PlanView) -> list[Decision]:
         if view.is_repeat[position]:
             repeats[run.layer].append(position)
     rebuilt: defaultdict[int, int] = defaultdict(int)
-    for stay in view.stays:
-        if stay.maker is not None and stay.content is not Content.TEMPORARY:
-            rebuilt[stay.maker] += stay.bytes
+    for residency in view.residencies:
+        if residency.maker is not None and residency.content is not Content.TEMPORARY:
+            rebuilt[residency.maker] += residency.bytes
     times = view.plan.prediction.runs
     return [
         Decision(

@@ -31,7 +31,7 @@ def find_graph(path: Path, plan: Plan, model: Path | None) -> Graph | None:
 
 
 def inspection_json(view: PlanView, summary: Summary, life: TensorLife | None, at_peak: bool) -> dict[str, object]:
-    """The summary; `tensor` with the life of one tensor and `at_peak` with the stays at the peak where asked for."""
+    """The summary; `tensor` with the life of one tensor and `at_peak` with the residencies at the peak where asked for."""
     result = summary_json(view, summary)
     if life is not None:
         result["tensor"] = life_json(view, life)
@@ -41,11 +41,11 @@ def inspection_json(view: PlanView, summary: Summary, life: TensorLife | None, a
 
 
 def _peak_json(view: PlanView, peak: Peak) -> dict[str, object]:
-    stays = [
+    residencies = [
         {
             "storage": s.storage, "content": s.content.value, "bytes": s.bytes, "offset": s.offset,
             "from": origin_of(view, s), "until": ending_of(view, s),
         }
-        for s in peak.stays
+        for s in peak.residencies
     ]  # fmt: skip
-    return {"slot": peak.slot, "layer": view.title(peak.run), "bytes": peak.bytes, "stays": stays}
+    return {"slot": peak.slot, "layer": view.title(peak.run), "bytes": peak.bytes, "stays": residencies}

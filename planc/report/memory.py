@@ -9,10 +9,10 @@ import numpy as np
 from planc.graph.footprint import Footprint, footprints
 from planc.graph.graph import Graph
 from planc.graph.liveness import live_bytes
-from planc.report.view import PlanView, Stay
+from planc.report.view import PlanView, ResidencyView
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-Grouping = Callable[[PlanView, Stay], str]
+Grouping = Callable[[PlanView, ResidencyView], str]
 
 
 @dataclass(frozen=True)
@@ -39,39 +39,39 @@ class MemoryCurve:
 
 @dataclass(frozen=True)
 class Peak:
-    """The first slot at which the most bytes are resident, its run, and the stays there, largest first."""
+    """The first slot at which the most bytes are resident, its run, and the residencies there, largest first."""
 
     slot: int
     run: int
     bytes: int
-    stays: tuple[Stay, ...]
+    residencies: tuple[ResidencyView, ...]
 
 
-def by_content(_: PlanView, stay: Stay) -> str:
+def by_content(_: PlanView, residency: ResidencyView) -> str:
     """Group by what the bytes are: state, batch, saved activations, gradients, temporaries, constants."""
-    return stay.content.value
+    return residency.content.value
 
 
-def by_kind(view: PlanView, stay: Stay) -> str:
+def by_kind(view: PlanView, residency: ResidencyView) -> str:
     """Group computed bytes by the kind of the layer that makes them, the rest by content."""
-    maker = _maker(view, stay)
-    return stay.content.value if maker is None else view.layer(maker).kind
+    maker = _maker(view, residency)
+    return residency.content.value if maker is None else view.layer(maker).kind
 
 
-def by_phase(view: PlanView, stay: Stay) -> str:
+def by_phase(view: PlanView, residency: ResidencyView) -> str:
     """Group computed bytes by the phase of the layer that makes them, the rest by content."""
-    maker = _maker(view, stay)
-    return stay.content.value if maker is None else view.layer(maker).phase
+    maker = _maker(view, residency)
+    return residency.content.value if maker is None else view.layer(maker).phase
 
 
-def _maker(view: PlanView, stay: Stay) -> int | None:
-    """The run that made the stay's content, before it went to the host and back if it did."""
-    return stay.maker if stay.brought_by is None else view.makers.get(stay.storage)
+def _maker(view: PlanView, residency: ResidencyView) -> int | None:
+    """The run that made the residency's content, before it went to the host and back if it did."""
+    return residency.maker if residency.brought_by is None else view.makers.get(residency.storage)
 
 
-def _held(view: PlanView) -> tuple[Stay, ...]:
+def _held(view: PlanView) -> tuple[ResidencyView, ...]:
     """Everything that holds bytes of the slab."""
-    return (*view.stays, *view.scratch)
+    return (*view.residencies, *view.scratch)
 
 
 def memory_over_slots(view: PlanView, by: Grouping = by_content) -> MemoryCurve:
@@ -88,12 +88,12 @@ def memory_over_time(view: PlanView, by: Grouping = by_content) -> MemoryCurve:
 
 
 def _curve(view: PlanView, by: Grouping, at: Ints, slots: Ints) -> MemoryCurve:
-    """Sum the stays between their begin and end; points on the same `at` are kept apart by their slot."""
-    labels = [by(view, stay) for stay in _held(view)]
+    """Sum the residencies between their begin and end; points on the same `at` are kept apart by their slot."""
+    labels = [by(view, residency) for residency in _held(view)]
     names = sorted(set(labels))
     column = {name: i for i, name in enumerate(names)}
     group = np.array([column[label] for label in labels], np.int64)
-    size = np.array([stay.bytes for stay in _held(view)], np.int64)
+    size = np.array([residency.bytes for residency in _held(view)], np.int64)
     keys = np.stack([at.T.reshape(-1), slots.T.reshape(-1)], axis=1)
     points, position = np.unique(np.vstack([keys, [[0, 0]]]), axis=0, return_inverse=True)
     change = np.zeros((len(points), len(names)), np.int64)
@@ -106,8 +106,8 @@ def peak_of(view: PlanView) -> Peak:
     """Where the most bytes are resident, and what is there."""
     curve = memory_over_slots(view)
     slot = int(curve.at[int(curve.total.argmax())])
-    stays = sorted((s for s in _held(view) if s.begin <= slot < s.end), key=lambda s: (-s.bytes, s.storage))
-    return Peak(slot, view.run_at(slot), sum(s.bytes for s in stays), tuple(stays))
+    residencies = sorted((s for s in _held(view) if s.begin <= slot < s.end), key=lambda s: (-s.bytes, s.storage))
+    return Peak(slot, view.run_at(slot), sum(s.bytes for s in residencies), tuple(residencies))
 
 
 def fullest_points(curve: MemoryCurve, edges: Ints) -> Ints:

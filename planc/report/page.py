@@ -23,7 +23,7 @@ _MAX_TENSORS = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class Headline:
     """A headline: a number, what it is, and what it is measured against. `mood` is a CSS class."""
 
     label: str
@@ -71,7 +71,7 @@ def write_page(
         slab_ticks=_ticks(max(plan.memory.slab_bytes, 1)),
         rows=rows[:_MAX_TENSORS],
         rows_left_out=max(0, len(rows) - _MAX_TENSORS),
-        keys={name: i for i, name in enumerate(dict.fromkeys(s.storage for s in view.stays))},
+        keys={name: i for i, name in enumerate(dict.fromkeys(s.storage for s in view.residencies))},
         facts=facts(view, summary),
         certificate=_certificate(plan),
         width=scene.WIDTH,
@@ -106,24 +106,26 @@ def _write(path: Path, text: str) -> None:
         raise UsageError(f"{path}: the page cannot be written ({error.strerror or error})") from error
 
 
-def _cards(view: PlanView, summary: Summary, measured: Mapping[str, object]) -> list[Card]:
+def _cards(view: PlanView, summary: Summary, measured: Mapping[str, object]) -> list[Headline]:
     memory, prediction, proof = view.plan.memory, view.plan.prediction, view.plan.certificate
     share = memory.budget_bytes / memory.liveness_peak_bytes if memory.liveness_peak_bytes else 0.0
     cards = [
-        Card("budget", format_bytes(memory.budget_bytes), f"{percent(share)} of the unplanned peak"),
-        Card("step", format_ns(prediction.step_ns), f"{percent(summary.overhead, signed=True)} on unlimited memory"),
-        Card("proof", proof.status, f"at most {percent(proof.gap)} above the bound"),
-        Card(
+        Headline("budget", format_bytes(memory.budget_bytes), f"{percent(share)} of the unplanned peak"),
+        Headline(
+            "step", format_ns(prediction.step_ns), f"{percent(summary.overhead, signed=True)} on unlimited memory"
+        ),
+        Headline("proof", proof.status, f"at most {percent(proof.gap)} above the bound"),
+        Headline(
             "swapped",
             format_bytes(summary.swapped_bytes),
             f"{percent(summary.hidden_share)} of copying hidden" if summary.copies.count else "no copies",
         ),
-        Card("recomputed", plural(summary.recomputed_layers, "layer"), format_ns(summary.recompute_ns)),
+        Headline("recomputed", plural(summary.recomputed_layers, "layer"), format_ns(summary.recompute_ns)),
     ]
     if "bitwise_equal" in measured:
         equal = measured["bitwise_equal"] is True
         note = "equal to the unplanned run" if equal else f"{measured.get('differing_values')} values differ"
-        cards.append(Card("every bit", "equal" if equal else "differs", note, "good" if equal else "bad"))
+        cards.append(Headline("every bit", "equal" if equal else "differs", note, "good" if equal else "bad"))
     return cards
 
 

@@ -40,17 +40,17 @@ def _numbers(plan: Plan) -> Iterator[str]:
     for start, end in (*predicted.runs, *predicted.copies):
         if not 0 <= start <= end <= _LARGEST:
             yield f"its prediction has an action from {start} to {end} ns"
-    sizes = (*(stay.bytes for stay in plan.residencies), *(region.bytes for region in plan.scratch))
-    offsets = (*(stay.offset for stay in plan.residencies), *(region.offset for region in plan.scratch))
+    sizes = (*(residency.bytes for residency in plan.residencies), *(region.bytes for region in plan.scratch))
+    offsets = (*(residency.offset for residency in plan.residencies), *(region.offset for region in plan.scratch))
     memory = plan.memory
     totals = (memory.budget_bytes, memory.slab_bytes, memory.scratch_bytes, memory.liveness_peak_bytes, memory.host_bytes,
               memory.host_limit_bytes or 0)  # fmt: skip
     for number in (*sizes, *offsets, *totals, *(copy.bytes for copy in plan.copies), predicted.step_ns):
         if not 0 <= number <= _LARGEST:
             yield f"{number} is no number of bytes or nanoseconds"
-    for index, stay in enumerate(plan.residencies):
-        if not 0 <= stay.begin < stay.end <= _LARGEST:
-            yield f"residency {index} of {stay.storage!r} lasts from slot {stay.begin} to {stay.end}"
+    for index, residency in enumerate(plan.residencies):
+        if not 0 <= residency.begin < residency.end <= _LARGEST:
+            yield f"residency {index} of {residency.storage!r} lasts from slot {residency.begin} to {residency.end}"
 
 
 def _names(layers: tuple[LayerInfo, ...], roles: dict[str, str]) -> Iterator[str]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planc.enums import Direction
 from planc.graph.graph import Graph
-from planc.plan.plan import Direction
 from planc.report.memory import (
     Grouping,
     Ints,
@@ -175,7 +175,7 @@ def _run_tip(view: PlanView, run: int) -> str:
 
 
 def _copy_style(view: PlanView, copy: int) -> str:
-    return _SLUGS[view.stays[view.plan.copies[copy].residency].content.value]
+    return _SLUGS[view.residencies[view.plan.copies[copy].residency].content.value]
 
 
 def _copy_tip(view: PlanView, index: int) -> str:
@@ -212,24 +212,28 @@ def _block(view: PlanView, actions: Sequence[tuple[int, int, str, str]], noun: s
 
 
 def slab_scene(view: PlanView) -> SlabScene:
-    """The stays that cover most of the slab map; vertical units run from 0 (highest address) to HEIGHT."""
+    """The residencies that cover most of the slab map; vertical units run from 0 (highest address) to HEIGHT."""
     slab = max(view.plan.memory.slab_bytes, 1)
-    ranked = sorted((*view.stays, *view.scratch), key=lambda s: (s.begin_ns - s.end_ns) * s.bytes)
-    keys = {name: str(i) for i, name in enumerate(dict.fromkeys(s.storage for s in (*view.stays, *view.scratch)))}
+    ranked = sorted((*view.residencies, *view.scratch), key=lambda s: (s.begin_ns - s.end_ns) * s.bytes)
+    keys = {name: str(i) for i, name in enumerate(dict.fromkeys(s.storage for s in (*view.residencies, *view.scratch)))}
     boxes = []
-    for stay in ranked[:_MAX_STAYS]:
-        size = f"{format_bytes(stay.bytes)} at {stay.offset:,} ({percent(stay.bytes / slab)} of the slab)"
-        when = f"{format_ns(stay.begin_ns)} – {format_ns(stay.end_ns)}, slots {stay.begin}–{stay.end}"
-        way = f"from: {origin_of(view, stay)}\nuntil: {ending_of(view, stay)}"
+    for residency in ranked[:_MAX_STAYS]:
+        size = (
+            f"{format_bytes(residency.bytes)} at {residency.offset:,} ({percent(residency.bytes / slab)} of the slab)"
+        )
+        when = (
+            f"{format_ns(residency.begin_ns)} – {format_ns(residency.end_ns)}, slots {residency.begin}–{residency.end}"
+        )
+        way = f"from: {origin_of(view, residency)}\nuntil: {ending_of(view, residency)}"
         boxes.append(
             Box(
-                x=x_of(view, stay.begin_ns),
-                y=HEIGHT * (1 - (stay.offset + stay.bytes) / slab),
-                width=x_of(view, stay.end_ns - stay.begin_ns),
-                height=HEIGHT * stay.bytes / slab,
-                style=_SLUGS[stay.content.value],
-                tip=f"{stay.storage}\n{stay.content.value}, {size}\n{when}\n{way}",
-                key=keys[stay.storage],
+                x=x_of(view, residency.begin_ns),
+                y=HEIGHT * (1 - (residency.offset + residency.bytes) / slab),
+                width=x_of(view, residency.end_ns - residency.begin_ns),
+                height=HEIGHT * residency.bytes / slab,
+                style=_SLUGS[residency.content.value],
+                tip=f"{residency.storage}\n{residency.content.value}, {size}\n{when}\n{way}",
+                key=keys[residency.storage],
             )
         )
     return SlabScene(tuple(boxes), max(0, len(ranked) - _MAX_STAYS))

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from planc.plan.plan import Direction
+from planc.enums import Direction
 from planc.report.decisions import Decision, Kind, decisions_of
 from planc.report.memory import Peak, peak_of
 from planc.report.view import PlanView

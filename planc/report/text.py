@@ -8,14 +8,15 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from planc.enums import Direction
 from planc.graph.graph import Graph
-from planc.plan.plan import Direction, Plan
+from planc.plan.plan import Plan
 from planc.report.comparison import Comparison, Row
 from planc.report.decisions import Decision, Kind
 from planc.report.memory import Peak, fullest_points, memory_over_time
 from planc.report.summary import summarize
 from planc.report.tensor import TensorLife
-from planc.report.view import PlanView, Stay, view_of
+from planc.report.view import PlanView, ResidencyView, view_of
 from planc.report.words import ending_of, facts, origin_of, percent, plural
 from planc.units import NS_PER_MS, format_bytes, format_ns
 
@@ -112,37 +113,37 @@ def decision_table(decisions: tuple[Decision, ...]) -> Table:
 
 
 def tensor_view(view: PlanView, life: TensorLife) -> RenderableType:
-    """One tensor: what it is, and each of its stays."""
+    """One tensor: what it is, and each of its residencies."""
     head = [("tensor", life.name), ("content", life.content)]
     if life.dtype is not None and life.shape is not None:
         head.append(("type", f"{life.dtype} {list(life.shape)}"))
     others = [t for t in life.tensors or (life.storage,) if t != life.name]
     if others:
         head.append(("shares with", ", ".join(others[:8]) + (f" and {len(others) - 8} more" if others[8:] else "")))
-    head.append(("size", f"{format_bytes(life.stays[0].bytes)} in the slab"))
+    head.append(("size", f"{format_bytes(life.residencies[0].bytes)} in the slab"))
     parts: list[RenderableType] = [pairs(head)]
-    for position, stay in enumerate(life.stays):
+    for position, residency in enumerate(life.residencies):
         readers = life.readers[position] if life.readers is not None else None
         parts += [
             Text(),
-            Text(f"stay {position + 1} of {len(life.stays)}", style="bold"),
-            _stay_view(view, stay, readers),
+            Text(f"residency {position + 1} of {len(life.residencies)}", style="bold"),
+            _residency_view(view, residency, readers),
         ]
     return Group(*parts)
 
 
-def _stay_view(view: PlanView, stay: Stay, readers: tuple[int, ...] | None) -> Table:
-    """Where and when a stay is, who makes it, reads it and ends it, with the copies that touch it."""
+def _residency_view(view: PlanView, residency: ResidencyView, readers: tuple[int, ...] | None) -> Table:
+    """Where and when a residency is, who makes it, reads it and ends it, with the copies that touch it."""
     rows = [
-        ("offset", f"{stay.offset:,}"),
-        ("slots", f"{stay.begin} – {stay.end}"),
-        ("predicted", f"{format_ns(stay.begin_ns)} – {format_ns(stay.end_ns)}"),
-        ("from", origin_of(view, stay)),
+        ("offset", f"{residency.offset:,}"),
+        ("slots", f"{residency.begin} – {residency.end}"),
+        ("predicted", f"{format_ns(residency.begin_ns)} – {format_ns(residency.end_ns)}"),
+        ("from", origin_of(view, residency)),
     ]
     if readers is not None:
         rows.append(("read by", ", ".join(view.title(run) for run in readers) or "nobody"))
-    rows.append(("until", ending_of(view, stay)))
-    copies = (*([] if stay.brought_by is None else [stay.brought_by]), *stay.copied_out_by)
+    rows.append(("until", ending_of(view, residency)))
+    copies = (*([] if residency.brought_by is None else [residency.brought_by]), *residency.copied_out_by)
     return pairs([*rows, *((f"copy {index}", _copy_line(view, index)) for index in copies)])
 
 
@@ -155,21 +156,25 @@ def _copy_line(view: PlanView, index: int) -> str:
 
 
 def peak_view(view: PlanView, peak: Peak) -> RenderableType:
-    """What is resident at the peak, by content and by stay."""
+    """What is resident at the peak, by content and by residency."""
     sums: dict[str, int] = {}
-    for stay in peak.stays:
-        sums[stay.content.value] = sums.get(stay.content.value, 0) + stay.bytes
+    for residency in peak.residencies:
+        sums[residency.content.value] = sums.get(residency.content.value, 0) + residency.bytes
     share = Table.grid(padding=(0, 2))
     for name, size in sorted(sums.items(), key=lambda item: -item[1]):
         share.add_row(Text(name, style="dim"), format_bytes(size).rjust(10), percent(size / peak.bytes).rjust(7))
     where = f"{view.title(peak.run)}, slot {peak.slot} of {view.slots}, {format_ns(view.slot_ns(peak.slot))}"
-    rest = len(peak.stays) - _AT_PEAK
-    table = _table(plural(len(peak.stays), "stay") + (f", {rest} smaller ones not shown" if rest > 0 else ""))
+    rest = len(peak.residencies) - _AT_PEAK
+    table = _table(
+        plural(len(peak.residencies), "residency") + (f", {rest} smaller ones not shown" if rest > 0 else "")
+    )
     table.add_column("size", justify="right", no_wrap=True)
     for name, ratio in (("tensor", 4), ("from", 3), ("until", 4)):
         table.add_column(name, overflow="fold", ratio=ratio)
-    for stay in peak.stays[:_AT_PEAK]:
-        table.add_row(format_bytes(stay.bytes), stay.storage, origin_of(view, stay), ending_of(view, stay))
+    for residency in peak.residencies[:_AT_PEAK]:
+        table.add_row(
+            format_bytes(residency.bytes), residency.storage, origin_of(view, residency), ending_of(view, residency)
+        )
     return Group(Text(f"peak of {format_bytes(peak.bytes)} in {where}", style="bold"), share, Text(), table)
 
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 
+from planc.enums import Direction
 from planc.errors import UsageError
 from planc.files import atomic_write
 from planc.graph.graph import Graph
-from planc.plan.plan import Direction, Plan
+from planc.plan.plan import Plan
 from planc.report.memory import memory_over_time
 from planc.report.view import PlanView, view_of
 
@@ -59,10 +60,12 @@ def _runs(view: PlanView) -> Iterator[Event]:
 
 def _copies(view: PlanView) -> Iterator[Event]:
     for index, (copy, (start, end)) in enumerate(zip(view.plan.copies, view.plan.prediction.copies, strict=True)):
-        stay = view.stays[copy.residency]
-        args = {"copy": index, "bytes": copy.bytes, "slab_offset": stay.offset, "host_offset": copy.host_offset}
+        residency = view.residencies[copy.residency]
+        args = {"copy": index, "bytes": copy.bytes, "slab_offset": residency.offset, "host_offset": copy.host_offset}
         thread = _THREADS[copy.direction]
-        yield _event("X", stay.storage, thread, start, dur=_us(end - start), cat=stay.content.value, args=args)
+        yield _event(
+            "X", residency.storage, thread, start, dur=_us(end - start), cat=residency.content.value, args=args
+        )
 
 
 def _flows(view: PlanView) -> Iterator[Event]:

@@ -1,4 +1,5 @@
-"""A plan resolved for reading: which run a slot belongs to, what every stay holds, when it is predicted to be there."""
+"""A plan resolved for reading: which run a slot belongs to, what every residency holds, when it is predicted to be
+there."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -6,14 +7,15 @@ from enum import StrEnum
 from functools import cached_property
 from itertools import accumulate, pairwise
 
+from planc.enums import Direction
 from planc.errors import PlanError
 from planc.graph.graph import Graph, Role, input_roles
-from planc.plan.plan import Direction, LayerInfo, Plan
+from planc.plan.plan import LayerInfo, Plan
 from planc.report.readable import require_readable
 
 
 class Content(StrEnum):
-    """What the bytes of a stay are."""
+    """What the bytes of a residency are."""
 
     STATE = "state"
     """Parameters, optimizer state, running statistics."""
@@ -38,13 +40,13 @@ _CONTENT_OF_ROLE = {Role.STATE: Content.STATE, Role.CONSTANT: Content.CONSTANT, 
 
 
 @dataclass(frozen=True, slots=True)
-class Stay:
+class ResidencyView:
     """A residency, resolved. It holds its bytes on the slots [`begin`, `end`), predicted as [`begin_ns`, `end_ns`).
 
-    `end` is that of the plan, or earlier where stay `taken_over_by` gets the same bytes before it: in place, or brought
-    back to the address that it was copied out from. So no byte is counted twice; a stay that is brought in for the
-    operator that takes its bytes in place has no slot of its own. It is written by run `maker` or by copy `brought_by`,
-    or (with neither) is there when the step begins; `copied_out_by` lists the copies that read it.
+    `end` is that of the plan, or earlier where residency `taken_over_by` gets the same bytes before it: in place, or
+    brought back to the address that it was copied out from. So no byte is counted twice; a residency that is brought
+    in for the operator that takes its bytes in place has no slot of its own. It is written by run `maker` or by copy
+    `brought_by`, or (with neither) is there when the step begins; `copied_out_by` lists the copies that read it.
     """
 
     index: int
@@ -112,23 +114,25 @@ class PlanView:
         return start + (end - start) * (slot - self.first_slot[run]) // self.layer(run).operators
 
     @cached_property
-    def stays(self) -> tuple[Stay, ...]:
+    def residencies(self) -> tuple[ResidencyView, ...]:
         """Every residency of the plan, in the plan's order."""
         resolver = _Resolver(self)
-        return tuple(map(resolver.stay, range(len(self.plan.residencies))))
+        return tuple(map(resolver.residency, range(len(self.plan.residencies))))
 
     @cached_property
-    def scratch(self) -> tuple[Stay, ...]:
+    def scratch(self) -> tuple[ResidencyView, ...]:
         """The scratch of every segment that has some inside the slab, numbered on after the residencies."""
-        found: list[Stay] = []
+        found: list[ResidencyView] = []
         for region, (first, end) in zip(self.plan.scratch, self.plan.segments, strict=False):
             if region.bytes:
                 begin, stop = self.first_slot[first], self.first_slot[end]
                 times = self.slot_ns(begin), self.plan.prediction.runs[end - 1][1]
                 index = len(self.plan.residencies) + len(found)
                 found.append(
-                    Stay(index, "operator scratch", region.offset, region.bytes, begin, stop, *times, Content.SCRATCH,
-                         None, None, (), None)
+                    ResidencyView(
+                        index, "operator scratch", region.offset, region.bytes, begin, stop, *times,
+                        Content.SCRATCH, None, None, (), None,
+                    )
                 )  # fmt: skip
         return tuple(found)
 
@@ -153,20 +157,23 @@ class PlanView:
         """
         residencies, (brought, _) = self.plan.residencies, self.movements
         places: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, stay in enumerate(residencies):
-            places[stay.offset, stay.bytes].append(index)
+        for index, residency in enumerate(residencies):
+            places[residency.offset, residency.bytes].append(index)
         found: dict[int, int] = {}
         for indices in places.values():
             indices.sort(key=lambda i: (residencies[i].begin, i not in brought))
             found |= {a: b for a, b in pairwise(indices) if residencies[b].begin < residencies[a].end}
         ending: defaultdict[int, list[int]] = defaultdict(list)
-        for index, stay in enumerate(residencies):
-            ending[stay.end].append(index)
+        for index, residency in enumerate(residencies):
+            ending[residency.end].append(index)
         for later, whole in enumerate(residencies):
             for index in ending[whole.begin + 1]:
-                stay = residencies[index]
-                inside = whole.offset <= stay.offset and stay.offset + stay.bytes <= whole.offset + whole.bytes
-                if inside and stay.begin < whole.begin:
+                residency = residencies[index]
+                inside = (
+                    whole.offset <= residency.offset
+                    and residency.offset + residency.bytes <= whole.offset + whole.bytes
+                )
+                if inside and residency.begin < whole.begin:
                     found.setdefault(index, later)
         return found
 
@@ -174,20 +181,20 @@ class PlanView:
     def makers(self) -> dict[str, int]:
         """For each computed storage the first run that makes it."""
         found: dict[str, int] = {}
-        for stay in sorted(self.stays, key=lambda s: s.begin):
-            if stay.maker is not None:
-                found.setdefault(stay.storage, stay.maker)
+        for residency in sorted(self.residencies, key=lambda s: s.begin):
+            if residency.maker is not None:
+                found.setdefault(residency.storage, residency.maker)
         return found
 
     @cached_property
     def contents(self) -> dict[str, Content]:
-        """Content of every storage that some stay does not lose within the run that makes it."""
+        """Content of every storage that some residency does not lose within the run that makes it."""
         found = {name: _CONTENT_OF_ROLE[Role(role)] for name, role in self.roles.items()}
-        for stay in self.plan.residencies:
-            run = self.run_at(stay.begin)
-            if stay.storage not in found and stay.end > self.first_slot[run + 1]:
+        for residency in self.plan.residencies:
+            run = self.run_at(residency.begin)
+            if residency.storage not in found and residency.end > self.first_slot[run + 1]:
                 forward = self.layer(run).phase == "forward"
-                found[stay.storage] = Content.SAVED if forward else Content.GRADIENT
+                found[residency.storage] = Content.SAVED if forward else Content.GRADIENT
         return found
 
 
@@ -199,13 +206,13 @@ class _Resolver:
         self.brought, self.taken = view.movements
         self.takes_over = {later: index for index, later in view.takeovers.items()}
 
-    def stay(self, index: int) -> Stay:
+    def residency(self, index: int) -> ResidencyView:
         view, residency = self.view, self.view.plan.residencies[index]
         takeover = view.takeovers.get(index)
         produced = self._produced(index)
         run = view.run_at(residency.begin)
         within = produced and residency.end <= view.first_slot[run + 1]
-        return Stay(
+        return ResidencyView(
             index=index,
             storage=residency.storage,
             offset=residency.offset,
@@ -250,7 +257,8 @@ class _Resolver:
 def view_of(plan: Plan, graph: Graph | None = None) -> PlanView:
     """Resolve `plan` with the names it carries, or with those of its graph.
 
-    Raises PlanError when the graph is another model's, when neither names the layers, or when the plan refers to nothing.
+    Raises PlanError when the graph is another model's, when neither names the layers, or when the plan refers to
+    nothing.
     """
     if graph is not None and graph.content_hash != plan.model.hash:
         text = f"the plan was made for model {plan.model.hash[:12]} ({plan.model.file}), not for"

@@ -3,7 +3,7 @@
 from collections import Counter
 
 from planc.report.summary import Summary
-from planc.report.view import PlanView, Stay
+from planc.report.view import PlanView, ResidencyView
 from planc.units import format_bytes, format_ns
 
 
@@ -101,20 +101,20 @@ def _movement(view: PlanView, summary: Summary) -> list[tuple[str, str]]:
     return [*found, ("overhead", extra or "none")]
 
 
-def origin_of(view: PlanView, stay: Stay) -> str:
-    """What brings the bytes of a stay there: a layer, a copy, or the state of affairs before the step."""
-    if stay.maker is not None:
-        return view.title(stay.maker)
-    if stay.brought_by is not None:
-        return f"copy {stay.brought_by} in"
-    return "step begins" if stay.begin == 0 else "last step"
+def origin_of(view: PlanView, residency: ResidencyView) -> str:
+    """What brings the bytes of a residency there: a layer, a copy, or the state of affairs before the step."""
+    if residency.maker is not None:
+        return view.title(residency.maker)
+    if residency.brought_by is not None:
+        return f"copy {residency.brought_by} in"
+    return "step begins" if residency.begin == 0 else "last step"
 
 
-def ending_of(view: PlanView, stay: Stay) -> str:
-    """The last layer during which a stay holds its bytes, and what ends it there besides the last reading."""
-    if stay.end >= view.slots:
+def ending_of(view: PlanView, residency: ResidencyView) -> str:
+    """The last layer during which a residency holds its bytes, and what ends it there besides the last reading."""
+    if residency.end >= view.slots:
         return "step ends"
-    last = view.title(view.run_at(max(stay.begin, stay.end - 1)))
-    if stay.taken_over_by is not None and view.stays[stay.taken_over_by].storage != stay.storage:
-        return f"{view.title(view.run_at(stay.end))}, in place"
-    return ", ".join([last, *(f"copy {copy} out" for copy in stay.copied_out_by)])
+    last = view.title(view.run_at(max(residency.begin, residency.end - 1)))
+    if residency.taken_over_by is not None and view.residencies[residency.taken_over_by].storage != residency.storage:
+        return f"{view.title(view.run_at(residency.end))}, in place"
+    return ", ".join([last, *(f"copy {copy} out" for copy in residency.copied_out_by)])

@@ -18,9 +18,9 @@ import onnxruntime as ort
 
 from planc.errors import DeviceError, InternalError
 from planc.importer.submodel import SubModel
-from planc.runtime.device import Engine, Event, Segment, TensorAddress
+from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.ort.sessions import faithful_options, read_scratch, record_scratch, reserve_arena, share_scratch
-from planc.runtime.scratch import Region, scratch_allocator
+from planc.runtime.scratch import ScratchRegion, scratch_allocator
 from planc.runtime.tiers import open_tier, populated
 from planc.units import format_bytes
 
@@ -31,7 +31,7 @@ class _Bound:
 
     run: Callable[..., None]
     binding: ort.SessionIOBinding
-    scratch: Region
+    scratch: ScratchRegion
 
 
 class _Done:
@@ -97,8 +97,8 @@ class CpuDevice:
         self._map, self._slab = _mapped(slab_bytes, "slab")
         self._base: int = self._slab.ctypes.data
         self._arena_map, self._arena = _mapped(scratch_bytes if self._allocator else 0, "scratch")
-        self._beside = Region(self._arena.ctypes.data, scratch_bytes)
-        self._inside: list[Region] = []
+        self._beside = ScratchRegion(self._arena.ctypes.data, scratch_bytes)
+        self._inside: list[ScratchRegion] = []
         self._stats = tempfile.TemporaryDirectory(prefix="planc-") if measure and not self._allocator else None
         self._size = slab_bytes
         self._tier = open_tier(host_tier, host_bytes)
@@ -125,7 +125,7 @@ class CpuDevice:
         """Number of distinct sessions loaded so far."""
         return len(self._sessions)
 
-    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> Segment:
+    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> LoadedSegment:
         """Create or reuse the session of `model` and bind its ports."""
         if form:
             raise DeviceError(f"the plan runs layers in the form {form!r}, but on the CPU every layer has one form")
@@ -149,7 +149,7 @@ class CpuDevice:
             binding.bind_output(port.name, "cpu", 0, a.element_type, a.shape, self._base + a.offset)
         return _Bound(session._sess.run_with_iobinding, binding._iobinding, self._beside)
 
-    def with_scratch(self, segment: Segment, offset: int, size: int) -> Segment:
+    def with_scratch(self, segment: LoadedSegment, offset: int, size: int) -> LoadedSegment:
         """The segment with its scratch in the slab. Raises DeviceError where ONNX Runtime keeps its own allocator."""
         if self._allocator is None:
             raise DeviceError(
@@ -158,10 +158,10 @@ class CpuDevice:
             )
         if not isinstance(segment, _Bound) or offset + size > self._size:
             raise InternalError("the segment is of another device, or its scratch lies outside the slab")
-        self._inside.append(Region(self._base + offset, size))
+        self._inside.append(ScratchRegion(self._base + offset, size))
         return replace(segment, scratch=self._inside[-1])
 
-    def launch(self, segment: Segment) -> None:
+    def launch(self, segment: LoadedSegment) -> None:
         """Run the segment now."""
         if not isinstance(segment, _Bound):
             raise InternalError("a segment of another device was launched on the CPU")

@@ -29,7 +29,7 @@ class Event(Protocol):
 
 
 @runtime_checkable
-class Segment(Protocol):
+class LoadedSegment(Protocol):
     """A loaded stretch of operators with every tensor bound to an address; run by `Device.launch`."""
 
 
@@ -58,14 +58,14 @@ class Device(Protocol):
         """Largest scratch of one operator since loading; 0 unless measured."""
         ...
 
-    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> Segment:
+    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> LoadedSegment:
         """Bind a sub-model's ports at slab offsets. Identical sub-models of one form share one session.
 
         Raises DeviceError for a form, a name of session settings, that the device does not know.
         """
         ...
 
-    def launch(self, segment: Segment) -> None:
+    def launch(self, segment: LoadedSegment) -> None:
         """Queue a segment on the compute engine."""
         ...
 

@@ -5,13 +5,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from planc.enums import Direction
 from planc.errors import DeviceError, InternalError
 from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import element_type, sub_model
 from planc.plan.executed import Executed, executed
-from planc.plan.plan import Copy, Direction, Plan
-from planc.plan.stays import StayIndex
-from planc.runtime.device import Device, Engine, Event, Segment, TensorAddress
+from planc.plan.plan import Copy, Plan
+from planc.plan.residency_index import ResidencyIndex
+from planc.runtime.device import Device, Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.scratch import PlacesScratch
 
 _ENGINES = {Direction.OUT: Engine.OUT, Direction.IN: Engine.IN}
@@ -23,7 +24,7 @@ class _Segment:
 
     submit: list[int]
     waits: list[int]
-    loaded: Segment | None
+    loaded: LoadedSegment | None
 
 
 @dataclass(slots=True)
@@ -71,12 +72,12 @@ class Executor:
         self._plan, self._device = plan, device
         self._queue: Callable[[], None] = self._queue_step
         self._trial = None if replay is False else _Trial(self._queue_step, device.capture, bool(replay))
-        self.stays = StayIndex(plan.residencies)
+        self.residencies = ResidencyIndex(plan.residencies)
         self._segments: list[_Segment] = []
         starting: defaultdict[int, list[int]] = defaultdict(list)
         for index, copy in enumerate(plan.copies):
             starting[copy.after].append(index)
-        for done, part in enumerate(executed(imported.graph, plan.runs, plan.segments, self.stays)):
+        for done, part in enumerate(executed(imported.graph, plan.runs, plan.segments, self.residencies)):
             progress(done, len(plan.segments))
             waits = [c for run in plan.runs[part.first : part.end] for c in run.waits]
             submit = self._dependency_order(starting.pop(part.first, []))
@@ -86,19 +87,19 @@ class Executor:
         if starting:
             raise InternalError("a copy starts inside a segment")
 
-    def _load(self, imported: ImportedModel, part: Executed, form: str) -> Segment:
+    def _load(self, imported: ImportedModel, part: Executed, form: str) -> LoadedSegment:
         """The operators as a segment, without Concats whose inputs lie in their places."""
         graph, model = imported.graph, sub_model(imported, part.ops, part.placed)
         addresses = {}
         for port in (*model.inputs, *model.outputs):
             tensor = graph.tensors[port.tensor]
-            offset = self.stays.offset(graph.storages[tensor.storage].name, part.slot + port.position)
+            offset = self.residencies.offset(graph.storages[tensor.storage].name, part.slot + port.position)
             addresses[port.name] = TensorAddress(
                 offset + tensor.offset, element_type(imported, port.tensor), tensor.shape
             )
         return self._device.load(model, addresses, form)
 
-    def _with_scratch(self, segment: Segment | None, index: int) -> Segment | None:
+    def _with_scratch(self, segment: LoadedSegment | None, index: int) -> LoadedSegment | None:
         if segment is None or not self._plan.scratch:
             return segment
         if not isinstance(self._device, PlacesScratch):

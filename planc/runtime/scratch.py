@@ -12,12 +12,12 @@ from functools import cache
 from typing import Protocol, runtime_checkable
 
 from planc.errors import DeviceError
-from planc.runtime.device import Segment
+from planc.runtime.device import LoadedSegment
 from planc.runtime.ort.c_api import Allocator, environment
 from planc.runtime.ort.sessions import prepare_threads, reserve_arena
 from planc.units import align_up
 
-ALIGNMENT = 64
+HEAP_ALIGNMENT = 64
 
 
 class Heap(Protocol):
@@ -43,7 +43,9 @@ class HostHeap:
 
     def allocate(self, size: int) -> int | None:
         """Address of at least `size` bytes, None when there are none."""
-        address: int | None = self._libc.aligned_alloc(ALIGNMENT, max(ALIGNMENT, align_up(size, ALIGNMENT)))
+        address: int | None = self._libc.aligned_alloc(
+            HEAP_ALIGNMENT, max(HEAP_ALIGNMENT, align_up(size, HEAP_ALIGNMENT))
+        )
         return address
 
     def free(self, address: int) -> None:
@@ -55,13 +57,13 @@ class HostHeap:
 class PlacesScratch(Protocol):
     """A device that puts the scratch of a segment at planned bytes of its slab."""
 
-    def with_scratch(self, segment: Segment, offset: int, size: int) -> Segment:
+    def with_scratch(self, segment: LoadedSegment, offset: int, size: int) -> LoadedSegment:
         """The loaded segment, whose operators take scratch from bytes [`offset`, `offset + size`) of the slab."""
         ...
 
 
 @dataclass(slots=True)
-class Region:
+class ScratchRegion:
     """Bytes [`base`, `base + size`) of memory, and how they are used: `used` from the start, by `live` allocations.
 
     `peak` is the most that was used at once; `refused` is set when an operator asked for more than there is.
@@ -69,7 +71,7 @@ class Region:
 
     base: int
     size: int
-    alignment: int = ALIGNMENT
+    alignment: int = HEAP_ALIGNMENT
     used: int = 0
     live: int = 0
     peak: int = 0
@@ -116,13 +118,13 @@ class ScratchAllocator:
             return False
         return True
 
-    def enter(self, region: Region) -> None:
+    def enter(self, region: ScratchRegion) -> None:
         """Serve this thread's allocations from `region` until `leave`."""
         self._here.region = region
 
     def leave(self) -> None:
         """Back to the heap. Raises DeviceError when an operator asked for more than the region has."""
-        region: Region = self._here.region
+        region: ScratchRegion = self._here.region
         self._here.region = None
         if region.refused:
             region.refused = False
@@ -132,7 +134,7 @@ class ScratchAllocator:
             )
 
     def _allocate(self, _: object, size: int) -> int | None:
-        region: Region | None = getattr(self._here, "region", None)
+        region: ScratchRegion | None = getattr(self._here, "region", None)
         address = region.take(size) if region is not None and size else None
         return address if address is not None or not size else self._from_heap(_, size)
 

@@ -8,11 +8,12 @@ from typing import Any, Self
 import numpy as np
 import onnx
 
+from planc.enums import Direction
 from planc.errors import FeedError, PlanError
 from planc.graph.graph import Role, Tensor
 from planc.importer.import_model import ImportedModel, import_for
 from planc.plan.files import read_plan
-from planc.plan.plan import Direction, Plan
+from planc.plan.plan import Plan
 from planc.runtime.device import Device, SharesArrays
 from planc.runtime.dlpack import DeviceArray
 from planc.runtime.executor import Executor
@@ -105,8 +106,8 @@ class TrainingStep:
             raise FeedError(f"unknown output {name!r}: the step has {', '.join(self.output_names)} and its state")
         tensor = self._by_name[known]
         storage = self._graph.storages[tensor.storage].name
-        state, stays = name in self._state_of, self._executor.stays
-        offset = stays.first(storage) if state else stays.last(storage)
+        state, residencies = name in self._state_of, self._executor.residencies
+        offset = residencies.first(storage) if state else residencies.last(storage)
         slot = self._host.get(storage)
         away = slot is not None and (slot.initial if state else storage in self._copied_out)
         if not isinstance(self.device, SharesArrays) or offset is None or away:
@@ -129,7 +130,7 @@ class TrainingStep:
     def _put(self, tensor: Tensor, value: np.ndarray | DeviceArray) -> None:
         """Place a value where the step expects it at its start, in the slab, on the host, or both."""
         storage = self._graph.storages[tensor.storage].name
-        offset = self._executor.stays.first(storage)
+        offset = self._executor.residencies.first(storage)
         slot = self._host.get(storage)
         if offset is not None and not (slot is not None and slot.initial):
             self.device.write_slab(offset, value)
@@ -144,7 +145,7 @@ class TrainingStep:
         if storage in self._copied_out:
             at = self._host[storage].offset + tensor.offset
             return self.device.read_host(at, np.dtype(tensor.dtype), tensor.shape)
-        offset = self._executor.stays.last(storage)
+        offset = self._executor.residencies.last(storage)
         if offset is None:
             raise PlanError(f"output {name!r} has no place in the plan; compile it again")
         return self.device.read_slab(offset + tensor.offset, np.dtype(tensor.dtype), tensor.shape)
@@ -152,7 +153,7 @@ class TrainingStep:
     def _state(self, name: str) -> np.ndarray:
         tensor = self._by_name[name]
         storage = self._graph.storages[tensor.storage].name
-        slot, offset = self._host.get(storage), self._executor.stays.first(storage)
+        slot, offset = self._host.get(storage), self._executor.residencies.first(storage)
         if slot is not None and slot.initial:
             return self.device.read_host(slot.offset, np.dtype(tensor.dtype), tensor.shape)
         if offset is None:

@@ -9,13 +9,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from planc.enums import Direction
 from planc.errors import InternalError
 from planc.problem.problem import Origin, Problem
-from planc.schedule.schedule import Copy, Direction, Schedule
+from planc.schedule.schedule import Schedule, Transfer
 
 
 @dataclass(frozen=True, slots=True)
-class Residency:
+class ValueResidency:
     """One instance of a value on the device.
 
     Its bytes are held at the entry of the steps in the half-open range [`first`, `end`); an instance made by step s
@@ -45,9 +46,9 @@ class _Open:
     reader: int | None = None
     to_end: bool = False
 
-    def close(self) -> Residency:
+    def close(self) -> ValueResidency:
         outs = tuple(self.outs or ())
-        return Residency(self.value, self.first, self.end, self.step, self.copy, outs, self.reader, self.to_end)
+        return ValueResidency(self.value, self.first, self.end, self.step, self.copy, outs, self.reader, self.to_end)
 
 
 class ScheduleError(InternalError):
@@ -59,7 +60,7 @@ class _Walk:
 
     def __init__(self, problem: Problem, schedule: Schedule) -> None:
         self.problem, self.schedule = problem, schedule
-        self.done: list[Residency] = []
+        self.done: list[ValueResidency] = []
         self.current: dict[int, _Open] = {}
         self.host: set[int] = {
             v for v, value in enumerate(problem.values)
@@ -78,7 +79,7 @@ class _Walk:
             if starts != sorted(starts):
                 raise ScheduleError(f"the copies {direction} do not start in engine order")
 
-    def run(self) -> tuple[Residency, ...]:
+    def run(self) -> tuple[ValueResidency, ...]:
         for value, info in enumerate(self.problem.values):
             if info.origin is not Origin.COMPUTED and value not in self.schedule.host_start:
                 self.current[value] = _Open(value, 0, 0)
@@ -102,7 +103,7 @@ class _Walk:
         if open_ is not None:
             self.done.append(open_.close())
 
-    def _copy(self, index: int, copy: Copy) -> None:
+    def _copy(self, index: int, copy: Transfer) -> None:
         value = copy.value
         if not self.problem.values[value].swappable:
             raise ScheduleError(f"value {self._name(value)} is copied but not swappable")
@@ -182,7 +183,7 @@ class _Walk:
             self._retire(value)
 
 
-def residencies(problem: Problem, schedule: Schedule) -> tuple[Residency, ...]:
+def residencies(problem: Problem, schedule: Schedule) -> tuple[ValueResidency, ...]:
     """Every residency of `schedule`, in no particular order.
 
     Raises ScheduleError when a step reads a value that is not on the device, a copy reads what is not there, a copy is
@@ -212,7 +213,7 @@ def _check_choices(problem: Problem, schedule: Schedule) -> None:
             raise ScheduleError(f"step {position} runs {problem.tasks[index].name!r} in form {choice}, which it lacks")
 
 
-def without_idle_starts(problem: Problem, schedule: Schedule, found: Sequence[Residency]) -> Schedule:
+def without_idle_starts(problem: Problem, schedule: Schedule, found: Sequence[ValueResidency]) -> Schedule:
     """`schedule`, whose residencies are `found`, with every batch and constant value on the host at first whose device
     copy then would go unused: all of them, or none where the host has no room for them.
 
@@ -242,7 +243,7 @@ def host_bytes(problem: Problem, schedule: Schedule) -> int:
     return sum(map(problem.host_bytes, host_values(schedule)))
 
 
-def memory_profile(problem: Problem, schedule: Schedule, found: Sequence[Residency] | None = None) -> list[int]:
+def memory_profile(problem: Problem, schedule: Schedule, found: Sequence[ValueResidency] | None = None) -> list[int]:
     """Bytes needed at each executed step: values held at its entry plus its working set (length: number of steps).
 
     `found` are the residencies of `schedule` where they are known.

@@ -1,21 +1,12 @@
 """A schedule: what a solver decides. Positions count executed steps: position p is the boundary before step p."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Direction(StrEnum):
-    """The two copy engines."""
-
-    OUT = "out"
-    """Device to host."""
-
-    IN = "in"
-    """Host to device."""
+from planc.enums import Direction
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class Transfer:
     """One transfer of a whole value.
 
     It may begin once every step before `start` is done, and step `stop` waits until it is complete
@@ -40,7 +31,7 @@ class Schedule:
     """
 
     steps: tuple[int, ...]
-    copies: tuple[Copy, ...] = ()
+    copies: tuple[Transfer, ...] = ()
     host_start: frozenset[int] = frozenset()
     choices: tuple[int, ...] = ()
 
@@ -48,6 +39,6 @@ class Schedule:
         """The form in which the step at `position` runs."""
         return self.choices[position] if self.choices else 0
 
-    def engine(self, direction: Direction) -> tuple[Copy, ...]:
+    def engine(self, direction: Direction) -> tuple[Transfer, ...]:
         """The copies of one direction, in engine order."""
         return tuple(copy for copy in self.copies if copy.direction is direction)

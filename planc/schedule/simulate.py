@@ -11,9 +11,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from planc.enums import Direction
 from planc.problem.problem import Contention, Problem
-from planc.schedule.residency import Residency, ScheduleError, residencies
-from planc.schedule.schedule import Direction, Schedule
+from planc.schedule.residency import ScheduleError, ValueResidency, residencies
+from planc.schedule.schedule import Schedule
 
 _PPM = 1_000_000
 
@@ -32,7 +33,7 @@ class Timeline:
 
 
 def copy_dependencies(
-    problem: Problem, schedule: Schedule, found: Sequence[Residency] | None = None
+    problem: Problem, schedule: Schedule, found: Sequence[ValueResidency] | None = None
 ) -> list[tuple[int, ...]]:
     """For each copy the other copies (indices into `schedule.copies`) that it waits for besides its engine's order.
 
@@ -114,7 +115,7 @@ class _Engine:
 class _Simulation:
     """State of the three engines; engine 0 computes, 1 copies out, 2 copies in."""
 
-    def __init__(self, problem: Problem, schedule: Schedule, found: Sequence[Residency] | None) -> None:
+    def __init__(self, problem: Problem, schedule: Schedule, found: Sequence[ValueResidency] | None) -> None:
         self.contention: Contention = problem.contention
         self.schedule = schedule
         self.needs = copy_dependencies(problem, schedule, found)
@@ -188,7 +189,7 @@ class _Simulation:
         return Timeline(total, total - busy, tuple(self.step_times), tuple(self.copy_times))
 
 
-def simulate(problem: Problem, schedule: Schedule, found: Sequence[Residency] | None = None) -> Timeline:
+def simulate(problem: Problem, schedule: Schedule, found: Sequence[ValueResidency] | None = None) -> Timeline:
     """Predicted times of `schedule`, whose residencies are `found` where they are known.
 
     Raises ScheduleError when it does not compute the problem or deadlocks.

@@ -2,24 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
 from importlib.metadata import entry_points
 from typing import Protocol
 
+from planc.enums import Status
 from planc.errors import InternalError, UsageError
 from planc.problem.bounds import check_feasible
 from planc.problem.problem import Problem
 from planc.schedule.residency import host_bytes, memory_profile, residencies, without_idle_starts
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import Timeline, simulate
-
-
-class Status(StrEnum):
-    """What is known of a solution. `optimal` means a proven gap of at most 0.01 %."""
-
-    OPTIMAL = "optimal"
-    FEASIBLE = "feasible"
-
 
 OPTIMAL_GAP = 1e-4
 

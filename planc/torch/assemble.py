@@ -6,13 +6,13 @@ from functools import partial
 import onnx
 import torch
 
-from planc.torch.lowering import Lowering, aten
+from planc.torch.lowering import TorchLowering, aten
 from planc.torch.settings import Settings
 from planc.torch.tensors import Constant, onnx_dtype, to_numpy
 from planc.torch.trace import Input, TracedStep
 from planc.training.assembly import Assembly
-from planc.training.emit.builder import Builder, Group, Value
-from planc.training.emit.forms import LoweringTable
+from planc.training.emit.builder import Builder, LayerGroup, Var
+from planc.training.emit.forms import OperatorForms
 
 _SAME = (aten.alias.default, aten.detach.default, aten.clone.default)
 _VIEWS = (
@@ -23,7 +23,7 @@ _VIEWS = (
 
 
 def assemble(
-    traced: TracedStep, batch_names: Sequence[str], settings: Settings, table: LoweringTable
+    traced: TracedStep, batch_names: Sequence[str], settings: Settings, table: OperatorForms
 ) -> onnx.ModelProto:
     """The ONNX model of `traced` followed by the updates that `settings` name."""
     return _TorchStep(traced, batch_names, settings, table).build()
@@ -33,11 +33,11 @@ class _TorchStep:
     """Builds one training graph from the traced one, in its order."""
 
     def __init__(
-        self, traced: TracedStep, batch_names: Sequence[str], settings: Settings, table: LoweringTable
+        self, traced: TracedStep, batch_names: Sequence[str], settings: Settings, table: OperatorForms
     ) -> None:
         self.traced, self.settings = traced, settings
         self.b = Builder()
-        self.c = Lowering(self.b, table=table)
+        self.c = TorchLowering(self.b, table=table)
         self.step = Assembly(self.b, gathered=settings.initial)
         self.nodes = list(traced.graph.nodes)
         self.placeholders = [node for node in self.nodes if node.op == "placeholder"]
@@ -79,11 +79,11 @@ class _TorchStep:
 
     def _declare(self, batch_names: Sequence[str]) -> None:
         """Give every placeholder its tensor: a batch input, a state input, or a constant."""
-        names, by_name = iter(batch_names), dict[str, Value | Constant]()
+        names, by_name = iter(batch_names), dict[str, Var | Constant]()
         for node, declared in zip(self.placeholders, self.traced.inputs, strict=True):
             if declared.kind == "batch":
                 name = next(names)
-                value: Value | Constant = self.step.batch_input(
+                value: Var | Constant = self.step.batch_input(
                     name, declared.value.shape, onnx_dtype(declared.value.dtype)
                 )
             elif declared.kind == "alias":
@@ -93,7 +93,7 @@ class _TorchStep:
             else:
                 value = Constant(declared.value.detach())
             self.c.known[node] = by_name[declared.name] = value
-            if isinstance(value, Value):
+            if isinstance(value, Var):
                 self.c.resident.add(value.name)
 
     def _changes(self, declared: Input) -> bool:
@@ -110,7 +110,7 @@ class _TorchStep:
 
     # --- order
 
-    def _runs(self) -> Iterator[tuple[Group, list[torch.fx.Node]]]:
+    def _runs(self) -> Iterator[tuple[LayerGroup, list[torch.fx.Node]]]:
         """Maximal runs of nodes of one layer and phase, in order; a layer met again in a phase gets a serial."""
         computing = [node for node in self.nodes if node.op == "call_function"]
         seen: dict[tuple[str, str], int] = {}
@@ -121,7 +121,7 @@ class _TorchStep:
             layer, phase = self.traced.placed[computing[start]]
             count = seen[layer.name, phase] = seen.get((layer.name, phase), 0) + 1
             name = layer.name if count == 1 else f"{layer.name}~{count}"
-            yield Group(name, layer.kind, phase), computing[start:at]
+            yield LayerGroup(name, layer.kind, phase), computing[start:at]
             start = at
 
     def _due(self) -> dict[torch.fx.Node, list[str]]:
@@ -151,7 +151,7 @@ class _TorchStep:
 
     # --- buffers
 
-    def _run_late(self, node: torch.fx.Node, _b: Builder) -> dict[str, Value]:
+    def _run_late(self, node: torch.fx.Node, _b: Builder) -> dict[str, Var]:
         """Lower a node that only makes next values of buffers, and return those it completes."""
         self.c.run(node)
         known = self.c.known[node]
@@ -162,7 +162,7 @@ class _TorchStep:
         """Buffers whose next value the step computes anyway get a copy of it."""
         for name, node in self.following.items():
             if name in self.step.initial and name not in self.step.following:
-                self.b.group = Group(name, "buffer", "update")
+                self.b.group = LayerGroup(name, "buffer", "update")
                 copied = self.b.unary("Identity", self.c.value(self.c.known[node]), name=f"{name}.next")
                 self.step.following[name] = copied
 

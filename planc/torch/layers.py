@@ -11,7 +11,7 @@ CONTAINED = "torch.nn.modules."
 
 
 @dataclass(frozen=True)
-class Layer:
+class ModuleLayer:
     """A framework-level layer: its unique name and what it is."""
 
     name: str
@@ -68,14 +68,14 @@ _TRIVIAL = frozenset(
 """Operators that do not name a run of operators if there is another."""
 
 
-def layers_of(graph: torch.fx.Graph) -> Mapping[torch.fx.Node, Layer]:
+def layers_of(graph: torch.fx.Graph) -> Mapping[torch.fx.Node, ModuleLayer]:
     """The layer of every computing node of an exported forward graph.
 
     A call of a `torch.nn` module is a layer of the module's name; operators that other modules run themselves form a
     layer per uninterrupted run, named after the module and the run's main operator. A name met again gets a serial.
     """
     nodes = [node for node in graph.nodes if node.op == "call_function"]
-    found: dict[torch.fx.Node, Layer] = {}
+    found: dict[torch.fx.Node, ModuleLayer] = {}
     serial: dict[str, int] = {}
     for (path, owner), run in groupby(nodes, key=_innermost):
         members = list(run)
@@ -85,7 +85,7 @@ def layers_of(graph: torch.fx.Graph) -> Mapping[torch.fx.Node, Layer]:
         kind = (contained and _KINDS.get(_plain(owner))) or _OPERATOR_KINDS.get(main, main.strip("_").replace("_", "-"))
         name = ".".join(parts if contained and parts else [*parts, kind])
         serial[name] = serial.get(name, 0) + 1
-        layer = Layer(name if serial[name] == 1 else f"{name}#{serial[name]}", kind)
+        layer = ModuleLayer(name if serial[name] == 1 else f"{name}#{serial[name]}", kind)
         found.update(dict.fromkeys(members, layer))
     return found
 

@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 from planc.errors import InternalError, ModelError
 from planc.ort_training.lazy import LazyViews, Permuted
+from planc.registry import Registry
 from planc.torch.tensors import (
     Constant,
     Expanded,
@@ -20,8 +21,8 @@ from planc.torch.tensors import (
     to_numpy,
 )
 from planc.training.apply import Update
-from planc.training.emit.builder import Operand, Shape, Value
-from planc.training.emit.forms import CPU, LoweringTable
+from planc.training.emit.builder import Operand, Shape, Var
+from planc.training.emit.forms import CPU, OperatorForms
 
 aten = torch.ops.aten
 
@@ -40,24 +41,24 @@ class Registered:
     raw: frozenset[str]
 
 
-HANDLERS: dict[Any, Registered] = {}
+HANDLERS: Registry[Any, Registered] = Registry("the handler of")
 
 
 def lower(*targets: Any, raw: tuple[str, ...] = ()) -> Callable[[H], H]:
     """Register the handler of ATen operators: called with the context and the operator's arguments by name."""
 
     def register(handler: H) -> H:
-        HANDLERS.update(dict.fromkeys(targets, Registered(handler, frozenset(raw))))
+        HANDLERS.add(targets, Registered(handler, frozenset(raw)))
         return handler
 
     return register
 
 
 @dataclass
-class Lowering(LazyViews):
+class TorchLowering(LazyViews):
     """The state of one lowering: what each traced node became, and what is still to be emitted."""
 
-    table: LoweringTable = CPU
+    table: OperatorForms = CPU
     known: dict[torch.fx.Node, Any] = field(default_factory=dict)
     updates: list[Update] = field(default_factory=list)
     index_ranges: dict[str, int] = field(default_factory=dict)
@@ -103,7 +104,7 @@ class Lowering(LazyViews):
     def _check(self, node: torch.fx.Node, result: Any) -> None:
         """What a handler returns must be what torch says the operator returns."""
         for made, expected in zip(result if isinstance(result, tuple) else (result,), _values(node), strict=False):
-            if isinstance(made, Value) and isinstance(expected, torch.Tensor):
+            if isinstance(made, Var) and isinstance(expected, torch.Tensor):
                 wanted = (tuple(expected.shape), onnx_dtype(expected.dtype))
                 if (made.shape, made.dtype) != wanted:
                     raise InternalError(f"{node.target} was lowered to {made}, torch says {wanted}")
@@ -154,7 +155,7 @@ class Lowering(LazyViews):
 
     # --- tensors
 
-    def value(self, a: Tensor) -> Value:
+    def value(self, a: Tensor) -> Var:
         """The tensor's elements in order, as an ONNX value."""
         if isinstance(a, Permuted):
             return self.ordered(a)
@@ -166,23 +167,23 @@ class Lowering(LazyViews):
             return self._scattered(a)
         return self._kept(a) if isinstance(a, Recorded) else a
 
-    def _kept(self, a: Recorded) -> Value:
+    def _kept(self, a: Recorded) -> Var:
         """What a forward operator keeps, where it is read as the tensor that torch gives: a dropout's mask only."""
         mask = a.node.saved.get("mask")
         if mask is None:
             raise ModelError(f"{a.node.where}: a statistic or index that torch returns beside its result is read")
         return mask
 
-    def _expanded(self, a: Expanded) -> Value:
+    def _expanded(self, a: Expanded) -> Var:
         number = self.b.known_scalar(a.value)
         if number == 0.0 and a.shape:
             return self.b.zeros(a.shape, a.value.dtype) if a.value.dtype != TensorProto.BOOL else self._plain(a)
         return self.b.reshape(a.value, ()) if not a.shape else self._plain(a)
 
-    def _plain(self, a: Expanded) -> Value:
+    def _plain(self, a: Expanded) -> Var:
         return self.b.expand(a.value, a.shape)
 
-    def _scattered(self, a: Picked) -> Value:
+    def _scattered(self, a: Picked) -> Var:
         zeros = self.b.zeros(a.shape, a.log_probabilities.dtype)
         return self.b.op("ScatterElements", [zeros, a.index, a.share], a.shape, axis=1)
 
@@ -190,7 +191,7 @@ class Lowering(LazyViews):
         """`a` with permuted axes, not yet materialised."""
         return self.permuted(a if isinstance(a, Permuted) else self.value(a), perm)
 
-    def view(self, a: Tensor, shape: Sequence[int]) -> Value:
+    def view(self, a: Tensor, shape: Sequence[int]) -> Var:
         """`a` under another shape, its elements in order."""
         return self.value(self.reshape(a, shape))
 
@@ -201,7 +202,7 @@ class Lowering(LazyViews):
             return Expanded(self.b.full((1,) * len(shape), number, a.value.dtype), tuple(shape))
         return self.viewed(a if isinstance(a, Permuted) else self.value(a), shape)
 
-    def factor(self, a: Tensor) -> tuple[Value, bool]:
+    def factor(self, a: Tensor) -> tuple[Var, bool]:
         """A matrix operand and whether it is to be read transposed."""
         return self.matrix(a if isinstance(a, Permuted) else self.value(a))
 
@@ -233,4 +234,4 @@ def _bound(node: torch.fx.Node) -> dict[str, Any]:
     return {**defaults, **positional, **node.kwargs}
 
 
-__all__ = ["HANDLERS", "Lowering", "Tensor", "aten", "lower"]
+__all__ = ["HANDLERS", "Tensor", "TorchLowering", "aten", "lower"]

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from planc.errors import ModelError
 from planc.ort_training.lazy import Permuted
-from planc.training.emit.builder import Array, Shape, Value
+from planc.training.emit.builder import Array, Shape, Var
 from planc.training.registry import ForwardNode
 
 _DTYPES = {
@@ -44,7 +44,7 @@ def torch_dtype(dtype: int) -> torch.dtype:
 class Expanded:
     """`value` broadcast to `shape`."""
 
-    value: Value
+    value: Var
     shape: Shape
 
 
@@ -70,16 +70,16 @@ class Recorded:
 class Picked:
     """The gradient of picking one class per position: `share` [N, 1, ...] at `index` of `log_probabilities`, else 0."""
 
-    log_probabilities: Value
-    index: Value
-    share: Value
+    log_probabilities: Var
+    index: Var
+    share: Var
 
     @property
     def shape(self) -> Shape:
         return self.log_probabilities.shape
 
 
-Tensor = Value | Permuted | Expanded | Constant | Recorded | Picked
+Tensor = Var | Permuted | Expanded | Constant | Recorded | Picked
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from planc.errors import ModelError
 from planc.torch.canonical import CANONICAL
-from planc.torch.layers import Layer, layers_of
+from planc.torch.layers import ModuleLayer, layers_of
 
 FORWARD, BACKWARD = "forward", "backward"
 
@@ -46,7 +46,7 @@ class TracedStep:
 
     graph: torch.fx.Graph
     inputs: tuple[Input, ...]
-    placed: Mapping[torch.fx.Node, tuple[Layer, str]]
+    placed: Mapping[torch.fx.Node, tuple[ModuleLayer, str]]
 
 
 class _Step(torch.nn.Module):  # type: ignore[misc]
@@ -157,10 +157,10 @@ def _prepared(inputs: Sequence[Input], values: Sequence[torch.Tensor]) -> list[t
 class _TracedForward(torch.fx.Interpreter):  # type: ignore[misc]
     """Runs the exported forward graph and notes where in the traced graph each layer begins, forward and backward."""
 
-    def __init__(self, module: torch.fx.GraphModule, layers: Mapping[torch.fx.Node, Layer]) -> None:
+    def __init__(self, module: torch.fx.GraphModule, layers: Mapping[torch.fx.Node, ModuleLayer]) -> None:
         super().__init__(module)
         self.layers = layers
-        self.marks: list[tuple[str | None, tuple[Layer, str]]] = []
+        self.marks: list[tuple[str | None, tuple[ModuleLayer, str]]] = []
         self._owned: set[Any] = set()
 
     def run_node(self, n: torch.fx.Node) -> Any:
@@ -178,13 +178,13 @@ class _TracedForward(torch.fx.Interpreter):  # type: ignore[misc]
         run: Callable[..., Any] = CANONICAL.get(target) or super().call_function
         return run(target, args, kwargs)
 
-    def _mark(self, layer: Layer, phase: str) -> None:
+    def _mark(self, layer: ModuleLayer, phase: str) -> None:
         """Nodes that the traced graph gets from here on belong to `layer`."""
         mode = get_proxy_mode()
         last = next(reversed(mode.tracer.graph.nodes), None) if mode is not None else None
         self.marks.append((last.name if last is not None else None, (layer, phase)))
 
-    def _own(self, function: Any, layer: Layer) -> None:
+    def _own(self, function: Any, layer: ModuleLayer) -> None:
         """Autograd nodes made since the last forward operator run their backward in the name of `layer`."""
         pending = [function]
         while pending:
@@ -203,7 +203,7 @@ class _TracedForward(torch.fx.Interpreter):  # type: ignore[misc]
         self._mark(last, BACKWARD)
         yield
 
-    def placed(self, graph: torch.fx.Graph) -> dict[torch.fx.Node, tuple[Layer, str]]:
+    def placed(self, graph: torch.fx.Graph) -> dict[torch.fx.Node, tuple[ModuleLayer, str]]:
         """The layer and phase of every computing node of the traced graph."""
         starts = dict(self.marks)
         found, current = {}, self.marks[0][1]

@@ -10,21 +10,21 @@ from typing import Any
 
 from onnx import helper
 
-from planc.training.emit.builder import Builder, Shape, Value
-from planc.training.emit.forms import LoweringTable
+from planc.training.emit.builder import Builder, Shape, Var
+from planc.training.emit.forms import OperatorForms
 from planc.training.registry import ForwardNode, Gradients
-from planc.training.rules import GRADIENTS, LOWERINGS
+from planc.training.rules import FORWARD_RULES, GRADIENTS
 
-Update = Callable[[Builder], dict[str, Value]]
+Update = Callable[[Builder], dict[str, Var]]
 Spec = tuple[Shape, int]
 
 
 def forward_node(
     b: Builder,
-    table: LoweringTable,
+    table: OperatorForms,
     op_type: str,
-    inputs: Sequence[Value | None],
-    outputs: Sequence[Value | None],
+    inputs: Sequence[Var | None],
+    outputs: Sequence[Var | None],
     name: str = "",
     **attributes: Any,
 ) -> ForwardNode:
@@ -40,8 +40,8 @@ def emit_forward(b: Builder, node: ForwardNode) -> tuple[ForwardNode, Update | N
     Returns it with what its gradient will want, and the update of the state it holds, which is to be emitted in a
     group of its own.
     """
-    if node.op_type in LOWERINGS:
-        lowered = LOWERINGS[node.op_type](b, node)
+    if node.op_type in FORWARD_RULES:
+        lowered = FORWARD_RULES[node.op_type](b, node)
         return replace(node, saved=lowered.saved), lowered.update
     specs = [(v.shape, v.dtype) if v else None for v in node.outputs]
     names = [v.name if v else None for v in node.outputs]
@@ -50,7 +50,7 @@ def emit_forward(b: Builder, node: ForwardNode) -> tuple[ForwardNode, Update | N
 
 
 def gradients_of(
-    b: Builder, node: ForwardNode, grads: Sequence[Value | None], wanted: Iterable[int]
+    b: Builder, node: ForwardNode, grads: Sequence[Var | None], wanted: Iterable[int]
 ) -> Gradients:  # fmt: skip
     """The gradients of the inputs of `node` at the positions `wanted`, from those of its outputs."""
     return GRADIENTS[node.op_type](b, replace(node, wanted=frozenset(wanted)), grads)

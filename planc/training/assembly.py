@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from planc.graph import annotations
 from planc.training.apply import Update
-from planc.training.emit.builder import Array, Builder, Group, Value
+from planc.training.emit.builder import Array, Builder, LayerGroup, Var
 from planc.training.emit.opset import OPSET
 from planc.training.finish import finish
 from planc.training.optimizers import (
@@ -46,35 +46,35 @@ class Assembly:
 
     b: Builder
     gathered: Mapping[str, Array] = field(default_factory=dict)
-    batch: list[Value] = field(default_factory=list)
+    batch: list[Var] = field(default_factory=list)
     initial: dict[str, TensorProto] = field(default_factory=dict)
     kept: dict[str, TensorProto] = field(default_factory=dict)
-    following: dict[str, Value] = field(default_factory=dict)
+    following: dict[str, Var] = field(default_factory=dict)
     _scales: dict[Optimizer, StepScales] = field(default_factory=dict)
 
     # --- inputs
 
-    def batch_input(self, name: str, shape: Sequence[int], dtype: int) -> Value:
+    def batch_input(self, name: str, shape: Sequence[int], dtype: int) -> Var:
         """Declare an input that every step is fed."""
-        value = self._declared(Value(name, tuple(shape), dtype))
+        value = self._declared(Var(name, tuple(shape), dtype))
         self.batch.append(value)
         return value
 
-    def tensor(self, name: str, array: Array, changes: bool) -> Value:
+    def tensor(self, name: str, array: Array, changes: bool) -> Var:
         """Declare a state input with its initial value, or a constant where the step never changes it."""
         tensor = numpy_helper.from_array(array, name)
         (self.initial if changes else self.kept)[name] = tensor
-        return self._declared(Value(name, tuple(tensor.dims), tensor.data_type))
+        return self._declared(Var(name, tuple(tensor.dims), tensor.data_type))
 
-    def _declared(self, value: Value) -> Value:
+    def _declared(self, value: Var) -> Var:
         self.b.values[value.name] = value
         return value
 
     # --- updates
 
-    def flush(self, updates: Iterable[Update], group: Group) -> None:
+    def flush(self, updates: Iterable[Update], group: LayerGroup) -> None:
         """Emit the updates of a forward layer's own state, in an update group of their own."""
-        self.b.group = Group(f"{group.layer}.{STATISTICS}", group.kind, "update")
+        self.b.group = LayerGroup(f"{group.layer}.{STATISTICS}", group.kind, "update")
         for update in updates:
             self.following.update(update(self.b))
 
@@ -87,8 +87,8 @@ class Assembly:
         if not counted:
             return
         slot = step_count_slot()
-        self.b.group = Group(STEP, "step-count", "update")
-        following, scales = emit_step_count(self.b, counted[0], Value(slot.name, (), TensorProto.FLOAT))
+        self.b.group = LayerGroup(STEP, "step-count", "update")
+        following, scales = emit_step_count(self.b, counted[0], Var(slot.name, (), TensorProto.FLOAT))
         self.hold(slot.name, following, slot.initial)
         for rule in counted:
             ratio = rule.learning_rate / counted[0].learning_rate if counted[0].learning_rate else 1.0
@@ -98,35 +98,35 @@ class Assembly:
         """This step's scales of `rule`, None for a rule without any."""
         return self._scales.get(rule)
 
-    def update(self, name: str, rule: Optimizer, gradient: Value, group: Group) -> None:
+    def update(self, name: str, rule: Optimizer, gradient: Var, group: LayerGroup) -> None:
         """Emit the step of `rule` for parameter `name` in the update group of `group`'s layer."""
-        self.b.group = Group(group.layer, group.kind, "update")
+        self.b.group = LayerGroup(group.layer, group.kind, "update")
         parameter = self.b.values[name]
         gradient = self.b.cast(gradient, parameter.dtype)
         following = emit_update(self.b, rule, parameter, gradient, self.slot_values(name, rule), self.scales(rule))
         self.hold_all(name, rule, following)
 
-    def slot_values(self, name: str, rule: Optimizer) -> list[Value]:
+    def slot_values(self, name: str, rule: Optimizer) -> list[Var]:
         """The state inputs that `rule` keeps for parameter `name`."""
         parameter = self.b.values[name]
         kept = slots(rule, parameter)
-        return [Value(slot.name, parameter.shape, parameter.dtype) for slot in kept]
+        return [Var(slot.name, parameter.shape, parameter.dtype) for slot in kept]
 
-    def hold_all(self, name: str, rule: Optimizer, following: Sequence[Value]) -> None:
+    def hold_all(self, name: str, rule: Optimizer, following: Sequence[Var]) -> None:
         """Record the next values of parameter `name` and of the state that `rule` keeps for it."""
         kept = slots(rule, self.b.values[name])
         self.following[name] = following[0]
         for slot, value in zip(kept, following[1:], strict=True):
             self.hold(slot.name, value, slot.initial)
 
-    def hold(self, name: str, following: Value, zeros: Array) -> None:
+    def hold(self, name: str, following: Var, zeros: Array) -> None:
         """Record one state tensor: its next value, and its initial one unless training elsewhere left another."""
         self.following[name] = following
         self.initial[name] = numpy_helper.from_array(self.gathered.get(name, zeros), name)
 
     # --- the model
 
-    def finished(self, loss: Value, index_sizes: Mapping[str, int]) -> onnx.ModelProto:
+    def finished(self, loss: Var, index_sizes: Mapping[str, int]) -> onnx.ModelProto:
         """The ONNX model; `index_sizes` says how many classes or rows each integer tensor indexes."""
         shell = onnx.ModelProto()
         shell.graph.input.extend(helper.make_tensor_value_info(v.name, v.dtype, v.shape) for v in self.batch)
@@ -138,7 +138,7 @@ class Assembly:
         annotations.write_model(model, {annotations.INPUT_RANGES: json.dumps(ranges)})
         return model
 
-    def _named(self, wanted: Mapping[str, Value]) -> dict[str, Value]:
+    def _named(self, wanted: Mapping[str, Var]) -> dict[str, Var]:
         """Each output under its usual name, if no other tensor has that."""
         renamed = {value.name: name for name, value in wanted.items() if name not in self.b.values}
         for node in self.b.nodes:

@@ -15,8 +15,8 @@ from onnx import TensorProto, numpy_helper
 from planc.errors import ModelError, UsageError
 from planc.graph.annotations import node_annotation
 from planc.graph.wellformed import is_undrawn
-from planc.training.emit.builder import FLOATS, Builder, Group, Value
-from planc.training.emit.forms import LoweringTable, table_for
+from planc.training.emit.builder import FLOATS, Builder, LayerGroup, Var
+from planc.training.emit.forms import OperatorForms, table_for
 from planc.training.emit.opset import expressed
 from planc.training.finish import finish
 from planc.training.optimizers import (
@@ -35,7 +35,7 @@ from planc.training.prepare.parameters import trainable
 from planc.training.prepare.precision import master_weights, narrow
 from planc.training.prepare.prepare import Prepared, canonical, infer_shapes, prepare
 from planc.training.registry import ForwardNode, attributes_of
-from planc.training.rules import GRADIENTS, LOWERINGS
+from planc.training.rules import FORWARD_RULES, GRADIENTS
 
 __all__ = ["differentiate"]
 
@@ -88,7 +88,7 @@ class _Step:
     """Builds one training graph; the methods run in the order of the graph's phases."""
 
     def __init__(
-        self, prepared: Prepared, optimizer: Optimizer, table: LoweringTable, loss: str,
+        self, prepared: Prepared, optimizer: Optimizer, table: OperatorForms, loss: str,
         parameters: list[str], loss_scale: float,
     ) -> None:  # fmt: skip
         self.prepared, self.optimizer, self.table, self.loss = prepared, optimizer, table, loss
@@ -98,9 +98,9 @@ class _Step:
         changing = trained | _statistics(prepared.model)
         fixed = {n: t for n, t in self.initial.items() if n not in changing}
         self.builder = Builder(values=dict(prepared.values), fixed=fixed)
-        self.state: dict[str, Value] = {}
+        self.state: dict[str, Var] = {}
         self.state_initial: dict[str, TensorProto] = {}
-        self.grads: dict[str, Value] = {}
+        self.grads: dict[str, Var] = {}
         self.scales: StepScales | None = None
         self.active = self._active()
 
@@ -124,17 +124,17 @@ class _Step:
         """Emit one forward layer, then the updates of the state it holds."""
         b, updates, emitted = self.builder, [], []
         layer, kind, _ = node_annotation(group[0]) or ("", "", "")
-        b.group = Group(layer, kind, "forward")
+        b.group = LayerGroup(layer, kind, "forward")
         for proto in group:
             node = self._resolve(proto)
-            if proto.op_type in LOWERINGS:
-                lowered = LOWERINGS[proto.op_type](b, node)
+            if proto.op_type in FORWARD_RULES:
+                lowered = FORWARD_RULES[proto.op_type](b, node)
                 node = replace(node, saved=lowered.saved)
                 updates += [lowered.update] if lowered.update else []
             else:
                 b.adopt(expressed(proto, self.prepared.version))
             emitted.append(node)
-        b.group = Group(f"{layer}.{STATISTICS}", kind, "update")
+        b.group = LayerGroup(f"{layer}.{STATISTICS}", kind, "update")
         for update in updates:
             for name, following in update(b).items():
                 self._hold(name, following, self.initial[name])
@@ -144,7 +144,7 @@ class _Step:
         """Emit the gradients of one layer, its nodes in reverse."""
         first = node_annotation(group[0].proto)
         layer, kind, _ = first or ("", "", "")
-        self.builder.group = Group(layer, kind, "backward")
+        self.builder.group = LayerGroup(layer, kind, "backward")
         for node in reversed(group):
             outputs = [self.grads.get(v.name) if v else None for v in node.outputs]
             if not node.wanted or all(dy is None for dy in outputs):
@@ -165,7 +165,7 @@ class _Step:
             node, inputs=inputs, outputs=outputs, saved={key: local[v.name] for key, v in node.saved.items()}
         )  # fmt: skip
 
-    def _accumulate(self, name: str, gradient: Value) -> None:
+    def _accumulate(self, name: str, gradient: Var) -> None:
         """Add at once, so that only one tensor of partial sums lives between two contributions."""
         known = self.grads.get(name)
         if known is not None and known.dtype != gradient.dtype:
@@ -179,12 +179,12 @@ class _Step:
         if gradient is None:
             return
         layer, kind, _ = node_annotation(group[0].proto) or ("", "", "")
-        self.builder.group = Group(layer, kind, "update")
+        self.builder.group = LayerGroup(layer, kind, "update")
         parameter, initial = self.builder.values[name], self.initial[name]
         gradient = self.builder.mul(self.builder.cast(gradient, parameter.dtype), 1 / self.loss_scale)
         drawn = not is_undrawn(initial)  # the optimizer's state of a parameter without values has none either
         kept = slots(self.optimizer, parameter)
-        state = [Value(slot.name, parameter.shape, parameter.dtype) for slot in kept]
+        state = [Var(slot.name, parameter.shape, parameter.dtype) for slot in kept]
         following = emit_update(self.builder, self.optimizer, parameter, gradient, state, self.scales)
         self._hold(name, following[0], initial)
         for slot, value in zip(kept, following[1:], strict=True):
@@ -193,12 +193,12 @@ class _Step:
 
     def _step_count(self) -> None:
         slot = step_count_slot()
-        self.builder.group = Group(STEP, "step-count", "update")
-        step = Value(slot.name, (), TensorProto.FLOAT)
+        self.builder.group = LayerGroup(STEP, "step-count", "update")
+        step = Var(slot.name, (), TensorProto.FLOAT)
         following, self.scales = emit_step_count(self.builder, self.optimizer, step)
         self._hold(slot.name, following, numpy_helper.from_array(slot.initial, slot.name))
 
-    def _hold(self, name: str, following: Value, initial: TensorProto) -> None:
+    def _hold(self, name: str, following: Var, initial: TensorProto) -> None:
         self.state[name] = following
         self.state_initial[name] = initial
 

@@ -7,20 +7,21 @@ import onnx
 from onnx import TensorProto, helper
 
 from planc.graph import annotations
-from planc.training.emit.builder import Builder, Value
-from planc.training.emit.opset import IR_VERSION, OPSET
+from planc.graph.annotations import IR_VERSION
+from planc.training.emit.builder import Builder, Var
+from planc.training.emit.opset import OPSET
 from planc.training.prepare.prepare import Prepared
 
 
 def finish(
-    b: Builder, prepared: Prepared, loss: Value, state: Mapping[str, Value], initial: Mapping[str, TensorProto]
+    b: Builder, prepared: Prepared, loss: Var, state: Mapping[str, Var], initial: Mapping[str, TensorProto]
 ) -> onnx.ModelProto:
     """The ONNX model: batch inputs and state in, the loss and next state out."""
     outputs = [loss, *state.values()]
     nodes = live_nodes(b.nodes, {v.name for v in outputs})
     read = {name for node in nodes for name in node.input if name} | set(state)
     batch = [i for i in prepared.model.graph.input if i.name in read and i.name not in prepared.initializers]
-    states = [_info(Value(name, tuple(t.dims), t.data_type)) for name, t in initial.items()]
+    states = [_info(Var(name, tuple(t.dims), t.data_type)) for name, t in initial.items()]
     constants = {**prepared.initializers, **b.initializers}
     final = {v.name for v in outputs}
     model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="planc")
@@ -71,7 +72,7 @@ def _index_ranges(nodes: list[onnx.NodeProto], b: Builder, inputs: set[str]) -> 
     return ranges
 
 
-def _info(value: Value) -> onnx.ValueInfoProto:
+def _info(value: Var) -> onnx.ValueInfoProto:
     """As onnx.helper.make_tensor_value_info, in a third of its time: there is one per intermediate."""
     info = onnx.ValueInfoProto(name=value.name)
     tensor = info.type.tensor_type

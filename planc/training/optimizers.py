@@ -8,7 +8,7 @@ import numpy as np
 from onnx import helper
 
 from planc.errors import UsageError
-from planc.training.emit.builder import Array, Builder, Value
+from planc.training.emit.builder import Array, Builder, Var
 
 Kind = Literal["sgd", "momentum", "adam", "adamw"]
 
@@ -57,11 +57,11 @@ class StepScales:
     `step_size` = lr / (1 - beta1^t); `root_correction` = 1 / sqrt(1 - beta2^t).
     """
 
-    step_size: Value
-    root_correction: Value
+    step_size: Var
+    root_correction: Var
 
 
-def slots(optimizer: Optimizer, parameter: Value) -> list[StateSlot]:
+def slots(optimizer: Optimizer, parameter: Var) -> list[StateSlot]:
     """The state that `optimizer` keeps for a parameter, all zeros at first and of its shape and type."""
     suffixes = {"sgd": [], "momentum": ["momentum"], "adam": ["moment1", "moment2"], "adamw": ["moment1", "moment2"]}
     names = [f"{parameter.name}.{suffix}" for suffix in suffixes[optimizer.kind]]
@@ -73,7 +73,7 @@ def uses_step_count(optimizer: Optimizer) -> bool:
     return optimizer.kind in ("adam", "adamw")
 
 
-def emit_step_count(b: Builder, optimizer: Optimizer, step: Value) -> tuple[Value, StepScales]:
+def emit_step_count(b: Builder, optimizer: Optimizer, step: Var) -> tuple[Var, StepScales]:
     """The next step count t and the bias corrections of Adam (Kingma and Ba, 2015, algorithm 1) for it."""
     following = b.add(step, 1.0, name=f"{STEP}.next")
     beta1, beta2 = (b.constant(np.array(beta, np.float32)) for beta in optimizer.betas)
@@ -82,31 +82,31 @@ def emit_step_count(b: Builder, optimizer: Optimizer, step: Value) -> tuple[Valu
 
 
 def emit_update(
-    b: Builder, optimizer: Optimizer, parameter: Value, grad: Value, state: list[Value], scales: StepScales | None
-) -> list[Value]:
+    b: Builder, optimizer: Optimizer, parameter: Var, grad: Var, state: list[Var], scales: StepScales | None
+) -> list[Var]:
     """The next values of [parameter, *state], named `<input>.next`; each last reads the tensor it replaces."""
-    rules: dict[str, Callable[..., list[Value]]] = {"sgd": _sgd, "momentum": _momentum, "adam": _adam, "adamw": _adam}
+    rules: dict[str, Callable[..., list[Var]]] = {"sgd": _sgd, "momentum": _momentum, "adam": _adam, "adamw": _adam}
     if optimizer.weight_decay and optimizer.kind != "adamw":
         grad = b.add(grad, b.mul(parameter, optimizer.weight_decay))
     return rules[optimizer.kind](b, optimizer, parameter, grad, state, scales)
 
 
-def _next(value: Value) -> str:
+def _next(value: Var) -> str:
     return f"{value.name}.next"
 
 
-def _sgd(b: Builder, o: Optimizer, w: Value, grad: Value, _state: list[Value], _scales: None) -> list[Value]:
+def _sgd(b: Builder, o: Optimizer, w: Var, grad: Var, _state: list[Var], _scales: None) -> list[Var]:
     """w - lr g."""
     return [b.sub(w, b.mul(grad, o.learning_rate), name=_next(w))]
 
 
-def _momentum(b: Builder, o: Optimizer, w: Value, grad: Value, state: list[Value], _scales: None) -> list[Value]:
+def _momentum(b: Builder, o: Optimizer, w: Var, grad: Var, state: list[Var], _scales: None) -> list[Var]:
     """v' = mu v + g; w - lr v' (Sutskever et al., 2013, in torch's form)."""
     velocity = b.add(b.mul(state[0], o.momentum), grad, name=_next(state[0]))
     return [b.sub(w, b.mul(velocity, o.learning_rate), name=_next(w)), velocity]
 
 
-def _adam(b: Builder, o: Optimizer, w: Value, grad: Value, state: list[Value], scales: StepScales) -> list[Value]:
+def _adam(b: Builder, o: Optimizer, w: Var, grad: Var, state: list[Var], scales: StepScales) -> list[Var]:
     """m' = b1 m + (1-b1) g; v' = b2 v + (1-b2) g^2; w - step_size m' / (sqrt(v') root_correction + eps)."""
     beta1, beta2 = o.betas
     first = b.add(b.mul(state[0], beta1), b.mul(grad, 1 - beta1), name=_next(state[0]))

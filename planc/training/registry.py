@@ -1,6 +1,6 @@
-"""The registry of gradient rules and forward lowerings, and what a rule is given.
+"""The registry of gradient rules and forward rules, and what a rule is given.
 
-A *lowering* replaces a forward node by the nodes the training graph needs in its place (batch statistics, the mask of
+A *forward rule* replaces a forward node by the nodes the training graph needs in its place (batch statistics, the mask of
 a dropout) and says which tensors its gradient will want. A *gradient rule* turns the gradients of a node's outputs
 into those of its inputs. Rules are registered per operator type; an operator without a rule is expanded through its
 ONNX function body or refused.
@@ -15,25 +15,26 @@ import onnx
 from onnx import helper, numpy_helper
 
 from planc.errors import InternalError, ModelError
-from planc.training.emit.builder import Array, Builder, Value
-from planc.training.emit.forms import LoweringTable
+from planc.registry import Registry
+from planc.training.emit.builder import Array, Builder, Var
+from planc.training.emit.forms import OperatorForms
 
 
 @dataclass(frozen=True)
 class ForwardNode:
     """A node of the forward model with its tensors resolved.
 
-    `wanted` are the positions of inputs whose gradient is needed; `saved` what its lowering left for the gradient.
+    `wanted` are the positions of inputs whose gradient is needed; `saved` what its forward rule left for the gradient.
     """
 
     proto: onnx.NodeProto
-    inputs: tuple[Value | None, ...]
-    outputs: tuple[Value | None, ...]
+    inputs: tuple[Var | None, ...]
+    outputs: tuple[Var | None, ...]
     attributes: Mapping[str, Any]
     constants: Mapping[str, onnx.TensorProto]
-    table: LoweringTable
+    table: OperatorForms
     wanted: frozenset[int] = frozenset()
-    saved: Mapping[str, Value] = field(default_factory=dict)
+    saved: Mapping[str, Var] = field(default_factory=dict)
 
     @property
     def op_type(self) -> str:
@@ -44,7 +45,7 @@ class ForwardNode:
         """How to name this node to a user."""
         return f"node {self.proto.name!r} ({self.op_type})"
 
-    def input(self, position: int) -> Value:
+    def input(self, position: int) -> Var:
         """The required input at `position`. Raises ModelError when the model leaves it out."""
         value = self.inputs[position] if position < len(self.inputs) else None
         if value is None:
@@ -58,7 +59,7 @@ class ForwardNode:
         return position < len(self.outputs) and self.outputs[position] is not None
 
     @property
-    def output(self) -> Value:
+    def output(self) -> Var:
         """The first output."""
         value = self.outputs[0]
         if value is None:
@@ -95,12 +96,12 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
 
 
-OutputGradients = Sequence[Value | None]
-Gradients = Mapping[int, Value]
+OutputGradients = Sequence[Var | None]
+Gradients = Mapping[int, Var]
 GradientRule = Callable[[Builder, ForwardNode, OutputGradients], Gradients]
 
 
-def sole(grads: OutputGradients) -> Value:
+def sole(grads: OutputGradients) -> Var:
     """The gradient of the first output; the engine calls no rule of a one-output operator without it."""
     if grads[0] is None:
         raise InternalError("a gradient rule was called without the gradient of its first output")
@@ -108,37 +109,37 @@ def sole(grads: OutputGradients) -> Value:
 
 
 @dataclass(frozen=True)
-class Lowered:
-    """What a lowering leaves behind: tensors for the gradient, and how to emit the update of state it holds.
+class ForwardResult:
+    """What a forward rule leaves behind: tensors for the gradient, and how to emit the update of state it holds.
 
     `update` runs after the layer's forward group, in a group of phase `update`, and returns {state input: next value}.
     """
 
-    saved: Mapping[str, Value] = field(default_factory=dict)
-    update: Callable[[Builder], dict[str, Value]] | None = None
+    saved: Mapping[str, Var] = field(default_factory=dict)
+    update: Callable[[Builder], dict[str, Var]] | None = None
 
 
-ForwardLowering = Callable[[Builder, ForwardNode], Lowered]
+ForwardRule = Callable[[Builder, ForwardNode], ForwardResult]
 
-GRADIENTS: dict[str, GradientRule] = {}
-LOWERINGS: dict[str, ForwardLowering] = {}
+GRADIENTS: Registry[str, GradientRule] = Registry("the gradient rule of")
+FORWARD_RULES: Registry[str, ForwardRule] = Registry("the forward rule of")
 
 
 def gradient(*op_types: str) -> Callable[[GradientRule], GradientRule]:
     """Register the gradient rule of `op_types`."""
 
     def register(rule: GradientRule) -> GradientRule:
-        GRADIENTS.update(dict.fromkeys(op_types, rule))
+        GRADIENTS.add(op_types, rule)
         return rule
 
     return register
 
 
-def lowering(*op_types: str) -> Callable[[ForwardLowering], ForwardLowering]:
-    """Register the forward lowering of `op_types`."""
+def forward_rule(*op_types: str) -> Callable[[ForwardRule], ForwardRule]:
+    """Register the forward rule of `op_types`."""
 
-    def register(rule: ForwardLowering) -> ForwardLowering:
-        LOWERINGS.update(dict.fromkeys(op_types, rule))
+    def register(rule: ForwardRule) -> ForwardRule:
+        FORWARD_RULES.add(op_types, rule)
         return rule
 
     return register

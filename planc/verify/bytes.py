@@ -40,7 +40,7 @@ class _Holder:
     offset: int
     end: int
     use: StayUse
-    stay: int | None = None
+    residency: int | None = None
 
 
 def check_bytes(check: ContentCheck) -> Iterator[Violation]:
@@ -94,14 +94,14 @@ def _ordered(check: ContentCheck, first: _Holder, second: _Holder) -> bool:
 
 def _takes_over(check: ContentCheck, first: _Holder, second: _Holder, slot: int) -> bool:
     """Whether the operator at `slot` may write `second` over its input `first`: exactly over it, or around its inputs."""
-    if first.stay is None or second.stay is None:
+    if first.residency is None or second.residency is None:
         return False
-    a, b = check.plan.residencies[first.stay], check.plan.residencies[second.stay]
+    a, b = check.plan.residencies[first.residency], check.plan.residencies[second.residency]
     op = check.slots[slot][1]
     if check.graph.tensors[check.graph.ops[op].outputs[0]].storage != check.storage_of[b.storage]:
         return False
     if may_overwrite(check.graph, op, check.storage_of[a.storage]):
         return (a.offset, a.bytes) == (b.offset, b.bytes)
-    return first.stay in check.inputs_at(slot) and leaves_out(
+    return first.residency in check.inputs_at(slot) and leaves_out(
         check.graph, op, lambda storage: check.address(storage, slot)
     )

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from planc.plan.plan import Direction, Plan
+from planc.enums import Direction
+from planc.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

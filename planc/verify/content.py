@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from planc.enums import Direction
 from planc.graph.graph import Graph, Role
-from planc.plan.plan import Direction, Plan
+from planc.plan.plan import Plan
 from planc.verify.clocks import Order
 from planc.verify.operators import may_overwrite
 from planc.verify.violation import Violation
@@ -33,9 +34,9 @@ class ContentCheck:
     def __init__(self, graph: Graph, plan: Plan, order: Order) -> None:
         self.graph, self.plan, self.order = graph, plan, order
         self.storage_of = {storage.name: index for index, storage in enumerate(graph.storages)}
-        self.stays: defaultdict[int, list[int]] = defaultdict(list)
+        self.residencies: defaultdict[int, list[int]] = defaultdict(list)
         for index in sorted(range(len(plan.residencies)), key=lambda i: plan.residencies[i].begin):
-            self.stays[self.storage_of[plan.residencies[index].storage]].append(index)
+            self.residencies[self.storage_of[plan.residencies[index].storage]].append(index)
         self.uses = [StayUse() for _ in plan.residencies]
         self.host = {slot.storage: slot for slot in plan.host_slots}
         self.slots = [
@@ -55,18 +56,18 @@ class ContentCheck:
             yield from self._writes(slot, run, op)
         yield from self._end()
 
-    def _where(self, stay: int) -> str:
-        return f"residency {stay} of {self.plan.residencies[stay].storage!r}"
+    def _where(self, residency: int) -> str:
+        return f"residency {residency} of {self.plan.residencies[residency].storage!r}"
 
     def _at(self, storage: int, slot: int) -> int | None:
         """The storage's latest residency that begins at or before `slot`."""
-        found = [i for i in self.stays[storage] if self.plan.residencies[i].begin <= slot]
+        found = [i for i in self.residencies[storage] if self.plan.residencies[i].begin <= slot]
         return found[-1] if found else None
 
     def address(self, storage: int, slot: int) -> int | None:
         """Where the storage lies when the operator at `slot` touches it, None where it does not."""
-        stay = self._at(storage, slot)
-        return None if stay is None else self.plan.residencies[stay].offset
+        residency = self._at(storage, slot)
+        return None if residency is None else self.plan.residencies[residency].offset
 
     def inputs_at(self, slot: int) -> set[int | None]:
         """The residencies that the operator at `slot` reads."""
@@ -83,45 +84,45 @@ class ContentCheck:
                         "written twice", self._where(copy.residency), f"copies {use.brought_by} and {index}"
                     )
                 use.brought_by = index
-        for storage, stays in self.stays.items():
-            begins = [self.plan.residencies[i].begin for i in stays]
+        for storage, residencies in self.residencies.items():
+            begins = [self.plan.residencies[i].begin for i in residencies]
             if len(set(begins)) < len(begins):
                 yield Violation("ambiguous", repr(self.graph.storages[storage].name), "two residencies begin at once")
-            for stay in stays:
-                yield from self._source(storage, stay)
+            for residency in residencies:
+                yield from self._source(storage, residency)
 
-    def _source(self, storage: int, stay: int) -> Iterator[Violation]:
-        use, begin = self.uses[stay], self.plan.residencies[stay].begin
+    def _source(self, storage: int, residency: int) -> Iterator[Violation]:
+        use, begin = self.uses[residency], self.plan.residencies[residency].begin
         role = self.graph.storages[storage].role
         slot = self.host.get(self.graph.storages[storage].name)
         given = role is not Role.COMPUTED and begin == 0 and not (slot is not None and slot.initial)
         if begin >= len(self.slots):
-            yield Violation("lifetime", self._where(stay), "it begins after the last operator")
+            yield Violation("lifetime", self._where(residency), "it begins after the last operator")
         elif use.brought_by is None and role is Role.COMPUTED:
             use.written_at = begin
             if storage not in self.graph.op_writes[self.slots[begin][1]]:
-                yield Violation("never written", self._where(stay), f"no operator writes it at slot {begin}")
+                yield Violation("never written", self._where(residency), f"no operator writes it at slot {begin}")
         elif use.brought_by is None and not given:
-            yield Violation("never written", self._where(stay), "nothing puts it there when the step begins")
+            yield Violation("never written", self._where(residency), "nothing puts it there when the step begins")
         elif use.brought_by is not None and given:
             text = f"it is there when the step begins, and copy {use.brought_by} brings it too"
-            yield Violation("written twice", self._where(stay), text)
+            yield Violation("written twice", self._where(residency), text)
 
     def _writes_state(self, slot: int, run: int, op: int) -> Iterator[Violation]:
         for storage in self.graph.op_writes[op]:
             if self.graph.storages[storage].role is not Role.STATE:
                 continue
-            stay = self._at(storage, slot)
-            if stay is None or self.plan.residencies[stay].end <= slot:
+            residency = self._at(storage, slot)
+            if residency is None or self.plan.residencies[residency].end <= slot:
                 yield Violation(
                     "absent", f"run {run}", f"it updates {self.graph.storages[storage].name!r}, which is away"
                 )
                 continue
-            self.uses[stay].updated_at = slot
+            self.uses[residency].updated_at = slot
             if storage in self.graph.op_reads[op] and not may_overwrite(self.graph, op, storage):
                 name = self.graph.ops[op].name
                 yield Violation(
-                    "unsafe in place", self._where(stay), f"operator {name!r} cannot overwrite what it reads"
+                    "unsafe in place", self._where(residency), f"operator {name!r} cannot overwrite what it reads"
                 )
 
     def _copies(self) -> Iterator[Violation]:
@@ -175,7 +176,7 @@ class ContentCheck:
 
     def _outs_of(self, name: str) -> list[int]:
         copies = self.plan.copies
-        touching = [c for stay in self.stays[self.storage_of[name]] for c in self.uses[stay].copies]
+        touching = [c for residency in self.residencies[self.storage_of[name]] for c in self.uses[residency].copies]
         return [c for c in touching if copies[c].direction is Direction.OUT]
 
     def _role(self, name: str) -> Role:
@@ -187,37 +188,37 @@ class ContentCheck:
             if tensor < 0 or tensor in info.constants:
                 continue
             storage = self.graph.tensors[tensor].storage
-            stay = self._at(storage, slot)
-            if stay is None or self.plan.residencies[stay].end <= slot:
+            residency = self._at(storage, slot)
+            if residency is None or self.plan.residencies[residency].end <= slot:
                 name = self.graph.storages[storage].name
                 yield Violation(
                     "absent", f"run {run}", f"operator {info.name!r} reads {name!r}, which is not in the slab"
                 )
                 continue
-            self.uses[stay].last_slot = slot
-            yield from self._readable(stay, slot, run, self.graph.tensors[tensor].updated)
+            self.uses[residency].last_slot = slot
+            yield from self._readable(residency, slot, run, self.graph.tensors[tensor].updated)
 
-    def _readable(self, stay: int, slot: int, run: int, wants_updated: bool) -> Iterator[Violation]:
-        use = self.uses[stay]
+    def _readable(self, residency: int, slot: int, run: int, wants_updated: bool) -> Iterator[Violation]:
+        use = self.uses[residency]
         late = use.written_at is not None and use.written_at >= slot
         if late or (use.brought_by is not None and not self.order.copy_before_run(use.brought_by, run)):
-            yield Violation("read before written", f"run {run}", f"{self._where(stay)} may not be complete")
+            yield Violation("read before written", f"run {run}", f"{self._where(residency)} may not be complete")
         version = 1 if use.updated_at is not None and use.updated_at < slot else use.version
         if version != int(wants_updated):
             kind = "the old value" if wants_updated else "the updated value"
-            yield Violation("stale", f"run {run}", f"it reads {kind} of {self._where(stay)}")
+            yield Violation("stale", f"run {run}", f"it reads {kind} of {self._where(residency)}")
 
     def _writes(self, slot: int, run: int, op: int) -> Iterator[Violation]:
         for storage in self.graph.op_writes[op]:
-            stay = self._at(storage, slot)
-            if stay is None:
+            residency = self._at(storage, slot)
+            if residency is None:
                 yield Violation("absent", f"run {run}", f"it writes {self.graph.storages[storage].name!r} to no place")
                 continue
-            use = self.uses[stay]
+            use = self.uses[residency]
             if self.graph.storages[storage].role is Role.COMPUTED and use.written_at != slot:
                 yield Violation("absent", f"run {run}", f"its output has no residency at slot {slot}")
             elif use.brought_by is not None and not self.order.copy_before_run(use.brought_by, run):
-                yield Violation("race", f"run {run}", f"copy {use.brought_by} still writes {self._where(stay)}")
+                yield Violation("race", f"run {run}", f"copy {use.brought_by} still writes {self._where(residency)}")
             use.last_slot = max(use.last_slot, slot)
 
     def _end(self) -> Iterator[Violation]:
@@ -234,26 +235,26 @@ class ContentCheck:
         """An output that is copied out is read from the host, any other from its last residency."""
         if self._outs_of(self.graph.storages[storage].name):
             return True
-        stays = self.stays[storage]
-        if not stays or self.plan.residencies[stays[-1]].end < len(self.slots):
+        residencies = self.residencies[storage]
+        if not residencies or self.plan.residencies[residencies[-1]].end < len(self.slots):
             return False
-        self.uses[stays[-1]].needed_at_end = True
+        self.uses[residencies[-1]].needed_at_end = True
         return True
 
     def _carried(self, storage: int) -> Iterator[Violation]:
-        name, stays = self.graph.storages[storage].name, self.stays[storage]
-        mutated = any(self.uses[i].updated_at is not None for i in stays)
+        name, residencies = self.graph.storages[storage].name, self.residencies[storage]
+        mutated = any(self.uses[i].updated_at is not None for i in residencies)
         slot = self.host.get(name)
         if slot is not None and slot.initial:
             outs = sorted(self._outs_of(name), key=self.order.rank.__getitem__)
             if mutated and (not outs or self._out_version(outs[-1]) != 1):
                 yield Violation("lost state", repr(name), "its new value is not copied out before the step ends")
             return
-        if not stays or self.plan.residencies[stays[-1]].end < len(self.slots):
+        if not residencies or self.plan.residencies[residencies[-1]].end < len(self.slots):
             yield Violation("lost state", repr(name), "it is not in the slab at the end of the step")
             return
-        first, last = self.plan.residencies[stays[0]], self.plan.residencies[stays[-1]]
-        final = self.uses[stays[-1]]
+        first, last = self.plan.residencies[residencies[0]], self.plan.residencies[residencies[-1]]
+        final = self.uses[residencies[-1]]
         final.needed_at_end = True
         if first.begin != 0 or first.offset != last.offset:
             yield Violation(

@@ -4,10 +4,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from planc.graph.footprint import ALIGNMENT, HOST_ALIGNMENT
+from planc.enums import Direction
 from planc.graph.graph import Graph, Role, input_roles
-from planc.plan.plan import Direction, Plan
-from planc.units import align_up
+from planc.plan.plan import Plan
+from planc.units import ALIGNMENT, HOST_ALIGNMENT, align_up
 from planc.verify.operators import is_repeatable
 from planc.verify.violation import Violation
 
@@ -113,20 +113,24 @@ def _scratch(plan: Plan) -> Iterator[Violation]:
 
 def _residencies(graph: Graph, plan: Plan) -> Iterator[Violation]:
     sizes = {storage.name: storage.nbytes for storage in graph.storages}
-    for index, stay in enumerate(plan.residencies):
-        where = f"residency {index} of {stay.storage!r}"
-        if stay.storage not in sizes:
+    for index, residency in enumerate(plan.residencies):
+        where = f"residency {index} of {residency.storage!r}"
+        if residency.storage not in sizes:
             yield Violation("unknown storage", where, "the model has no such tensor")
-        elif stay.bytes < sizes[stay.storage]:
-            yield Violation("size", where, f"it has {stay.bytes} bytes, the tensor needs {sizes[stay.storage]}")
-        if stay.offset < 0 or stay.offset + stay.bytes > plan.memory.slab_bytes:
+        elif residency.bytes < sizes[residency.storage]:
             yield Violation(
-                "outside slab", where, f"[{stay.offset}, {stay.offset + stay.bytes}) of {plan.memory.slab_bytes}"
+                "size", where, f"it has {residency.bytes} bytes, the tensor needs {sizes[residency.storage]}"
             )
-        if stay.offset % ALIGNMENT:
-            yield Violation("alignment", where, f"offset {stay.offset} is no multiple of {ALIGNMENT}")
-        if not 0 <= stay.begin < stay.end:
-            yield Violation("lifetime", where, f"[{stay.begin}, {stay.end}) is empty or negative")
+        if residency.offset < 0 or residency.offset + residency.bytes > plan.memory.slab_bytes:
+            yield Violation(
+                "outside slab",
+                where,
+                f"[{residency.offset}, {residency.offset + residency.bytes}) of {plan.memory.slab_bytes}",
+            )
+        if residency.offset % ALIGNMENT:
+            yield Violation("alignment", where, f"offset {residency.offset} is no multiple of {ALIGNMENT}")
+        if not 0 <= residency.begin < residency.end:
+            yield Violation("lifetime", where, f"[{residency.begin}, {residency.end}) is empty or negative")
 
 
 def _host_slots(graph: Graph, plan: Plan) -> Iterator[Violation]:
@@ -162,14 +166,18 @@ def _copies(graph: Graph, plan: Plan) -> Iterator[Violation]:
             continue
         if any(not 0 <= c < len(plan.copies) for c in copy.waits):
             yield Violation("index", where, "one of its waits does not exist")
-        stay = plan.residencies[copy.residency]
-        slot = slots.get(stay.storage)
+        residency = plan.residencies[copy.residency]
+        slot = slots.get(residency.storage)
         if slot is None or copy.host_offset != slot.offset or copy.bytes > slot.bytes:
             yield Violation(
-                "host slot", where, f"{stay.storage!r} has no host slot at {copy.host_offset} of {copy.bytes} bytes"
+                "host slot",
+                where,
+                f"{residency.storage!r} has no host slot at {copy.host_offset} of {copy.bytes} bytes",
             )
-        if copy.bytes > stay.bytes or copy.bytes < sizes.get(stay.storage, 0):
-            yield Violation("size", where, f"it moves {copy.bytes} bytes of {stay.storage!r}, which has {stay.bytes}")
+        if copy.bytes > residency.bytes or copy.bytes < sizes.get(residency.storage, 0):
+            yield Violation(
+                "size", where, f"it moves {copy.bytes} bytes of {residency.storage!r}, which has {residency.bytes}"
+            )
 
 
 def _queueing(plan: Plan) -> Iterator[Violation]:

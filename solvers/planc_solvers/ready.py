@@ -11,7 +11,7 @@ TINY = Problem((Task("task", 1, (), (0,), 2),), (Value("value", 2),), 1)
 """A problem over its budget, to call functions with."""
 
 
-class Clock:
+class StoppableClock:
     """Seconds, but for those while it is stopped, by however many threads."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Clock:
                     self._lost += time.monotonic() - self._since
 
 
-CLOCK = Clock()
+CLOCK = StoppableClock()
 """By which all solves of this process keep their time limits."""
 
 

@@ -9,7 +9,7 @@ from planc.compile.options import CompileOptions
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError
 from planc.importer.import_model import ImportedModel, import_model
-from planc.plan.stays import StayIndex
+from planc.plan.residency_index import ResidencyIndex
 from planc.planning.build import build_problem
 from planc.runtime.measure import measure
 from planc.runtime.step import load
@@ -68,7 +68,7 @@ def test_concats_by_placement_at_batch_1_compute_the_same_bits(
     plan = compile_model(imported, costs, CompileOptions(budget, time_limit_s=2.0)).plan
     assert verify(graph, plan) == ()
     ops = [op for run in plan.runs for op in range(graph.layers[run.layer].start, graph.layers[run.layer].stop)]
-    placed = {ops[at] for at in StayIndex(plan.residencies).placed(graph, ops, 0)}
+    placed = {ops[at] for at in ResidencyIndex(plan.residencies).placed(graph, ops, 0)}
     assert all(graph.ops[op].op_type == "Concat" for op in placed)
     assert len(placed) == count if share is None else len(placed) > 0
     with load(plan, imported) as step:

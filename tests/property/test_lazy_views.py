@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from planc.ort_training.lazy import LazyViews, Permuted, composed, view_through
-from planc.training.emit.builder import Builder, Value
+from planc.training.emit.builder import Builder, Var
 
 SHAPES = st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=4)
 
@@ -24,7 +24,7 @@ def viewed_permutations(draw: st.DrawFn) -> tuple[Permuted, tuple[int, ...]]:
     cuts = sorted(draw(st.lists(st.integers(0, len(ordered)), max_size=3)))
     bounds = [0, *cuts, len(ordered)]
     target = tuple(math.prod(ordered[a:b]) for a, b in pairwise(bounds))
-    return Permuted(Value("a", tuple(shape), TensorProto.FLOAT), tuple(perm)), target
+    return Permuted(Var("a", tuple(shape), TensorProto.FLOAT), tuple(perm)), target
 
 
 @given(viewed_permutations())
@@ -49,7 +49,7 @@ def test_a_view_is_pushed_below_a_permutation_exactly_where_numpy_needs_no_copy(
 @given(SHAPES, st.data())
 def test_permutations_compose(shape: list[int], data: st.DataObject) -> None:
     first, second = (data.draw(st.permutations(range(len(shape)))) for _ in range(2))
-    source = Value("a", tuple(shape), TensorProto.FLOAT)
+    source = Var("a", tuple(shape), TensorProto.FLOAT)
     array = np.arange(math.prod(shape)).reshape(shape)
     found = composed(composed(source, first), second)
     perm = found.perm if isinstance(found, Permuted) else tuple(range(len(shape)))
@@ -59,7 +59,7 @@ def test_permutations_compose(shape: list[int], data: st.DataObject) -> None:
 def test_a_transpose_and_its_inverse_leave_no_node() -> None:
     b = Builder()
     views = LazyViews(b)
-    source = Value("a", (2, 3, 4), TensorProto.FLOAT)
+    source = Var("a", (2, 3, 4), TensorProto.FLOAT)
     for perm in permutations(range(3)):
         inverse = [perm.index(axis) for axis in range(3)]
         assert views.ordered(views.permuted(views.permuted(source, perm), inverse)) == source

@@ -15,8 +15,8 @@ from support.adversary import judge
 from support.concats import branches
 from support.plans import random_plan
 
-from planc.graph.footprint import ALIGNMENT
 from planc.plan.plan import Plan
+from planc.units import ALIGNMENT
 from planc.verify.verify import verify
 
 replace = msgspec.structs.replace

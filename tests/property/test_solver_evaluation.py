@@ -11,13 +11,13 @@ from planc.problem.problem import Problem
 from planc.schedule.residency import host_bytes, memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
-from planc_solvers.evaluation.arrays import Plan, arrays_of, empty_plan
+from planc_solvers.evaluation.arrays import SearchPlan, arrays_of, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.schedule_conversion import schedule_of
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, ON_HOST, workspace
 
 
-def _random_plan(problem: Problem, rng: random.Random) -> Plan:
+def _random_plan(problem: Problem, rng: random.Random) -> SearchPlan:
     plan = empty_plan(arrays_of(problem))
     steps = list(range(len(problem.tasks)))
     for _ in range(rng.randint(0, 4)):

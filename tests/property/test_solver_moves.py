@@ -12,7 +12,7 @@ from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
-from planc_solvers.evaluation.arrays import Plan, arrays_of, empty_plan
+from planc_solvers.evaluation.arrays import SearchPlan, arrays_of, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.schedule_conversion import schedule_of
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, workspace
@@ -33,7 +33,7 @@ def _problem(seed: int, swaps: bool) -> Problem:
     return _tight(problem, 0.4)
 
 
-def _annealed(problem: Problem, seed: int, rebuilding: bool) -> Plan:
+def _annealed(problem: Problem, seed: int, rebuilding: bool) -> SearchPlan:
     """The current plan of a hot search, which may be over the budget."""
     arrays, swaps = arrays_of(problem), any(value.swappable for value in problem.values)
     search, heat = annealing(arrays), problem.base_duration_ns * 0.05

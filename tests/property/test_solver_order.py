@@ -7,12 +7,13 @@ import pytest
 from support.oracle import best_recompute_only
 from support.problems import random_dag, random_problem
 
+from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem, Task, Value
 from planc.schedule.residency import memory_profile, residencies
 from planc.schedule.schedule import Schedule
-from planc.schedule.solver import Solution, SolveOptions, Status, solve
+from planc.schedule.solver import Solution, SolveOptions, solve
 from planc_solvers import mip
 from planc_solvers.mip import EVERY, IN_ORDER, IN_PLANS_ORDER, Mip
 from planc_solvers.search.task_order import better_order, first_executions, permuted, renumbered

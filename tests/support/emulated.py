@@ -15,7 +15,7 @@ from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import element_type, sub_model
 from planc.plan.executed import executed
 from planc.plan.plan import Plan
-from planc.plan.stays import StayIndex
+from planc.plan.residency_index import ResidencyIndex
 from planc.planning.build import build_problem
 from planc.runtime.cuda.driver import Context, allocate, call
 from planc.runtime.measure import synthetic_feeds
@@ -73,7 +73,7 @@ def cuda_plan(imported: ImportedModel, seed: int) -> Plan:
 
 def segment_durations(imported: ImportedModel, plan: Plan) -> list[int]:
     """Made-up time of every segment of a plan that has something to run."""
-    costs, stays = made_up_costs(imported.graph), StayIndex(plan.residencies)
+    costs, stays = made_up_costs(imported.graph), ResidencyIndex(plan.residencies)
     parts = executed(imported.graph, plan.runs, plan.segments, stays)
     spans = [(part.first, part.end) for part in parts if not part.empty]
     return [sum(costs.layer(run.layer).compute_ns for run in plan.runs[first:end]) for first, end in spans]

@@ -4,9 +4,10 @@ import heapq
 import itertools
 from collections.abc import Iterator
 
+from planc.enums import Direction
 from planc.problem.problem import Origin, Problem
 from planc.schedule.residency import ScheduleError, host_bytes, memory_profile, residencies
-from planc.schedule.schedule import Copy, Direction, Schedule
+from planc.schedule.schedule import Schedule, Transfer
 from planc.schedule.simulate import simulate
 
 
@@ -81,7 +82,7 @@ def _sequences(problem: Problem, repeats: int) -> Iterator[tuple[int, ...]]:
                 yield (*base[:position], task, *base[position:])
 
 
-def _copy_sets(problem: Problem, steps: tuple[int, ...]) -> Iterator[tuple[tuple[Copy, ...], frozenset[int]]]:
+def _copy_sets(problem: Problem, steps: tuple[int, ...]) -> Iterator[tuple[tuple[Transfer, ...], frozenset[int]]]:
     swappable = [v for v, info in enumerate(problem.values) if info.swappable]
     for options in itertools.product(*(_valid(problem, v, steps) for v in swappable)):
         copies = [copy for copies, _ in options for copy in copies]
@@ -89,7 +90,7 @@ def _copy_sets(problem: Problem, steps: tuple[int, ...]) -> Iterator[tuple[tuple
         yield tuple(copies), frozenset(v for v, (_, home) in zip(swappable, options, strict=True) if home)
 
 
-def _valid(problem: Problem, value: int, steps: tuple[int, ...]) -> list[tuple[tuple[Copy, ...], bool]]:
+def _valid(problem: Problem, value: int, steps: tuple[int, ...]) -> list[tuple[tuple[Transfer, ...], bool]]:
     found = []
     for copies, home in _options(problem, value, len(steps)):
         try:
@@ -100,12 +101,12 @@ def _valid(problem: Problem, value: int, steps: tuple[int, ...]) -> list[tuple[t
     return found
 
 
-def _options(problem: Problem, value: int, length: int) -> list[tuple[tuple[Copy, ...], bool]]:
+def _options(problem: Problem, value: int, length: int) -> list[tuple[tuple[Transfer, ...], bool]]:
     """Nothing; out and in; for what may start on the host also in from there, and for state out again after it."""
     spans = list(itertools.combinations_with_replacement(range(length + 1), 2))
-    outs = [Copy(value, Direction.OUT, a, b) for a, b in spans]
-    ins = [Copy(value, Direction.IN, a, b) for a, b in spans]
-    found: list[tuple[tuple[Copy, ...], bool]] = [((), False)]
+    outs = [Transfer(value, Direction.OUT, a, b) for a, b in spans]
+    ins = [Transfer(value, Direction.IN, a, b) for a, b in spans]
+    found: list[tuple[tuple[Transfer, ...], bool]] = [((), False)]
     found += [((o, i), False) for o in outs for i in ins if o.stop <= i.start]
     origin = problem.values[value].origin
     if origin is Origin.STATE:

@@ -3,6 +3,7 @@
 from planc.compile.assemble import assemble_plan
 from planc.compile.options import CompileOptions
 from planc.compile.sessions import Found
+from planc.enums import Status
 from planc.importer.import_model import ImportedModel
 from planc.lowering.lower import lower
 from planc.plan.plan import Plan
@@ -10,7 +11,7 @@ from planc.planning.build import build_problem
 from planc.schedule.residency import residencies, without_idle_starts
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
-from planc.schedule.solver import Solution, Status
+from planc.schedule.solver import Solution
 from support.costs import made_up_costs
 from support.schedules import random_schedule
 

@@ -3,8 +3,9 @@
 import random
 from itertools import pairwise
 
+from planc.enums import Direction
 from planc.problem.problem import Origin, Problem
-from planc.schedule.schedule import Copy, Direction, Schedule
+from planc.schedule.schedule import Schedule, Transfer
 
 
 def random_schedule(problem: Problem, seed: int, swap: float = 0.4, recompute: float = 0.3) -> Schedule:
@@ -17,7 +18,7 @@ def random_schedule(problem: Problem, seed: int, swap: float = 0.4, recompute: f
         backward = [t for t in problem.readers[value] if not problem.tasks[t].recomputable]
         if backward and _repeatable(problem, producer, backward[0]):
             steps.insert(steps.index(backward[0]), producer)
-    copies: list[Copy] = []
+    copies: list[Transfer] = []
     host_start = set()
     for value in range(len(problem.values)):
         if rng.random() < swap:
@@ -32,7 +33,9 @@ def _repeatable(problem: Problem, producer: int, before: int) -> bool:
     return all(m is None or m >= before for m in mutators)
 
 
-def _swapped(problem: Problem, steps: list[int], value: int, rng: random.Random, host_start: set[int]) -> list[Copy]:
+def _swapped(
+    problem: Problem, steps: list[int], value: int, rng: random.Random, host_start: set[int]
+) -> list[Transfer]:
     """Copies of one value: out after a use and in before the next; state may start on the host."""
     touches = [p for p, t in enumerate(steps) if value in problem.tasks[t].reads or value in problem.tasks[t].writes]
     origin, end = problem.values[value].origin, len(steps)
@@ -40,14 +43,14 @@ def _swapped(problem: Problem, steps: list[int], value: int, rng: random.Random,
         return []
     if origin in (Origin.BATCH, Origin.CONSTANT) and rng.random() < 0.2:
         start = rng.randint(0, touches[0])  # in spite of a copy there at the start, which is thus idle
-        return [Copy(value, Direction.IN, start, rng.randint(start, touches[0]))]
+        return [Transfer(value, Direction.IN, start, rng.randint(start, touches[0]))]
     if origin in (Origin.STATE, Origin.CONSTANT) and rng.random() < 0.5:
         host_start.add(value)
         start = rng.randint(0, touches[0])
-        copies = [Copy(value, Direction.IN, start, rng.randint(start, touches[0]))]
+        copies = [Transfer(value, Direction.IN, start, rng.randint(start, touches[0]))]
         if origin is Origin.STATE:
             out = rng.randint(touches[-1] + 1, end)
-            copies.append(Copy(value, Direction.OUT, out, rng.randint(out, end)))
+            copies.append(Transfer(value, Direction.OUT, out, rng.randint(out, end)))
         return copies
     gaps = [(a, b) for a, b in pairwise(touches) if b > a + 1 and not _made(problem, steps[b], value)]
     if not gaps:
@@ -56,7 +59,7 @@ def _swapped(problem: Problem, steps: list[int], value: int, rng: random.Random,
     out = rng.randint(a + 1, b)
     stop = rng.randint(out, b)
     start = rng.randint(out, b)
-    return [Copy(value, Direction.OUT, out, stop), Copy(value, Direction.IN, start, rng.randint(start, b))]
+    return [Transfer(value, Direction.OUT, out, stop), Transfer(value, Direction.IN, start, rng.randint(start, b))]
 
 
 def _made(problem: Problem, task: int, value: int) -> bool:

@@ -6,7 +6,7 @@ places; so its part in a reason holds for every packing in which that is so, wha
 """
 
 from planc.compiled.jit import inner, int64
-from planc.packing.exact.state import CAUSES, CONFLICT, EVERYTHING, EXCESS, NOTHING, Problem, State
+from planc.packing.exact.state import CAUSES, CONFLICT, EVERYTHING, EXCESS, NOTHING, PackingProblem, State
 
 
 @inner
@@ -57,7 +57,7 @@ def blame_members(s: State, begin: int, end: int) -> None:
 
 
 @inner
-def blame_around(p: Problem, s: State, i: int) -> None:
+def blame_around(p: PackingProblem, s: State, i: int) -> None:
     """A buffer was placed without alternative because of the bounds of those that it meets."""
     blame(s, s.why[i], int64(CONFLICT))
     for at in range(p.near_first[i], p.near_first[i + 1]):
@@ -67,7 +67,7 @@ def blame_around(p: Problem, s: State, i: int) -> None:
 
 
 @inner
-def cause_of_delay(p: Problem, s: State, i: int, bound: int) -> int:
+def cause_of_delay(p: PackingProblem, s: State, i: int, bound: int) -> int:
     """Why none of the buffers, one of which lies beneath the delayed buffer i, ends below `bound`, before alignment."""
     made = cause_like(s, s.delay[i])
     if made != EVERYTHING:
@@ -79,7 +79,7 @@ def cause_of_delay(p: Problem, s: State, i: int, bound: int) -> int:
 
 
 @inner
-def blame_section(p: Problem, s: State, section: int) -> None:
+def blame_section(p: PackingProblem, s: State, section: int) -> None:
     """A part of the stack of a section's unplaced buffers that is too high on its own: from some bound on, less what
     the excess allows to leave out."""
     clear_conflict(s)
@@ -103,7 +103,7 @@ def blame_section(p: Problem, s: State, section: int) -> None:
 
 
 @inner
-def _sizes_from(p: Problem, s: State, section: int, start: int) -> int:
+def _sizes_from(p: PackingProblem, s: State, section: int, start: int) -> int:
     """Sizes of the section's unplaced buffers whose bound is not below `start`."""
     sizes = int64(0)
     for at in range(p.alive_first[section], p.alive_first[section + 1]):

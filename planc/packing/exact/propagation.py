@@ -2,14 +2,14 @@
 
 from planc.compiled.jit import inner, int64
 from planc.packing.exact.conflicts import blame, blame_section, cause_like, cause_of_delay, clear_conflict
-from planc.packing.exact.state import CONFLICT, EXCESS, NONE, SECTION, Problem, State
+from planc.packing.exact.state import CONFLICT, EXCESS, NONE, SECTION, PackingProblem, State
 
 # Bounds of delayed buffers may push each other up in steps of the smallest size; a few rounds give most of it.
 ROUNDS = 8
 
 
 @inner
-def propagate(p: Problem, s: State, begin: int, end: int, tail: int) -> int:
+def propagate(p: PackingProblem, s: State, begin: int, end: int, tail: int) -> int:
     """Raise bounds until nothing changes, or ROUNDS times. The trail's new length n, or -1 - n at a dead end."""
     for _ in range(ROUNDS):
         if is_full(p, s, tail):
@@ -36,13 +36,13 @@ def propagate(p: Problem, s: State, begin: int, end: int, tail: int) -> int:
 
 
 @inner
-def is_full(p: Problem, s: State, tail: int) -> bool:
+def is_full(p: PackingProblem, s: State, tail: int) -> bool:
     """Whether the trail may be too short for the next round."""
     return tail >= len(s.trail) - 3 * len(p.size) - 2 * len(p.load)
 
 
 @inner
-def _survey_stale(p: Problem, s: State, tail: int) -> int:
+def _survey_stale(p: PackingProblem, s: State, tail: int) -> int:
     """Look at the sections where something changed. As `propagate` returns."""
     sections, queue = len(p.load), s.queue
     while queue[sections] > 0:
@@ -59,7 +59,7 @@ def _survey_stale(p: Problem, s: State, tail: int) -> int:
 
 
 @inner
-def _survey(p: Problem, s: State, section: int, tail: int) -> int:
+def _survey(p: PackingProblem, s: State, section: int, tail: int) -> int:
     """Stack the unplaced buffers of a section in the order of their bounds, none below its own."""
     ends, count = s.ends, int64(0)
     for at in range(p.alive_first[section], p.alive_first[section + 1]):
@@ -85,7 +85,7 @@ def _survey(p: Problem, s: State, section: int, tail: int) -> int:
 
 
 @inner
-def _review(p: Problem, s: State, i: int, tail: int) -> int:
+def _review(p: PackingProblem, s: State, i: int, tail: int) -> int:
     """Whether a buffer can lie at its bound at all, and whether it can rest there. As `propagate` returns."""
     excess = s.offset[i] + p.top[i] - p.capacity
     if excess > 0:
@@ -104,7 +104,7 @@ def _review(p: Problem, s: State, i: int, tail: int) -> int:
 
 
 @inner
-def _most_remaining(p: Problem, s: State, i: int) -> int:
+def _most_remaining(p: PackingProblem, s: State, i: int) -> int:
     most, remaining = int64(0), s.remaining
     for r in range(p.first[i], p.first[i + 1]):
         for section in range(p.lower[r], p.upper[r]):
@@ -113,7 +113,7 @@ def _most_remaining(p: Problem, s: State, i: int) -> int:
 
 
 @inner
-def _raise_delayed(p: Problem, s: State, i: int, tail: int) -> int:
+def _raise_delayed(p: PackingProblem, s: State, i: int, tail: int) -> int:
     """A delayed buffer lies at the lowest on an unplaced one that it meets. As `propagate` returns."""
     lowest = int64(NONE)
     for at in range(p.near_first[i], p.near_first[i + 1]):
@@ -135,7 +135,7 @@ def _raise_delayed(p: Problem, s: State, i: int, tail: int) -> int:
 
 
 @inner
-def place(p: Problem, s: State, i: int, tail: int, level: int) -> int:
+def place(p: PackingProblem, s: State, i: int, tail: int, level: int) -> int:
     """Put buffer i at its bound, beneath all unplaced ones that it meets. The trail's new length."""
     s.placed[i] = True
     add_remaining(p, s, i, -p.size[i])
@@ -156,14 +156,14 @@ def place(p: Problem, s: State, i: int, tail: int, level: int) -> int:
 
 
 @inner
-def unplace(p: Problem, s: State, i: int) -> None:
+def unplace(p: PackingProblem, s: State, i: int) -> None:
     """Take back `place`, apart from what the trail holds."""
     s.placed[i] = False
     add_remaining(p, s, i, p.size[i])
 
 
 @inner
-def add_remaining(p: Problem, s: State, i: int, change: int) -> None:
+def add_remaining(p: PackingProblem, s: State, i: int, change: int) -> None:
     """Add to the sizes to be placed in the buffer's sections."""
     remaining = s.remaining
     for r in range(p.first[i], p.first[i + 1]):
@@ -172,7 +172,7 @@ def add_remaining(p: Problem, s: State, i: int, change: int) -> None:
 
 
 @inner
-def _mark_stale(p: Problem, s: State, i: int) -> None:
+def _mark_stale(p: PackingProblem, s: State, i: int) -> None:
     """The buffer's sections are to be looked at again. A mark that outlives its path costs time only."""
     sections, queue, stale = len(p.load), s.queue, s.stale
     for r in range(p.first[i], p.first[i + 1]):

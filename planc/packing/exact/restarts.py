@@ -53,7 +53,7 @@ class _Memory:
 
 
 @dataclass(frozen=True)
-class Run:
+class SearchRun:
     """A search under way towards a height of `goal` bytes; `future` gives what `search` returns."""
 
     goal: int
@@ -67,7 +67,7 @@ class Run:
         return self.memory.excess
 
 
-class Runs:
+class SearchRuns:
     """Runs of one model, in places 0, 1, … of a group of runs that go on at the same time."""
 
     def __init__(self, model: Model, seed: int) -> None:
@@ -76,7 +76,7 @@ class Runs:
         self._turns = self._rotation()
         self._memories: dict[int, _Memory] = {}
 
-    def start(self, pool: ThreadPoolExecutor, goal: int, place: int) -> Run:
+    def start(self, pool: ThreadPoolExecutor, goal: int, place: int) -> SearchRun:
         """The next run, towards a height of `goal` bytes."""
         limit, rank, rule = next(self._turns)
         control = np.array([0, limit, 0, NONE], np.int64)
@@ -85,7 +85,7 @@ class Runs:
             memory = self._memories[place] = _Memory(goal)
         posed = replace(self._problem, capacity=goal)
         future = pool.submit(search, posed, rank, rule.choice, control, rule.weight, memory.failures)
-        return Run(goal, control, future, memory)
+        return SearchRun(goal, control, future, memory)
 
     def _rotation(self) -> Iterator[tuple[int, Array, _Rule]]:
         random = np.random.default_rng(self._seed)

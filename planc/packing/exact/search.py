@@ -41,7 +41,7 @@ from planc.packing.exact.state import (
     SECTION,
     SLOT,
     STOP,
-    Problem,
+    PackingProblem,
     State,
     Weights,
     new_state,
@@ -55,7 +55,9 @@ FAILED, FOUND, STOPPED = 0, 1, 2
 LOWEST, FEWEST, LAST = 0, 2, 4
 
 
-def search(problem: Problem, rank: Array, choice: int, control: Array, weight: Weights, memory: Array) -> Array | int:
+def search(
+    problem: PackingProblem, rank: Array, choice: int, control: Array, weight: Weights, memory: Array
+) -> Array | int:
     """Offsets within the capacity, or FAILED when there are none (a proof), or STOPPED.
 
     Ties between buffers go to the lowest `rank`. `control`: see NODES … EXCESS. `weight` counts, per section, the dead
@@ -67,7 +69,7 @@ def search(problem: Problem, rank: Array, choice: int, control: Array, weight: W
 
 
 @compiled
-def _search(p: Problem, s: State) -> int:
+def _search(p: PackingProblem, s: State) -> int:
     frames = s.frames
     for i in range(len(p.size)):
         s.work[i] = i
@@ -122,7 +124,7 @@ def _search(p: Problem, s: State) -> int:
 
 
 @inner
-def _rest(p: Problem, s: State, depth: int, chosen: int, tail: int) -> int:
+def _rest(p: PackingProblem, s: State, depth: int, chosen: int, tail: int) -> int:
     """Place a frame's buffer. The trail's new length."""
     frames = s.frames
     frames[depth, PLACED], frames[depth, BUFFER], frames[depth, CURSOR] = tail, chosen, 0
@@ -132,7 +134,7 @@ def _rest(p: Problem, s: State, depth: int, chosen: int, tail: int) -> int:
 
 
 @inner
-def _lift(p: Problem, s: State, begin: int, end: int) -> None:
+def _lift(p: PackingProblem, s: State, begin: int, end: int) -> None:
     """Take back the placements below a frame, and its own."""
     for at in range(begin, end):
         i = s.work[at]
@@ -192,7 +194,7 @@ def _mixed(value: int) -> int:
 
 
 @inner
-def _choose(p: Problem, s: State, begin: int, end: int) -> int:
+def _choose(p: PackingProblem, s: State, begin: int, end: int) -> int:
     """The buffer to branch on, one without an alternative first, or -1 when all are delayed."""
     best, start, stop = int64(-1), int64(len(p.load)), int64(0)
     for at in range(begin, end):
@@ -230,7 +232,7 @@ def _scarcest(s: State, begin: int, stop: int) -> int:
 
 
 @inner
-def _lowest_in(p: Problem, s: State, section: int) -> int:
+def _lowest_in(p: PackingProblem, s: State, section: int) -> int:
     """The buffer that rests lowest in a section, of those low enough to be its lowest; -1 when there is none."""
     best, most = int64(-1), p.capacity + p.padding - s.remaining[section]
     for at in range(p.alive_first[section], p.alive_first[section + 1]):
@@ -242,7 +244,7 @@ def _lowest_in(p: Problem, s: State, section: int) -> int:
 
 
 @inner
-def _fits_beneath(p: Problem, s: State, i: int) -> bool:
+def _fits_beneath(p: PackingProblem, s: State, i: int) -> bool:
     near, placed, offset = p.near, s.placed, s.offset
     top = offset[i] + p.size[i]
     for at in range(p.near_first[i], p.near_first[i + 1]):
@@ -254,7 +256,7 @@ def _fits_beneath(p: Problem, s: State, i: int) -> bool:
 
 
 @inner
-def _delay_kind(p: Problem, s: State, begin: int, end: int, i: int, tail: int) -> int:
+def _delay_kind(p: PackingProblem, s: State, begin: int, end: int, i: int, tail: int) -> int:
     """Buffer i does not rest now, nor one that is its equal, for the reasons of the dead end. The trail's new length."""
     why = cause_like(s, int64(CONFLICT))
     for at in range(begin, end):
@@ -266,7 +268,7 @@ def _delay_kind(p: Problem, s: State, begin: int, end: int, i: int, tail: int) -
 
 
 @inner
-def _next_component(p: Problem, s: State, depth: int) -> int:
+def _next_component(p: PackingProblem, s: State, depth: int) -> int:
     """Copy the next buffers of a frame that no cut separates (they are sorted by start) behind its own; their number.
 
     The cursor may pass the placed buffer only: siblings solved before lie left of it.

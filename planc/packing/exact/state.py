@@ -36,7 +36,7 @@ _CAUSE_WORDS = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class Problem(Packed):
+class PackingProblem(Packed):
     """What stays fixed: buffers (see Model), and the capacity in bytes.
 
     `near[near_first[i] : near_first[i + 1]]` are the buffers that buffer i meets in time, `alive[alive_first[t] :
@@ -103,7 +103,7 @@ class State(Packed):
     last: Array
 
 
-def build_problem(model: Model) -> Problem:
+def build_problem(model: Model) -> PackingProblem:
     """The search problem of a model, with capacity 0."""
     spans = [tuple(zip(model.lower[a:b].tolist(), model.upper[a:b].tolist(), strict=True))
              for a, b in zip(model.first[:-1], model.first[1:], strict=True)]  # fmt: skip
@@ -113,7 +113,7 @@ def build_problem(model: Model) -> Problem:
     meets = model.meetings()
     near_first = np.concatenate([[0], np.cumsum(meets.sum(axis=1))]).astype(np.int64)
     alive_first, alive = _alive(model)
-    return Problem(
+    return PackingProblem(
         model.top, model.size, model.alignment, kind, model.first, model.lower, model.upper,
         near_first, np.nonzero(meets)[1].astype(np.int32), alive_first, alive, model.load(),
         int((model.size - model.top).max(initial=0)), 0,
@@ -135,7 +135,9 @@ def new_memory() -> Array:
     return np.zeros(MEMORY, np.int64)
 
 
-def new_state(problem: Problem, rank: Array, choice: int, control: Array, weight: Weights, memory: Array) -> State:
+def new_state(
+    problem: PackingProblem, rank: Array, choice: int, control: Array, weight: Weights, memory: Array
+) -> State:
     """Nothing placed yet, everything to be looked at."""
     count, sections = len(problem.size), len(problem.load)
     # Along one path a pair of buffers enters the trail at most once by placing; the rest is for delays and sections.

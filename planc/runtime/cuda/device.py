@@ -24,11 +24,12 @@ from planc.runtime.cuda.driver import Context, allocate, allocate_pinned, call, 
 from planc.runtime.cuda.graph import Replay, record
 from planc.runtime.cuda.handle_sharing import is_sharing, shared_handle
 from planc.runtime.cuda.provider import cuda_session, form_options, load_libraries, reserve_scratch, run_options
-from planc.runtime.cuda.scratch import ALIGNMENT, scratch_allocator
-from planc.runtime.device import Engine, Event, Segment, TensorAddress
+from planc.runtime.cuda.scratch import scratch_allocator
+from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
 from planc.runtime.ort.sessions import faithful_options, read_scratch, record_scratch, share_scratch
-from planc.runtime.scratch import Region
+from planc.runtime.scratch import ScratchRegion
+from planc.units import ALIGNMENT
 
 _UNSHARED = (
     "each session of this step takes 8-10 MiB of device memory beside the plan for a cuDNN handle of its own: where this "
@@ -73,7 +74,7 @@ class CudaDevice:
         self._size, self._host_size = slab_bytes, host_bytes
         self._slab = self._host = 0
         self._allocator = scratch_allocator(index)
-        self._scratch = Region(0, 0, ALIGNMENT)
+        self._scratch = ScratchRegion(0, 0, ALIGNMENT)
         self._streams: dict[Engine, Any] = {}
         self._events: list[Any] = []
         self._used_events = 0
@@ -90,7 +91,7 @@ class CudaDevice:
             if self._allocator is None:
                 reserve_scratch(scratch_bytes, index)
             elif scratch_bytes:
-                self._scratch = Region(allocate(scratch_bytes, "the plan's scratch"), scratch_bytes, ALIGNMENT)
+                self._scratch = ScratchRegion(allocate(scratch_bytes, "the plan's scratch"), scratch_bytes, ALIGNMENT)
         except BaseException:
             self.close()
             raise
@@ -121,7 +122,7 @@ class CudaDevice:
         free, total = call("cuMemGetInfo")
         return int(total - free)
 
-    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> Segment:
+    def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> LoadedSegment:
         """Create or reuse the session of `model` in a form of `FORMS` and bind its ports."""
         session = self._sessions.get((model.signature, form)) or self._new_session(model, form)
         binding = session.io_binding()
@@ -149,7 +150,7 @@ class CudaDevice:
             warnings.warn(_UNSHARED, RuntimeWarning, stacklevel=2)
         return session
 
-    def launch(self, segment: Segment) -> None:
+    def launch(self, segment: LoadedSegment) -> None:
         """Queue the segment's kernels."""
         if not isinstance(segment, _Bound):
             raise InternalError("a segment of another device was launched on CUDA")

@@ -14,7 +14,7 @@ from planc.errors import DeviceError
 from planc.runtime.cuda import handle_sharing as cuda_handles
 from planc.runtime.cuda.fused import with_kernels
 from planc.runtime.ort.sessions import faithful_options
-from planc.units import format_bytes
+from planc.units import ALIGNMENT, format_bytes
 
 NAME = "CUDAExecutionProvider"
 
@@ -23,8 +23,6 @@ _LIBRARIES = ("libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcur
 
 _NVIDIA = 0x10DE
 """PCI vendor identity."""
-
-_ARENA_ALIGNMENT = 256
 
 _CUBLAS_WORKSPACE = ":16:8"
 """cuBLAS's workspaces: eight of 16 KiB a handle instead of 32 MiB and more. Each session owns handles: with this one
@@ -179,11 +177,11 @@ def _memory_info(index: int) -> Any:
         _NVIDIA,
         index,
         ort.OrtDeviceMemoryType.DEFAULT,
-        _ARENA_ALIGNMENT,
+        ALIGNMENT,
         ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR,
     )
 
 
 def _arena(size: int) -> ort.OrtArenaCfg:
-    size = max(size, _ARENA_ALIGNMENT)  # ONNX Runtime doubles an arena of nothing for ever
+    size = max(size, ALIGNMENT)  # ONNX Runtime doubles an arena of nothing for ever
     return ort.OrtArenaCfg({"arena_extend_strategy": 0, "max_mem": size, "initial_chunk_size_bytes": size})

@@ -10,6 +10,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from planc.errors import DeviceError
+from planc.graph.annotations import IR_VERSION
 from planc.runtime.cuda.driver import (
     Context,
     allocate,
@@ -126,7 +127,7 @@ def _run_something(index: int) -> None:
     """Run one operator on the card and look at the answer. Raises DeviceError."""
     x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [4]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "neg", [x], [y])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=IR_VERSION)
     value = np.arange(4, dtype=np.float32)
     (answer,) = cuda_session(model.SerializeToString(), index).run(["y"], {"x": value})
     if not np.array_equal(answer, -value):

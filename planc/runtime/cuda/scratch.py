@@ -10,9 +10,6 @@ from functools import cache
 from planc.runtime.cuda.provider import load_libraries
 from planc.runtime.scratch import ScratchAllocator
 
-ALIGNMENT = 256
-"""Of every allocation, as ONNX Runtime's arena aligns them."""
-
 
 class DeviceHeap:
     """Device memory outside of the plan: what sessions keep, and what an operator asks beyond its scratch."""

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.lowering import TorchLowering, aten, lower
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.emit.builder import Value
+from planc.training.emit.builder import Var
 
 
-def _attributes(w: Value, stride: list[int], padding: list[int], dilation: list[int], groups: int) -> dict[str, Any]:
+def _attributes(w: Var, stride: list[int], padding: list[int], dilation: list[int], groups: int) -> dict[str, Any]:
     dims = w.rank - 2
     stride, padding, dilation = (list(v) * (dims // len(v)) for v in (stride, padding, dilation))
     return {
@@ -18,14 +18,14 @@ def _attributes(w: Value, stride: list[int], padding: list[int], dilation: list[
 
 @lower(aten.convolution.default)
 def convolution(
-    c: Lowering, input: Value, weight: Value, bias: Value | None, stride: list[int], padding: list[int],
+    c: TorchLowering, input: Var, weight: Var, bias: Var | None, stride: list[int], padding: list[int],
     dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
-) -> Value:  # fmt: skip
+) -> Var:  # fmt: skip
     """Conv, or ConvTranspose where `transposed`."""
     attributes = _attributes(weight, stride, padding, dilation, groups)
     if transposed and any(output_padding):
         attributes["output_padding"] = list(output_padding)
-    y = Value(c.fresh("Conv"), *c.specs[0])
+    y = Var(c.fresh("Conv"), *c.specs[0])
     inputs = [input, weight] if bias is None else [input, weight, bias]
     emit_forward(c.b, forward_node(c.b, c.table, "ConvTranspose" if transposed else "Conv", inputs, [y], **attributes))
     return y
@@ -33,15 +33,15 @@ def convolution(
 
 @lower(aten.convolution_backward.default)
 def convolution_backward(
-    c: Lowering, grad_output: Value, input: Value, weight: Value, bias_sizes: list[int] | None, stride: list[int],
+    c: TorchLowering, grad_output: Var, input: Var, weight: Var, bias_sizes: list[int] | None, stride: list[int],
     padding: list[int], dilation: list[int], transposed: bool, output_padding: list[int], groups: int,
     output_mask: list[bool],
-) -> tuple[Value | None, ...]:  # fmt: skip
+) -> tuple[Var | None, ...]:  # fmt: skip
     """The gradients of input, weight and bias that `output_mask` asks for."""
     attributes = _attributes(weight, stride, padding, dilation, groups)
     if transposed and any(output_padding):
         attributes["output_padding"] = list(output_padding)
-    bias = Value("", tuple(bias_sizes), weight.dtype) if bias_sizes else None
+    bias = Var("", tuple(bias_sizes), weight.dtype) if bias_sizes else None
     op_type = "ConvTranspose" if transposed else "Conv"
     node = forward_node(c.b, c.table, op_type, [input, weight, bias], [grad_output], **attributes)
     found = gradients_of(c.b, node, [grad_output], [i for i, asked in enumerate(output_mask) if asked])

@@ -6,16 +6,16 @@ import numpy as np
 from onnx import TensorProto
 
 from planc.errors import ModelError
-from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.lowering import TorchLowering, aten, lower
 from planc.training.apply import forward_node, gradients_of
-from planc.training.emit.builder import Value
+from planc.training.emit.builder import Var
 
 
 @lower(aten.embedding.default)
 def embedding(
-    c: Lowering, weight: Value, indices: Value, padding_idx: int = -1, scale_grad_by_freq: bool = False,
+    c: TorchLowering, weight: Var, indices: Var, padding_idx: int = -1, scale_grad_by_freq: bool = False,
     sparse: bool = False,
-) -> Value:  # fmt: skip
+) -> Var:  # fmt: skip
     """Rows of `weight`."""
     del padding_idx, scale_grad_by_freq, sparse
     c.index_ranges[indices.name] = min(weight.shape[0], c.index_ranges.get(indices.name, weight.shape[0]))
@@ -24,12 +24,12 @@ def embedding(
 
 @lower(aten.embedding_dense_backward.default)
 def embedding_backward(
-    c: Lowering, grad_output: Value, indices: Value, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
-) -> Value:
+    c: TorchLowering, grad_output: Var, indices: Var, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> Var:
     """Rows summed by index, in the library's repeatable form; the padding row gets none."""
     if scale_grad_by_freq:
         raise ModelError("embeddings whose gradient is scaled by frequency are not supported")
-    table = Value("", (num_weights, grad_output.shape[-1]), grad_output.dtype)
+    table = Var("", (num_weights, grad_output.shape[-1]), grad_output.dtype)
     found = _gather_gradient(c, table, indices, grad_output, 0)
     if not 0 <= padding_idx < num_weights:
         return found
@@ -38,18 +38,18 @@ def embedding_backward(
     return c.b.mul(found, c.b.cast(c.b.constant(kept), found.dtype))
 
 
-def _gather_gradient(c: Lowering, table: Value, indices: Value, dy: Value, axis: int) -> Value:
+def _gather_gradient(c: TorchLowering, table: Var, indices: Var, dy: Var, axis: int) -> Var:
     node = forward_node(c.b, c.table, "Gather", [table, indices], [dy], axis=axis)
     return c.b.cast(gradients_of(c.b, node, [dy], [0])[0], table.dtype)
 
 
 @lower(aten.index_select.default)
-def index_select(c: Lowering, self: Value, dim: int, index: Value) -> Value:
+def index_select(c: TorchLowering, self: Var, dim: int, index: Var) -> Var:
     """Positions `index` of an axis."""
     return c.b.op("Gather", [self, index], c.specs[0][0], axis=dim % self.rank)
 
 
-def _sole_index(indices: list[Value | None]) -> tuple[int, Value]:
+def _sole_index(indices: list[Var | None]) -> tuple[int, Var]:
     """(axis, index) of indexing by one integer tensor."""
     given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
     if len(given) != 1 or given[0][1].dtype == TensorProto.BOOL:
@@ -58,51 +58,51 @@ def _sole_index(indices: list[Value | None]) -> tuple[int, Value]:
 
 
 @lower(aten.index.Tensor, aten._unsafe_index.Tensor)
-def index(c: Lowering, self: Value, indices: list[Value | None]) -> Value:
+def index(c: TorchLowering, self: Var, indices: list[Var | None]) -> Var:
     """self[..., index, ...] by one integer tensor."""
     axis, at = _sole_index(indices)
     return c.b.op("Gather", [self, at], c.specs[0][0], axis=axis)
 
 
 @lower(aten.index_put.default, aten._unsafe_index_put.default, raw=("self",))
-def index_put(c: Lowering, self: Any, indices: list[Value | None], values: Value, accumulate: bool = False) -> Value:
+def index_put(c: TorchLowering, self: Any, indices: list[Var | None], values: Var, accumulate: bool = False) -> Var:
     """Values added at the positions of one integer tensor: the gradient of indexing."""
     axis, at = _sole_index(indices)
     if not accumulate:
         raise ModelError("assignment to indexed positions has no repeatable lowering to ONNX; use where")
     shape, dtype = c.specs[0]
-    added = _gather_gradient(c, Value("", shape, dtype), at, values, axis)
+    added = _gather_gradient(c, Var("", shape, dtype), at, values, axis)
     return added if c.number(self) == 0 else c.b.add(c.value(self), added)
 
 
 @lower(aten.gather.default)
-def gather(c: Lowering, self: Value, dim: int, index: Value, sparse_grad: bool = False) -> Value:
+def gather(c: TorchLowering, self: Var, dim: int, index: Var, sparse_grad: bool = False) -> Var:
     """One element per index along an axis."""
     del sparse_grad
     return c.b.op("GatherElements", [self, index], index.shape, self.dtype, axis=dim % self.rank)
 
 
 @lower(aten.scatter_add.default, raw=("self",))
-def scatter_add(c: Lowering, self: Any, dim: int, index: Value, src: Value) -> Value:
+def scatter_add(c: TorchLowering, self: Any, dim: int, index: Var, src: Var) -> Var:
     """src added at `index` along an axis; onto zeros it is the gradient of a gather."""
     shape, dtype = c.specs[0]
     axis, part = dim % len(shape), src
     if src.shape != index.shape:
         part = c.b.slice(src, {i: (0, d, 1) for i, d in enumerate(index.shape)})
-    node = forward_node(c.b, c.table, "GatherElements", [Value("", shape, dtype), index], [part], axis=axis)
+    node = forward_node(c.b, c.table, "GatherElements", [Var("", shape, dtype), index], [part], axis=axis)
     added = c.b.cast(gradients_of(c.b, node, [part], [0])[0], dtype)
     return added if c.number(self) == 0 else c.b.add(c.value(self), added)
 
 
 @lower(aten.scatter.value, aten.scatter.src)
-def scatter(c: Lowering, self: Value, dim: int, index: Value, value: Any = None, src: Value | None = None) -> Value:
+def scatter(c: TorchLowering, self: Var, dim: int, index: Var, value: Any = None, src: Var | None = None) -> Var:
     """Elements replaced at `index` along an axis; indices must not collide."""
     part = src if src is not None else c.b.expand(c.b.scalar_for(float(value), self), index.shape)
     return c.b.op("ScatterElements", [self, index, part], self.shape, axis=dim % self.rank)
 
 
 @lower(aten.one_hot.default)
-def one_hot(c: Lowering, self: Value, num_classes: int = -1) -> Value:
+def one_hot(c: TorchLowering, self: Var, num_classes: int = -1) -> Var:
     """1 at each label, else 0."""
     levels = c.b.constant(np.array([0, 1], np.int64))
     del num_classes

@@ -2,19 +2,19 @@
 
 from typing import Any
 
-from planc.torch.lowering import Lowering, aten, lower
-from planc.training.emit.builder import Value
+from planc.torch.lowering import TorchLowering, aten, lower
+from planc.training.emit.builder import Var
 
 
 @lower(aten.mm.default, raw=("self", "mat2"))
-def mm(c: Lowering, self: Any, mat2: Any) -> Value:
+def mm(c: TorchLowering, self: Any, mat2: Any) -> Var:
     """[M, K] x [K, N]."""
     (a, trans_a), (b, trans_b) = c.factor(self), c.factor(mat2)
     return c.b.gemm(a, b, trans_a=trans_a, trans_b=trans_b)
 
 
 @lower(aten.addmm.default, raw=("mat1", "mat2"))
-def addmm(c: Lowering, self: Value, mat1: Any, mat2: Any, beta: float = 1, alpha: float = 1) -> Value:
+def addmm(c: TorchLowering, self: Var, mat1: Any, mat2: Any, beta: float = 1, alpha: float = 1) -> Var:
     """beta self + alpha mat1 mat2."""
     (a, trans_a), (b, trans_b) = c.factor(mat1), c.factor(mat2)
     flags: dict[str, Any] = {k: 1 for k, on in (("transA", trans_a), ("transB", trans_b)) if on}
@@ -23,13 +23,13 @@ def addmm(c: Lowering, self: Value, mat1: Any, mat2: Any, beta: float = 1, alpha
 
 
 @lower(aten.bmm.default)
-def bmm(c: Lowering, self: Value, mat2: Value) -> Value:
+def bmm(c: TorchLowering, self: Var, mat2: Var) -> Var:
     """A product per batch element."""
     return c.b.matmul(self, mat2)
 
 
 @lower(aten.baddbmm.default)
-def baddbmm(c: Lowering, self: Value, batch1: Value, batch2: Value, beta: float = 1, alpha: float = 1) -> Value:
+def baddbmm(c: TorchLowering, self: Var, batch1: Var, batch2: Var, beta: float = 1, alpha: float = 1) -> Var:
     """beta self + alpha batch1 batch2."""
     product = c.b.mul(c.b.matmul(batch1, batch2), float(alpha))
     return c.b.add(product, c.b.mul(self, float(beta))) if beta else product

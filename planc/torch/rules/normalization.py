@@ -7,20 +7,20 @@ import numpy as np
 from onnx import helper
 
 from planc.errors import ModelError
-from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.lowering import TorchLowering, aten, lower
 from planc.torch.tensors import Recorded
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.emit.builder import Builder, Value
+from planc.training.emit.builder import Builder, Var
 from planc.training.registry import ForwardNode
 from planc.training.rules.reductions import channel_sum
 
 
-def _vector(c: Lowering, given: Value | None, size: int, number: float, dtype: int) -> Value:
+def _vector(c: TorchLowering, given: Var | None, size: int, number: float, dtype: int) -> Var:
     return given if given is not None else c.b.full((size,), number, dtype)
 
 
 def _batch_norm_node(
-    c: Lowering, x: Value, y: Value, weight: Value | None, bias: Value | None, statistics: tuple[Value | None, ...],
+    c: TorchLowering, x: Var, y: Var, weight: Var | None, bias: Var | None, statistics: tuple[Var | None, ...],
     training: bool, epsilon: float,
 ) -> ForwardNode:  # fmt: skip
     channels = x.shape[1]
@@ -34,14 +34,14 @@ def _batch_norm_node(
 
 @lower(aten._native_batch_norm_legit_functional.default)
 def batch_norm(
-    c: Lowering, input: Value, weight: Value | None, bias: Value | None, running_mean: Value, running_var: Value,
+    c: TorchLowering, input: Var, weight: Var | None, bias: Var | None, running_mean: Var, running_var: Var,
     training: bool, momentum: float, eps: float,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Batch statistics, the statistics' record for the gradient, and the running statistics that follow.
 
     torch keeps the unbiased variance in its running statistics. They are emitted later, in an update layer.
     """
-    y = Value(c.fresh("BatchNormalization"), *c.specs[0])
+    y = Var(c.fresh("BatchNormalization"), *c.specs[0])
     node = _batch_norm_node(c, input, y, weight, bias, (running_mean, running_var), training, eps)
     record = Recorded(emit_forward(c.b, node)[0])
     if not training:
@@ -50,15 +50,13 @@ def batch_norm(
     unbiased = count / (count - 1) if count > 1 else 1.0
     moved = []
     for statistic, running, factor in (("mean", running_mean, 1.0), ("variance", running_var, unbiased)):
-        following = Value(f"{running.name}.next", running.shape, running.dtype)
+        following = Var(f"{running.name}.next", running.shape, running.dtype)
         c.updates.append(partial(_moved, running, record.node.saved[statistic], following, momentum, factor))
         moved.append(following)
     return y, record, record, *moved
 
 
-def _moved(
-    running: Value, batch: Value, following: Value, momentum: float, factor: float, b: Builder
-) -> dict[str, Value]:
+def _moved(running: Var, batch: Var, following: Var, momentum: float, factor: float, b: Builder) -> dict[str, Var]:
     """running (1 - momentum) + batch factor momentum."""
     kept = b.mul(running, 1 - momentum)
     return {running.name: b.add(kept, b.mul(batch, momentum * factor), name=following.name)}
@@ -66,11 +64,11 @@ def _moved(
 
 @lower(aten._native_batch_norm_legit.no_stats)
 def batch_norm_without_statistics(
-    c: Lowering, input: Value, weight: Value | None, bias: Value | None, training: bool, momentum: float, eps: float
+    c: TorchLowering, input: Var, weight: Var | None, bias: Var | None, training: bool, momentum: float, eps: float
 ) -> tuple[Any, ...]:
     """Batch statistics only."""
     del momentum
-    y = Value(c.fresh("BatchNormalization"), *c.specs[0])
+    y = Var(c.fresh("BatchNormalization"), *c.specs[0])
     node = _batch_norm_node(c, input, y, weight, bias, (None, None), training, eps)
     record = Recorded(emit_forward(c.b, node)[0])
     return y, record, record
@@ -78,7 +76,7 @@ def batch_norm_without_statistics(
 
 @lower(aten._native_batch_norm_legit_no_training.default)
 def batch_norm_frozen(
-    c: Lowering, input: Value, weight: Value | None, bias: Value | None, running_mean: Value, running_var: Value,
+    c: TorchLowering, input: Var, weight: Var | None, bias: Var | None, running_mean: Var, running_var: Var,
     momentum: float, eps: float,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Normalisation by the running statistics, which stay as they are."""
@@ -88,9 +86,9 @@ def batch_norm_frozen(
 
 @lower(aten.native_batch_norm_backward.default, raw=("save_mean", "save_invstd"))
 def batch_norm_backward(
-    c: Lowering, grad_out: Value, input: Value, weight: Value | None, running_mean: Value | None,
-    running_var: Value | None, save_mean: Any, save_invstd: Any, train: bool, eps: float, output_mask: list[bool],
-) -> tuple[Value | None, ...]:  # fmt: skip
+    c: TorchLowering, grad_out: Var, input: Var, weight: Var | None, running_mean: Var | None,
+    running_var: Var | None, save_mean: Any, save_invstd: Any, train: bool, eps: float, output_mask: list[bool],
+) -> tuple[Var | None, ...]:  # fmt: skip
     """The gradients of input, weight and bias."""
     del save_invstd
     if isinstance(save_mean, Recorded):
@@ -104,7 +102,7 @@ def batch_norm_backward(
 
 
 def _layer_norm_node(
-    c: Lowering, x: Value, y: Value, normalized_shape: list[int], weight: Value | None, bias: Value | None, eps: float
+    c: TorchLowering, x: Var, y: Var, normalized_shape: list[int], weight: Var | None, bias: Var | None, eps: float
 ) -> ForwardNode:
     shape = tuple(normalized_shape)
     numpy_type = helper.tensor_dtype_to_np_dtype(x.dtype)
@@ -115,10 +113,10 @@ def _layer_norm_node(
 
 @lower(aten.native_layer_norm.default)
 def layer_norm(
-    c: Lowering, input: Value, normalized_shape: list[int], weight: Value | None, bias: Value | None, eps: float
+    c: TorchLowering, input: Var, normalized_shape: list[int], weight: Var | None, bias: Var | None, eps: float
 ) -> tuple[Any, ...]:
     """The output; mean and deviation are computed anew where the gradient needs them."""
-    y = Value(c.fresh("LayerNormalization"), *c.specs[0])
+    y = Var(c.fresh("LayerNormalization"), *c.specs[0])
     node = _layer_norm_node(c, input, y, normalized_shape, weight, bias, eps)
     record = Recorded(emit_forward(c.b, node)[0])
     return y, record, record
@@ -126,9 +124,9 @@ def layer_norm(
 
 @lower(aten.native_layer_norm_backward.default, raw=("mean", "rstd"))
 def layer_norm_backward(
-    c: Lowering, grad_out: Value, input: Value, normalized_shape: list[int], mean: Any, rstd: Any,
-    weight: Value | None, bias: Value | None, output_mask: list[bool],
-) -> tuple[Value | None, ...]:  # fmt: skip
+    c: TorchLowering, grad_out: Var, input: Var, normalized_shape: list[int], mean: Any, rstd: Any,
+    weight: Var | None, bias: Var | None, output_mask: list[bool],
+) -> tuple[Var | None, ...]:  # fmt: skip
     """The gradients of input, weight and bias."""
     del input, normalized_shape, rstd, weight, bias
     if not isinstance(mean, Recorded):
@@ -139,7 +137,7 @@ def layer_norm_backward(
 
 @lower(aten.native_group_norm.default)
 def group_norm(
-    c: Lowering, input: Value, weight: Value | None, bias: Value | None, N: int, C: int, HxW: int, group: int,
+    c: TorchLowering, input: Var, weight: Var | None, bias: Var | None, N: int, C: int, HxW: int, group: int,
     eps: float,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Groups of channels normalised per sample (Wu and He, 2018): an instance norm of [N, group, rest], then scaled."""
@@ -147,7 +145,7 @@ def group_norm(
     b, column = c.b, (1, input.shape[1], *[1] * (input.rank - 2))
     rows = c.view(input, (N, group, input.size // (N * group)))
     one, zero = (b.full((group,), n, input.dtype) for n in (1.0, 0.0))
-    xhat = Value(c.fresh("InstanceNormalization"), rows.shape, rows.dtype)
+    xhat = Var(c.fresh("InstanceNormalization"), rows.shape, rows.dtype)
     node = forward_node(b, c.table, "InstanceNormalization", [rows, one, zero], [xhat], epsilon=float(eps))
     record = Recorded(emit_forward(b, node)[0])
     y = c.view(xhat, input.shape)
@@ -157,15 +155,15 @@ def group_norm(
 
 @lower(aten.native_group_norm_backward.default, raw=("mean", "rstd"))
 def group_norm_backward(
-    c: Lowering, grad_out: Value, input: Value, mean: Any, rstd: Any, weight: Value | None, N: int, C: int, HxW: int,
+    c: TorchLowering, grad_out: Var, input: Var, mean: Any, rstd: Any, weight: Var | None, N: int, C: int, HxW: int,
     group: int, output_mask: list[bool],
-) -> tuple[Value | None, ...]:  # fmt: skip
+) -> tuple[Var | None, ...]:  # fmt: skip
     """The gradients of input, weight and bias; the normalised input is computed anew, so only the input is kept."""
     del rstd, N, C, HxW, group
     if not isinstance(mean, Recorded):
         raise ModelError("a group-norm's gradient without its forward operator has no lowering to ONNX")
     b, node, channels = c.b, mean.node, input.shape[1]
-    found: list[Value | None] = [None, None, None]
+    found: list[Var | None] = [None, None, None]
     if output_mask[1]:
         again = b.op("InstanceNormalization", list(node.inputs), node.output.shape, **node.attributes)
         xhat = c.view(again, input.shape)
@@ -181,14 +179,14 @@ def group_norm_backward(
 
 
 @lower(aten._softmax.default)
-def softmax(c: Lowering, self: Value, dim: int, half_to_float: bool = False) -> Value:
+def softmax(c: TorchLowering, self: Var, dim: int, half_to_float: bool = False) -> Var:
     """exp(x) / sum exp(x) along an axis."""
     del half_to_float
     return c.b.unary("Softmax", self, axis=dim % self.rank)
 
 
 @lower(aten._softmax_backward_data.default)
-def softmax_backward(c: Lowering, grad_output: Value, output: Value, dim: int, input_dtype: Any) -> Value:
+def softmax_backward(c: TorchLowering, grad_output: Var, output: Var, dim: int, input_dtype: Any) -> Var:
     """From the output."""
     del input_dtype
     node = forward_node(c.b, c.table, "Softmax", [None], [output], axis=dim % output.rank)

@@ -8,15 +8,15 @@ import numpy as np
 from onnx import helper
 
 from planc.errors import ModelError
-from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.lowering import TorchLowering, aten, lower
 from planc.torch.tensors import Recorded
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.emit.builder import Array, Value
+from planc.training.emit.builder import Array, Var
 from planc.training.registry import ForwardNode
 
 
 def _pads(
-    x: Value, y: tuple[int, ...], kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]
+    x: Var, y: tuple[int, ...], kernel: list[int], stride: list[int], padding: list[int], dilation: list[int]
 ) -> list[int]:
     """(before..., after...): what a ceiling of the output size adds becomes padding behind."""
     after = []
@@ -35,16 +35,16 @@ def _full(values: list[int] | int | None, dims: int, default: list[int]) -> list
 
 @lower(aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default)
 def max_pool(
-    c: Lowering, self: Value, kernel_size: list[int], stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    c: TorchLowering, self: Var, kernel_size: list[int], stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False,
-) -> tuple[Value, Recorded]:  # fmt: skip
+) -> tuple[Var, Recorded]:  # fmt: skip
     """Maximum of each window; what the gradient needs instead of torch's indices."""
     del ceil_mode
     dims = self.rank - 2
     kernel = _full(kernel_size, dims, [])
     strides, dilations = _full(stride, dims, kernel), _full(dilation, dims, [1] * dims)
     pads = _pads(self, c.specs[0][0], kernel, strides, _full(padding, dims, [0] * dims), dilations)
-    y = Value(c.fresh("MaxPool"), *c.specs[0])
+    y = Var(c.fresh("MaxPool"), *c.specs[0])
     node = forward_node(
         c.b, c.table, "MaxPool", [self], [y], kernel_shape=kernel, strides=strides, pads=pads, dilations=dilations
     )
@@ -52,7 +52,7 @@ def max_pool(
 
 
 @lower(aten.max_pool2d_with_indices_backward.default, aten.max_pool3d_with_indices_backward.default, raw=("indices",))
-def max_pool_backward(c: Lowering, grad_output: Value, self: Value, indices: Any, **_: Any) -> Value:
+def max_pool_backward(c: TorchLowering, grad_output: Var, self: Var, indices: Any, **_: Any) -> Var:
     """To the maxima that the forward pool found."""
     del self
     if not isinstance(indices, Recorded):
@@ -61,7 +61,7 @@ def max_pool_backward(c: Lowering, grad_output: Value, self: Value, indices: Any
 
 
 def _average_node(
-    c: Lowering, x: Value, y: Value, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool,
+    c: TorchLowering, x: Var, y: Var, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool,
     count_include_pad: bool, divisor_override: int | None,
 ) -> ForwardNode:  # fmt: skip
     dims = x.rank - 2
@@ -79,11 +79,11 @@ def _average_node(
 
 @lower(aten.avg_pool2d.default, aten.avg_pool3d.default)
 def average_pool(
-    c: Lowering, self: Value, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
+    c: TorchLowering, self: Var, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
-) -> Value:  # fmt: skip
+) -> Var:  # fmt: skip
     """Mean of each window."""
-    y = Value(c.fresh("AveragePool"), *c.specs[0])
+    y = Var(c.fresh("AveragePool"), *c.specs[0])
     emit_forward(
         c.b,
         _average_node(c, self, y, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override),
@@ -93,9 +93,9 @@ def average_pool(
 
 @lower(aten.avg_pool2d_backward.default, aten.avg_pool3d_backward.default)
 def average_pool_backward(
-    c: Lowering, grad_output: Value, self: Value, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool,
+    c: TorchLowering, grad_output: Var, self: Var, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool,
     count_include_pad: bool, divisor_override: int | None,
-) -> Value:  # fmt: skip
+) -> Var:  # fmt: skip
     """Each window's gradient shared among its inputs."""
     node = _average_node(
         c, self, grad_output, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
@@ -112,7 +112,7 @@ def _adaptive_weights(size: int, out: int) -> Array:
     return weights
 
 
-def _along_axes(c: Lowering, a: Value, rows: Array, columns: Array) -> Value:
+def _along_axes(c: TorchLowering, a: Var, rows: Array, columns: Array) -> Var:
     """rows · a · columnsᵀ over the last two axes; factors of one row or square identities are left to the caller."""
     dtype = helper.tensor_dtype_to_np_dtype(a.dtype)
     left, right = c.b.constant(rows.astype(dtype)), c.b.constant(np.ascontiguousarray(columns.T.astype(dtype)))
@@ -120,7 +120,7 @@ def _along_axes(c: Lowering, a: Value, rows: Array, columns: Array) -> Value:
 
 
 @lower(aten._adaptive_avg_pool2d.default)
-def adaptive_average_pool(c: Lowering, self: Value, output_size: list[int]) -> Value:
+def adaptive_average_pool(c: TorchLowering, self: Var, output_size: list[int]) -> Var:
     """A plain pool where the windows tile the image, else a product per axis."""
     size = self.shape[2:]
     if all(s % o == 0 for s, o in zip(size, output_size, strict=True)):
@@ -130,7 +130,7 @@ def adaptive_average_pool(c: Lowering, self: Value, output_size: list[int]) -> V
 
 
 @lower(aten._adaptive_avg_pool2d_backward.default)
-def adaptive_average_pool_backward(c: Lowering, grad_output: Value, self: Value) -> Value:
+def adaptive_average_pool_backward(c: TorchLowering, grad_output: Var, self: Var) -> Var:
     """The transpose of the forward product, or the gradient of the plain pool."""
     size, out = self.shape[2:], grad_output.shape[2:]
     if all(s % o == 0 for s, o in zip(size, out, strict=True)):
@@ -144,7 +144,7 @@ def adaptive_average_pool_backward(c: Lowering, grad_output: Value, self: Value)
     return _along_axes(c, grad_output, weights[0], weights[1])
 
 
-def _tiled(x: Value, out: Sequence[int]) -> list[int]:
+def _tiled(x: Var, out: Sequence[int]) -> list[int]:
     """The kernel of the plain pool that an adaptive max-pool is. Raises ModelError where windows overlap."""
     if any(size % o for size, o in zip(x.shape[2:], out, strict=True)):
         raise ModelError(f"an adaptive max-pool from {list(x.shape[2:])} to {list(out)} has no lowering to ONNX")
@@ -152,13 +152,13 @@ def _tiled(x: Value, out: Sequence[int]) -> list[int]:
 
 
 @lower(aten.adaptive_max_pool2d.default)
-def adaptive_max_pool(c: Lowering, self: Value, output_size: list[int]) -> tuple[Value, Recorded]:
+def adaptive_max_pool(c: TorchLowering, self: Var, output_size: list[int]) -> tuple[Var, Recorded]:
     """A plain pool where the windows tile the image."""
     return max_pool(c, self, _tiled(self, output_size))
 
 
 @lower(aten.adaptive_max_pool2d_backward.default, raw=("indices",))
-def adaptive_max_pool_backward(c: Lowering, grad_output: Value, self: Value, indices: Any) -> Value:
+def adaptive_max_pool_backward(c: TorchLowering, grad_output: Var, self: Var, indices: Any) -> Var:
     """To the maxima that the forward pool found."""
     return max_pool_backward(c, grad_output, self, indices)
 
@@ -169,14 +169,14 @@ def _border_rows(size: int, before: int, after: int, mode: str) -> Array:
     return np.asarray(np.eye(size)[rows])
 
 
-def _border(c: Lowering, a: Value, padding: list[int], mode: str) -> Value:
+def _border(c: TorchLowering, a: Var, padding: list[int], mode: str) -> Var:
     """Pads the last two axes; `padding` lists (before, after) from the last axis on."""
     left, right, top, bottom = padding
     pads = [*[0] * (a.rank - 2), top, left, *[0] * (a.rank - 2), bottom, right]
     return c.b.op("Pad", [a, c.b.ints(pads)], c.specs[0][0], mode=mode)
 
 
-def _border_backward(c: Lowering, dy: Value, x: Value, padding: list[int], mode: str) -> Value:
+def _border_backward(c: TorchLowering, dy: Var, x: Var, padding: list[int], mode: str) -> Var:
     """Sums over the copies, as a product per axis."""
     left, right, top, bottom = padding
     rows, columns = _border_rows(x.shape[-2], top, bottom, mode), _border_rows(x.shape[-1], left, right, mode)
@@ -184,24 +184,24 @@ def _border_backward(c: Lowering, dy: Value, x: Value, padding: list[int], mode:
 
 
 @lower(aten.reflection_pad2d.default)
-def reflection_pad(c: Lowering, self: Value, padding: list[int]) -> Value:
+def reflection_pad(c: TorchLowering, self: Var, padding: list[int]) -> Var:
     """The border mirrored."""
     return _border(c, self, padding, "reflect")
 
 
 @lower(aten.reflection_pad2d_backward.default)
-def reflection_pad_backward(c: Lowering, grad_output: Value, self: Value, padding: list[int]) -> Value:
+def reflection_pad_backward(c: TorchLowering, grad_output: Var, self: Var, padding: list[int]) -> Var:
     """See reflection_pad."""
     return _border_backward(c, grad_output, self, padding, "reflect")
 
 
 @lower(aten.replication_pad2d.default)
-def replication_pad(c: Lowering, self: Value, padding: list[int]) -> Value:
+def replication_pad(c: TorchLowering, self: Var, padding: list[int]) -> Var:
     """The border repeated."""
     return _border(c, self, padding, "edge")
 
 
 @lower(aten.replication_pad2d_backward.default)
-def replication_pad_backward(c: Lowering, grad_output: Value, self: Value, padding: list[int]) -> Value:
+def replication_pad_backward(c: TorchLowering, grad_output: Var, self: Var, padding: list[int]) -> Var:
     """See replication_pad."""
     return _border_backward(c, grad_output, self, padding, "edge")

@@ -6,23 +6,23 @@ from typing import Any
 import numpy as np
 
 from planc.errors import ModelError
-from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.lowering import TorchLowering, aten, lower
 from planc.torch.tensors import Recorded
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.emit.builder import Value
+from planc.training.emit.builder import Var
 
 
 @lower(aten.native_dropout.default)
-def dropout(c: Lowering, input: Value, p: float, train: bool | None) -> tuple[Value, Recorded]:
+def dropout(c: TorchLowering, input: Var, p: float, train: bool | None) -> tuple[Var, Recorded]:
     """The operator with its one-byte mask."""
-    y = Value(c.fresh("Dropout"), *c.specs[0])
+    y = Var(c.fresh("Dropout"), *c.specs[0])
     ratio, training = c.b.full((), p, input.dtype), c.b.constant(np.array(bool(train)))
     node = forward_node(c.b, c.table, "Dropout", [input, ratio, training], [y], name=y.name)
     return y, Recorded(emit_forward(c.b, node)[0])
 
 
 @lower(aten.native_dropout_backward.default, raw=("mask",))
-def dropout_backward(c: Lowering, grad_output: Value, mask: Any, scale: float) -> Value:
+def dropout_backward(c: TorchLowering, grad_output: Var, mask: Any, scale: float) -> Var:
     """dy mask / (1 - p)."""
     del scale
     if not isinstance(mask, Recorded):
@@ -31,20 +31,20 @@ def dropout_backward(c: Lowering, grad_output: Value, mask: Any, scale: float) -
 
 
 @lower(aten.rand_like.default, aten.rand.default)
-def rand_like(c: Lowering, self: Any = None, **_: Any) -> Value:
+def rand_like(c: TorchLowering, self: Any = None, **_: Any) -> Var:
     """Uniform in [0, 1)."""
     del self
     return _sampled(c, "RandomUniform")
 
 
 @lower(aten.randn_like.default, aten.randn.default)
-def randn_like(c: Lowering, self: Any = None, **_: Any) -> Value:
+def randn_like(c: TorchLowering, self: Any = None, **_: Any) -> Var:
     """Standard normal."""
     del self
     return _sampled(c, "RandomNormal")
 
 
-def _sampled(c: Lowering, op_type: str) -> Value:
+def _sampled(c: TorchLowering, op_type: str) -> Var:
     shape, dtype = c.specs[0]
     name = c.fresh(op_type)
     seed = float(zlib.crc32(name.encode()) & 0xFFFFFF)
@@ -52,7 +52,7 @@ def _sampled(c: Lowering, op_type: str) -> Value:
 
 
 @lower(aten.bernoulli.p, raw=("self",))
-def bernoulli(c: Lowering, self: Any, p: float = 0.5, generator: Any = None) -> Value:
+def bernoulli(c: TorchLowering, self: Any, p: float = 0.5, generator: Any = None) -> Var:
     """1 with probability p, else 0."""
     del self, generator
     return c.b.cast(c.b.compare("Less", _sampled(c, "RandomUniform"), float(p)), c.specs[0][1])

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from planc.errors import ModelError
-from planc.torch.lowering import Lowering, aten, lower
+from planc.torch.lowering import TorchLowering, aten, lower
 from planc.torch.tensors import Expanded
-from planc.training.emit.builder import Value
+from planc.training.emit.builder import Var
 from planc.training.rules.shape import spread
 
 
@@ -15,40 +15,40 @@ from planc.training.rules.shape import spread
     aten.detach.default, aten.alias.default, aten.clone.default, aten.lift_fresh_copy.default,
     aten.contiguous.default, raw=("self",),
 )  # fmt: skip
-def same(_c: Lowering, self: Any, **_: Any) -> Any:
+def same(_c: TorchLowering, self: Any, **_: Any) -> Any:
     """The tensor itself: values never change in the traced graph."""
     return self
 
 
 @lower(aten.copy.default, raw=("src",))
-def copy(c: Lowering, self: Value, src: Any, non_blocking: bool = False) -> Any:
+def copy(c: TorchLowering, self: Var, src: Any, non_blocking: bool = False) -> Any:
     """`src` broadcast to self and in its type."""
     del non_blocking
     return c.b.expand(c.b.cast(c.value(src), self.dtype), self.shape)
 
 
 @lower(aten.view.default, aten._unsafe_view.default, aten.reshape.default, raw=("self",))
-def view(c: Lowering, self: Any, size: Any = None, shape: Any = None) -> Any:
+def view(c: TorchLowering, self: Any, size: Any = None, shape: Any = None) -> Any:
     """The same elements under the shape that torch resolved."""
     del size, shape
     return c.reshape(self, c.specs[0][0])
 
 
 @lower(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default, aten.unsqueeze.default, raw=("self",))
-def squeeze(c: Lowering, self: Any, dim: Any = None) -> Any:
+def squeeze(c: TorchLowering, self: Any, dim: Any = None) -> Any:
     """Axes of length one dropped or added."""
     del dim
     return c.reshape(self, c.specs[0][0])
 
 
 @lower(aten.permute.default, raw=("self",))
-def permute(c: Lowering, self: Any, dims: list[int]) -> Any:
+def permute(c: TorchLowering, self: Any, dims: list[int]) -> Any:
     """Axes in another order."""
     return c.permute(self, [d % len(dims) for d in dims])
 
 
 @lower(aten.transpose.int, raw=("self",))
-def transpose(c: Lowering, self: Any, dim0: int, dim1: int) -> Any:
+def transpose(c: TorchLowering, self: Any, dim0: int, dim1: int) -> Any:
     """Two axes exchanged."""
     rank = len(self.shape)
     perm = list(range(rank))
@@ -57,13 +57,13 @@ def transpose(c: Lowering, self: Any, dim0: int, dim1: int) -> Any:
 
 
 @lower(aten.t.default, raw=("self",))
-def t(c: Lowering, self: Any) -> Any:
+def t(c: TorchLowering, self: Any) -> Any:
     """A matrix transposed."""
     return c.permute(self, [1, 0]) if len(self.shape) == 2 else self
 
 
 @lower(aten.expand.default, raw=("self",))
-def expand(c: Lowering, self: Any, size: Any, implicit: bool = False) -> Any:
+def expand(c: TorchLowering, self: Any, size: Any, implicit: bool = False) -> Any:
     """Broadcast; nothing is copied until an operator needs the elements."""
     del size, implicit
     shape = c.specs[0][0]
@@ -78,14 +78,14 @@ def expand(c: Lowering, self: Any, size: Any, implicit: bool = False) -> Any:
 
 
 @lower(aten.cat.default)
-def cat(c: Lowering, tensors: list[Value], dim: int = 0) -> Value:
+def cat(c: TorchLowering, tensors: list[Var], dim: int = 0) -> Var:
     """Concatenation; empty tensors are left out, as torch does."""
     parts = [part for part in tensors if part.shape != (0,)]
     return c.b.concat([c.b.cast(part, c.specs[0][1]) for part in parts], dim % parts[0].rank)
 
 
 @lower(aten.stack.default)
-def stack(c: Lowering, tensors: list[Value], dim: int = 0) -> Value:
+def stack(c: TorchLowering, tensors: list[Var], dim: int = 0) -> Var:
     """Concatenation along a new axis."""
     at = dim % (tensors[0].rank + 1)
     rows = [c.view(part, (*part.shape[:at], 1, *part.shape[at:])) for part in tensors]
@@ -93,7 +93,9 @@ def stack(c: Lowering, tensors: list[Value], dim: int = 0) -> Value:
 
 
 @lower(aten.split.Tensor, aten.split_with_sizes.default, raw=("self",))
-def split(c: Lowering, self: Any, split_size: Any = None, split_sizes: Any = None, dim: int = 0) -> tuple[Value, ...]:
+def split(
+    c: TorchLowering, self: Any, split_size: Any = None, split_sizes: Any = None, dim: int = 0
+) -> tuple[Var, ...]:
     """Consecutive parts along an axis."""
     del split_size, split_sizes
     whole = c.value(self)
@@ -105,7 +107,7 @@ def split(c: Lowering, self: Any, split_size: Any = None, split_sizes: Any = Non
 
 
 @lower(aten.unbind.int)
-def unbind(c: Lowering, self: Value, dim: int = 0) -> tuple[Value, ...]:
+def unbind(c: TorchLowering, self: Var, dim: int = 0) -> tuple[Var, ...]:
     """The parts of length one along an axis, without it."""
     axis = dim % self.rank
     part = (*self.shape[:axis], 1, *self.shape[axis + 1 :])
@@ -123,7 +125,7 @@ def _range(size: int, start: int | None, end: int | None, step: int) -> tuple[in
 
 @lower(aten.slice.Tensor, raw=("self",))
 def slice_(
-    c: Lowering, self: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+    c: TorchLowering, self: Any, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Any:
     """Every step-th element of [start, end) along an axis."""
     shape = tuple(self.shape)
@@ -134,15 +136,15 @@ def slice_(
 
 @lower(aten.slice_backward.default)
 def slice_backward(
-    c: Lowering, grad_output: Value, input_sizes: list[int], dim: int, start: int, end: int, step: int
-) -> Value:
+    c: TorchLowering, grad_output: Var, input_sizes: list[int], dim: int, start: int, end: int, step: int
+) -> Var:
     """The gradient put back among zeros."""
     axis = dim % len(input_sizes)
     first, _, stride = _range(input_sizes[axis], start, end, step)
     return _placed(c, spread(c.b, grad_output, {axis: stride}), axis, first, input_sizes[axis])
 
 
-def _placed(c: Lowering, a: Value, axis: int, first: int, size: int) -> Value:
+def _placed(c: TorchLowering, a: Var, axis: int, first: int, size: int) -> Var:
     """`a` at position `first` of an axis of length `size`, zeros elsewhere."""
     before, after = [0] * a.rank, [0] * a.rank
     before[axis], after[axis] = first, size - first - a.shape[axis]
@@ -150,7 +152,7 @@ def _placed(c: Lowering, a: Value, axis: int, first: int, size: int) -> Value:
 
 
 @lower(aten.select.int)
-def select(c: Lowering, self: Value, dim: int, index: int) -> Value:
+def select(c: TorchLowering, self: Var, dim: int, index: int) -> Var:
     """One position of an axis, which disappears."""
     axis = dim % self.rank
     at = index % self.shape[axis]
@@ -158,7 +160,7 @@ def select(c: Lowering, self: Value, dim: int, index: int) -> Value:
 
 
 @lower(aten.select_backward.default)
-def select_backward(c: Lowering, grad_output: Value, input_sizes: list[int], dim: int, index: int) -> Value:
+def select_backward(c: TorchLowering, grad_output: Var, input_sizes: list[int], dim: int, index: int) -> Var:
     """The gradient put back among zeros."""
     axis = dim % len(input_sizes)
     row = c.view(grad_output, (*input_sizes[:axis], 1, *input_sizes[axis + 1 :]))
@@ -167,8 +169,8 @@ def select_backward(c: Lowering, grad_output: Value, input_sizes: list[int], dim
 
 @lower(aten.slice_scatter.default)
 def slice_scatter(
-    c: Lowering, self: Value, src: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Value:
+    c: TorchLowering, self: Var, src: Var, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Var:
     """self with a slice replaced by `src`."""
     axis = dim % self.rank
     first, last, stride = _range(self.shape[axis], start, end, step)
@@ -181,7 +183,7 @@ def slice_scatter(
 
 
 @lower(aten.select_scatter.default)
-def select_scatter(c: Lowering, self: Value, src: Value, dim: int, index: int) -> Value:
+def select_scatter(c: TorchLowering, self: Var, src: Var, dim: int, index: int) -> Var:
     """self with one position of an axis replaced by `src`."""
     axis = dim % self.rank
     at = index % self.shape[axis]
@@ -190,7 +192,7 @@ def select_scatter(c: Lowering, self: Value, src: Value, dim: int, index: int) -
 
 
 @lower(aten.constant_pad_nd.default)
-def constant_pad(c: Lowering, self: Value, pad: list[int], value: float = 0) -> Value:
+def constant_pad(c: TorchLowering, self: Var, pad: list[int], value: float = 0) -> Var:
     """`pad` lists (before, after) from the last axis on; negative amounts crop."""
     before, after = [0] * self.rank, [0] * self.rank
     for i in range(len(pad) // 2):
@@ -202,30 +204,30 @@ def constant_pad(c: Lowering, self: Value, pad: list[int], value: float = 0) -> 
 
 
 @lower(aten.repeat.default)
-def repeat(c: Lowering, self: Value, repeats: list[int]) -> Value:
+def repeat(c: TorchLowering, self: Var, repeats: list[int]) -> Var:
     """Copies side by side along each axis."""
     full = c.view(self, (1,) * (len(repeats) - self.rank) + self.shape)
     return c.b.op("Tile", [full, c.b.ints(repeats)], c.specs[0][0])
 
 
 @lower(aten.tril.default)
-def tril(c: Lowering, self: Value, diagonal: int = 0) -> Value:
+def tril(c: TorchLowering, self: Var, diagonal: int = 0) -> Var:
     """The lower triangle."""
     return c.b.op("Trilu", [self, _scalar(c, diagonal)], self.shape, upper=0)
 
 
 @lower(aten.triu.default)
-def triu(c: Lowering, self: Value, diagonal: int = 0) -> Value:
+def triu(c: TorchLowering, self: Var, diagonal: int = 0) -> Var:
     """The upper triangle."""
     return c.b.op("Trilu", [self, _scalar(c, diagonal)], self.shape, upper=1)
 
 
-def _scalar(c: Lowering, number: int) -> Value:
+def _scalar(c: TorchLowering, number: int) -> Var:
     return c.b.constant(np.array(number, np.int64))
 
 
 @lower(aten.flip.default)
-def flip(c: Lowering, self: Value, dims: list[int]) -> Value:
+def flip(c: TorchLowering, self: Var, dims: list[int]) -> Var:
     """Reversed along each axis of `dims`."""
     for dim in dims:
         axis = dim % self.rank
@@ -234,7 +236,7 @@ def flip(c: Lowering, self: Value, dims: list[int]) -> Value:
 
 
 @lower(aten.cumsum.default)
-def cumsum(c: Lowering, self: Value, dim: int, dtype: Any = None) -> Value:
+def cumsum(c: TorchLowering, self: Var, dim: int, dtype: Any = None) -> Var:
     """Running sums along an axis."""
     del dtype
     return c.b.op("CumSum", [c.b.cast(self, c.specs[0][1]), _scalar(c, dim % self.rank)], self.shape)

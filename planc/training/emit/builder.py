@@ -33,7 +33,7 @@ MAX_CONCAT_INPUTS = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class Var:
     """One tensor: its name, concrete shape and ONNX element type."""
 
     name: str
@@ -49,11 +49,11 @@ class Value:
         return math.prod(self.shape)
 
 
-Operand = Value | float
+Operand = Var | float
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class LayerGroup:
     """The layer and phase that emitted nodes belong to."""
 
     layer: str
@@ -65,20 +65,20 @@ class Group:
 class Builder:
     """Grows a list of nodes in execution order; `values` knows every tensor by name."""
 
-    values: dict[str, Value] = field(default_factory=dict)
+    values: dict[str, Var] = field(default_factory=dict)
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     fixed: Mapping[str, TensorProto] = field(default_factory=dict)
     """Initializers of the forward model that are constants, not parameters."""
-    group: Group = Group("model", "model", "forward")
-    inner_products: dict[str, tuple[Value, Value]] = field(default_factory=dict)
+    group: LayerGroup = LayerGroup("model", "model", "forward")
+    inner_products: dict[str, tuple[Var, Var]] = field(default_factory=dict)
     """By the name of a gradient dY: two tensors whose product sums to the same as dY Y does, along their last axis."""
-    _constants: dict[tuple[int, Shape, bytes], Value] = field(default_factory=dict)
-    _scalars: dict[tuple[float, int, int], Value] = field(default_factory=dict)
-    _templates: dict[Group, onnx.NodeProto] = field(default_factory=dict)
+    _constants: dict[tuple[int, Shape, bytes], Var] = field(default_factory=dict)
+    _scalars: dict[tuple[float, int, int], Var] = field(default_factory=dict)
+    _templates: dict[LayerGroup, onnx.NodeProto] = field(default_factory=dict)
     _zeros: set[str] = field(default_factory=set)
-    _views: dict[str, Value] = field(default_factory=dict)
-    _transposes: dict[str, tuple[Value, Shape, Group]] = field(default_factory=dict)
+    _views: dict[str, Var] = field(default_factory=dict)
+    _transposes: dict[str, tuple[Var, Shape, LayerGroup]] = field(default_factory=dict)
     _node_names: set[str] = field(default_factory=set)
     _serial: dict[str, int] = field(default_factory=dict)
     _read_backward: set[str] = field(default_factory=set)
@@ -91,7 +91,7 @@ class Builder:
                 array = numpy_helper.to_array(tensor)
                 self._constants.setdefault((tensor.data_type, array.shape, array.tobytes()), self.values[name])
 
-    def constant(self, array: Array) -> Value:
+    def constant(self, array: Array) -> Var:
         """The initializer that holds `array`; equal arrays share one."""
         array = np.ascontiguousarray(array).reshape(array.shape)
         dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -99,18 +99,18 @@ class Builder:
         if key not in self._constants:
             name = self._fresh_value(f"constant.{len(self._constants)}")
             self.initializers[name] = numpy_helper.from_array(array, name)
-            self._constants[key] = self.values[name] = Value(name, array.shape, dtype)
+            self._constants[key] = self.values[name] = Var(name, array.shape, dtype)
         return self._constants[key]
 
-    def ints(self, numbers: Iterable[int]) -> Value:
+    def ints(self, numbers: Iterable[int]) -> Var:
         """An int64 vector."""
         return self.constant(np.array(list(numbers), np.int64))
 
-    def full(self, shape: Shape, number: float, dtype: int) -> Value:
+    def full(self, shape: Shape, number: float, dtype: int) -> Var:
         """A constant of `shape` whose elements all equal `number`."""
         return self.constant(np.full(shape, number, helper.tensor_dtype_to_np_dtype(dtype)))
 
-    def scalar_for(self, number: float, like: Value) -> Value:
+    def scalar_for(self, number: float, like: Var) -> Var:
         """`number` as a tensor of the rank and dtype of `like`.
 
         The rank matches because ONNX Runtime's CPU broadcast of [O, I, 1, 1] against shape () or [1] is about a
@@ -121,14 +121,14 @@ class Builder:
             self._scalars[key] = self.full((1,) * like.rank, number, like.dtype)
         return self._scalars[key]
 
-    def zeros(self, shape: Shape, dtype: int) -> Value:
+    def zeros(self, shape: Shape, dtype: int) -> Var:
         """A tensor of zeros made when the step runs, not stored in the model."""
         value = helper.make_tensor("value", dtype, [1], [0.0])
         made = self.op("ConstantOfShape", [self.ints(shape)], shape, dtype, value=value)
         self._zeros.add(made.name)
         return made
 
-    def scattered_onto(self, base: Value, scattered: Value) -> bool:
+    def scattered_onto(self, base: Var, scattered: Var) -> bool:
         """Let the last node, where it is a ScatterElements onto zeros that made `scattered`, add onto `base` instead.
 
         A tied embedding then needs neither the zeros nor the sum, each as large as the table.
@@ -140,7 +140,7 @@ class Builder:
             return True
         return False
 
-    def known_scalar(self, value: Value) -> float | None:
+    def known_scalar(self, value: Var) -> float | None:
         """The number that a one-element constant holds, None for anything else."""
         tensor = self.initializers.get(value.name, self.fixed.get(value.name))
         if value.size != 1 or tensor is None:
@@ -152,17 +152,17 @@ class Builder:
     def emit(
         self,
         op_type: str,
-        inputs: Sequence[Value | None],
+        inputs: Sequence[Var | None],
         outputs: Sequence[tuple[Shape, int] | None],
         names: Sequence[str | None] = (),
         **attributes: Any,
-    ) -> tuple[Value, ...]:
+    ) -> tuple[Var, ...]:
         """Append one node; `outputs` holds (shape, dtype) of each output, None for one left out.
 
         `names` fixes the names of the first outputs. Returns the values of the outputs that are present.
         """
         name = self._fresh_node(op_type)
-        made: list[Value] = []
+        made: list[Var] = []
         output_names: list[str] = []
         for position, spec in enumerate(outputs):
             if spec is None:
@@ -171,7 +171,7 @@ class Builder:
             given = names[position] if position < len(names) else None
             output = given or self._fresh_value(name if position == 0 else f"{name}.{position}")
             output_names.append(output)
-            self.values[output] = value = Value(output, tuple(spec[0]), spec[1])
+            self.values[output] = value = Var(output, tuple(spec[0]), spec[1])
             made.append(value)
         node = onnx.NodeProto()
         node.CopyFrom(self._template())
@@ -185,7 +185,7 @@ class Builder:
             self._read_backward.update(self._views.get(v.name, v).name for v in inputs if v)
         return tuple(made)
 
-    def kept_anyway(self, a: Value) -> bool:
+    def kept_anyway(self, a: Var) -> bool:
         """Whether the backward phase, as far as it is emitted, already reads `a` or a view of it."""
         return self._views.get(a.name, a).name in self._read_backward
 
@@ -206,9 +206,9 @@ class Builder:
         self.nodes.append(copy)
 
     def op(
-        self, op_type: str, inputs: Sequence[Value | None], shape: Shape, dtype: int | None = None,
+        self, op_type: str, inputs: Sequence[Var | None], shape: Shape, dtype: int | None = None,
         name: str | None = None, **attributes: Any,
-    ) -> Value:  # fmt: skip
+    ) -> Var:  # fmt: skip
         """One node with one output of `shape`; its dtype is that of the first input unless given."""
         if dtype is None:
             first = next(v for v in inputs if v is not None)
@@ -217,58 +217,58 @@ class Builder:
 
     # --- element-wise
 
-    def _binary(self, op_type: str, a: Operand, b: Operand, dtype: int | None = None, name: str | None = None) -> Value:
-        if not isinstance(a, Value):
-            if not isinstance(b, Value):
+    def _binary(self, op_type: str, a: Operand, b: Operand, dtype: int | None = None, name: str | None = None) -> Var:
+        if not isinstance(a, Var):
+            if not isinstance(b, Var):
                 raise TypeError("one operand must be a Value")
             a = self.scalar_for(a, b)
-        elif not isinstance(b, Value):
+        elif not isinstance(b, Var):
             b = self.scalar_for(b, a)
         shape = a.shape if a.shape == b.shape else np.broadcast_shapes(a.shape, b.shape)
         return self.op(op_type, [a, b], shape, dtype or a.dtype, name)
 
-    def add(self, a: Operand, b: Operand, name: str | None = None) -> Value:
+    def add(self, a: Operand, b: Operand, name: str | None = None) -> Var:
         return self._binary("Add", a, b, name=name)
 
-    def sub(self, a: Operand, b: Operand, name: str | None = None) -> Value:
+    def sub(self, a: Operand, b: Operand, name: str | None = None) -> Var:
         return self._binary("Sub", a, b, name=name)
 
-    def mul(self, a: Operand, b: Operand, name: str | None = None) -> Value:
-        if b == 1.0 and isinstance(a, Value) and name is None:
+    def mul(self, a: Operand, b: Operand, name: str | None = None) -> Var:
+        if b == 1.0 and isinstance(a, Var) and name is None:
             return a
         return self._binary("Mul", a, b, name=name)
 
-    def div(self, a: Operand, b: Operand, name: str | None = None) -> Value:
+    def div(self, a: Operand, b: Operand, name: str | None = None) -> Var:
         return self._binary("Div", a, b, name=name)
 
-    def pow(self, a: Value, exponent: float) -> Value:
+    def pow(self, a: Var, exponent: float) -> Var:
         return self._binary("Pow", a, exponent)
 
-    def compare(self, op_type: str, a: Operand, b: Operand) -> Value:
+    def compare(self, op_type: str, a: Operand, b: Operand) -> Var:
         """Greater, Less, Equal, ...: a boolean tensor."""
         return self._binary(op_type, a, b, TensorProto.BOOL)
 
-    def unary(self, op_type: str, a: Value, name: str | None = None, **attributes: Any) -> Value:
+    def unary(self, op_type: str, a: Var, name: str | None = None, **attributes: Any) -> Var:
         """Exp, Neg, Sqrt, ...: same shape and dtype."""
         return self.op(op_type, [a], a.shape, name=name, **attributes)
 
-    def where(self, condition: Value, a: Operand, b: Operand) -> Value:
-        like = a if isinstance(a, Value) else b
-        if not isinstance(like, Value):
+    def where(self, condition: Var, a: Operand, b: Operand) -> Var:
+        like = a if isinstance(a, Var) else b
+        if not isinstance(like, Var):
             raise TypeError("one branch must be a Value")
-        a, b = (v if isinstance(v, Value) else self.scalar_for(v, like) for v in (a, b))
+        a, b = (v if isinstance(v, Var) else self.scalar_for(v, like) for v in (a, b))
         return self.op("Where", [condition, a, b], np.broadcast_shapes(condition.shape, a.shape, b.shape), a.dtype)
 
-    def cast(self, a: Value, dtype: int, name: str | None = None) -> Value:
+    def cast(self, a: Var, dtype: int, name: str | None = None) -> Var:
         return a if a.dtype == dtype and name is None else self.op("Cast", [a], a.shape, dtype, name, to=dtype)
 
-    def wide(self, a: Value) -> Value:
+    def wide(self, a: Var) -> Var:
         """`a` in float32 where it is half precision, for sums and statistics."""
         return self.cast(a, TensorProto.FLOAT) if a.dtype in HALVES else a
 
     # --- reductions
 
-    def reduce(self, op_type: str, a: Value, axes: Sequence[int], keepdims: bool = True) -> Value:
+    def reduce(self, op_type: str, a: Var, axes: Sequence[int], keepdims: bool = True) -> Var:
         """ReduceSum, ReduceMean, ... over `axes`."""
         dropped = {axis % a.rank for axis in axes}
         if not dropped:
@@ -276,15 +276,15 @@ class Builder:
         sizes = [(1 if i in dropped else d) for i, d in enumerate(a.shape) if keepdims or i not in dropped]
         return self.op(op_type, [a, self.ints(sorted(dropped))], tuple(sizes), keepdims=int(keepdims))
 
-    def sum(self, a: Value, axes: Sequence[int], keepdims: bool = True) -> Value:
+    def sum(self, a: Var, axes: Sequence[int], keepdims: bool = True) -> Var:
         return self.reduce("ReduceSum", a, axes, keepdims)
 
-    def mean(self, a: Value, axes: Sequence[int], keepdims: bool = True) -> Value:
+    def mean(self, a: Var, axes: Sequence[int], keepdims: bool = True) -> Var:
         return self.reduce("ReduceMean", a, axes, keepdims)
 
     # --- shape
 
-    def reshape(self, a: Value, shape: Sequence[int], name: str | None = None) -> Value:
+    def reshape(self, a: Var, shape: Sequence[int], name: str | None = None) -> Var:
         """A view of `a` with concrete `shape`, taken from the tensor that `a` itself may be a view of."""
         shape = tuple(shape)
         source = self._views.get(a.name, a)
@@ -294,7 +294,7 @@ class Builder:
         self._views[view.name] = source
         return view
 
-    def local_view(self, a: Value) -> Value:
+    def local_view(self, a: Var) -> Var:
         """`a`, or where `a` is a view, a view of the same tensor made in the current group.
 
         A layer of the backward phase then reads the viewed tensor itself, and no view has to be kept beside it.
@@ -306,7 +306,7 @@ class Builder:
         self._views[view.name] = source
         return view
 
-    def transpose(self, a: Value, perm: Sequence[int]) -> Value:
+    def transpose(self, a: Var, perm: Sequence[int]) -> Var:
         """`a` with its axes permuted; a chain of Transposes inside one group becomes one."""
         perm = tuple(perm)
         if a.name in self._transposes and self._transposes[a.name][2] == self.group:
@@ -320,11 +320,11 @@ class Builder:
         self._transposes[result.name] = (a, perm, self.group)
         return result
 
-    def swap_last(self, a: Value) -> Value:
+    def swap_last(self, a: Var) -> Var:
         """`a` with its last two axes exchanged."""
         return self.transpose(a, (*range(a.rank - 2), a.rank - 1, a.rank - 2))
 
-    def concat(self, parts: Sequence[Value], axis: int, name: str | None = None) -> Value:
+    def concat(self, parts: Sequence[Var], axis: int, name: str | None = None) -> Var:
         """The concatenation along `axis`, as a tree where there are more parts than one Concat should take."""
         if len(parts) == 1 and name is None:
             return parts[0]
@@ -335,7 +335,7 @@ class Builder:
         shape[axis] = sum(part.shape[axis] for part in parts)
         return self.op("Concat", list(parts), tuple(shape), name=name, axis=axis)
 
-    def slice(self, a: Value, ranges: Mapping[int, tuple[int, int, int]]) -> Value:
+    def slice(self, a: Var, ranges: Mapping[int, tuple[int, int, int]]) -> Var:
         """`a` restricted along each axis of `ranges` to (start, end, positive step), half-open."""
         kept = {axis: r for axis, r in ranges.items() if r != (0, a.shape[axis], 1)}
         if not kept:
@@ -346,7 +346,7 @@ class Builder:
         starts, ends, steps = (self.ints(column) for column in zip(*kept.values(), strict=True))
         return self.op("Slice", [a, starts, ends, self.ints(kept), steps], tuple(shape))
 
-    def flip(self, a: Value, axes: Sequence[int]) -> Value:
+    def flip(self, a: Var, axes: Sequence[int]) -> Var:
         """`a` reversed along each of `axes` that is longer than one."""
         axes = [axis for axis in axes if a.shape[axis] > 1]
         if not axes:
@@ -354,17 +354,17 @@ class Builder:
         starts, ends = (self.ints([number] * len(axes)) for number in (-1, -(2**31)))
         return self.op("Slice", [a, starts, ends, self.ints(axes), starts], a.shape)
 
-    def pad(self, a: Value, before: Sequence[int], after: Sequence[int]) -> Value:
+    def pad(self, a: Var, before: Sequence[int], after: Sequence[int]) -> Var:
         """`a` with zeros added at both ends of each axis; negative amounts crop."""
         if not any(before) and not any(after):
             return a
         shape = tuple(d + p + q for d, p, q in zip(a.shape, before, after, strict=True))
         return self.op("Pad", [a, self.ints([*before, *after])], shape)
 
-    def expand(self, a: Value, shape: Sequence[int]) -> Value:
+    def expand(self, a: Var, shape: Sequence[int]) -> Var:
         return a if a.shape == tuple(shape) else self.op("Expand", [a, self.ints(shape)], tuple(shape))
 
-    def unbroadcast(self, a: Value, shape: Shape) -> Value:
+    def unbroadcast(self, a: Var, shape: Shape) -> Var:
         """The sum of `a` over the axes along which a tensor of `shape` was broadcast to it."""
         lead = a.rank - len(shape)
         stretched = [lead + i for i, d in enumerate(shape) if d == 1 and a.shape[lead + i] != 1]
@@ -372,12 +372,12 @@ class Builder:
 
     # --- products
 
-    def matmul(self, a: Value, b: Value) -> Value:
+    def matmul(self, a: Var, b: Var) -> Var:
         """Batched matrix product of tensors of rank two or more."""
         batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         return self.op("MatMul", [a, b], (*batch, a.shape[-2], b.shape[-1]))
 
-    def gemm(self, a: Value, b: Value, trans_a: bool = False, trans_b: bool = False, alpha: float = 1.0) -> Value:
+    def gemm(self, a: Var, b: Var, trans_a: bool = False, trans_b: bool = False, alpha: float = 1.0) -> Var:
         """alpha · op(a) · op(b) of two matrices."""
         attributes: dict[str, Any] = {"transA": 1} if trans_a else {}
         attributes |= {"transB": 1} if trans_b else {}

@@ -42,7 +42,7 @@ class ConvSize:
 
 
 @dataclass(frozen=True)
-class LoweringTable:
+class OperatorForms:
     """The choices for one device kind."""
 
     device: str
@@ -106,7 +106,7 @@ def _cuda_conv_weight(size: ConvSize) -> WeightForm:
     return "conv" if max(size.output) <= 14 else "gathered"
 
 
-CPU = LoweringTable(
+CPU = OperatorForms(
     device="cpu",
     conv_weight=_cpu_conv_weight,
     conv_input="transpose",
@@ -115,7 +115,7 @@ CPU = LoweringTable(
     row_sum="reduce",
 )
 
-CUDA = LoweringTable(
+CUDA = OperatorForms(
     device="cuda",
     conv_weight=_cuda_conv_weight,
     # cuDNN picks algorithms for the transposed convolution that add by atomics: GoogLeNet, DenseNet-121 and U-Net at
@@ -134,7 +134,7 @@ CUDA = LoweringTable(
 TABLES = {"cpu": CPU, "cuda": CUDA}
 
 
-def table_for(device: str) -> LoweringTable:
+def table_for(device: str) -> OperatorForms:
     """The table of device kind `device`. Raises UsageError for a kind planc has none for."""
     if device not in TABLES:
         raise UsageError(f"no lowering table for device kind {device!r}: choose one of {', '.join(TABLES)}")

@@ -11,7 +11,6 @@ from planc.errors import ModelError
 from planc.graph.wellformed import INFERENCE_ERRORS
 
 OPSET = 18
-IR_VERSION = 10
 
 
 def at_least_target(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -8,7 +8,7 @@ from onnx import defs, helper, inliner
 
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
-from planc.training.emit.builder import FLOATS, Value
+from planc.training.emit.builder import FLOATS, Var
 from planc.training.prepare.einsum import einsum_body
 
 
@@ -17,7 +17,7 @@ def inline_local_functions(model: onnx.ModelProto) -> onnx.ModelProto:
     return inliner.inline_local_functions(model) if model.functions else model
 
 
-def expand_operators(model: onnx.ModelProto, ruled: Collection[str], values: Mapping[str, Value]) -> bool:
+def expand_operators(model: onnx.ModelProto, ruled: Collection[str], values: Mapping[str, Var]) -> bool:
     """Replace, in place, each operator that is not in `ruled`, yields floats and has an ONNX function body.
 
     Returns whether anything was replaced; the new nodes' shapes must then be inferred. Nodes of a body belong to the
@@ -37,13 +37,13 @@ def expand_operators(model: onnx.ModelProto, ruled: Collection[str], values: Map
     return changed
 
 
-def _yields_floats(node: onnx.NodeProto, values: Mapping[str, Value]) -> bool:
+def _yields_floats(node: onnx.NodeProto, values: Mapping[str, Var]) -> bool:
     """Whether some input and some output (as far as it is known) are floats."""
     floats = [[values[n].dtype in FLOATS for n in names if n in values] for names in (node.input, node.output)]
     return any(floats[0]) and (any(floats[1]) or not floats[1])
 
 
-def _body(node: onnx.NodeProto, version: int, values: Mapping[str, Value]) -> onnx.FunctionProto | None:
+def _body(node: onnx.NodeProto, version: int, values: Mapping[str, Var]) -> onnx.FunctionProto | None:
     """The newest function body of `node`'s operator that the model's opset allows, or planc's own for an Einsum."""
     if node.op_type == "Einsum" and all(name in values for name in node.input):
         return einsum_body(node, [values[name].shape for name in node.input], version)
@@ -64,7 +64,7 @@ def _body(node: onnx.NodeProto, version: int, values: Mapping[str, Value]) -> on
     return onnx.FunctionProto.FromString(text) if text else None
 
 
-def _type(value: Value) -> bytes:
+def _type(value: Var) -> bytes:
     text: bytes = helper.make_tensor_type_proto(value.dtype, value.shape).SerializeToString()
     return text
 

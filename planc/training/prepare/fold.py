@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from planc.training.emit.builder import FLOATS, Value
+from planc.training.emit.builder import FLOATS, Var
 from planc.training.registry import attributes_of
 
 FOLDED_BYTES = 1 << 28
@@ -105,7 +105,7 @@ def share_constants(model: onnx.ModelProto, trained: Collection[str]) -> None:
     _drop_unused(graph)
 
 
-def bypass_identities(model: onnx.ModelProto, values: Mapping[str, Value]) -> None:
+def bypass_identities(model: onnx.ModelProto, values: Mapping[str, Var]) -> None:
     """Remove, in place, nodes that change nothing: Identity, inference-mode Dropout, Cast and Expand to what it is."""
     graph = model.graph
     constants = {t.name: t for t in graph.initializer}
@@ -124,7 +124,7 @@ def bypass_identities(model: onnx.ModelProto, values: Mapping[str, Value]) -> No
 
 
 def _changes_nothing(
-    node: onnx.NodeProto, values: Mapping[str, Value], constants: Mapping[str, TensorProto]
+    node: onnx.NodeProto, values: Mapping[str, Var], constants: Mapping[str, TensorProto]
 ) -> bool:  # fmt: skip
     if node.op_type == "Dropout" and not any(node.output[1:]):
         training = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, shape_inference
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
 from planc.graph.wellformed import INFERENCE_ERRORS, malformed
-from planc.training.emit.builder import Shape, Value
+from planc.training.emit.builder import Shape, Var
 from planc.training.emit.opset import at_least_target
 from planc.training.prepare.expand import expand_operators, inline_local_functions
 from planc.training.prepare.fold import bypass_identities, fold_constants, share_constants
@@ -29,7 +29,7 @@ class Prepared:
     """A canonical forward model: `values` knows every tensor's shape and dtype."""
 
     model: onnx.ModelProto
-    values: Mapping[str, Value]
+    values: Mapping[str, Var]
     version: int
     """The opset that the model's nodes are written in."""
 
@@ -132,14 +132,14 @@ def _bind_dimensions(model: onnx.ModelProto, dims: Mapping[str, int]) -> None:
         info.type.tensor_type.ClearField("shape")
 
 
-def _known_values(model: onnx.ModelProto) -> dict[str, Value]:
+def _known_values(model: onnx.ModelProto) -> dict[str, Var]:
     """Every tensor whose static shape is known so far."""
     graph = model.graph
-    values = {t.name: Value(t.name, tuple(t.dims), t.data_type) for t in graph.initializer}
+    values = {t.name: Var(t.name, tuple(t.dims), t.data_type) for t in graph.initializer}
     for info in (*graph.input, *graph.value_info, *graph.output):
         shape = _static_shape(info)
         if shape is not None:
-            values.setdefault(info.name, Value(info.name, shape, info.type.tensor_type.elem_type))
+            values.setdefault(info.name, Var(info.name, shape, info.type.tensor_type.elem_type))
     return values
 
 
@@ -150,7 +150,7 @@ def _static_shape(info: onnx.ValueInfoProto) -> Shape | None:
     return tuple(d.dim_value for d in tensor.shape.dim)
 
 
-def _values(model: onnx.ModelProto) -> dict[str, Value]:
+def _values(model: onnx.ModelProto) -> dict[str, Var]:
     """Every tensor of the model. Raises ModelError for one whose shape is not static."""
     values = _known_values(model)
     for node in model.graph.node:

@@ -1,6 +1,6 @@
 """Gradient rules and lowerings, one file per operator family; importing this package registers them all."""
 
-from planc.training.registry import GRADIENTS, LOWERINGS
+from planc.training.registry import FORWARD_RULES, GRADIENTS
 from planc.training.rules import activations as activations
 from planc.training.rules import convolution as convolution
 from planc.training.rules import elementwise as elementwise
@@ -13,4 +13,4 @@ from planc.training.rules import reduce as reduce
 from planc.training.rules import resize as resize
 from planc.training.rules import shape as shape
 
-__all__ = ["GRADIENTS", "LOWERINGS"]
+__all__ = ["FORWARD_RULES", "GRADIENTS"]

@@ -2,8 +2,8 @@
 
 import math
 
-from planc.training.emit.builder import Builder, Value
-from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.emit.builder import Builder, Var
+from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.elementwise import masked
 
 _K = math.sqrt(2 / math.pi)
@@ -81,9 +81,9 @@ def hard_swish(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
     return {0: b.mul(b.add(masked(b, inside, b.mul(x, 1 / 6)), gate), dy)}
 
 
-def _between_bounds(b: Builder, node: ForwardNode) -> Value | None:
+def _between_bounds(b: Builder, node: ForwardNode) -> Var | None:
     """Where the output of a Clip lies strictly between its bounds, None for a Clip without any."""
-    mask: Value | None = None
+    mask: Var | None = None
     for position, comparison in ((1, "Greater"), (2, "Less")):
         if node.has_input(position):
             inside = b.compare(comparison, node.output, node.input(position))
@@ -91,13 +91,13 @@ def _between_bounds(b: Builder, node: ForwardNode) -> Value | None:
     return mask
 
 
-@lowering("Clip")
-def lower_clip(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("Clip")
+def lower_clip(b: Builder, node: ForwardNode) -> ForwardResult:
     """The operator as it is, and a mask of one byte an element, which is dropped where the gradient does not want it."""
     specs = [(node.output.shape, node.output.dtype)]
     b.emit("Clip", list(node.inputs), specs, [node.output.name], **node.attributes)
     mask = _between_bounds(b, node)
-    return Lowered({"mask": mask} if mask else {})
+    return ForwardResult({"mask": mask} if mask else {})
 
 
 @gradient("Clip")
@@ -112,25 +112,25 @@ def clip(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     return {0: dy if mask is None else masked(b, mask, dy)}
 
 
-def _gelu_tanh_terms(b: Builder, x: Value) -> tuple[Value, Value]:
+def _gelu_tanh_terms(b: Builder, x: Var) -> tuple[Var, Var]:
     """(x^2, sigmoid(2u)) with u = sqrt(2/pi) (x + 0.044715 x^3); (1 + tanh u) / 2 = sigmoid(2u)."""
     square = b.mul(x, x)
     slope = b.add(b.mul(square, 2 * _K * _CUBIC), 2 * _K)
     return square, b.unary("Sigmoid", b.mul(slope, x))
 
 
-@lowering("Gelu")
-def lower_gelu(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("Gelu")
+def lower_gelu(b: Builder, node: ForwardNode) -> ForwardResult:
     """Hendrycks and Gimpel, Gaussian Error Linear Units (2016): x Phi(x), or its tanh approximation."""
     x, name = node.input(0), node.output.name
     if node.attribute("approximate", "none") == "tanh":
         b.mul(x, _gelu_tanh_terms(b, x)[1], name=name)
     else:
         b.mul(x, _normal_cdf(b, x), name=name)
-    return Lowered()
+    return ForwardResult()
 
 
-def _normal_cdf(b: Builder, x: Value) -> Value:
+def _normal_cdf(b: Builder, x: Var) -> Var:
     """Phi(x) = erf(x / sqrt 2) / 2 + 1/2."""
     return b.add(b.mul(b.unary("Erf", b.mul(x, math.sqrt(0.5))), 0.5), 0.5)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planc.training.emit.builder import Builder, Shape, Value
+from planc.training.emit.builder import Builder, Shape, Var
 from planc.training.emit.forms import ConvSize
-from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.reductions import channel_sum
 from planc.training.rules.shape import spread
 from planc.training.rules.windows import Window, window_of
@@ -47,8 +47,8 @@ def conv_transpose(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gra
     return found
 
 
-@lowering("ConvTranspose")
-def lower_conv_transpose(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("ConvTranspose")
+def lower_conv_transpose(b: Builder, node: ForwardNode) -> ForwardResult:
     """The operator itself, or where the device does not repeat it, the form that its table asks for."""
     x, w, y = node.input(0), node.input(1), node.output
     window, group = transpose_window(node, x, w), int(node.attribute("group", 1))
@@ -62,12 +62,12 @@ def lower_conv_transpose(b: Builder, node: ForwardNode) -> Lowered:
         b.add(input_gradient(b, node, x, w, window, y.shape), bias, name=y.name)
     else:
         input_gradient(b, node, x, w, window, y.shape, name=y.name)
-    return Lowered()
+    return ForwardResult()
 
 
 def input_gradient(
-    b: Builder, node: ForwardNode, dy: Value, w: Value, window: Window, shape: Shape, name: str | None = None
-) -> Value:  # fmt: skip
+    b: Builder, node: ForwardNode, dy: Var, w: Var, window: Window, shape: Shape, name: str | None = None
+) -> Var:  # fmt: skip
     """dX [N, C, ...] of the Conv with weight W [O, C / group, ...], in the form the table picks."""
     group = int(node.attribute("group", 1))
     if node.table.conv_input == "transpose":
@@ -78,8 +78,8 @@ def input_gradient(
 
 
 def _flipped_conv(
-    b: Builder, dy: Value, w: Value, window: Window, shape: Shape, group: int, name: str | None
-) -> Value:  # fmt: skip
+    b: Builder, dy: Var, w: Var, window: Window, shape: Shape, group: int, name: str | None
+) -> Var:  # fmt: skip
     """A stride-1 Conv of dY, spread by the stride, with the turned kernel; of a 1x1 kernel, spread afterwards."""
     strides = {2 + i: s for i, s in enumerate(window.strides)}
     pointwise = all(k == 1 for k in window.kernel) and not any((*window.before, *window.after))
@@ -100,7 +100,7 @@ def _flipped_conv(
     return b.pad(grown, [0] * len(shape), [n - m for n, m in zip(shape, grown.shape, strict=True)])
 
 
-def _exchanged(b: Builder, w: Value, group: int) -> Value:
+def _exchanged(b: Builder, w: Var, group: int) -> Var:
     """[O, C / group, k...] as [C, O / group, k...], every kernel turned around."""
     out, share, *kernel = w.shape
     split = b.reshape(w, (group, out // group, share, *kernel))
@@ -108,7 +108,7 @@ def _exchanged(b: Builder, w: Value, group: int) -> Value:
     return b.flip(b.reshape(swapped, (group * share, out // group, *kernel)), range(2, w.rank))
 
 
-def transpose_window(node: ForwardNode, x: Value, w: Value) -> Window:
+def transpose_window(node: ForwardNode, x: Var, w: Var) -> Window:
     """The window of the Conv that this ConvTranspose is the input gradient of."""
     return window_of(node, w.shape[2:], node.output.shape[2:], transposed_input=x.shape[2:])
 
@@ -118,8 +118,8 @@ class WeightGradient:
     """dW [O, C / group, k...] of Y = Conv(X, W), from X [N, C, ...] and dY [N, O, ...]."""
 
     b: Builder
-    x: Value
-    dy: Value
+    x: Var
+    dy: Var
     window: Window
     group: int
 
@@ -131,11 +131,11 @@ class WeightGradient:
             for i, (size, out) in enumerate(shapes)
         ]
 
-    def padded(self, x: Value) -> Value:
+    def padded(self, x: Var) -> Var:
         after = [max(0, e) for e in self.padding_after()]
         return self.b.pad(x, [0, 0, *self.window.before], [0, 0, *after])
 
-    def tap(self, padded: Value, offset: tuple[int, ...]) -> Value:
+    def tap(self, padded: Var, offset: tuple[int, ...]) -> Var:
         """The elements of padded X that meet kernel position `offset`, one per output position."""
         return self.b.slice(padded, self.ranges(offset))
 
@@ -147,28 +147,28 @@ class WeightGradient:
             ranges[2 + i] = (start, start + self.window.strides[i] * (out - 1) + 1, self.window.strides[i])
         return ranges
 
-    def channel_major(self, a: Value) -> Value:
+    def channel_major(self, a: Var) -> Var:
         """[N, C, ...] as [C, N, ...]."""
         return self.b.transpose(a, (1, 0, *range(2, a.rank)))
 
     def offsets(self) -> list[tuple[int, ...]]:
         return list(np.ndindex(*self.window.kernel))
 
-    def columns(self) -> Value:
+    def columns(self) -> Var:
         """One Gemm over all kernel positions (im2col; Chellapilla et al., 2006): a k-fold temporary."""
         return self._gemms([self.offsets()])
 
-    def rows(self) -> Value:
+    def rows(self) -> Var:
         """One Gemm per kernel row: a temporary as many times X as the kernel is wide."""
         width = self.window.kernel[-1]
         offsets = self.offsets()
         return self._gemms([offsets[i : i + width] for i in range(0, len(offsets), width)])
 
-    def taps(self) -> Value:
+    def taps(self) -> Var:
         """One Gemm [O, N L] x [N L, C] per kernel position: no multiple of X is ever made."""
         return self._gemms([[offset] for offset in self.offsets()])
 
-    def _gemms(self, batches: list[list[tuple[int, ...]]]) -> Value:
+    def _gemms(self, batches: list[list[tuple[int, ...]]]) -> Var:
         """One Gemm per batch of kernel positions, over the batch's taps side by side."""
         b, out, channels = self.b, self.dy.shape[1], self.x.shape[1]
         positions = self.dy.size // out
@@ -181,7 +181,7 @@ class WeightGradient:
             parts.append(b.reshape(b.gemm(rows, columns, trans_b=True), (out, channels, len(batch))))
         return b.concat(parts, 2)
 
-    def patches(self) -> Value:
+    def patches(self) -> Var:
         """Windows that neither overlap nor leave gaps: the columns are a permutation of X, then one Gemm."""
         b, out, (samples, channels) = self.b, self.dy.shape[1], self.x.shape[:2]
         kernel, spatial = self.window.kernel, self.dy.shape[2:]
@@ -194,7 +194,7 @@ class WeightGradient:
         columns = b.reshape(b.transpose(grid, perm), (channels * math.prod(kernel), positions))
         return b.gemm(b.reshape(self.channel_major(self.dy), (out, positions)), columns, trans_b=True)
 
-    def matmul(self) -> Value:
+    def matmul(self) -> Var:
         """1x1 kernels: a batched product per sample, then the sum over samples."""
         b, (samples, out) = self.b, self.dy.shape[:2]
         channels, positions = self.x.shape[1], math.prod(self.dy.shape[2:])
@@ -202,7 +202,7 @@ class WeightGradient:
         product = b.matmul(b.reshape(self.dy, (samples, out, positions)), b.swap_last(x))
         return b.sum(product, [0], keepdims=False)
 
-    def gathered(self) -> Value:
+    def gathered(self) -> Var:
         """The columns picked by one Gather of precomputed positions, then a product per sample and the samples' sum."""
         b, (samples, out), channels = self.b, self.dy.shape[:2], self.x.shape[1]
         padded = self.padded(self.x)
@@ -215,7 +215,7 @@ class WeightGradient:
         product = b.matmul(columns, b.swap_last(b.reshape(self.dy, (samples, out, positions))))
         return b.transpose(b.sum(product, [0], keepdims=False), (1, 0))
 
-    def conv(self) -> Value:
+    def conv(self) -> Var:
         """A Conv of the channel-major X with dY as its kernel, strides and dilations exchanged; groups as batches."""
         b, w, group = self.b, self.window, self.group
         samples = self.x.shape[0]
@@ -237,7 +237,7 @@ class WeightGradient:
         return b.transpose(cropped, (1, 0, *range(2, cropped.rank)))
 
 
-def weight_gradient(b: Builder, node: ForwardNode, x: Value, dy: Value, window: Window, group: int) -> Value:
+def weight_gradient(b: Builder, node: ForwardNode, x: Var, dy: Var, window: Window, group: int) -> Var:
     """dW of the Conv that takes X to dY's shape, in the form the table picks."""
     size = ConvSize(
         batch=x.shape[0], channels_in=x.shape[1], channels_out=dy.shape[1], group=group, kernel=window.kernel,

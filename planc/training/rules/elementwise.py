@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from onnx import TensorProto
 
-from planc.training.emit.builder import Builder, Value
-from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.emit.builder import Builder, Var
+from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 
 
 @gradient("Add", "Sum")
@@ -38,7 +38,7 @@ def mul(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     return {i: b.unbroadcast(b.mul(dy, other[i]), node.input(i).shape) for i in sorted(node.wanted)}
 
 
-def masked(b: Builder, mask: Value, dy: Value) -> Value:
+def masked(b: Builder, mask: Var, dy: Var) -> Var:
     """dy where `mask`, else 0. Cast and Mul, because ONNX Runtime's Where needs scratch of twice its tensor."""
     return b.mul(dy, b.cast(mask, dy.dtype))
 
@@ -67,14 +67,14 @@ def power(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     return found
 
 
-def _power_slope(b: Builder, x: Value, exponent: Value, known: float | None) -> Value:
+def _power_slope(b: Builder, x: Var, exponent: Var, known: float | None) -> Var:
     if known is None:
         exponent = b.cast(exponent, x.dtype)
         return b.mul(b.op("Pow", [x, b.sub(exponent, 1.0)], np.broadcast_shapes(x.shape, exponent.shape)), exponent)
     return b.mul(x if known == 2.0 else b.pow(x, known - 1), known)
 
 
-def _from_input(op_type: str, derivative: Callable[[Builder, Value], Value]) -> None:
+def _from_input(op_type: str, derivative: Callable[[Builder, Var], Var]) -> None:
     """Register dx = dy f'(x)."""
 
     def rule(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
@@ -141,21 +141,21 @@ def where(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     return found
 
 
-@lowering("Dropout")
-def lower_dropout(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("Dropout")
+def lower_dropout(b: Builder, node: ForwardNode) -> ForwardResult:
     """Training mode: the operator with its one-byte mask and a fixed seed; else the identity (Srivastava, 2014)."""
     y = node.output
     training = node.constant(2)
     if training is None or not bool(training):
         b.emit("Dropout", list(node.inputs[:2]), [(y.shape, y.dtype)], [y.name])
-        return Lowered()
+        return ForwardResult()
     mask_name = node.outputs[1].name if node.has_output(1) and node.outputs[1] else None
     seed = int(node.attribute("seed", zlib.crc32(node.proto.name.encode()) & 0x7FFFFFFF))
     _, mask = b.emit(
         "Dropout", list(node.inputs[:3]), [(y.shape, y.dtype), (y.shape, TensorProto.BOOL)], [y.name, mask_name],
         seed=seed,
     )  # fmt: skip
-    return Lowered({"mask": mask})
+    return ForwardResult({"mask": mask})
 
 
 @gradient("Dropout")

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from planc.errors import ModelError
-from planc.training.emit.builder import Builder, Value
+from planc.training.emit.builder import Builder, Var
 from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
 
 
@@ -30,12 +30,12 @@ def gather(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     return {0: b.transpose(found, [*range(1, axis + 1), 0, *range(axis + 1, table.rank)])}
 
 
-def _sum_rows(b: Builder, node: ForwardNode, ids: Value, rows: Value, count: int) -> Value:
+def _sum_rows(b: Builder, node: ForwardNode, ids: Var, rows: Var, count: int) -> Var:
     forms = {"scatter-elements": _scatter, "one-hot": _one_hot, "segmented-scan": _segmented_scan}
     return forms[node.table.gather(ids.size, count)](b, ids, rows, count)
 
 
-def _scatter(b: Builder, ids: Value, rows: Value, count: int) -> Value:
+def _scatter(b: Builder, ids: Var, rows: Var, count: int) -> Var:
     """Sequential addition; [R] ids are expanded to the rows' shape, as the operator wants."""
     shape = (count, rows.shape[1])
     zeros = b.zeros(shape, rows.dtype)
@@ -43,14 +43,14 @@ def _scatter(b: Builder, ids: Value, rows: Value, count: int) -> Value:
     return b.op("ScatterElements", [zeros, index, rows], shape, axis=0, reduction="add")
 
 
-def _one_hot(b: Builder, ids: Value, rows: Value, count: int) -> Value:
+def _one_hot(b: Builder, ids: Var, rows: Var, count: int) -> Var:
     """One Gemm with the one-hot matrix of the ids: for small tables."""
     levels = b.constant(np.array([0, 1], helper.tensor_dtype_to_np_dtype(rows.dtype)))
     hot = b.op("OneHot", [ids, b.ints([count]), levels], (ids.size, count), rows.dtype, axis=1)
     return b.gemm(hot, rows, trans_a=True)
 
 
-def _segmented_scan(b: Builder, ids: Value, rows: Value, count: int) -> Value:
+def _segmented_scan(b: Builder, ids: Var, rows: Var, count: int) -> Var:
     """Sort by id, then log2(R) steps of a segmented scan (Hillis and Steele, 1986): the last row of each run of equal
     ids holds their sum, all others are zeroed, so that the final scatter adds at most one non-zero row to any place.
     """

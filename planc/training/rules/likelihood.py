@@ -6,8 +6,8 @@ must lie in [0, K).
 
 from dataclasses import dataclass
 
-from planc.training.emit.builder import Builder, Value
-from planc.training.emit.forms import LoweringTable
+from planc.training.emit.builder import Builder, Var
+from planc.training.emit.forms import OperatorForms
 from planc.training.rules.reductions import total
 
 
@@ -19,10 +19,10 @@ class Labels:
     log-probabilities; None where every label counts for one.
     """
 
-    index: Value
-    counted: Value | None
+    index: Var
+    counted: Var | None
 
-    def count(self, b: Builder, table: LoweringTable, dtype: int) -> Value:
+    def count(self, b: Builder, table: OperatorForms, dtype: int) -> Var:
         """How much all labels count together, a scalar of type `dtype`."""
         if self.counted is None:
             return b.full((), float(self.index.size), dtype)
@@ -30,7 +30,7 @@ class Labels:
 
 
 def read_labels(
-    b: Builder, logp: Value, labels: Value, ignored: int | None, weight: Value | None = None
+    b: Builder, logp: Var, labels: Var, ignored: int | None, weight: Var | None = None
 ) -> Labels:  # fmt: skip
     """How much each label counts, by the label that is `ignored` and the `weight` [K] of the classes.
 
@@ -47,8 +47,8 @@ def read_labels(
 
 
 def likelihood(
-    b: Builder, table: LoweringTable, logp: Value, labels: Labels, reduction: str, name: str | None = None
-) -> Value:
+    b: Builder, table: OperatorForms, logp: Var, labels: Labels, reduction: str, name: str | None = None
+) -> Var:
     """-log p of the labels: `none` per position, their `sum`, or their `mean` over what the labels count."""
     picked = b.op("GatherElements", [logp, labels.index], labels.index.shape, logp.dtype, axis=1)
     if labels.counted is not None:
@@ -61,24 +61,24 @@ def likelihood(
     return b.unary("Neg", b.div(summed, labels.count(b, table, logp.dtype)), name=name)
 
 
-def label_gradient(b: Builder, table: LoweringTable, labels: Labels, reduction: str, dy: Value) -> Value:
+def label_gradient(b: Builder, table: OperatorForms, labels: Labels, reduction: str, dy: Var) -> Var:
     """The gradient of each label's log-probability, [N, 1, ...]: -dy times how much the label counts, over how much
     all count for a mean. `dy` is a scalar, or for `none` one number a position."""
     shape, known = labels.index.shape, b.known_scalar(dy)
-    minus: Value | float = -known if known is not None else b.unary("Neg", b.reshape(dy, shape if dy.shape else ()))
+    minus: Var | float = -known if known is not None else b.unary("Neg", b.reshape(dy, shape if dy.shape else ()))
     if reduction == "mean":
         if isinstance(minus, float) and labels.counted is None:
             minus = minus / labels.index.size
         else:
             minus = b.div(minus, labels.count(b, table, dy.dtype))
-    if isinstance(minus, Value) and not minus.shape:
+    if isinstance(minus, Var) and not minus.shape:
         minus = b.reshape(minus, (1,) * len(shape))
     if labels.counted is not None:
         return b.mul(labels.counted, minus)
-    return b.expand(minus if isinstance(minus, Value) else b.scalar_for(minus, Value("", shape, dy.dtype)), shape)
+    return b.expand(minus if isinstance(minus, Var) else b.scalar_for(minus, Var("", shape, dy.dtype)), shape)
 
 
-def likelihood_gradient(b: Builder, logp: Value, index: Value, share: Value) -> Value:
+def likelihood_gradient(b: Builder, logp: Var, index: Var, share: Var) -> Var:
     """The gradient of the scores: -share softmax + share at the label, `share` [N, 1, ...] that of the log-probability.
 
     The label's part is added in place by a ScatterElements whose indices never collide, so it is repeatable everywhere.

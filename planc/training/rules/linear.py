@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from planc.training.emit.builder import Builder, Value
+from planc.training.emit.builder import Builder, Var
 from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
 from planc.training.rules.reductions import leading_sum
 
@@ -30,19 +30,19 @@ def matmul(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     return found
 
 
-def _left(b: Builder, left: Value, right: Value, dy: Value) -> Value:
+def _left(b: Builder, left: Var, right: Var, dy: Var) -> Var:
     if right.rank == 2:
         return b.reshape(b.gemm(_matrix(b, dy), right, trans_b=True), left.shape)
     return b.unbroadcast(_product(b, dy, right, swap=1), left.shape)
 
 
-def _right(b: Builder, left: Value, right: Value, dy: Value) -> Value:
+def _right(b: Builder, left: Var, right: Var, dy: Var) -> Var:
     if right.rank == 2:
         return b.gemm(_matrix(b, left), _matrix(b, dy), trans_a=True)
     return b.unbroadcast(_product(b, left, dy, swap=0), right.shape)
 
 
-def _product(b: Builder, left: Value, right: Value, swap: int) -> Value:
+def _product(b: Builder, left: Var, right: Var, swap: int) -> Var:
     """The product with the operand at position `swap` transposed; the other operand and the result are transposed in its
     place where they are smaller: the probabilities of attention are larger than what they are multiplied with."""
     operands = [left, right]
@@ -56,7 +56,7 @@ def _product(b: Builder, left: Value, right: Value, swap: int) -> Value:
     return b.matmul(operands[0], operands[1])
 
 
-def _matrix(b: Builder, a: Value) -> Value:
+def _matrix(b: Builder, a: Var) -> Var:
     """`a` with all but its last axis merged."""
     return b.reshape(a, (a.size // a.shape[-1], a.shape[-1]))
 
@@ -85,7 +85,7 @@ def gemm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     return found
 
 
-def _addend(b: Builder, node: ForwardNode, dy: Value) -> Value:
+def _addend(b: Builder, node: ForwardNode, dy: Var) -> Var:
     shape = node.input(2).shape
     if shape in ((dy.shape[1],), (1, dy.shape[1])):
         return b.reshape(leading_sum(b, node.table, dy, 1), shape)

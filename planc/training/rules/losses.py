@@ -1,8 +1,8 @@
 """Losses of integer labels: the cross-entropy operator, lowered to LogSoftmax and a pick, and the pick alone."""
 
 from planc.errors import ModelError
-from planc.training.emit.builder import Builder, Value
-from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.emit.builder import Builder, Var
+from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.likelihood import Labels, label_gradient, likelihood, likelihood_gradient, read_labels
 
 
@@ -16,20 +16,20 @@ def _refuse_trained_weights(node: ForwardNode) -> None:
         raise ModelError(f"{node.where}: class weights cannot be trained")
 
 
-def _labels(b: Builder, node: ForwardNode, scores: Value) -> Labels:
+def _labels(b: Builder, node: ForwardNode, scores: Var) -> Labels:
     weight = node.input(2) if node.has_input(2) else None
     return read_labels(b, scores, node.input(1), node.attribute("ignore_index", None), weight)
 
 
-@lowering("SoftmaxCrossEntropyLoss")
-def lower_cross_entropy(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("SoftmaxCrossEntropyLoss")
+def lower_cross_entropy(b: Builder, node: ForwardNode) -> ForwardResult:
     """Scores [N, K, ...], labels [N, ...], class weights [K]; the operator itself has no CUDA kernel."""
     scores, reduction = node.input(0), node.attribute("reduction", "mean")
     labels = _labels(b, node, scores)
     name = node.outputs[1].name if node.has_output(1) and node.outputs[1] else None
     logp = b.unary("LogSoftmax", scores, name=name, axis=1)
     likelihood(b, node.table, logp, labels, reduction, name=node.output.name)
-    return Lowered({"logp": logp, "index": labels.index})
+    return ForwardResult({"logp": logp, "index": labels.index})
 
 
 @gradient("SoftmaxCrossEntropyLoss")
@@ -59,13 +59,13 @@ def cross_entropy(b: Builder, node: ForwardNode, grads: OutputGradients) -> Grad
     return {0: b.op("ScatterElements", [spread, index, at_label], logp.shape, axis=1, reduction="add")}
 
 
-@lowering("NegativeLogLikelihoodLoss")
-def lower_likelihood(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("NegativeLogLikelihoodLoss")
+def lower_likelihood(b: Builder, node: ForwardNode) -> ForwardResult:
     """Log-probabilities [N, K, ...], labels [N, ...], class weights [K]; the operator itself has no CUDA kernel."""
     logp = node.input(0)
     labels = _labels(b, node, logp)
     likelihood(b, node.table, logp, labels, node.attribute("reduction", "mean"), name=node.output.name)
-    return Lowered()
+    return ForwardResult()
 
 
 @gradient("NegativeLogLikelihoodLoss")

@@ -2,13 +2,13 @@
 
 from functools import partial
 
-from planc.training.emit.builder import Builder, Value
-from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.emit.builder import Builder, Var
+from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.reductions import channel_mean, channel_sum, leading_sum
 
 
-@lowering("BatchNormalization")
-def lower_batch_norm(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("BatchNormalization")
+def lower_batch_norm(b: Builder, node: ForwardNode) -> ForwardResult:
     """Training mode (Ioffe and Szegedy, 2015): batch mean and variance, then the inference operator fed with them.
 
     The CUDA provider refuses training_mode=1. The running statistics move by the ONNX definition, with the biased
@@ -19,17 +19,17 @@ def lower_batch_norm(b: Builder, node: ForwardNode) -> Lowered:
     x = b.wide(x)
     if not node.attribute("training_mode", 0):
         _normalise(b, [x, *node.inputs[1:]], y, epsilon)
-        return Lowered()
+        return ForwardResult()
     mean = channel_mean(b, node.table, x)
     centred = b.sub(x, mean)
     variance = channel_mean(b, node.table, b.mul(centred, centred))
     flat = [b.reshape(v, (x.shape[1],)) for v in (mean, variance)]
     _normalise(b, [x, scale, shift, *flat], y, epsilon)
     update = partial(_running_statistics, node=node, batch=(flat[0], flat[1])) if node.has_output(1) else None
-    return Lowered({"mean": flat[0], "variance": flat[1]}, update)
+    return ForwardResult({"mean": flat[0], "variance": flat[1]}, update)
 
 
-def _normalise(b: Builder, inputs: list[Value | None], y: Value, epsilon: float) -> None:
+def _normalise(b: Builder, inputs: list[Var | None], y: Var, epsilon: float) -> None:
     """The inference operator from float32 inputs to `y`, narrowed where the model's activations are."""
     x = inputs[0]
     if x is None or x.dtype == y.dtype:
@@ -38,7 +38,7 @@ def _normalise(b: Builder, inputs: list[Value | None], y: Value, epsilon: float)
         b.cast(b.op("BatchNormalization", inputs, y.shape, epsilon=epsilon), y.dtype, name=y.name)
 
 
-def _running_statistics(b: Builder, node: ForwardNode, batch: tuple[Value, Value]) -> dict[str, Value]:
+def _running_statistics(b: Builder, node: ForwardNode, batch: tuple[Var, Var]) -> dict[str, Var]:
     """running = momentum * running + (1 - momentum) * batch, for the mean and the variance."""
     momentum, moved = float(node.attribute("momentum", 0.9)), {}
     for position, statistic in ((1, batch[0]), (2, batch[1])):
@@ -106,11 +106,11 @@ def layer_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
     return found
 
 
-def _leading(b: Builder, node: ForwardNode, a: Value, kept: int, like: Value) -> Value:
+def _leading(b: Builder, node: ForwardNode, a: Var, kept: int, like: Var) -> Var:
     return b.unbroadcast(leading_sum(b, node.table, a, kept), like.shape)
 
 
-def _standardise(b: Builder, x: Value, axis: int, epsilon: float) -> tuple[Value, Value]:
+def _standardise(b: Builder, x: Var, axis: int, epsilon: float) -> tuple[Var, Var]:
     """((x - mean) inv, inv) with the statistics over the axes from `axis` on."""
     statistics = (*x.shape[:axis], *[1] * (x.rank - axis))
     unit = b.full(x.shape[axis:], 1.0, x.dtype)
@@ -121,7 +121,7 @@ def _standardise(b: Builder, x: Value, axis: int, epsilon: float) -> tuple[Value
     return xhat, inverse
 
 
-def _through(b: Builder, g: Value, xhat: Value, inverse: Value, axes: list[int]) -> Value:
+def _through(b: Builder, g: Var, xhat: Var, inverse: Var, axes: list[int]) -> Var:
     """The gradient of the standardised tensor carried to its input."""
     along = b.mul(xhat, b.mean(b.mul(g, xhat), axes))
     return b.mul(b.sub(b.sub(g, b.mean(g, axes)), along), inverse)
@@ -160,7 +160,7 @@ def local_response_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -
     return {0: b.sub(direct, b.mul(b.mul(spread, 2 * alpha * beta), x))}
 
 
-def _power(b: Builder, a: Value, exponent: float) -> Value:
+def _power(b: Builder, a: Var, exponent: float) -> Var:
     """a ** exponent; by roots for the usual 3/4, since Pow takes six times as long on the CPU."""
     if exponent != 0.75:
         return b.pow(a, exponent)
@@ -168,7 +168,7 @@ def _power(b: Builder, a: Value, exponent: float) -> Value:
     return b.mul(root, b.unary("Sqrt", root))
 
 
-def _channel_mean(b: Builder, a: Value, size: int, below: int, above: int) -> Value:
+def _channel_mean(b: Builder, a: Var, size: int, below: int, above: int) -> Var:
     """The sum over channels [c - below, c + above] divided by `size`, of [N, C, ...]."""
     image = b.reshape(a, (a.shape[0], 1, a.shape[1], a.size // (a.shape[0] * a.shape[1])))
     pooled = b.op(

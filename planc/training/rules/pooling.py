@@ -7,16 +7,16 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from planc.errors import ModelError
-from planc.training.emit.builder import Builder, Value
-from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.emit.builder import Builder, Var
+from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.shape import spread
 from planc.training.rules.windows import Window, window_of
 
 _INT32_MAX = 2**31 - 1
 
 
-@lowering("MaxPool")
-def lower_max_pool(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("MaxPool")
+def lower_max_pool(b: Builder, node: ForwardNode) -> ForwardResult:
     """MaxPool with its second output, the flat index of each maximum over the whole [N, C, ...] tensor.
 
     The indices are narrowed to four bytes where they fit, half of what the operator gives.
@@ -28,7 +28,7 @@ def lower_max_pool(b: Builder, node: ForwardNode) -> Lowered:
     outputs = [(y.shape, y.dtype), (y.shape, TensorProto.INT64)]
     _, indices = b.emit("MaxPool", [x], outputs, [y.name], **attributes)
     narrow = TensorProto.INT32 if x.size <= _INT32_MAX else TensorProto.INT64
-    return Lowered({"indices": b.cast(indices, narrow)})
+    return ForwardResult({"indices": b.cast(indices, narrow)})
 
 
 @gradient("MaxPool")
@@ -44,8 +44,8 @@ def max_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients
 
 
 def _disjoint(
-    b: Builder, node: ForwardNode, window: Window, dy: Value, indices: Value
-) -> list[tuple[Value, Value]]:  # fmt: skip
+    b: Builder, node: ForwardNode, window: Window, dy: Var, indices: Var
+) -> list[tuple[Var, Var]]:  # fmt: skip
     """(dy, indices) split into parts whose windows do not overlap, where the device's scatter needs that.
 
     ScatterElements adds by atomics on CUDA, so its sums repeat bit for bit only if no two indices are equal. Windows
@@ -89,13 +89,13 @@ def average_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradi
     return {0: b.mul(averaged, float(sizes))}
 
 
-def _tiles(window: Window, x: Value, dy: Value) -> bool:
+def _tiles(window: Window, x: Var, dy: Var) -> bool:
     """Whether the windows tile the input exactly."""
     exact = all(n == out * k for n, out, k in zip(x.shape[2:], dy.shape[2:], window.kernel, strict=True))
     return exact and window.strides == window.kernel and not any((*window.before, *window.after))
 
 
-def _repeat(b: Builder, a: Value, times: tuple[int, ...]) -> Value:
+def _repeat(b: Builder, a: Var, times: tuple[int, ...]) -> Var:
     """[N, C, H, W] with every value repeated `times` along its spatial axes."""
     split, full = list(a.shape[:2]), list(a.shape[:2])
     for size, count in zip(a.shape[2:], times, strict=True):
@@ -105,7 +105,7 @@ def _repeat(b: Builder, a: Value, times: tuple[int, ...]) -> Value:
     return b.reshape(b.expand(b.reshape(a, split), full), (*a.shape[:2], *joined))
 
 
-def _reciprocal_counts(b: Builder, node: ForwardNode, window: Window) -> Value | float:
+def _reciprocal_counts(b: Builder, node: ForwardNode, window: Window) -> Var | float:
     """1 / (values averaged) per output position, a number where it is the same everywhere."""
     x, y = node.input(0), node.output
     include = bool(node.attribute("count_include_pad", 0))
@@ -134,7 +134,7 @@ def global_max_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gr
     return {0: share_among_equal(b, x, node.output, sole(grads), list(range(2, x.rank)))}
 
 
-def share_among_equal(b: Builder, x: Value, extreme: Value, dy: Value, axes: list[int]) -> Value:
+def share_among_equal(b: Builder, x: Var, extreme: Var, dy: Var, axes: list[int]) -> Var:
     """dy [with `axes` kept as ones] spread evenly over the positions where x equals `extreme`, as torch's amax."""
     equal = b.cast(b.compare("Equal", x, extreme), x.dtype)
     return b.mul(equal, b.div(dy, b.sum(equal, axes)))

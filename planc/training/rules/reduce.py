@@ -1,7 +1,7 @@
 """Gradients of reductions: the output's gradient spread back over the reduced axes."""
 
-from planc.training.emit.builder import HALVES, Builder, Value
-from planc.training.registry import ForwardNode, Gradients, Lowered, OutputGradients, gradient, lowering, sole
+from planc.training.emit.builder import HALVES, Builder, Var
+from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.pooling import share_among_equal
 from planc.training.rules.reductions import total
 
@@ -14,25 +14,25 @@ def _axes(node: ForwardNode) -> list[int]:
     return [axis % rank for axis in listed]
 
 
-def _kept(b: Builder, node: ForwardNode, dy: Value) -> Value:
+def _kept(b: Builder, node: ForwardNode, dy: Var) -> Var:
     """dy with the reduced axes present as ones."""
     axes = _axes(node)
     return b.reshape(dy, tuple(1 if i in axes else d for i, d in enumerate(node.input(0).shape)))
 
 
-@lowering("ReduceSum", "ReduceMean", "ReduceSumSquare")
-def lower_reduction(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("ReduceSum", "ReduceMean", "ReduceSumSquare")
+def lower_reduction(b: Builder, node: ForwardNode) -> ForwardResult:
     """The operator itself; where everything is summed and the device does not repeat that, its repeatable form."""
     x, y = node.input(0), node.output
     if node.table.row_sum == "reduce" or y.size > 1 or x.size == 1 or x.dtype in HALVES:
         settings = {k: v for k, v in node.attributes.items() if k != "axes"}
         axes = [node.input(1)] if node.has_input(1) else []
         b.op(node.op_type, [x, *axes], y.shape, name=y.name, **settings)
-        return Lowered()
+        return ForwardResult()
     summed = total(b, node.table, b.mul(x, x) if node.op_type == "ReduceSumSquare" else x)
     summed = b.mul(summed, 1 / x.size) if node.op_type == "ReduceMean" else summed
     b.reshape(summed, y.shape, name=y.name)
-    return Lowered()
+    return ForwardResult()
 
 
 @gradient("ReduceSum")

@@ -5,11 +5,11 @@ import math
 import numpy as np
 from onnx import helper
 
-from planc.training.emit.builder import Builder, Value
-from planc.training.emit.forms import LoweringTable
+from planc.training.emit.builder import Builder, Var
+from planc.training.emit.forms import OperatorForms
 
 
-def row_sum(b: Builder, table: LoweringTable, a: Value) -> Value:
+def row_sum(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The column sums [D] of a matrix [R, D]."""
     a = b.wide(a)
     if table.row_sum == "reduce":
@@ -18,7 +18,7 @@ def row_sum(b: Builder, table: LoweringTable, a: Value) -> Value:
     return b.reshape(b.gemm(ones, a), (a.shape[1],))
 
 
-def total(b: Builder, table: LoweringTable, a: Value) -> Value:
+def total(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The sum of all elements, shape ().
 
     CUDA's reduction to a scalar adds the blocks' sums by atomics: the loss of 8,192 positions differed from run to run
@@ -29,14 +29,14 @@ def total(b: Builder, table: LoweringTable, a: Value) -> Value:
     return b.reshape(row_sum(b, table, b.reshape(a, (a.size, 1))), ())
 
 
-def leading_sum(b: Builder, table: LoweringTable, a: Value, kept: int) -> Value:
+def leading_sum(b: Builder, table: OperatorForms, a: Var, kept: int) -> Var:
     """The sum of `a` over all but its last `kept` axes."""
     tail = a.shape[a.rank - kept :]
     columns = math.prod(tail)
     return b.reshape(row_sum(b, table, b.reshape(a, (a.size // columns, columns))), tail)
 
 
-def channel_mean(b: Builder, table: LoweringTable, a: Value) -> Value:
+def channel_mean(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The mean of [N, C, ...] over all axes but the second, shape [1, C, 1, ...].
 
     On CUDA GlobalAveragePool followed by a mean over N takes 1.7 times the one-pass memory floor on [32, 256, 56, 56],
@@ -49,7 +49,7 @@ def channel_mean(b: Builder, table: LoweringTable, a: Value) -> Value:
     return b.mean(a, [0, *range(2, a.rank)])
 
 
-def channel_sum(b: Builder, table: LoweringTable, a: Value) -> Value:
+def channel_sum(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The sum of [N, C, ...] over all axes but the second, shape [1, C, 1, ...]."""
     a = b.wide(a)
     if table.device == "cuda" and a.rank > 2:

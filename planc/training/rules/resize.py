@@ -8,8 +8,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from planc.errors import ModelError
-from planc.training.emit.builder import Array, Builder, Value
-from planc.training.emit.opset import IR_VERSION, OPSET
+from planc.graph.annotations import IR_VERSION
+from planc.training.emit.builder import Array, Builder, Var
+from planc.training.emit.opset import OPSET
 from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
 
 
@@ -48,7 +49,7 @@ class _Axis:
         return factor if repeated is not None and np.array_equal(repeated, self.weights) else 0
 
 
-def _apply(b: Builder, dy: Value, axis: int, along: _Axis) -> Value:
+def _apply(b: Builder, dy: Var, axis: int, along: _Axis) -> Var:
     shape = (*dy.shape[:axis], along.size, *dy.shape[axis + 1 :])
     factor = along.copies()
     if factor:

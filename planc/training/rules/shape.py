@@ -3,23 +3,23 @@
 import numpy as np
 
 from planc.errors import ModelError
-from planc.training.emit.builder import Builder, Value
+from planc.training.emit.builder import Builder, Var
 from planc.training.registry import (
     ForwardNode,
+    ForwardResult,
     Gradients,
-    Lowered,
     OutputGradients,
+    forward_rule,
     gradient,
-    lowering,
     sole,
 )  # fmt: skip
 
 
-@lowering("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-def lower_view(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def lower_view(b: Builder, node: ForwardNode) -> ForwardResult:
     """A Reshape to the static shape, reading what its input is itself a view of."""
     b.reshape(node.input(0), node.output.shape, name=node.output.name)
-    return Lowered()
+    return ForwardResult()
 
 
 @gradient("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -40,7 +40,7 @@ def transpose(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradient
 def concat(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """Each input's slice of dy."""
     dy, start = sole(grads), 0
-    found: dict[int, Value] = {}
+    found: dict[int, Var] = {}
     axis = int(node.attribute("axis", 0)) % dy.rank
     for position in range(len(node.inputs)):
         end = start + node.input(position).shape[axis]
@@ -79,7 +79,7 @@ def slice_(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     return {0: b.pad(dy, before, after)}
 
 
-def spread(b: Builder, a: Value, strides: dict[int, int]) -> Value:
+def spread(b: Builder, a: Var, strides: dict[int, int]) -> Var:
     """`a` with stride - 1 zeros behind each of its elements along each axis of `strides`: no scatter, so repeatable.
 
     One selection between `a` and zero by a broadcast mask, which infinite values pass unharmed. [32, 256, 28, 28] by two
@@ -105,14 +105,14 @@ def spread(b: Builder, a: Value, strides: dict[int, int]) -> Value:
     return b.reshape(spaced, [size * strides.get(axis, 1) for axis, size in enumerate(a.shape)])
 
 
-@lowering("Pad")
-def lower_pad(b: Builder, node: ForwardNode) -> Lowered:
+@forward_rule("Pad")
+def lower_pad(b: Builder, node: ForwardNode) -> ForwardResult:
     """The operator as it is; mode `wrap`, which opset 18 lacks, as a concatenation of slices an axis at a time."""
     x, name, padded = node.input(0), node.output.name, _padded_axes(node)
     if node.attribute("mode", "constant") != "wrap" or not padded:
         settings = {"mode": "constant"} if not padded else node.attributes
         b.emit("Pad", list(node.inputs), [(node.output.shape, x.dtype)], [name], **settings)
-        return Lowered()
+        return ForwardResult()
     for axis, (before, after) in padded.items():
         size = x.shape[axis]
         if not 0 <= before <= size or not 0 <= after <= size:
@@ -122,7 +122,7 @@ def lower_pad(b: Builder, node: ForwardNode) -> Lowered:
         ends = [b.slice(x, {axis: r}) for r in ((size - before, size, 1), (0, after, 1)) if r[0] < r[1]]
         parts = [ends[0], x, *ends[1:]] if before else [x, *ends]
         x = b.concat(parts, axis, name=name if axis == max(padded) else None)
-    return Lowered()
+    return ForwardResult()
 
 
 def _padded_axes(node: ForwardNode) -> dict[int, tuple[int, int]]:
@@ -150,7 +150,7 @@ def pad(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     return {0: dy}
 
 
-def _copied_from(b: Builder, part: Value, axis: int, size: int, mode: str, lower: bool) -> Value:
+def _copied_from(b: Builder, part: Var, axis: int, size: int, mode: str, lower: bool) -> Var:
     """The gradient `part` of the padding at one end, at the positions of an axis of `size` that it was copied from."""
     count = part.shape[axis]
     if mode == "edge":
@@ -162,7 +162,7 @@ def _copied_from(b: Builder, part: Value, axis: int, size: int, mode: str, lower
     return _placed(b, part, axis, at, size - at - part.shape[axis])
 
 
-def _placed(b: Builder, a: Value, axis: int, before: int, after: int) -> Value:
+def _placed(b: Builder, a: Var, axis: int, before: int, after: int) -> Var:
     """`a` among zeros along one axis; negative amounts crop."""
     amounts = ([0] * axis + [amount] + [0] * (a.rank - axis - 1) for amount in (before, after))
     return b.pad(a, *amounts)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from planc.problem.problem import Origin, Problem
 from planc_solvers.bounds.coarse_model import Coarse
-from planc_solvers.evaluation.arrays import Arrays, Plan, empty_plan
+from planc_solvers.evaluation.arrays import Arrays, SearchPlan, empty_plan
 from planc_solvers.evaluation.schedule_conversion import adapted
 
 Point = npt.NDArray[np.float64]
@@ -53,7 +53,7 @@ class _Writer:
         return sorted(found) if len(found) < room else []
 
 
-def decode(coarse: Coarse, problem: Problem, arrays: Arrays, point: Point, threshold: float = 0.5) -> Plan:
+def decode(coarse: Coarse, problem: Problem, arrays: Arrays, point: Point, threshold: float = 0.5) -> SearchPlan:
     """The plan that gives up, at each critical task, what is less than `threshold` present there.
 
     `problem`, with its `arrays`, may be the coarse model's problem `reduced`.
@@ -85,7 +85,7 @@ def _give_up(coarse: Coarse, writer: _Writer, point: Point, value: int, k: int) 
         writer.gone.add(value)
 
 
-def give_up_all(problem: Problem, arrays: Arrays, fetch: Callable[[int], bool]) -> Plan:
+def give_up_all(problem: Problem, arrays: Arrays, fetch: Callable[[int], bool]) -> SearchPlan:
     """The plan without recomputation that fetches every swappable value chosen by `fetch` for each of its accesses."""
     plan = empty_plan(arrays)
     chosen = {v for v, info in enumerate(problem.values) if info.swappable and fetch(v)}

@@ -19,7 +19,7 @@ from planc_solvers.bounds.decode import decode
 from planc_solvers.bounds.linear_model import Answer
 from planc_solvers.bounds.merged_model import Merger
 from planc_solvers.bounds.timing_rows import add_timing_rows
-from planc_solvers.evaluation.arrays import BATCH_POWER, Arrays, Plan, empty_plan
+from planc_solvers.evaluation.arrays import BATCH_POWER, Arrays, SearchPlan, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, ON_HOST, Workspace, workspace
 from planc_solvers.moves.eviction import trail
@@ -118,14 +118,14 @@ class Prover:
         self.place: Workspace = workspace(arrays)
         self.trail, self.repair_s = trail(arrays), 0.0
         self.infeasible = False
-        self.last: Plan | None = None
+        self.last: SearchPlan | None = None
         keep = empty_plan(arrays)
         evaluate(arrays, keep, self.place)
         self.keep_memory = self.place.memory[: keep.length[0]].copy()
         self.best: dict[tuple[int, ...], float] = {}
         self.slack: set[int] = set()
 
-    def rounds(self) -> Iterator[tuple[int, list[Plan]]]:
+    def rounds(self) -> Iterator[tuple[int, list[SearchPlan]]]:
         """Pairs of a proven bound (ns) and plans decoded from the model, until nothing is left to try."""
         peak = int(np.argmax(self.keep_memory))
         if self.swaps and self.arrays.reads.size > LARGE:
@@ -141,7 +141,7 @@ class Prover:
 
     def _solve(
         self, critical: tuple[int, ...], integer: bool, share: float = INTEGER_SHARE
-    ) -> Iterator[tuple[int, list[Plan]]]:
+    ) -> Iterator[tuple[int, list[SearchPlan]]]:
         integer = integer and (self.nodes is None or len(critical) == 1)
         coarse = coarse_model(self.problem, critical)
         if self.swaps:
@@ -168,7 +168,7 @@ class Prover:
                 break
         return answer
 
-    def _merged(self, peak: int) -> Iterator[tuple[int, list[Plan]]]:
+    def _merged(self, peak: int) -> Iterator[tuple[int, list[SearchPlan]]]:
         """Plans of a large problem: for slower and slower copies, at the largest part of the budgets that fits.
 
         The model counts what lies on the host at its critical task, a plan all that is ever there.
@@ -187,7 +187,7 @@ class Prover:
 
     def _fitting(
         self, merger: Merger, margins: deque[float], slowness: float, host: float
-    ) -> Generator[tuple[int, list[Plan]], None, "_Fitting | None"]:
+    ) -> Generator[tuple[int, list[SearchPlan]], None, "_Fitting | None"]:
         """Plans for such copies until one fits: its step time, and the part of the host for which it was made.
 
         Margins at which none fits are taken away. None where none is left, or time is over.
@@ -208,7 +208,7 @@ class Prover:
                 margins.popleft()
         return None
 
-    def _repaired(self, plan: Plan) -> Plan:
+    def _repaired(self, plan: SearchPlan) -> SearchPlan:
         """A plan over the budget for at most a part of its steps, with room made by the rule of greedy plans."""
         over, began = self.place.memory[: int(plan.length[0])] > self.arrays.budget, time.monotonic()
         if not over.any() or over.mean() > REPAIRED or self.left() < self.repair_s:
@@ -222,11 +222,11 @@ class Prover:
         self._batched(plan)
         return plan
 
-    def _peak(self, plan: Plan) -> float:
+    def _peak(self, plan: SearchPlan) -> float:
         """Most bytes on the device in `plan`, which was evaluated last."""
         return float(self.place.memory[: int(plan.length[0])].max())
 
-    def _batched(self, plan: Plan) -> bool:
+    def _batched(self, plan: SearchPlan) -> bool:
         """Let copies out start together in batches of the size that makes `plan` fastest; False when it is not valid."""
         powers, found = BATCH_POWERS if self.arrays.boundary > 0 else BATCH_POWERS[:1], list[tuple[float, int]]()
         for power in powers:
@@ -240,12 +240,12 @@ class Prover:
     def _bound_ns(self, bound: float) -> int:
         return int(bound * self.base * (1 - SLACK)) if np.isfinite(bound) else 0
 
-    def _decoded(self, coarse: Coarse, answer: Answer) -> list[Plan]:
+    def _decoded(self, coarse: Coarse, answer: Answer) -> list[SearchPlan]:
         """The best one or two decodings of the model's point."""
         if answer.point is None:
             return []
         self.last = decode(coarse, self.small, self.arrays, answer.point)
-        scored: list[tuple[float, int, Plan]] = []
+        scored: list[tuple[float, int, SearchPlan]] = []
         for i, threshold in enumerate(THRESHOLDS):
             plan = decode(coarse, self.small, self.arrays, answer.point, threshold)
             if evaluate(self.arrays, plan, self.place):
@@ -253,7 +253,7 @@ class Prover:
                 scored.append((self.place.total[MAKESPAN] + over * self.base, i, plan))
         return [plan for _, _, plan in sorted(scored)[:2]]
 
-    def _scan(self) -> Iterator[tuple[int, list[Plan]]]:
+    def _scan(self) -> Iterator[tuple[int, list[SearchPlan]]]:
         """Single critical tasks: a grid over the tight stretch, then halving steps around the best."""
         tight = np.flatnonzero(self.keep_memory > self.arrays.budget)
         if not tight.size:
@@ -269,11 +269,11 @@ class Prover:
                 yield from self._try((int(np.clip(at, tight[0], tight[-1])),))
             step //= 2
 
-    def _try(self, critical: tuple[int, ...]) -> Iterator[tuple[int, list[Plan]]]:
+    def _try(self, critical: tuple[int, ...]) -> Iterator[tuple[int, list[SearchPlan]]]:
         if critical not in self.best and not self.stopped() and not self.infeasible:
             yield from self._solve(critical, integer=False)
 
-    def _grow(self) -> Iterator[tuple[int, list[Plan]]]:
+    def _grow(self) -> Iterator[tuple[int, list[SearchPlan]]]:
         """Add the best single tasks to the best set while that helps; then the best set with integers."""
         singles = sorted((k for k in self.best if len(k) == 1), key=self.best.__getitem__, reverse=True)
         current: tuple[int, ...] = singles[0]
@@ -288,7 +288,7 @@ class Prover:
             if not self.stopped():
                 yield from self._solve(critical, integer=True)
 
-    def _violations(self, critical: tuple[int, ...]) -> Iterator[tuple[int, list[Plan]]]:
+    def _violations(self, critical: tuple[int, ...]) -> Iterator[tuple[int, list[SearchPlan]]]:
         """Add the task at which the last decoded plan is most over the budget, while that helps; then integers.
 
         A task where the relaxation leaves memory free is taken out, once.

@@ -71,7 +71,7 @@ class Arrays(Packed):
 
 
 @dataclass(frozen=True, eq=False)
-class Plan(Packed):
+class SearchPlan(Packed):
     """Decision arrays with spare room; `fetch` holds one bit for each accessed value of a step, 64 a word."""
 
     seq: Ints
@@ -149,7 +149,7 @@ def deadlines(problem: Problem) -> Ints:
     return found
 
 
-def empty_plan(arrays: Arrays) -> Plan:
+def empty_plan(arrays: Arrays) -> SearchPlan:
     """The plan that keeps everything and recomputes nothing, with room for recomputations."""
     tasks, values = arrays.duration.size, arrays.size.size
     room = step_capacity(arrays)
@@ -157,7 +157,7 @@ def empty_plan(arrays: Arrays) -> Plan:
     sequence = np.zeros(room, np.int64)
     sequence[:tasks] = np.arange(tasks)
     words = np.zeros((room, -(-max(width, 1) // 64)), np.uint64)
-    return Plan(
+    return SearchPlan(
         sequence,
         np.zeros(room, np.uint8),
         words,

@@ -5,13 +5,13 @@ backward, every copy in claims its bytes as early as memory permits. A value wit
 step waits (start = stop), so a plan whose dropped gaps fit the budget always has a schedule.
 """
 
-from planc_solvers.evaluation.arrays import Arrays, Plan
+from planc_solvers.evaluation.arrays import Arrays, SearchPlan
 from planc_solvers.evaluation.workspace import INS, OUTS, Workspace
 from planc_solvers.jit import fill, inner
 
 
 @inner
-def order_outs(s: Plan, w: Workspace, batch: float, a: Arrays) -> None:
+def order_outs(s: SearchPlan, w: Workspace, batch: float, a: Arrays) -> None:
     """Engine order by release, starts non-decreasing; with a price on boundaries, small copies start together.
 
     `w.chain` then holds the rank of each copy out.
@@ -54,7 +54,7 @@ def _batch_outs(w: Workspace, batch: float, a: Arrays) -> None:
 
 
 @inner
-def place_outs(a: Arrays, s: Plan, w: Workspace) -> None:
+def place_outs(a: Arrays, s: SearchPlan, w: Workspace) -> None:
     """Forward pass: release each copied-out instance once it is copied, waiting for that only if its bytes are needed.
 
     With a price on boundaries, instances are released together where bytes are needed, or where one comes back in; then
@@ -126,7 +126,7 @@ def place_outs(a: Arrays, s: Plan, w: Workspace) -> None:
 
 
 @inner
-def _spread_outs(a: Arrays, s: Plan, w: Workspace) -> None:
+def _spread_outs(a: Arrays, s: SearchPlan, w: Workspace) -> None:
     """Add the bytes held from the last access of each copied-out instance to its release."""
     size = a.size
     memory, leaving, out_value, out_ready, out_stop = w.memory, w.leaving, w.out_value, w.out_ready, w.out_stop
@@ -142,7 +142,7 @@ def _spread_outs(a: Arrays, s: Plan, w: Workspace) -> None:
 
 
 @inner
-def place_ins(a: Arrays, s: Plan, w: Workspace) -> None:
+def place_ins(a: Arrays, s: SearchPlan, w: Workspace) -> None:
     """Backward pass: claim the bytes of each copy in as early as memory permits, in the order of need."""
     size, in_ns, lasts = a.size, a.in_ns, w.lasts
     memory, stall, in_value, in_need, in_start, in_done, in_floor, in_after, out_stop = (

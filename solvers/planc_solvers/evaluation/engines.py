@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from planc_solvers.evaluation.arrays import Arrays, Plan
+from planc_solvers.evaluation.arrays import Arrays, SearchPlan
 from planc_solvers.evaluation.workspace import INS, OUTS, Workspace
 from planc_solvers.jit import fill, inner
 
 
 @inner
-def _mark_boundaries(a: Arrays, s: Plan, w: Workspace) -> None:
+def _mark_boundaries(a: Arrays, s: SearchPlan, w: Workspace) -> None:
     wait, out_start, out_stop, in_start, in_stop = w.wait, w.out_start, w.out_stop, w.in_start, w.in_stop
     fill(wait, s.length[0] + 1, 0)
     for i in range(w.tally[OUTS]):
@@ -30,7 +30,7 @@ def _mark_boundaries(a: Arrays, s: Plan, w: Workspace) -> None:
 
 
 @inner
-def run_engines(a: Arrays, s: Plan, w: Workspace, limit: float) -> float:
+def run_engines(a: Arrays, s: SearchPlan, w: Workspace, limit: float) -> float:
     """Simulate the placed plan: the step time in ns, infinite on a deadlock; some time over `limit` once it is that."""
     out_ns, in_ns, lasts = a.out_ns, a.in_ns, w.lasts
     wait, out_value, out_start, out_stop, out_order, in_value, in_start, in_stop, in_after, chain = (

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planc_solvers.evaluation.arrays import COMPUTED, CONSTANT, STATE, Arrays, Plan, arrays_of, empty_plan
+from planc_solvers.evaluation.arrays import COMPUTED, CONSTANT, STATE, Arrays, SearchPlan, arrays_of, empty_plan
 from planc_solvers.evaluation.copy_placement import order_outs, place_ins, place_outs
 from planc_solvers.evaluation.engines import run_engines
 from planc_solvers.evaluation.workspace import (
@@ -27,7 +27,7 @@ from planc_solvers.ready import TINY, Once
 
 
 @inner
-def _begin(a: Arrays, s: Plan, w: Workspace) -> None:
+def _begin(a: Arrays, s: SearchPlan, w: Workspace) -> None:
     fill(w.memory, s.length[0] + 3, 0)
     fill(w.tally, w.tally.size, 0)
     fill(w.total, w.total.size, 0)
@@ -56,7 +56,7 @@ def _take_slot(a: Arrays, w: Workspace, v: int) -> None:
 
 
 @inner
-def _scan(a: Arrays, s: Plan, w: Workspace) -> bool:
+def _scan(a: Arrays, s: SearchPlan, w: Workspace) -> bool:
     """Instances, gaps and copies of a plan; False when it does not compute the problem or has too many gaps."""
     _begin(a, s, w)
     length, tasks = s.length[0], a.duration.size
@@ -136,7 +136,7 @@ def _scan(a: Arrays, s: Plan, w: Workspace) -> bool:
 
 
 @inner
-def _finish(a: Arrays, s: Plan, w: Workspace) -> None:
+def _finish(a: Arrays, s: SearchPlan, w: Workspace) -> None:
     """Close every instance at the step's end, sending home what lives there."""
     length, home, origin, needed, size = s.length[0], s.home, a.origin, a.needed, a.size
     start, end, host, memory, write = w.start, w.end, w.host, w.memory, w.write
@@ -165,7 +165,7 @@ def _finish(a: Arrays, s: Plan, w: Workspace) -> None:
 
 
 @inner
-def _accumulate(a: Arrays, s: Plan, w: Workspace) -> None:
+def _accumulate(a: Arrays, s: SearchPlan, w: Workspace) -> None:
     seq, choice = s.seq, s.choice
     form_ptr, form_bytes = a.form_ptr, a.form_bytes
     memory, budget, length = w.memory, a.budget, s.length[0]
@@ -180,7 +180,7 @@ def _accumulate(a: Arrays, s: Plan, w: Workspace) -> None:
 
 
 @inner
-def _compute_ns(a: Arrays, s: Plan) -> float:
+def _compute_ns(a: Arrays, s: SearchPlan) -> float:
     seq, choice, form_ptr, form_ns = s.seq, s.choice, a.form_ptr, a.form_ns
     total = 0
     for p in range(s.length[0]):
@@ -189,7 +189,7 @@ def _compute_ns(a: Arrays, s: Plan) -> float:
 
 
 @inner
-def evaluate_excess(a: Arrays, s: Plan, w: Workspace) -> bool:
+def evaluate_excess(a: Arrays, s: SearchPlan, w: Workspace) -> bool:
     """Fill `w` but for placement and simulation; False when the plan does not compute the problem."""
     if not _scan(a, s, w):
         return False
@@ -198,7 +198,7 @@ def evaluate_excess(a: Arrays, s: Plan, w: Workspace) -> bool:
 
 
 @outer
-def evaluate_within(a: Arrays, s: Plan, w: Workspace, price: float, limit: float) -> bool:
+def evaluate_within(a: Arrays, s: SearchPlan, w: Workspace, price: float, limit: float) -> bool:
     """As `evaluate`, but stops early once makespan plus `price` a byte-position of excess is over `limit`.
 
     The makespan is then a lower bound of it, and what else `w` holds is incomplete.
@@ -221,7 +221,7 @@ def evaluate_within(a: Arrays, s: Plan, w: Workspace, price: float, limit: float
     return True
 
 
-def evaluate(a: Arrays, s: Plan, w: Workspace) -> bool:
+def evaluate(a: Arrays, s: SearchPlan, w: Workspace) -> bool:
     """Fill `w` for the plan `s`; False when it does not compute the problem.
 
     `w.total` then holds the excess (byte-positions over the budgets, before copies are placed;

@@ -2,21 +2,23 @@
 
 import numpy as np
 
+from planc.enums import Direction
 from planc.problem.problem import Origin, Problem
-from planc.schedule.schedule import Copy, Direction, Schedule
-from planc_solvers.evaluation.arrays import Arrays, Plan, empty_plan
+from planc.schedule.schedule import Schedule, Transfer
+from planc_solvers.evaluation.arrays import Arrays, SearchPlan, empty_plan
 from planc_solvers.evaluation.workspace import INS, OUTS, Workspace
 
 
-def schedule_of(problem: Problem, plan: Plan, placed: Workspace) -> Schedule:
+def schedule_of(problem: Problem, plan: SearchPlan, placed: Workspace) -> Schedule:
     """The schedule of `plan`, which `evaluate` has just placed in `placed` without excess."""
     steps = tuple(int(t) for t in plan.seq[: plan.length[0]])
     order = placed.out_order[: placed.tally[OUTS]]
     outs = tuple(
-        Copy(int(placed.out_value[i]), Direction.OUT, int(placed.out_start[i]), int(placed.out_stop[i])) for i in order
+        Transfer(int(placed.out_value[i]), Direction.OUT, int(placed.out_start[i]), int(placed.out_stop[i]))
+        for i in order
     )
     ins = tuple(
-        Copy(int(placed.in_value[i]), Direction.IN, int(placed.in_start[i]), int(placed.in_stop[i]))
+        Transfer(int(placed.in_value[i]), Direction.IN, int(placed.in_start[i]), int(placed.in_stop[i]))
         for i in range(placed.tally[INS])
     )
     host = frozenset(
@@ -26,7 +28,7 @@ def schedule_of(problem: Problem, plan: Plan, placed: Workspace) -> Schedule:
     return Schedule(steps, outs + ins, host, choices)
 
 
-def plan_of(problem: Problem, arrays: Arrays, schedule: Schedule) -> Plan | None:
+def plan_of(problem: Problem, arrays: Arrays, schedule: Schedule) -> SearchPlan | None:
     """The decisions of `schedule` as a plan of `problem`, which has its tasks and values; None if it has no room for it.
 
     When copies start is not a decision of a plan. A schedule without choices says nothing of forms that tasks lack.
@@ -55,7 +57,7 @@ def plan_of(problem: Problem, arrays: Arrays, schedule: Schedule) -> Plan | None
     return adapted(arrays, plan)
 
 
-def adapted(arrays: Arrays, plan: Plan) -> Plan:
+def adapted(arrays: Arrays, plan: SearchPlan) -> SearchPlan:
     """`plan` with what may not be swapped at home on the device."""
     plan.home[arrays.swappable == 0] = 0
     return plan

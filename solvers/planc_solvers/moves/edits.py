@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from planc_solvers.evaluation.arrays import Plan
+from planc_solvers.evaluation.arrays import SearchPlan
 from planc_solvers.evaluation.workspace import HOME, Workspace
 from planc_solvers.jit import inner
 
 
 @inner
-def insert(s: Plan, position: int, task: int) -> None:
+def insert(s: SearchPlan, position: int, task: int) -> None:
     """Make `task`, in its first form and fetching nothing, the step at `position`."""
     length, seq, choice, fetch, words = s.length[0], s.seq, s.choice, s.fetch, s.fetch.shape[1]
     for p in range(length, position, -1):
@@ -24,7 +24,7 @@ def insert(s: Plan, position: int, task: int) -> None:
 
 
 @inner
-def remove(s: Plan, position: int) -> None:
+def remove(s: SearchPlan, position: int) -> None:
     """Take the step at `position` out of the plan."""
     seq, choice, fetch, words = s.seq, s.choice, s.fetch, s.fetch.shape[1]
     for p in range(position, s.length[0] - 1):
@@ -36,7 +36,7 @@ def remove(s: Plan, position: int) -> None:
 
 
 @inner
-def flip(s: Plan, w: Workspace, gap: int) -> None:
+def flip(s: SearchPlan, w: Workspace, gap: int) -> None:
     """Toggle the decision on a gap: kept or fetched, home or resident."""
     if w.gap_kind[gap] == HOME:
         s.home[w.gap_value[gap]] ^= np.uint8(1)
@@ -46,7 +46,7 @@ def flip(s: Plan, w: Workspace, gap: int) -> None:
 
 
 @inner
-def shift(s: Plan, source: int, target: int) -> None:
+def shift(s: SearchPlan, source: int, target: int) -> None:
     """Move a step to another position, in its form, fetching nothing."""
     task, choice = s.seq[source], s.choice[source]
     remove(s, source)

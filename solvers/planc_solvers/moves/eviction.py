@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planc.compiled.packed import Packed
-from planc_solvers.evaluation.arrays import BATCH, COMPUTED, STATE, Arrays, Bytes8, Ints, Plan, step_capacity
+from planc_solvers.evaluation.arrays import BATCH, COMPUTED, STATE, Arrays, Bytes8, Ints, SearchPlan, step_capacity
 from planc_solvers.evaluation.workspace import Floats
 from planc_solvers.jit import inner
 
@@ -179,7 +179,7 @@ def next_task(a: Arrays, now: int, t: Trail, stamp: int) -> int:
 
 
 @inner
-def evict(a: Arrays, s: Plan, now: int, task: int, missing: int, t: Trail) -> int:
+def evict(a: Arrays, s: SearchPlan, now: int, task: int, missing: int, t: Trail) -> int:
     """Evict a value before `task`, which runs for the sake of `now` and misses so many bytes: the value's bytes, or -1 when
     everything is an input."""
     held, on_host, wanted, ptr, readers, seen, weights = (
@@ -233,7 +233,7 @@ def evict(a: Arrays, s: Plan, now: int, task: int, missing: int, t: Trail) -> in
 
 
 @inner
-def append(a: Arrays, s: Plan, task: int, t: Trail) -> int:
+def append(a: Arrays, s: SearchPlan, task: int, t: Trail) -> int:
     """Run `task` as the next step, fetching inputs that are away; the bytes that are on the device in addition after it."""
     position, added, where, on_host = s.length[0], 0, t.where, t.on_host
     s.seq[position] = task
@@ -256,7 +256,7 @@ def append(a: Arrays, s: Plan, task: int, t: Trail) -> int:
 
 
 @inner
-def run(a: Arrays, s: Plan, target: int, form: int, now: int, t: Trail, used: int) -> int:
+def run(a: Arrays, s: SearchPlan, target: int, form: int, now: int, t: Trail, used: int) -> int:
     """Run `target` in that form after what must be recomputed for it, evicting where memory runs out.
 
     The bytes on the device after it, which were `used` before; -1 where there is no way.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planc_solvers.evaluation.arrays import Arrays, Plan
+from planc_solvers.evaluation.arrays import Arrays, SearchPlan
 from planc_solvers.evaluation.workspace import Workspace
 from planc_solvers.jit import inner, outer
 
@@ -17,7 +17,7 @@ def has_forms(a: Arrays) -> bool:
 
 
 @inner
-def _settle(a: Arrays, s: Plan, w: Workspace, begin: int, end: int) -> bool:
+def _settle(a: Arrays, s: SearchPlan, w: Workspace, begin: int, end: int) -> bool:
     """Let the steps in [begin, end) run in their fastest form that fits `w.memory`, else in their leanest."""
     seq, choice, memory, form_ptr, form_ns, form_bytes = s.seq, s.choice, w.memory, a.form_ptr, a.form_ns, a.form_bytes
     changed = False
@@ -38,13 +38,13 @@ def _settle(a: Arrays, s: Plan, w: Workspace, begin: int, end: int) -> bool:
 
 
 @outer
-def settle(a: Arrays, s: Plan, w: Workspace) -> None:
+def settle(a: Arrays, s: SearchPlan, w: Workspace) -> None:
     """Give every step of `s`, whose evaluation is `w`, its fastest form that fits beside what is held there."""
     _settle(a, s, w, 0, s.length[0])
 
 
 @inner
-def choose(a: Arrays, s: Plan, w: Workspace, focus: int) -> bool:
+def choose(a: Arrays, s: SearchPlan, w: Workspace, focus: int) -> bool:
     """Change the form of the step at `focus`, or of a random one if that has no choice, or settle the steps around."""
     seq, form_ptr = s.seq, a.form_ptr
     position = focus

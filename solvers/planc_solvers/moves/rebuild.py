@@ -8,7 +8,7 @@ it.
 
 import numpy as np
 
-from planc_solvers.evaluation.arrays import COMPUTED, STATE, Arrays, Plan
+from planc_solvers.evaluation.arrays import COMPUTED, STATE, Arrays, SearchPlan
 from planc_solvers.jit import fill, inner, outer
 from planc_solvers.moves.eviction import AWAY, GONE, HELD, Trail, hold, let_go, run
 
@@ -29,7 +29,7 @@ def _draw_weights(t: Trail) -> None:
 
 
 @inner
-def _begin(a: Arrays, plan: Plan, s: Plan, t: Trail) -> int:
+def _begin(a: Arrays, plan: SearchPlan, s: SearchPlan, t: Trail) -> int:
     """Nothing has run, and what is not computed lies where `plan` has it at the step's start: the bytes on the device."""
     tasks, values, used = a.duration.size, a.size.size, 0
     fill(t.done, tasks, 0)
@@ -51,7 +51,7 @@ def _begin(a: Arrays, plan: Plan, s: Plan, t: Trail) -> int:
 
 
 @inner
-def _fates(a: Arrays, s: Plan, t: Trail) -> None:
+def _fates(a: Arrays, s: SearchPlan, t: Trail) -> None:
     """What becomes of the values of each step: `t.fates[step, slot]`, what it reads before what it makes."""
     fates, later, seq, fetch = t.fates, t.later, s.seq, s.fetch
     read_ptr, reads, write_ptr, writes = a.read_ptr, a.reads, a.write_ptr, a.writes
@@ -84,7 +84,7 @@ def _settle(a: Arrays, v: int, fate: int, t: Trail) -> int:
 
 
 @outer
-def rebuild(a: Arrays, plan: Plan, s: Plan, t: Trail, begin: int, end: int) -> bool:
+def rebuild(a: Arrays, plan: SearchPlan, s: SearchPlan, t: Trail, begin: int, end: int) -> bool:
     """Write `plan` into `s`, its steps [begin, end) decided anew by `t.weights`; False when the rule finds no way."""
     used, now, last = _begin(a, plan, s, t), 0, a.duration.size - 1
     _fates(a, plan, t)
@@ -112,7 +112,7 @@ def rebuild(a: Arrays, plan: Plan, s: Plan, t: Trail, begin: int, end: int) -> b
 
 
 @inner
-def rebuild_stretch(a: Arrays, plan: Plan, s: Plan, t: Trail) -> bool:
+def rebuild_stretch(a: Arrays, plan: SearchPlan, s: SearchPlan, t: Trail) -> bool:
     """Write `plan` into `s`, a random stretch of it decided anew by random weights; False when the rule finds no way."""
     steps = STRETCHES[np.random.randint(len(STRETCHES))]
     begin = np.random.randint(plan.length[0] + steps // 2) - steps // 2

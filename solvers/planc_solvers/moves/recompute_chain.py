@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from planc_solvers.evaluation.arrays import Arrays, Bytes8, Ints, Plan
+from planc_solvers.evaluation.arrays import Arrays, Bytes8, Ints, SearchPlan
 from planc_solvers.evaluation.workspace import FETCHED, GAPS, Workspace
 from planc_solvers.jit import fill, inner
 from planc_solvers.moves.edits import insert
@@ -22,7 +22,7 @@ def _mark_alive(w: Workspace, position: int, alive: Bytes8) -> None:
 
 
 @inner
-def insert_chain(a: Arrays, s: Plan, w: Workspace, alive: Bytes8, chain: Ints, value: int, position: int) -> bool:
+def insert_chain(a: Arrays, s: SearchPlan, w: Workspace, alive: Bytes8, chain: Ints, value: int, position: int) -> bool:
     """Recompute `value` before `position`, with the inputs that are gone there; False when it may not be.
 
     There is room in `alive` for the values, and in `chain` for `CHAIN_DEPTH` tasks.
@@ -62,7 +62,7 @@ def _gather_chain(a: Arrays, w: Workspace, alive: Bytes8, todo: Ints, value: int
 
 
 @inner
-def _insert_sorted(a: Arrays, s: Plan, tasks: Ints, count: int, position: int) -> None:
+def _insert_sorted(a: Arrays, s: SearchPlan, tasks: Ints, count: int, position: int) -> None:
     """Insert tasks before `position` in task order, which is a valid order among them."""
     for i in range(count):
         low = i

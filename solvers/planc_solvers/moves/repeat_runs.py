@@ -5,7 +5,7 @@ They serve plans without swaps, where single steps of a chain cannot go one by o
 
 import numpy as np
 
-from planc_solvers.evaluation.arrays import Plan
+from planc_solvers.evaluation.arrays import SearchPlan
 from planc_solvers.evaluation.workspace import REPEATS, Workspace
 from planc_solvers.jit import inner
 from planc_solvers.moves.edits import remove, shift
@@ -34,7 +34,7 @@ def part_of_run(w: Workspace) -> tuple[int, int]:
 
 
 @inner
-def drop_run(s: Plan, w: Workspace) -> bool:
+def drop_run(s: SearchPlan, w: Workspace) -> bool:
     """Remove recomputations side by side."""
     if w.tally[REPEATS] == 0:
         return False
@@ -45,7 +45,7 @@ def drop_run(s: Plan, w: Workspace) -> bool:
 
 
 @inner
-def shift_run(s: Plan, w: Workspace) -> bool:
+def shift_run(s: SearchPlan, w: Workspace) -> bool:
     """Shift recomputations side by side together, earlier, though none before its first execution, or later."""
     if w.tally[REPEATS] == 0:
         return False

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planc.compiled.packed import Packed
-from planc_solvers.evaluation.arrays import MOST_BATCH_POWER, Arrays, Bytes8, Ints, Plan, arrays_of, empty_plan
+from planc_solvers.evaluation.arrays import MOST_BATCH_POWER, Arrays, Bytes8, Ints, SearchPlan, arrays_of, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate, evaluate_within
 from planc_solvers.evaluation.workspace import (
     COMPUTE,
@@ -55,9 +55,9 @@ DRAWS = 40
 class Annealing(Packed):
     """One search: the current plan is `plans[CURRENT]` with its evaluation, the other pair is the neighbour's."""
 
-    plans: tuple[Plan, Plan]
+    plans: tuple[SearchPlan, SearchPlan]
     places: tuple[Workspace, Workspace]
-    best: Plan
+    best: SearchPlan
     state: Floats
     """Score of the current plan, price (ns per byte-position), best step time (ns), index of the current plan, and the
     price that the search began with."""
@@ -76,7 +76,7 @@ def annealing(a: Arrays) -> Annealing:
 
 
 @outer
-def copy_plan(source: Plan, target: Plan) -> None:
+def copy_plan(source: SearchPlan, target: SearchPlan) -> None:
     """Overwrite `target` with `source`."""
     length, words = source.length[0], source.fetch.shape[1]
     seq, fetch, home, choice = source.seq, source.fetch, source.home, source.choice
@@ -91,7 +91,7 @@ def copy_plan(source: Plan, target: Plan) -> None:
     target.length[0], target.batch[0] = length, source.batch[0]
 
 
-def copied(a: Arrays, plan: Plan) -> Plan:
+def copied(a: Arrays, plan: SearchPlan) -> SearchPlan:
     """A copy of `plan`."""
     twin = empty_plan(a)
     copy_plan(plan, twin)
@@ -99,7 +99,7 @@ def copied(a: Arrays, plan: Plan) -> Plan:
 
 
 @inner
-def _focus(a: Arrays, s: Plan, w: Workspace) -> int:
+def _focus(a: Arrays, s: SearchPlan, w: Workspace) -> int:
     """A position over the budget when there is one, else the fullest of a few."""
     length, memory, budget, over = s.length[0], w.memory, a.budget, w.total[EXCESS] > 0
     best = np.random.randint(length)
@@ -128,7 +128,7 @@ def _gap_at(w: Workspace, position: int, kind: int) -> int:
 
 
 @inner
-def _fetch_inputs(a: Arrays, s: Plan, position: int, chance: float) -> None:
+def _fetch_inputs(a: Arrays, s: SearchPlan, position: int, chance: float) -> None:
     """Let the inputs of an inserted recomputation be fetched, each with that chance, rather than kept for it."""
     task = s.seq[position]
     for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
@@ -138,7 +138,7 @@ def _fetch_inputs(a: Arrays, s: Plan, position: int, chance: float) -> None:
 
 
 @inner
-def _recompute(a: Arrays, s: Plan, w: Workspace, m: Annealing, gap: int) -> int:
+def _recompute(a: Arrays, s: SearchPlan, w: Workspace, m: Annealing, gap: int) -> int:
     """Recompute the gap's value before the later access instead of keeping or fetching it: the position, or -1."""
     if w.gap_kind[gap] == HOME:
         return -1
@@ -157,7 +157,7 @@ def _recompute(a: Arrays, s: Plan, w: Workspace, m: Annealing, gap: int) -> int:
 
 
 @inner
-def _drop_repeat(a: Arrays, s: Plan, w: Workspace, exchange: bool) -> bool:
+def _drop_repeat(a: Arrays, s: SearchPlan, w: Workspace, exchange: bool) -> bool:
     """Remove a recomputation; on `exchange` fetch what it made instead, at its next use."""
     if w.tally[REPEATS] == 0:
         return False
@@ -172,7 +172,7 @@ def _drop_repeat(a: Arrays, s: Plan, w: Workspace, exchange: bool) -> bool:
 
 
 @inner
-def _trade_run(a: Arrays, s: Plan, w: Workspace, m: Annealing) -> bool:
+def _trade_run(a: Arrays, s: SearchPlan, w: Workspace, m: Annealing) -> bool:
     """Recompute one value instead of others: remove recomputations side by side and recompute the value of a gap."""
     if w.tally[REPEATS] == 0:
         return False
@@ -190,7 +190,7 @@ def _trade_run(a: Arrays, s: Plan, w: Workspace, m: Annealing) -> bool:
 
 
 @inner
-def _propose_runs(a: Arrays, s: Plan, w: Workspace, m: Annealing, draw: float) -> bool:
+def _propose_runs(a: Arrays, s: SearchPlan, w: Workspace, m: Annealing, draw: float) -> bool:
     """Change recomputations side by side together; `draw` in [0, RUN_SHARE) says how."""
     if draw < 0.25 * RUN_SHARE:
         return drop_run(s, w)
@@ -200,7 +200,7 @@ def _propose_runs(a: Arrays, s: Plan, w: Workspace, m: Annealing, draw: float) -
 
 
 @inner
-def _move_repeat(a: Arrays, s: Plan, w: Workspace) -> bool:
+def _move_repeat(a: Arrays, s: SearchPlan, w: Workspace) -> bool:
     """Shift a recomputation to a nearby position, or put another task in its place."""
     if w.tally[REPEATS] == 0:
         return False
@@ -226,7 +226,7 @@ def _move_repeat(a: Arrays, s: Plan, w: Workspace) -> bool:
 
 
 @inner
-def _move_first(s: Plan, w: Workspace) -> bool:
+def _move_first(s: SearchPlan, w: Workspace) -> bool:
     """Shift a step, mostly the first execution of its task, to a nearby position around the focus."""
     length = s.length[0]
     position = _focus_step(w, length)
@@ -253,7 +253,7 @@ def _focus_step(w: Workspace, length: int) -> int:
 
 
 @inner
-def _flip_run(a: Arrays, s: Plan, w: Workspace, gap: int) -> None:
+def _flip_run(a: Arrays, s: SearchPlan, w: Workspace, gap: int) -> None:
     """Give a run of later gaps of the same kind and a similar size the same change as `gap`."""
     size = a.size[w.gap_value[gap]]
     run = np.random.randint(2, 8 if a.duration.size < 3000 else 60)
@@ -267,7 +267,7 @@ def _flip_run(a: Arrays, s: Plan, w: Workspace, gap: int) -> None:
 
 
 @inner
-def _flip_move(a: Arrays, s: Plan, w: Workspace) -> bool:
+def _flip_move(a: Arrays, s: SearchPlan, w: Workspace) -> bool:
     """Change one, two or a run of keep / fetch / home decisions."""
     over = w.total[EXCESS] > 0
     gap = _gap_at(w, _focus(a, s, w) if over or np.random.random() < 0.4 else -1, KEPT if over else -1)
@@ -286,7 +286,7 @@ def _flip_move(a: Arrays, s: Plan, w: Workspace) -> bool:
 
 
 @inner
-def _propose(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool, runs: bool) -> bool:
+def _propose(a: Arrays, s: SearchPlan, w: Workspace, m: Annealing, swaps: bool, runs: bool) -> bool:
     """Change the copy `s` of the current plan, whose evaluation is `w`; False when no move came of it."""
     if not has_forms(a):
         return _propose_copies(a, s, w, m, swaps, runs)
@@ -298,7 +298,7 @@ def _propose(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool, runs: 
 
 
 @inner
-def _propose_copies(a: Arrays, s: Plan, w: Workspace, m: Annealing, swaps: bool, runs: bool) -> bool:
+def _propose_copies(a: Arrays, s: SearchPlan, w: Workspace, m: Annealing, swaps: bool, runs: bool) -> bool:
     """Change what is kept, fetched or recomputed, or seldom how many copies start together."""
     if swaps and a.boundary > 0 and np.random.random() < 0.003:
         power = s.batch[0] + (1 if np.random.random() < 0.5 else -1)
@@ -329,7 +329,7 @@ def _score(w: Workspace, price: float) -> float:
     return float(w.total[MAKESPAN] + price * w.total[EXCESS])
 
 
-def start(a: Arrays, m: Annealing, plan: Plan, price: float) -> bool:
+def start(a: Arrays, m: Annealing, plan: SearchPlan, price: float) -> bool:
     """Begin or resume at `plan`; False when it does not compute the problem."""
     copy_plan(plan, m.plans[0])
     if not evaluate(a, m.plans[0], m.places[0]):

@@ -5,7 +5,7 @@ from itertools import count
 
 import numpy as np
 
-from planc_solvers.evaluation.arrays import Arrays, Plan, arrays_of, empty_plan
+from planc_solvers.evaluation.arrays import Arrays, SearchPlan, arrays_of, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, Floats, Workspace, workspace
 from planc_solvers.moves.eviction import trail
@@ -25,7 +25,7 @@ SPREAD = 0.5
 """Standard deviation of the weights tried then around the best, of the price's in its logarithm."""
 
 
-def greedy_plans(a: Arrays, place: Workspace, seed: int, family: int = 0) -> Iterator[Plan | None]:
+def greedy_plans(a: Arrays, place: Workspace, seed: int, family: int = 0) -> Iterator[SearchPlan | None]:
     """Try one set of weights after the other, without end: a plan within the budgets faster than all before, or None.
 
     The first family begins with listed weights, the others where chance puts them.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from planc.schedule.solver import Progress, SolveOptions
 from planc_solvers.bounds.prover import LARGE
-from planc_solvers.evaluation.arrays import Arrays, Plan, empty_plan
+from planc_solvers.evaluation.arrays import Arrays, SearchPlan, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, workspace
 from planc_solvers.moves.form_choices import settle
@@ -70,7 +70,7 @@ class Improver:
 
     def __init__(self, arrays: Arrays, options: SolveOptions, standing: SolveState) -> None:
         self.arrays, self.options, self.standing = arrays, options, standing
-        self.proposals: deque[Plan] = deque([empty_plan(arrays)])
+        self.proposals: deque[SearchPlan] = deque([empty_plan(arrays)])
         self.scratch = workspace(arrays)
         self.search = annealing(arrays)
         tasks, self.base = arrays.duration.size, max(int(arrays.duration.sum()), 1)
@@ -80,7 +80,7 @@ class Improver:
         self.cycles = SWAPPING if self.swaps else RECOMPUTING
         self.price = self.base * 0.02 / (max(arrays.budget, 1) * 0.01 * max(1.0, tasks / 50))
         self.chunks = {False: CHUNK, True: CHUNK // 20} if arrays.reads.size <= LARGE else {False: 1, True: 1}
-        self.starts: dict[int, Plan] = {}
+        self.starts: dict[int, SearchPlan] = {}
         self.spent, self.counted, self.begun = 0.0, self._counted_moves(), 0.0
         start(arrays, self.search, self.proposals[0], self.price)
         self.search.state[BEST] = inf
@@ -203,7 +203,7 @@ class Improver:
         if chosen is not None:
             start(self.arrays, self.search, chosen, price)
 
-    def _settled_forms(self, plan: Plan) -> Plan:
+    def _settled_forms(self, plan: SearchPlan) -> SearchPlan:
         """`plan` with every step in its fastest form that fits, where that makes a better plan of it."""
         if self.forms and evaluate(self.arrays, plan, self.scratch):
             settle(self.arrays, plan, self.scratch)

@@ -6,12 +6,12 @@ they are elsewhere.
 
 import numpy as np
 
-from planc_solvers.evaluation.arrays import Arrays, Plan
+from planc_solvers.evaluation.arrays import Arrays, SearchPlan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.workspace import EXCESS, GAPS, KEPT, Workspace
 
 
-def mend(a: Arrays, plan: Plan, place: Workspace) -> bool:
+def mend(a: Arrays, plan: SearchPlan, place: Workspace) -> bool:
     """Fetch idle values of `plan` until no step is over the budget; whether it now fits, evaluated in `place`."""
     if not evaluate(a, plan, place):
         return False
@@ -21,7 +21,7 @@ def mend(a: Arrays, plan: Plan, place: Workspace) -> bool:
     return True
 
 
-def _fetch_idle(a: Arrays, plan: Plan, place: Workspace) -> None:
+def _fetch_idle(a: Arrays, plan: SearchPlan, place: Workspace) -> None:
     """Step by step, fetch of the values idle across it those of the most bytes times steps, until it fits."""
     gaps = int(place.tally[GAPS])
     idle = np.flatnonzero((place.gap_kind[:gaps] == KEPT) & (a.swappable[place.gap_value[:gaps]] == 1))

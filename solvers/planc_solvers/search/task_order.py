@@ -14,7 +14,7 @@ import numpy as np
 from planc.compiled.packed import Packed
 from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
-from planc_solvers.evaluation.arrays import Arrays, Ints, Plan, arrays_of, csr, empty_plan
+from planc_solvers.evaluation.arrays import Arrays, Ints, SearchPlan, arrays_of, csr, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate, evaluate_excess
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, Workspace, workspace
 from planc_solvers.jit import inner, outer
@@ -128,7 +128,7 @@ def _shift(seq: Ints, place: Ints, source: int, target: int) -> None:
 
 
 @outer
-def _anneal_order(a: Arrays, s: Plan, w: Workspace, windows: _Windows, moves: int, seed: int) -> float:
+def _anneal_order(a: Arrays, s: SearchPlan, w: Workspace, windows: _Windows, moves: int, seed: int) -> float:
     """Anneal the order in `s`, leaving the best in `windows.best`; what that is over the budget, in byte-positions."""
     np.random.seed(seed)
     tasks, seq, place, best = a.duration.size, s.seq, windows.place, windows.best

@@ -41,7 +41,7 @@ def test_json_is_one_object_with_what_was_asked_for(planc: Planc, plan: Path) ->
     result = json.loads(out)
     peak = peak_of(view_of(random_plan(cnn(), 1)))
     assert result["peak_bytes"] == result["at_peak"]["bytes"] == peak.bytes
-    assert [s["storage"] for s in result["at_peak"]["stays"]] == [s.storage for s in peak.stays]
+    assert [s["storage"] for s in result["at_peak"]["stays"]] == [s.storage for s in peak.residencies]
     assert result["tensor"]["content"] == "state"
     assert result["tensor"]["shape"] == [8, 3, 3, 3]
     readers = {title for stay in result["tensor"]["stays"] for title in stay["read_by"]}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from planc.errors import ModelError
-from planc.instances.instance import Link, read_instance
+from planc.instances.instance import Bandwidths, read_instance
 
 INSTANCES = Path(__file__).parents[3] / "benchmarks" / "solver" / "instances"
 CHAIN = {
@@ -36,7 +36,7 @@ def test_peak_of_the_given_order_is_the_published_one(name: str, peak: int) -> N
 
 
 def test_link_makes_values_swappable_at_its_bandwidth(tmp_path: Path) -> None:
-    problem = read_instance(_write(tmp_path / "i.json"), Link(d2h=1e9, h2d=2e9)).problem
+    problem = read_instance(_write(tmp_path / "i.json"), Bandwidths(d2h=1e9, h2d=2e9)).problem
     assert [v.swappable for v in problem.values] == [True] * 3
     assert (problem.values[1].copy_out_ns, problem.values[1].copy_in_ns) == (20, 10)
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from planc.cli.solve import answer_of
-from planc.instances.instance import Link, read_instance
+from planc.instances.instance import Bandwidths, read_instance
 from planc.instances.replay import replay
 from planc.schedule.solver import SolveOptions, solve
 from planc_solvers.mip import Mip
@@ -18,7 +18,7 @@ INSTANCES = Path(__file__).parents[3] / "benchmarks" / "solver" / "instances"
 INSTANCE, LAYERED = INSTANCES / "resnet50_train.json", INSTANCES / "random_layered_100.json"
 
 
-def _solved(path: Path, link: Link | None, share: float) -> tuple[dict[str, Any], dict[str, Any], int]:
+def _solved(path: Path, link: Bandwidths | None, share: float) -> tuple[dict[str, Any], dict[str, Any], int]:
     read = read_instance(path, link)
     budget = int(read.peak_bytes * share)
     solution = solve(Mip(), read.with_budget(budget), SolveOptions(time_limit_s=1.0, workers=1))
@@ -32,7 +32,7 @@ def recomputed() -> tuple[dict[str, Any], dict[str, Any], int]:
 
 @pytest.fixture(scope="module")
 def swapped() -> tuple[dict[str, Any], dict[str, Any], int]:
-    return _solved(LAYERED, Link(1e5, 1e5), 0.6)
+    return _solved(LAYERED, Bandwidths(1e5, 1e5), 0.6)
 
 
 def test_answers_are_accepted(

@@ -19,7 +19,7 @@ from planc.lowering.blocks import Blocks
 from planc.lowering.lower import Lowered, Lowering, lower
 from planc.plan.executed import executed
 from planc.plan.plan import Plan
-from planc.plan.stays import StayIndex
+from planc.plan.residency_index import ResidencyIndex
 from planc.planning.build import build_problem
 from planc.runtime.measure import measure
 from planc.runtime.step import load
@@ -29,7 +29,7 @@ from planc.verify.verify import verify
 
 def placed(imported: ImportedModel, plan: Plan | Lowered) -> list[str]:
     """Names of the Concats that do not run."""
-    parts = executed(imported.graph, plan.runs, plan.segments, StayIndex(plan.residencies))
+    parts = executed(imported.graph, plan.runs, plan.segments, ResidencyIndex(plan.residencies))
     return [imported.graph.ops[part.ops[at]].name for part in parts for at in sorted(part.placed)]
 
 
@@ -55,12 +55,12 @@ def test_no_load_rises_and_buffers_hold_what_stays_hold(seed: int) -> None:
     for inside in (True, False):
         lowering = Lowering.of(imported.graph, planning, schedule, inside)
         assert lowering.has_inside <= inside
-        blocks = Blocks(imported.graph, lowering.stays)
+        blocks = Blocks(imported.graph, lowering.residencies)
         assert len(lowering.buffers) == len(blocks.members) + len(lowering.segments)
         found.append(int(blocks.loads(lowering.slots.total).max()))
-        for stay in lowering.stays:
+        for stay in lowering.residencies:
             if stay.inside is not None:
-                output = lowering.stays[stay.inside[0]]
+                output = lowering.residencies[stay.inside[0]]
                 assert stay.end == output.begin + 1
                 assert not stay.copied_out
     assert found[0] <= found[1]
@@ -74,7 +74,7 @@ def test_swapped_pieces_and_repeated_concats_are_placed_too() -> None:
     for seed in range(40):
         planning = build_problem(imported.graph, made_up_costs(imported.graph))
         lowering = Lowering.of(imported.graph, planning, random_schedule(planning.problem, seed))
-        pieces = [stay for stay in lowering.stays if stay.inside is not None]
+        pieces = [stay for stay in lowering.residencies if stay.inside is not None]
         runs = Counter(lowering.slots.steps)
         concats = {layer for layer, op in enumerate(ops) if op.op_type == "Concat"}
         kinds = {
@@ -124,7 +124,9 @@ def test_segments_that_only_join_have_no_session_and_sessions_are_counted_as_the
         plan = random_plan(imported, seed)
         with load(plan, imported) as step:
             assert step.device.session_count == distinct_sessions(imported, plan)  # it has runs, segments, residencies
-            empty = [part.empty for part in executed(imported.graph, plan.runs, plan.segments, step._executor.stays)]
+            empty = [
+                part.empty for part in executed(imported.graph, plan.runs, plan.segments, step._executor.residencies)
+            ]
             assert empty == [segment.loaded is None for segment in step._executor._segments[:-1]]
             alone += empty.count(True)
     assert alone > 0

@@ -12,8 +12,8 @@ from support.schedules import random_schedule
 from planc.costs.table import CostTable, FormCost
 from planc.graph.footprint import padded_bytes
 from planc.lowering.lower import lower
+from planc.lowering.residencies import residencies_of, slot_map
 from planc.lowering.segments import segments_of
-from planc.lowering.stays import slot_map, stays_of
 from planc.planning.build import build_problem, least_arena_bytes
 
 
@@ -26,7 +26,7 @@ def test_regions_cover_the_need_and_raise_no_load_above_that_of_single_runs(seed
     planning = replace(planning, layer_scratch=tuple((size,) for size in need))
     schedule = random_schedule(planning.problem, seed)
     slots = slot_map(imported.graph, schedule.steps)
-    stays = stays_of(slots, planning, schedule)
+    stays = residencies_of(slots, planning, schedule)
     segments = segments_of(slots, planning, schedule, stays)
     covered = [run for s in segments for run in range(s.first, s.end)]
     assert covered == list(range(len(schedule.steps)))
@@ -52,7 +52,7 @@ def test_without_scratch_in_the_slab_only_copies_cut() -> None:
     planning = build_problem(imported.graph, made_up_costs(imported.graph))
     schedule = random_schedule(planning.problem, 1)
     slots = slot_map(imported.graph, schedule.steps)
-    segments = segments_of(slots, planning, schedule, stays_of(slots, planning, schedule))
+    segments = segments_of(slots, planning, schedule, residencies_of(slots, planning, schedule))
     cuts = {p for copy in schedule.copies for p in (copy.start, copy.stop)} | {0, len(schedule.steps)}
     assert [s.first for s in segments] == sorted(cuts)[:-1]
     assert all(s.scratch == 0 for s in segments)

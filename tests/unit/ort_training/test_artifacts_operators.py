@@ -19,7 +19,7 @@ from torch import Tensor
 from planc.errors import ModelError
 from planc.ort_training import algebra as ort_artifacts_rules  # noqa: F401 - registers the handlers
 from planc.ort_training.lowering import ArtifactLowering
-from planc.training.emit.builder import Builder, Value
+from planc.training.emit.builder import Builder, Var
 from planc.training.emit.forms import table_for
 
 Arrays = Mapping[str, np.ndarray]
@@ -55,7 +55,7 @@ def run(
     given = {n: v.astype(np.float32) if v.dtype == np.float64 else v for n, v in feeds.items()}
     for name, array in given.items():
         dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
-        c.known[name] = b.values[name] = Value(name, array.shape, dtype)
+        c.known[name] = b.values[name] = Var(name, array.shape, dtype)
     for proto in nodes:
         c.run(proto)
     made = [c.ordered(c.tensor(name)) for name in outputs]
@@ -274,7 +274,7 @@ def test_a_relu_keeps_its_output_alone(rng: np.random.Generator) -> None:
     b = Builder()
     c = ArtifactLowering(b)
     for name in ("x", "dy"):
-        c.known[name] = b.values[name] = Value(name, (3, 4), TensorProto.FLOAT)
+        c.known[name] = b.values[name] = Var(name, (3, 4), TensorProto.FLOAT)
     c.run(node("Relu", "x", "y"))
     c.run(node("ReluGrad", "dy x", "dx"))
     assert [n.op_type for n in b.nodes if "x" in n.input] == ["Relu"]
@@ -293,6 +293,6 @@ def test_a_relu_keeps_its_output_alone(rng: np.random.Generator) -> None:
 def test_what_cannot_be_lowered_is_named(proto: onnx.NodeProto, said: str) -> None:
     b = Builder()
     c = ArtifactLowering(b)
-    c.known["x"] = b.values["x"] = Value("x", (3, 4), TensorProto.FLOAT)
+    c.known["x"] = b.values["x"] = Var("x", (3, 4), TensorProto.FLOAT)
     with pytest.raises(ModelError, match=said.replace("(", r"\(").replace(")", r"\)")):
         c.run(proto)

@@ -4,9 +4,9 @@ import pytest
 from support.networks import cnn
 from support.plans import plan_of, random_plan
 
+from planc.enums import Direction
 from planc.errors import UsageError
-from planc.plan.plan import Direction
-from planc.plan.stays import StayIndex
+from planc.plan.residency_index import ResidencyIndex
 from planc.report.decisions import Kind, decisions_of, hidden_ns, stalls_ns
 from planc.report.summary import summarize, summary_json
 from planc.report.tensor import life_json, life_of
@@ -77,13 +77,13 @@ def test_a_plan_that_keeps_everything_decides_nothing() -> None:
 def test_tensor_rows_name_every_decision_once() -> None:
     view = view_of(random_plan(cnn(), 2))
     rows = {row.storage: row for row in tensor_rows(view)}
-    lasting = {stay.storage for stay in view.stays if stay.content is not Content.TEMPORARY}
+    lasting = {stay.storage for stay in view.residencies if stay.content is not Content.TEMPORARY}
     assert set(rows) == lasting
     for decision in decisions_of(view):
         if decision.kind is not Kind.RECOMPUTE:
             assert decision.kind in rows[decision.name].decision
             assert rows[decision.name].copy_ns == decision.copy_ns
-    again = {s.storage for s in view.stays if s.maker is not None and view.is_repeat[s.maker]} & lasting
+    again = {s.storage for s in view.residencies if s.maker is not None and view.is_repeat[s.maker]} & lasting
     assert {name for name, row in rows.items() if "recompute" in row.decision} == again != set()
 
 
@@ -103,12 +103,12 @@ def test_summary_json_carries_the_contracts_fields() -> None:
 def test_readers_are_those_that_the_executor_binds(seed: int) -> None:
     imported = cnn()
     graph, view = imported.graph, view_of(random_plan(imported, seed), imported.graph)
-    index = StayIndex(view.plan.residencies)
+    index = ResidencyIndex(view.plan.residencies)
     for storage in sorted(graph.used_storages):
         name = graph.storages[storage].name
         life = life_of(view, name, graph)
         assert life.readers is not None
-        for stay, runs in zip(life.stays, life.readers, strict=True):
+        for stay, runs in zip(life.residencies, life.readers, strict=True):
             for run in runs:
                 layer = graph.layers[view.plan.runs[run].layer]
                 slots = [
@@ -135,7 +135,7 @@ def test_a_view_of_a_tensor_lives_in_its_storage() -> None:
     names = [imported.graph.tensors[t].name for t in shared.tensors]
     lives = [life_of(view, name, imported.graph) for name in names]
     assert {life.storage for life in lives} == {shared.name}
-    assert all(life.stays == lives[0].stays and set(life.tensors or ()) == set(names) for life in lives)
+    assert all(life.residencies == lives[0].residencies and set(life.tensors or ()) == set(names) for life in lives)
     assert life_json(view, lives[-1])["tensor"] == names[-1]
 
 

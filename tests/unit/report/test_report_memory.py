@@ -98,9 +98,9 @@ def test_peak_lists_what_is_resident_there() -> None:
     view = view_of(_plan("cnn", 1))
     peak = peak_of(view)
     assert peak.bytes == memory_over_slots(view).peak_bytes == _union_bytes(view.plan, peak.slot)
-    assert sum(stay.bytes for stay in peak.stays) == peak.bytes
+    assert sum(stay.bytes for stay in peak.residencies) == peak.bytes
     assert view.first_slot[peak.run] <= peak.slot < view.first_slot[peak.run + 1]
-    sizes = [stay.bytes for stay in peak.stays]
+    sizes = [stay.bytes for stay in peak.residencies]
     assert sizes == sorted(sizes, reverse=True)
 
 

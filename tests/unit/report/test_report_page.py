@@ -97,7 +97,7 @@ def test_every_run_copy_stay_and_tensor_is_there(tmp_path: Path, plan: Plan) -> 
 def test_slab_boxes_lie_where_the_residencies_do(plan: Plan) -> None:
     view = view_of(plan)
     boxes = {(b.tip.split("\n")[0], round(b.x, 6), round(b.y, 6)): b for b in scene.slab_scene(view).boxes}
-    for stay in view.stays:
+    for stay in view.residencies:
         x = 1000 * stay.begin_ns / plan.prediction.step_ns
         y = 300 * (1 - (stay.offset + stay.bytes) / plan.memory.slab_bytes)
         box = boxes[stay.storage, round(x, 6), round(y, 6)]

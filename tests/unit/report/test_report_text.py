@@ -48,7 +48,7 @@ def test_everything_fits_the_width(width: int) -> None:
     view = view_of(plan, imported.graph)
     print_summary(console, plan)
     print_peak(console, view, peak_of(view))
-    for storage in sorted({stay.storage for stay in view.stays}):
+    for storage in sorted({stay.storage for stay in view.residencies}):
         print_tensor(console, view, life_of(view, storage, imported.graph))
     assert max(len(line) for line in _text(console).splitlines()) <= width
 
@@ -131,6 +131,6 @@ def test_words() -> None:
         "250 %",
     ]
     assert percent(0.5, signed=True) == "+50.0 %"
-    assert [plural(1, "copy"), plural(2, "copy"), plural(2, "stay"), plural(1200, "layer")] == [
-        "1 copy", "2 copies", "2 stays", "1,200 layers",
+    assert [plural(1, "copy"), plural(2, "copy"), plural(2, "residency"), plural(1200, "layer")] == [
+        "1 copy", "2 copies", "2 residencies", "1,200 layers",
     ]  # fmt: skip

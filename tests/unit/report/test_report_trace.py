@@ -7,8 +7,8 @@ import pytest
 from support.networks import cnn
 from support.plans import random_plan
 
+from planc.enums import Direction
 from planc.errors import UsageError
-from planc.plan.plan import Direction
 from planc.report.memory import memory_over_time
 from planc.report.trace import write_trace
 from planc.report.view import view_of

@@ -16,19 +16,19 @@ from planc.compile.options import CompileOptions
 from planc.errors import DeviceError, InternalError
 from planc.plan.files import write_plan
 from planc.plan.plan import Plan
-from planc.plan.plan import Region as Place
+from planc.plan.plan import ScratchRegion as Place
 from planc.profiling.profile import profile
 from planc.runtime.cpu import CpuDevice
 from planc.runtime.executor import Executor
 from planc.runtime.measure import measure, synthetic_feeds
-from planc.runtime.scratch import ALIGNMENT, Region, scratch_allocator
+from planc.runtime.scratch import ALIGNMENT, ScratchRegion, scratch_allocator
 from planc.runtime.step import load
 
 replace = msgspec.structs.replace
 
 
 def test_a_region_hands_out_aligned_disjoint_bytes_and_starts_over_when_empty() -> None:
-    region = Region(base=1 << 20, size=4 * ALIGNMENT)
+    region = ScratchRegion(base=1 << 20, size=4 * ALIGNMENT)
     assert [region.take(1), region.take(ALIGNMENT)] == [1 << 20, (1 << 20) + ALIGNMENT]
     region.give_back()
     assert region.take(ALIGNMENT) == (1 << 20) + 2 * ALIGNMENT
@@ -39,7 +39,7 @@ def test_a_region_hands_out_aligned_disjoint_bytes_and_starts_over_when_empty() 
 
 
 def test_a_region_refuses_what_it_does_not_have() -> None:
-    region = Region(base=0, size=ALIGNMENT)
+    region = ScratchRegion(base=0, size=ALIGNMENT)
     assert region.take(ALIGNMENT + 1) is None
     assert region.refused
 

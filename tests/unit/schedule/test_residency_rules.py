@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from planc.enums import Direction
 from planc.problem.problem import Origin, Problem, Task, Value
 from planc.schedule.residency import ScheduleError, host_bytes, memory_profile, residencies, without_idle_starts
-from planc.schedule.schedule import Copy, Direction, Schedule
+from planc.schedule.schedule import Schedule, Transfer
 
 OUT, IN = Direction.OUT, Direction.IN
 
@@ -39,7 +40,7 @@ def test_values_are_held_from_making_to_last_reader_and_state_throughout() -> No
 
 
 def test_a_swapped_gap_frees_its_bytes_between_the_copies() -> None:
-    copies = (Copy(2, OUT, 1, 2), Copy(2, IN, 3, 4))
+    copies = (Transfer(2, OUT, 1, 2), Transfer(2, IN, 3, 4))
     assert memory_profile(_problem(), Schedule(STEPS, copies)) == [114, 130, 121, 131, 140, 130]
 
 
@@ -48,7 +49,7 @@ def test_a_value_only_mutated_counts_as_accessed() -> None:
     assert problem.accesses[5] == (4, 1)
     assert problem.entry_bytes(5) == 130
     home = frozenset({1})
-    copies = (Copy(1, IN, 0, 0), Copy(1, OUT, 6, 6))
+    copies = (Transfer(1, IN, 0, 0), Transfer(1, OUT, 6, 6))
     assert memory_profile(problem, Schedule(STEPS, copies, home))[5] == 130
 
 
@@ -59,18 +60,18 @@ def test_a_value_only_mutated_counts_as_accessed() -> None:
         ((0, 1, 2, 3, 4, 5, 2), (), (), "cannot be recomputed"),
         ((0, 1, 2, 3, 4, 5, 0), (), (), "after its update"),
         (STEPS, (), (1,), "not on the device"),
-        (STEPS, (Copy(1, IN, 0, 1),), (1,), "does not wait"),
-        (STEPS, (Copy(1, IN, 0, 0),), (1,), "not there at the end"),
-        (STEPS, (Copy(1, OUT, 4, 6),), (), "being copied out"),
-        (STEPS, (Copy(4, OUT, 5, 6),), (), "not swappable"),
-        (STEPS, (Copy(2, IN, 2, 3),), (), "host has no copy"),
-        (STEPS, (Copy(3, OUT, 1, 2),), (), "not on the device"),
-        (STEPS, (Copy(2, OUT, 3, 2),), (), "out of order"),
-        (STEPS, (Copy(3, OUT, 3, 4), Copy(2, OUT, 1, 2)), (), "engine order"),
+        (STEPS, (Transfer(1, IN, 0, 1),), (1,), "does not wait"),
+        (STEPS, (Transfer(1, IN, 0, 0),), (1,), "not there at the end"),
+        (STEPS, (Transfer(1, OUT, 4, 6),), (), "being copied out"),
+        (STEPS, (Transfer(4, OUT, 5, 6),), (), "not swappable"),
+        (STEPS, (Transfer(2, IN, 2, 3),), (), "host has no copy"),
+        (STEPS, (Transfer(3, OUT, 1, 2),), (), "not on the device"),
+        (STEPS, (Transfer(2, OUT, 3, 2),), (), "out of order"),
+        (STEPS, (Transfer(3, OUT, 3, 4), Transfer(2, OUT, 1, 2)), (), "engine order"),
     ],
 )
 def test_schedules_that_do_not_compute_the_problem_are_refused(
-    steps: tuple[int, ...], copies: tuple[Copy, ...], home: tuple[int, ...], says: str
+    steps: tuple[int, ...], copies: tuple[Transfer, ...], home: tuple[int, ...], says: str
 ) -> None:
     with pytest.raises(ScheduleError, match=says):
         memory_profile(_problem(), Schedule(steps, copies, frozenset(home)))
@@ -86,8 +87,8 @@ def test_a_task_after_the_update_must_not_run_before_it() -> None:
 
 def test_every_value_that_is_ever_on_the_host_has_one_slot_there() -> None:
     problem = _problem()
-    there_and_back = (Copy(2, OUT, 1, 2), Copy(2, IN, 3, 4))
-    home = (Copy(1, IN, 0, 0), *there_and_back, Copy(1, OUT, 6, 6))
+    there_and_back = (Transfer(2, OUT, 1, 2), Transfer(2, IN, 3, 4))
+    home = (Transfer(1, IN, 0, 0), *there_and_back, Transfer(1, OUT, 6, 6))
     assert host_bytes(problem, Schedule(STEPS)) == 0
     assert host_bytes(problem, Schedule(STEPS, there_and_back)) == 10
     assert host_bytes(problem, Schedule(STEPS, home, frozenset({1}))) == 110
@@ -100,7 +101,7 @@ def test_a_copy_at_the_start_that_goes_unread_is_left_out() -> None:
         values=(*_problem().values[:1], Value("w", 100, Origin.CONSTANT, True, 10, 10), *_problem().values[2:]),
     )
     problem = replace(problem, tasks=(*problem.tasks[:5], replace(problem.tasks[5], writes=())))
-    schedule = Schedule(STEPS, (Copy(0, IN, 0, 0), Copy(1, IN, 0, 0)))
+    schedule = Schedule(STEPS, (Transfer(0, IN, 0, 0), Transfer(1, IN, 0, 0)))
     found = residencies(problem, schedule)
     tidy = without_idle_starts(problem, schedule, found)
     assert tidy.host_start == {0, 1}

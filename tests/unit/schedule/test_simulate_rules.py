@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from planc.enums import Direction
 from planc.problem.problem import Contention, Problem, Task, Value
-from planc.schedule.schedule import Copy, Direction, Schedule
+from planc.schedule.schedule import Schedule, Transfer
 from planc.schedule.simulate import boundaries, simulate
 
 OUT, IN = Direction.OUT, Direction.IN
@@ -18,7 +19,7 @@ PROBLEM = Problem(
     (Value("a", 4, swappable=True, copy_out_ns=12, copy_in_ns=8), Value("b", 4)),
     100,
 )
-SWAP = Schedule((0, 1, 2), (Copy(0, OUT, 1, 2), Copy(0, IN, 2, 2)))
+SWAP = Schedule((0, 1, 2), (Transfer(0, OUT, 1, 2), Transfer(0, IN, 2, 2)))
 
 
 def test_steps_follow_each_other_without_copies() -> None:
@@ -34,7 +35,7 @@ def test_a_hidden_copy_costs_nothing_and_an_exposed_one_stalls() -> None:
 
 
 def test_a_copy_in_waits_for_the_copy_out_that_makes_its_content() -> None:
-    early = Schedule((0, 1, 2), (Copy(0, OUT, 1, 1), Copy(0, IN, 1, 2)))
+    early = Schedule((0, 1, 2), (Transfer(0, OUT, 1, 1), Transfer(0, IN, 1, 2)))
     timeline = simulate(PROBLEM, early)
     assert timeline.copies == ((10, 22), (22, 30))
     assert timeline.steps[1] == (22, 52)

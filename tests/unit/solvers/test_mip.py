@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from support.problems import FREE, random_problem
 
+from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.instances.instance import read_instance
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem, Task, Value
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
-from planc.schedule.solver import Progress, SolveOptions, Status, solve
+from planc.schedule.solver import Progress, SolveOptions, solve
 from planc_solvers.mip import Mip
 from planc_solvers.ready import CLOCK
 from planc_solvers.search.task_order import first_executions

@@ -16,13 +16,13 @@ from planc.schedule.solver import SolveOptions, solve
 from planc_solvers.evaluation import evaluate
 from planc_solvers.mip import Mip
 from planc_solvers.moves import rebuild
-from planc_solvers.ready import CLOCK, Clock, Once
+from planc_solvers.ready import CLOCK, Once, StoppableClock
 from planc_solvers.search import annealing as search
 from planc_solvers.search import task_order
 
 
 def test_no_time_passes_while_any_thread_has_stopped_the_clock() -> None:
-    clock, stopped, go_on = Clock(), threading.Event(), threading.Event()
+    clock, stopped, go_on = StoppableClock(), threading.Event(), threading.Event()
 
     def stop() -> None:
         with clock.stopped():

@@ -8,11 +8,11 @@ from support.adversary import judge
 from support.concats import branches
 from support.plans import plan_of
 
-from planc.graph.footprint import ALIGNMENT
 from planc.importer.import_model import PART_SUFFIX, ImportedModel
 from planc.plan.plan import Plan, Residency
-from planc.plan.stays import StayIndex
+from planc.plan.residency_index import ResidencyIndex
 from planc.schedule.schedule import Schedule
+from planc.units import ALIGNMENT
 from planc.verify.verify import verify
 
 
@@ -20,7 +20,7 @@ def plan_of_both(imported: ImportedModel) -> Plan:
     """A plan without copies and recomputations, both of whose Concats do not run."""
     plan = plan_of(imported, Schedule(tuple(range(len(imported.graph.layers)))))
     ops = [op for r in plan.runs for op in range(*_bounds(imported, r.layer))]
-    placed = StayIndex(plan.residencies).placed(imported.graph, ops, 0)
+    placed = ResidencyIndex(plan.residencies).placed(imported.graph, ops, 0)
     assert [imported.graph.ops[ops[at]].name for at in sorted(placed)] == ["first", "second"]
     assert verify(imported.graph, plan) == ()
     assert judge(imported.graph, plan, range(3)) is None

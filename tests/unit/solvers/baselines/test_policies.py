@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from support.problems import random_dag
 
+from planc.enums import Direction, Status
 from planc.errors import InfeasibleBudgetError
 from planc.problem.problem import Problem
-from planc.schedule.schedule import Direction
-from planc.schedule.solver import SolveOptions, Status, load_solver, solve
+from planc.schedule.solver import SolveOptions, load_solver, solve
 
 sys.path.insert(0, str(Path(__file__).parents[4] / "benchmarks" / "solver"))
 from networks import GPU_2017, resnet

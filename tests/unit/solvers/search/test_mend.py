@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 from support.problems import random_problem
 
+from planc.enums import Direction
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
-from planc.schedule.schedule import Direction, Schedule
+from planc.schedule.schedule import Schedule
 from planc_solvers.evaluation.arrays import arrays_of, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.schedule_conversion import schedule_of

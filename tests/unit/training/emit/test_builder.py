@@ -7,17 +7,17 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from planc.errors import UsageError
-from planc.training.emit.builder import MAX_CONCAT_INPUTS, Builder, Group, Value
+from planc.training.emit.builder import MAX_CONCAT_INPUTS, Builder, LayerGroup, Var
 from planc.training.emit.forms import CPU, CUDA, ConvSize, table_for
 
-X = Value("x", (2, 3, 4), TensorProto.FLOAT)
+X = Var("x", (2, 3, 4), TensorProto.FLOAT)
 
 
 def builder() -> Builder:
-    return Builder(values={"x": X}, group=Group("layer", "kind", "backward"))
+    return Builder(values={"x": X}, group=LayerGroup("layer", "kind", "backward"))
 
 
-def evaluated(b: Builder, result: Value, x: np.ndarray) -> np.ndarray:
+def evaluated(b: Builder, result: Var, x: np.ndarray) -> np.ndarray:
     infos = [helper.make_tensor_value_info(v.name, v.dtype, list(v.shape)) for v in (X, result)]
     graph = helper.make_graph(b.nodes, "g", infos[:1], infos[1:], list(b.initializers.values()))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -62,7 +62,7 @@ def test_equal_constants_are_one_initializer_of_the_rank_they_meet() -> None:
 
 def test_forward_constants_are_shared() -> None:
     half = onnx.numpy_helper.from_array(np.full((1, 1, 1), 0.5, np.float32), "half")
-    b = Builder(values={"x": X, "half": Value("half", (1, 1, 1), TensorProto.FLOAT)}, fixed={"half": half})
+    b = Builder(values={"x": X, "half": Var("half", (1, 1, 1), TensorProto.FLOAT)}, fixed={"half": half})
     b.mul(X, 0.5)
     assert b.nodes[-1].input[1] == "half"
     assert not b.initializers

@@ -1,4 +1,4 @@
-"""Schedule → stays of storages in op slots: residencies made exact to the operator, temporaries added."""
+"""Schedule → residencies of storages in op slots, made exact to the operator, temporaries added."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from planc.graph.footprint import padded_bytes, write_over_candidates
 from planc.graph.graph import Graph, Role
 from planc.planning.build import PlanningProblem
-from planc.schedule.residency import Residency, residencies
+from planc.schedule.residency import ValueResidency, residencies
 from planc.schedule.schedule import Schedule
 
 
 @dataclass(slots=True)
-class Stay:
-    """One stay of `storage` in the slab on the slots [`begin`, `end`).
+class SlotResidency:
+    """One residency of `storage` in the slab on the slots [`begin`, `end`).
 
     `copied_in` and `copied_out` index the schedule's copies. `home` marks state and constants that are there from step
-    to step. `over` is the stay whose bytes this one takes in place at its first slot. `inside` is the stay of a Concat's
-    output that takes the bytes of this one, an input of it, in place, and this one's first byte there.
+    to step. `over` is the residency whose bytes this one takes in place at its first slot. `inside` is the residency
+    of a Concat's output that takes the bytes of this one, an input of it, in place, and this one's first byte there.
     """
 
     storage: int
@@ -72,9 +72,9 @@ class _Stays:
     slots: SlotMap
     planning: PlanningProblem
     schedule: Schedule
-    found: list[Stay] = field(default_factory=list)
+    found: list[SlotResidency] = field(default_factory=list)
 
-    def across_layers(self, residency: Residency) -> Stay:
+    def across_layers(self, residency: ValueResidency) -> SlotResidency:
         storage = self.planning.storages[residency.value]
         copies = self.schedule.copies
         begin = self.slots.begin[residency.first]
@@ -88,7 +88,7 @@ class _Stays:
             ends.append(self.slots.touches_of(residency.last_reader, storage)[1] + 1)
         if residency.until_step_end:
             ends.append(self.slots.total)
-        return Stay(
+        return SlotResidency(
             storage,
             begin,
             max([begin + 1, *ends]),
@@ -97,7 +97,7 @@ class _Stays:
             home=self._is_home(storage, residency),
         )
 
-    def _is_home(self, storage: int, residency: Residency) -> bool:
+    def _is_home(self, storage: int, residency: ValueResidency) -> bool:
         carried = self.slots.graph.storages[storage].role in (Role.STATE, Role.CONSTANT)
         starts = residency.produced_by_step is None and residency.produced_by_copy is None
         return carried and (starts or residency.until_step_end)
@@ -110,14 +110,14 @@ class _Stays:
             made = {s for op in range(layer.start, layer.stop) for s in self.slots.graph.op_writes[op]}
             for storage, (first, last) in self.slots.touches(step).items():
                 if storage in made and self._produced(storage) and (storage, first) not in known:
-                    self.found.append(Stay(storage, first, last + 1))
+                    self.found.append(SlotResidency(storage, first, last + 1))
 
     def _produced(self, storage: int) -> bool:
         return self.slots.graph.storages[storage].role is Role.COMPUTED
 
 
-def stays_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule) -> list[Stay]:
-    """Every stay of a schedule, in-place reuse marked, ordered by first slot."""
+def residencies_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule) -> list[SlotResidency]:
+    """Every residency of a schedule, in-place reuse marked, ordered by first slot."""
     work = _Stays(slots, planning, schedule)
     work.found = [work.across_layers(r) for r in residencies(planning.problem, schedule)]
     work.temporaries()
@@ -126,34 +126,36 @@ def stays_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule) -> l
     return work.found
 
 
-def _mark_in_place(slots: SlotMap, stays: list[Stay]) -> None:
-    """Set `over` on every stay that may take the bytes of another whose last use is the operator that makes it."""
+def _mark_in_place(slots: SlotMap, residencies: list[SlotResidency]) -> None:
+    """Set `over` on every residency that may take the bytes of another whose last use is the operator that makes it."""
     graph = slots.graph
     ending: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, stay in enumerate(stays):
-        ending[stay.storage, stay.end].append(index)
+    for index, residency in enumerate(residencies):
+        ending[residency.storage, residency.end].append(index)
     op_at = [op for step in slots.steps for op in range(graph.layers[step].start, graph.layers[step].stop)]
     taken: set[int] = set()
-    for stay in stays:
-        if stay.copied_in is not None or graph.storages[stay.storage].role is not Role.COMPUTED:
+    for residency in residencies:
+        if residency.copied_in is not None or graph.storages[residency.storage].role is not Role.COMPUTED:
             continue
-        op = op_at[stay.begin]
-        if graph.tensors[graph.ops[op].outputs[0]].storage != stay.storage:
+        op = op_at[residency.begin]
+        if graph.tensors[graph.ops[op].outputs[0]].storage != residency.storage:
             continue
         for storage in write_over_candidates(graph, op):
             ends = (
-                i for i in ending[storage, stay.begin + 1] if i not in taken and may_be_overwritten(slots, stays[i])
+                i
+                for i in ending[storage, residency.begin + 1]
+                if i not in taken and may_be_overwritten(slots, residencies[i])
             )
             over = next(ends, None)
-            if over is not None and padded_bytes(graph, storage) == padded_bytes(graph, stay.storage):
-                stay.over = over
+            if over is not None and padded_bytes(graph, storage) == padded_bytes(graph, residency.storage):
+                residency.over = over
                 taken.add(over)
                 break
 
 
-def may_be_overwritten(slots: SlotMap, stay: Stay) -> bool:
+def may_be_overwritten(slots: SlotMap, residency: SlotResidency) -> bool:
     """Not state or constants, nothing that a copy out may still be reading when the operator runs, and no output that
     the step leaves there."""
-    if stay.end == slots.total and stay.storage in slots.graph.output_storages:
+    if residency.end == slots.total and residency.storage in slots.graph.output_storages:
         return False
-    return slots.graph.storages[stay.storage].role in (Role.COMPUTED, Role.BATCH) and not stay.copied_out
+    return slots.graph.storages[residency.storage].role in (Role.COMPUTED, Role.BATCH) and not residency.copied_out

@@ -1,0 +1,23 @@
+"""Words with a fixed set of values that several rooms use: what is known of a result, and the copy engines."""
+
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """What is known of a solution or packing.
+
+    `optimal`: its bound proves it (schedules: to a gap of 0.01 %); `feasible`: it may not be the best; `infeasible`:
+    none exists; `timeout`: none was found in time.
+    """
+
+    OPTIMAL = "optimal"
+    FEASIBLE = "feasible"
+    INFEASIBLE = "infeasible"
+    TIMEOUT = "timeout"
+
+
+class Direction(StrEnum):
+    """The two copy engines: device to host, host to device."""
+
+    OUT = "out"
+    IN = "in"
