@@ -18,7 +18,7 @@ def plural(count: int, noun: str) -> str:
     """`1 copy`, `2 copies`, `3 layers`."""
     if count == 1:
         return f"1 {noun}"
-    return f"{count:,} {noun[:-1]}ies" if noun.endswith("py") else f"{count:,} {noun}s"
+    return f"{count:,} {noun[:-1]}ies" if noun.endswith(("py", "cy")) else f"{count:,} {noun}s"
 
 
 def facts(view: PlanView, summary: Summary) -> list[tuple[str, str]]:

@@ -199,7 +199,7 @@ def test_ten_thousand_runs_stay_a_small_page(tmp_path: Path) -> None:
     busy = sum(float(a["width"]) for a in page.all("rect") if "data-s" not in a)
     compute = sum(b - a for a, b in plan.prediction.runs) / plan.prediction.step_ns
     assert busy == pytest.approx(1000, abs=1000 * (1.001 - compute) + 5)
-    assert re.search(r"the [\d,]+ smallest stays are not drawn", page.text)
+    assert re.search(r"the [\d,]+ smallest residencies are not drawn", page.text)
 
 
 def test_bad_targets_are_usage_errors(tmp_path: Path, plan: Plan) -> None:
