@@ -9,9 +9,9 @@ from support.brute_force import brute_force
 from support.plans import random_plan
 from support.tiny import GRAPHS
 
-from planc.graph.footprint import HOST_ALIGNMENT
 from planc.graph.graph import Graph, Role
 from planc.plan.plan import Copy, Direction, HostSlot, Plan
+from planc.units import HOST_ALIGNMENT
 from planc.verify.verify import verify
 
 replace = msgspec.structs.replace
