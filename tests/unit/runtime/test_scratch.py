@@ -21,26 +21,26 @@ from planc.profiling.profile import profile
 from planc.runtime.cpu import CpuDevice
 from planc.runtime.executor import Executor
 from planc.runtime.measure import measure, synthetic_feeds
-from planc.runtime.scratch import ALIGNMENT, ScratchRegion, scratch_allocator
+from planc.runtime.scratch import HEAP_ALIGNMENT, ScratchRegion, scratch_allocator
 from planc.runtime.step import load
 
 replace = msgspec.structs.replace
 
 
 def test_a_region_hands_out_aligned_disjoint_bytes_and_starts_over_when_empty() -> None:
-    region = ScratchRegion(base=1 << 20, size=4 * ALIGNMENT)
-    assert [region.take(1), region.take(ALIGNMENT)] == [1 << 20, (1 << 20) + ALIGNMENT]
+    region = ScratchRegion(base=1 << 20, size=4 * HEAP_ALIGNMENT)
+    assert [region.take(1), region.take(HEAP_ALIGNMENT)] == [1 << 20, (1 << 20) + HEAP_ALIGNMENT]
     region.give_back()
-    assert region.take(ALIGNMENT) == (1 << 20) + 2 * ALIGNMENT
+    assert region.take(HEAP_ALIGNMENT) == (1 << 20) + 2 * HEAP_ALIGNMENT
     region.give_back()
     region.give_back()
-    assert region.take(4 * ALIGNMENT) == 1 << 20
-    assert (region.peak, region.refused) == (4 * ALIGNMENT, False)
+    assert region.take(4 * HEAP_ALIGNMENT) == 1 << 20
+    assert (region.peak, region.refused) == (4 * HEAP_ALIGNMENT, False)
 
 
 def test_a_region_refuses_what_it_does_not_have() -> None:
-    region = ScratchRegion(base=0, size=ALIGNMENT)
-    assert region.take(ALIGNMENT + 1) is None
+    region = ScratchRegion(base=0, size=HEAP_ALIGNMENT)
+    assert region.take(HEAP_ALIGNMENT + 1) is None
     assert region.refused
 
 
