@@ -16,7 +16,7 @@ from planc.compile.options import CompileOptions
 from planc.errors import DeviceError, InternalError
 from planc.plan.files import write_plan
 from planc.plan.plan import Plan
-from planc.plan.plan import ScratchRegion as Place
+from planc.plan.plan import Region as Place
 from planc.profiling.profile import profile
 from planc.runtime.cpu import CpuDevice
 from planc.runtime.executor import Executor
