@@ -22,7 +22,11 @@ def grad(
     ] = None,
     dim: Annotated[list[str] | None, typer.Option(help="Bind a symbolic dimension, e.g. batch=16; may repeat.")] = None,
     precision: Annotated[
-        str, typer.Option(help="Of forward and backward: float32, float16 or bfloat16; master weights stay float32.")
+        str,
+        typer.Option(
+            help="float32; float16 (fp16) or bfloat16 (bf16) where torch.autocast uses them, with float32 parameters; "
+            "pure-bfloat16 (pure-bf16) for parameters too."
+        ),
     ] = "float32",
     loss_scale: Annotated[float, typer.Option(help="Static factor on a float16 loss, taken out of the update.")] = 1.0,
     device: Forms = "cpu",

@@ -17,7 +17,8 @@ from planc.graph.annotations import node_annotation
 from planc.graph.wellformed import is_undrawn
 from planc.training.emit.builder import FLOATS, Builder, LayerGroup, Var
 from planc.training.emit.forms import OperatorForms, table_for
-from planc.training.emit.opset import expressed
+from planc.training.emit.opset import expressed, opset_for
+from planc.training.emit.widen import widen
 from planc.training.finish import finish
 from planc.training.optimizers import (
     STEP,
@@ -32,7 +33,7 @@ from planc.training.optimizers import (
 from planc.training.prepare.fold import fold_constants
 from planc.training.prepare.losses import append_loss
 from planc.training.prepare.parameters import trainable
-from planc.training.prepare.precision import master_weights, narrow
+from planc.training.prepare.precision import set_precision
 from planc.training.prepare.prepare import Prepared, canonical, infer_shapes, prepare
 from planc.training.registry import ForwardNode, attributes_of
 from planc.training.rules import FORWARD_RULES, GRADIENTS
@@ -56,12 +57,12 @@ def differentiate(
 ) -> onnx.ModelProto:
     """The training graph of `forward`: one step of `optimizer` on `loss`.
 
-    `loss` is `cross-entropy`, `mse` or `output` (see planc.training.prepare.losses). `device` (`cpu` or `cuda`) picks among
-    equivalent operator forms. `dims` binds symbolic dimensions. `parameters` lists the trained initializers where the
-    rule of `planc.training.prepare.parameters.trainable` is not wanted. `precision` float16 or bfloat16 computes a float32
-    model in that type with float32 master parameters; `loss_scale` multiplies the loss before differentiation and
-    divides every gradient before its update, which keeps small float16 gradients from vanishing. Raises ModelError
-    for a model planc cannot differentiate and UsageError for a wrong option.
+    `loss` is `cross-entropy`, `mse` or `output` (see planc.training.prepare.losses). `device` (`cpu` or `cuda`) picks
+    among equivalent operator forms. `dims` binds symbolic dimensions. `parameters` lists the trained initializers where
+    the rule of `planc.training.prepare.parameters.trainable` is not wanted. `precision` float16 or bfloat16 runs in that
+    type what `torch.autocast` would, with float32 parameters, pure-bfloat16 everything; `loss_scale` multiplies the loss
+    before differentiation and divides every gradient before its update, which keeps small float16 gradients from
+    vanishing. Raises ModelError for a model planc cannot differentiate and UsageError for a wrong option.
     """
     if not loss_scale > 0:
         raise UsageError(f"the loss scale must be positive, not {loss_scale}")
@@ -71,11 +72,10 @@ def differentiate(
     trained = trainable(model, parameters)
     if not trained:
         raise ModelError("the model has no trainable parameter: no float initializer is used as a weight")
-    originals = narrow(model, precision)
-    master_weights(model, trained, originals)
+    set_precision(model, precision, trained)
     loss_name = append_loss(infer_shapes(model), loss)
     prepared = prepare(infer_shapes(model), GRADIENTS, trained)
-    return _Step(prepared, optimizer, table, loss_name, trained, loss_scale).build()
+    return widen(_Step(prepared, optimizer, table, loss_name, trained, loss_scale).build(), table.device)
 
 
 def _statistics(model: onnx.ModelProto) -> set[str]:
@@ -97,6 +97,7 @@ class _Step:
         trained = set(self.parameters)
         changing = trained | _statistics(prepared.model)
         fixed = {n: t for n, t in self.initial.items() if n not in changing}
+        self.opset = opset_for(v.dtype for v in prepared.values.values())
         self.builder = Builder(values=dict(prepared.values), fixed=fixed)
         self.state: dict[str, Var] = {}
         self.state_initial: dict[str, TensorProto] = {}
@@ -132,7 +133,7 @@ class _Step:
                 node = replace(node, saved=lowered.saved)
                 updates += [lowered.update] if lowered.update else []
             else:
-                b.adopt(expressed(proto, self.prepared.version))
+                b.adopt(expressed(proto, self.prepared.version, self.opset))
             emitted.append(node)
         b.group = LayerGroup(f"{layer}.{STATISTICS}", kind, "update")
         for update in updates:

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from planc.graph import annotations
 from planc.graph.annotations import IR_VERSION
 from planc.training.emit.builder import Builder, Var
-from planc.training.emit.opset import OPSET
+from planc.training.emit.opset import opset_for
 from planc.training.prepare.prepare import Prepared
 
 
@@ -25,7 +25,7 @@ def finish(
     constants = {**prepared.initializers, **b.initializers}
     final = {v.name for v in outputs}
     model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="planc")
-    model.opset_import.append(helper.make_opsetid("", OPSET))
+    model.opset_import.append(helper.make_opsetid("", opset_for(v.dtype for v in b.values.values())))
     graph = model.graph
     graph.name = "training_step"
     graph.node.extend(nodes)
