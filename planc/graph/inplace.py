@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from planc.graph.fused import DOMAIN
 from planc.graph.operators import IN_PLACE_BINARY, IN_PLACE_UNARY
+from planc.kernels import DOMAIN as OWN
+from planc.kernels import operator_named
 
 
 def in_place_inputs(op_type: str, domain: str, arity: int) -> tuple[int, ...]:
@@ -13,6 +15,8 @@ def in_place_inputs(op_type: str, domain: str, arity: int) -> tuple[int, ...]:
     """
     if domain == DOMAIN:  # all inputs of an element are read before one of its outputs is written
         return tuple(range(arity))
+    if domain == OWN:
+        return operator_named(op_type.rpartition("_")[0]).in_place
     if domain not in ("", "ai.onnx"):
         return ()
     if op_type in IN_PLACE_UNARY:

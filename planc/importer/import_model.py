@@ -26,6 +26,8 @@ from planc.importer.order import order_for_updates
 from planc.importer.piece_views import PieceViews
 from planc.importer.storages import Places
 from planc.importer.wired import Wired
+from planc.kernels import DOMAIN as OWN
+from planc.kernels import call_of, function_of, opset_id
 
 COPY_SUFFIX = "@planc.copy"
 """Suffix of the tensor that an added copy of a state's next value writes."""
@@ -40,8 +42,8 @@ _NONE: frozenset[int] = frozenset()
 class ImportedModel:
     """A training step ready to be planned or run: the graph, its nodes by `Op.node`, constants and initial state.
 
-    `state_names` maps each state input to the model's output that holds its next value. `functions` are what the fused
-    operators compute, by operator type; none where the import did not ask for them.
+    `state_names` maps each state input to the model's output that holds its next value. `functions` are what planc's own
+    operators compute, and the fused ones where the import asked for such, by operator type.
     """
 
     graph: Graph
@@ -82,6 +84,8 @@ class _Builder:
     def __init__(self, bare: Skeleton, file: ModelFile, fused: bool = False) -> None:
         self.bare, self.file, self.fused = bare, file, fused
         self.functions: Mapping[str, onnx.FunctionProto] = {}
+        own = {node.op_type: node for node in bare.nodes if node.domain == OWN}
+        self.own = {name: function_of(call_of(node, bare.types)) for name, node in own.items()}
         self.constants = dict(bare.constants)
         self.names: list[str] = []
         self.index: dict[str, int] = {"": -1}
@@ -235,10 +239,13 @@ class _Builder:
             content_hash=self.bare.content_hash,
         )
         protos = tuple(node.proto for node in nodes)
-        opsets, names = self.bare.opsets, self.bare.state_names
+        opsets, names = tuple(o for o in self.bare.opsets if o.domain != OWN), self.bare.state_names
+        if self.own:
+            opsets = (*opsets, opset_id())
         if self.functions:
             opsets = (*opsets, onnx.helper.make_opsetid(DOMAIN, VERSION))
-        return ImportedModel(graph, protos, opsets, self.constants, names, self.file, self.functions)
+        functions = {**self.own, **self.functions}
+        return ImportedModel(graph, protos, opsets, self.constants, names, self.file, functions)
 
     def _storages(self) -> tuple[tuple[Storage, ...], list[int], list[int]]:
         """The storages in the order of their first tensors, and for each tensor its storage and its offset there."""

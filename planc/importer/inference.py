@@ -14,6 +14,7 @@ from onnx import helper
 
 from planc.errors import ModelError
 from planc.graph.wellformed import INFERENCE_ERRORS
+from planc.kernels import DOMAIN, call_of
 
 Type = tuple[int, tuple[int, ...]]
 """ONNX element type code and shape."""
@@ -74,7 +75,7 @@ class _Inference:
         """Find the types of the node's outputs. False where they depend on more than the node and its inputs' types."""
         inputs, outputs = tuple(node.input), tuple(node.output)
         key = (
-            node.op_type,
+            (node.domain, node.op_type),
             b"".join([a.SerializeToString() for a in node.attribute]),
             tuple(map(self.kinds.get, inputs)),
             "" in outputs and tuple(map(bool, outputs)),
@@ -94,6 +95,8 @@ class _Inference:
 
     def _alone(self, node: onnx.NodeProto) -> tuple[Type | None, ...]:
         """Check and infer the node in a model of its own; None for outputs that have no concrete shape there."""
+        if node.domain == DOMAIN:
+            return self._own(node)
         names = dict.fromkeys(name for name in node.input if name)
         _refuse_strings(node, {name: self.types[name] for name in names}, self.title)
         inputs = [helper.make_tensor_value_info(n, *self.types[n]) for n in names if n not in self.values]
@@ -106,6 +109,16 @@ class _Inference:
         found = {name: _concrete(*declared[name]) for name in node.output if name in declared}
         _refuse_strings(node, found, self.title)
         return tuple(found.get(name) for name in node.output)
+
+    def _own(self, node: onnx.NodeProto) -> tuple[Type | None, ...]:
+        """The types that an operator of planc's own makes."""
+        try:
+            made = call_of(node, self.types).outputs
+        except ModelError as error:
+            raise ModelError(f"{self.title}: {_title(node)}: {error}") from error
+        if len(made) != len(node.output):
+            raise ModelError(f"{self.title}: {_title(node)} has {len(node.output)} outputs, expected {len(made)}")
+        return tuple((type_.dtype, type_.shape) for type_ in made)
 
 
 def _of_whole_model(bare: onnx.ModelProto, found: Mapping[str, Type], title: str) -> dict[str, Type]:

@@ -18,6 +18,7 @@ from planc.graph.operators import CONTROL_FLOW
 from planc.graph.wellformed import is_external, malformed, unfilled
 from planc.importer.inference import Type, infer_types
 from planc.importer.weights import InitialValues, filled, misplaced
+from planc.kernels import DOMAIN
 
 INLINE_CONSTANT_BYTES = 1024
 """Constants up to this size are kept inside a session; larger ones get a place in the slab."""
@@ -143,7 +144,7 @@ def _range(value: object) -> tuple[int, int]:
 def _refuse(proto: onnx.ModelProto, title: str) -> None:
     for node in proto.graph.node:
         name = node.name or next(iter(node.output), "")
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx", DOMAIN):
             raise ModelError(
                 f"{title}: node {name!r} is {node.domain}.{node.op_type}; only standard ONNX operators are supported "
                 "(ONNX Runtime's training artifacts are converted by `planc import-ort`)"
@@ -175,6 +176,7 @@ def _strip(file: ModelFile, states: set[str]) -> tuple[onnx.ModelProto, dict[str
     proto, bare = file.proto, onnx.ModelProto()
     bare.ir_version = max(proto.ir_version, 8)
     bare.opset_import.extend(proto.opset_import)
+    bare.functions.extend(function for function in proto.functions if function.domain == DOMAIN)
     inputs = {value.name for value in proto.graph.input}
     constants: dict[str, np.ndarray] = {}
     graph = bare.graph

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from planc.graph.annotations import IR_VERSION
 from planc.graph.fused import DOMAIN
 from planc.importer.import_model import ImportedModel
+from planc.kernels import DOMAIN as OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class _Canonical:
             [self._info(port) for port in self.outputs],
             self.initializers,
         )
-        used = sorted({node.op_type for node in self.nodes if node.domain == DOMAIN})
+        used = sorted({node.op_type for node in self.nodes if node.domain in (DOMAIN, OWN)})
         functions = [self.imported.functions[name] for name in used]
         model = helper.make_model(
             graph, opset_imports=self.imported.opsets, ir_version=IR_VERSION, functions=functions

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 
 from planc.graph import annotations
 from planc.graph.annotations import IR_VERSION
+from planc.kernels import DOMAIN, opset_id
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.opset import opset_for
 from planc.training.prepare.prepare import Prepared
@@ -26,6 +27,10 @@ def finish(
     final = {v.name for v in outputs}
     model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="planc")
     model.opset_import.append(helper.make_opsetid("", opset_for(v.dtype for v in b.values.values())))
+    used = dict.fromkeys(node.op_type for node in nodes if node.domain == DOMAIN)
+    if used:
+        model.opset_import.append(opset_id())
+        model.functions.extend(b.functions[name] for name in used)
     graph = model.graph
     graph.name = "training_step"
     graph.node.extend(nodes)

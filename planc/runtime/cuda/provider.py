@@ -12,7 +12,8 @@ import onnxruntime as ort
 
 from planc.errors import DeviceError
 from planc.runtime.cuda import handle_sharing as cuda_handles
-from planc.runtime.cuda.fused import with_kernels
+from planc.runtime.cuda.custom import with_kernels
+from planc.runtime.cuda.kernels import Engines
 from planc.runtime.ort.sessions import faithful_options
 from planc.units import ALIGNMENT, format_bytes
 
@@ -126,8 +127,10 @@ def cuda_session(
     stream: int | None = None,
     options: ort.SessionOptions | None = None,
     extra: Mapping[str, str] | None = None,
+    engines: Engines | None = None,
 ) -> ort.InferenceSession:
-    """A session whose operators all run on card `index`; `extra` are more provider options.
+    """A session whose operators all run on card `index`; `extra` are more provider options, `engines` those
+    that compute the calls of planc's own operators.
 
     Raises DeviceError when an operator cannot run there.
     """
@@ -136,7 +139,7 @@ def cuda_session(
     chosen.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     provider = (NAME, {**provider_options(index, stream), **(extra or {})})
     try:
-        model = with_kernels(source, chosen) if isinstance(source, bytes) else source
+        model = with_kernels(source, chosen, engines or {}) if isinstance(source, bytes) else source
         return ort.InferenceSession(model, chosen, providers=[provider], enable_fallback=0)
     except DeviceError:
         raise

@@ -13,13 +13,14 @@ from typing import Any
 import onnxruntime as ort
 
 from planc.errors import DeviceError
-from planc.runtime.ort.c_api import api_table
+from planc.runtime.ort.c_api import Allocator, api_table
 
 _API_VERSION = 17
 """Operators say which version's fields they have: this one ends with the range of operator set versions."""
 
 _CREATE_STATUS, _CREATE_DOMAIN, _DOMAIN_ADD, _ADD_DOMAIN = 0, 26, 27, 28
 _TENSOR_DATA, _CONTEXT_INPUT, _CONTEXT_OUTPUT, _CONTEXT_STREAM = 51, 90, 91, 193
+_CREATE_MEMORY_INFO, _RELEASE_ALLOCATOR, _CONTEXT_ALLOCATOR = 68, 132, 253
 """Positions in the table (`OrtApi` of onnxruntime_c_api.h)."""
 
 _FAIL = 1
@@ -50,13 +51,18 @@ class _CustomOp(ctypes.Structure):
 @dataclass(frozen=True)
 class Operator:
     """An operator of its own name: the ONNX element types of its operands, the shapes of its outputs, and what a run does
-    with the addresses of inputs and outputs, in that order, and the stream."""
+    with the addresses of inputs and outputs, in that order, and the stream.
+
+    With `workspace` bytes the last address is that of memory which ONNX Runtime's allocator lends for the run: scratch of
+    the plan where there is one.
+    """
 
     name: str
     inputs: Sequence[int]
     outputs: Sequence[int]
     shapes: Sequence[tuple[int, ...]]
     run: Callable[[Sequence[int], int], None]
+    workspace: int = 0
 
 
 def register(options: ort.SessionOptions, domain: str, operators: Sequence[Operator], provider: str | None) -> None:
@@ -127,7 +133,7 @@ def _callbacks(operator: Operator, provider: str | None) -> dict[str, Any]:
         "variadic_output_least": one,
         "variadic_output_same": none,
         "create_v2": _Create(_create),
-        "compute_v2": _Compute(_computation(operator)),
+        "compute_v2": _Compute(_computation(operator, provider)),
         "first_version": one,
         "last_version": last,
     }
@@ -151,6 +157,8 @@ class _Api:
     data: Any
     stream: Any
     failed: Any
+    allocator: Any
+    release_allocator: Any
 
 
 @cache
@@ -168,14 +176,47 @@ def _api() -> _Api:
         function(_TENSOR_DATA, _Pointer, _Out),
         function(_CONTEXT_STREAM, _Pointer, _Out),
         function(_CREATE_STATUS, ctypes.c_int, ctypes.c_char_p),
+        function(_CONTEXT_ALLOCATOR, _Pointer, _Pointer, _Out),
+        ctypes.CFUNCTYPE(None, _Pointer)(table[_RELEASE_ALLOCATOR] or 0),
     )
 
 
-def _computation(operator: Operator) -> Callable[[int, int], int | None]:
+@cache
+def _memory(kind: str) -> int:
+    """ONNX Runtime's description of a device's memory."""
+    table, info, number = api_table(), ctypes.c_void_p(), ctypes.c_int
+    if table is None:
+        raise DeviceError("this build of ONNX Runtime does not give its C API away")
+    kinds = (ctypes.c_char_p, number, number, number, _Out)
+    _call(table, _CREATE_MEMORY_INFO, kinds, kind.encode(), 0, 0, 0, ctypes.byref(info))
+    return info.value or 0
+
+
+def _lend(api: _Api, context: int, memory: int, size: int, run: Callable[[int], None]) -> None:
+    """Run with memory of the session's allocator, which has it back as soon as everything is queued: what is queued next
+    on the stream may overwrite it. Raises DeviceError when there is none."""
+    found = ctypes.c_void_p()
+    if api.allocator(context, memory, ctypes.byref(found)) or not found.value:
+        raise DeviceError("ONNX Runtime lends no workspace to an operator of planc's own")
+    allocator = ctypes.cast(found.value, ctypes.POINTER(Allocator))
+    address = None
+    try:
+        address = allocator.contents.allocate(allocator, size)
+        if not address:
+            raise DeviceError(f"there are no {size} bytes of workspace left")
+        run(address)
+    finally:
+        if address:
+            allocator.contents.free(allocator, address)
+        api.release_allocator(found.value)
+
+
+def _computation(operator: Operator, provider: str | None) -> Callable[[int, int], int | None]:
     """The callback of a run; an error goes back to ONNX Runtime, which raises it."""
     api = _api()
     inputs = range(len(operator.inputs))
     shapes = [(ctypes.c_int64 * len(shape))(*shape) for shape in operator.shapes]
+    memory = _memory("Cuda" if provider else "Cpu") if operator.workspace else 0
 
     def compute(_kernel: int, context: int) -> int | None:
         value, found = ctypes.c_void_p(), ctypes.c_void_p()
@@ -190,7 +231,9 @@ def _computation(operator: Operator) -> Callable[[int, int], int | None]:
             for i, shape in enumerate(shapes):
                 status = status or api.output(context, i, shape, len(shape), to_value) or api.data(value, to_found)
                 addresses.append(found.value or 0)
-            if not status:
+            if not status and operator.workspace:
+                _lend(api, context, memory, operator.workspace, lambda at: operator.run([*addresses, at], stream))
+            elif not status:
                 operator.run(addresses, stream)
             return status  # type: ignore[no-any-return]
         except Exception as error:  # nothing may leave a callback

@@ -16,6 +16,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from planc.graph.annotations import annotate_node
+from planc.kernels import Attribute, Operator, TensorType, function_of
+from planc.kernels.operator import DOMAIN
 
 Shape = tuple[int, ...]
 Array = npt.NDArray[Any]
@@ -73,6 +75,8 @@ class Builder:
     group: LayerGroup = LayerGroup("model", "model", "forward")
     inner_products: dict[str, tuple[Var, Var]] = field(default_factory=dict)
     """By the name of a gradient dY: two tensors whose product sums to the same as dY Y does, along their last axis."""
+    functions: dict[str, onnx.FunctionProto] = field(default_factory=dict)
+    """What planc's own operators among the nodes compute, by operator type."""
     _constants: dict[tuple[int, Shape, bytes], Var] = field(default_factory=dict)
     _scalars: dict[tuple[float, int, int], Var] = field(default_factory=dict)
     _templates: dict[LayerGroup, onnx.NodeProto] = field(default_factory=dict)
@@ -184,6 +188,21 @@ class Builder:
         if self.group.phase == "backward" and op_type != "Reshape":
             self._read_backward.update(self._views.get(v.name, v).name for v in inputs if v)
         return tuple(made)
+
+    def kernel(
+        self, operator: Operator, inputs: Sequence[Var], names: Sequence[str | None] = (), **attributes: Attribute
+    ) -> tuple[Var, ...]:  # fmt: skip
+        """One node of planc's own `operator`; the model then carries the function that it computes.
+
+        Raises ModelError for operands that do not fit the operator.
+        """
+        call = operator.call([TensorType(v.dtype, v.shape) for v in inputs], **attributes)
+        function = function_of(call)
+        self.functions[function.name] = function
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in call.attributes.items()}
+        made = self.emit(function.name, inputs, [(t.shape, t.dtype) for t in call.outputs], names, **given)
+        self.nodes[-1].domain = DOMAIN
+        return made
 
     def kept_anyway(self, a: Var) -> bool:
         """Whether the backward phase, as far as it is emitted, already reads `a` or a view of it."""

@@ -1,0 +1,23 @@
+"""planc's own operators: meaning (an ONNX function), shapes, workspace, kernels per device, one operator a file."""
+
+from planc.kernels import batch_norm as batch_norm
+from planc.kernels import convolution as convolution
+from planc.kernels.function import Body, call_of, checked_functions, function_of, node_of, opset_id
+from planc.kernels.operator import DOMAIN, OPERATORS, Attribute, Call, Operator, TensorType, operator_named, register
+
+__all__ = [
+    "DOMAIN",
+    "OPERATORS",
+    "Attribute",
+    "Body",
+    "Call",
+    "Operator",
+    "TensorType",
+    "call_of",
+    "checked_functions",
+    "function_of",
+    "node_of",
+    "operator_named",
+    "opset_id",
+    "register",
+]

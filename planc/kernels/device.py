@@ -1,0 +1,82 @@
+"""What a kernel of an operator is on a card: CUDA source and its launches, or a graph for cuDNN. Data only.
+
+The runtime compiles, builds, measures and launches (`planc.runtime.cuda`); nothing here needs a card or a library.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """An argument of a launch: the address of an operand, inputs first, then outputs, plus `offset` bytes; the workspace
+    where `position` is -1."""
+
+    position: int
+    offset: int = 0
+
+
+WORKSPACE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One launch of a function of the source: `grid` blocks of `block` threads with `shared` bytes of dynamic shared
+    memory. All arguments are addresses; sizes are written into the source."""
+
+    function: str
+    grid: tuple[int, int, int]
+    block: int
+    arguments: tuple[Buffer, ...]
+    writes: frozenset[int]
+    """Positions in `arguments` of what it writes; it reads the others, and those of `updates` too."""
+    updates: frozenset[int] = frozenset()
+    shared: int = 0
+
+
+@dataclass(frozen=True)
+class SourceKernel:
+    """CUDA C and its launches, in order, with the bytes of workspace that they share.
+
+    `{name}` in the source and in the functions' names stands for a prefix that keeps kernels of one module apart.
+    Products and sums are contracted only where `contract` says so.
+    """
+
+    source: str
+    launches: tuple[Launch, ...]
+    workspace: int = 0
+    contract: bool = False
+    alignment: int = 1
+    """Bytes that every address must be a multiple of; `narrow` serves others."""
+    narrow: "SourceKernel | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class CudnnTensor:
+    """An operand as cuDNN's graph sees it: dimensions [N, C, ...], strides in elements, ONNX element type."""
+
+    name: str
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: int
+
+
+@dataclass(frozen=True)
+class CudnnKernel:
+    """A graph for cuDNN's graph API.
+
+    `build` takes the frontend's graph and the tensors of the operands, inputs first, then outputs, as made by it, and
+    returns the frontend's tensors of the outputs. What cuDNN may choose from are its engines: which of them, is
+    measured by the profiler and pinned in the plan. Engines that do not repeat their bits are left out.
+    """
+
+    inputs: tuple[CudnnTensor, ...]
+    outputs: tuple[CudnnTensor, ...]
+    build: Callable[[Any, Sequence[Any]], Sequence[Any]]
+    compute: int
+    """ONNX element type that it computes in."""
+    notes: tuple[str, ...] = field(default=())
+
+
+CudaKernel = SourceKernel | CudnnKernel

@@ -1,0 +1,106 @@
+"""Kernels of planc's own operators inside ONNX Runtime's sessions on a card.
+
+A model says with ONNX functions what its operators compute; here those that have a kernel become operators of ONNX
+Runtime, and their functions are taken out. The functions of the others stay, and the provider runs their parts.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import onnx
+
+from planc.kernels import DOMAIN, Call, TensorType, call_of
+from planc.kernels.device import WORKSPACE, Buffer, CudnnKernel, SourceKernel
+from planc.runtime.cuda.compiler import allow_shared, handles, launch, load
+from planc.runtime.cuda.cudnn import built
+from planc.runtime.ort.custom_ops import Operator
+
+Engines = Mapping[str, str]
+"""The engine that computes a call, by the name of its function."""
+
+
+def own_operators(model: onnx.ModelProto, types: Mapping[str, TensorType], engines: Engines) -> list[Operator]:
+    """Give every node of planc's domain that has a kernel an operator of its own, and take its function out.
+
+    Calls that `engines` does not name run by the engine that the library prefers. Raises DeviceError.
+    """
+    made: dict[str, Operator] = {}
+    taken = set()
+    for node in model.graph.node:
+        if node.domain != DOMAIN:
+            continue
+        name = node.op_type
+        operator = made.get(name) or _operator(name, call_of(node, types), engines.get(name, ""))
+        if operator is not None:
+            made[name] = operator
+            taken.add(name)
+            node.op_type = operator.name
+            del node.attribute[:]
+    kept = [f for f in model.functions if f.domain != DOMAIN or f.name not in taken]
+    del model.functions[:]
+    model.functions.extend(kept)
+    return list(made.values())
+
+
+def _operator(name: str, call: Call, engine: str) -> Operator | None:
+    """The operator of a call, None where it has no kernel."""
+    kernel = call.operator.cuda(call) if call.operator.cuda else None
+    if kernel is None:
+        return None
+    run: Callable[[Sequence[int], int], None]
+    if isinstance(kernel, CudnnKernel):
+        graph = built(name, kernel, engine)
+        run, workspace, suffix = graph.run, graph.workspace, hashlib.sha256(graph.engine.encode()).hexdigest()[:8]
+    else:
+        run, workspace, suffix = _source_kernel(name, kernel), kernel.workspace, "source"
+    return Operator(
+        name=f"{name}_{suffix}",
+        inputs=[t.dtype for t in call.inputs],
+        outputs=[t.dtype for t in call.outputs],
+        shapes=[t.shape for t in call.outputs],
+        run=run,
+        workspace=workspace,
+    )
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A launch with its function's name, and where its arguments are among the operands."""
+
+    function: str
+    grid: tuple[int, int, int]
+    block: int
+    shared: int
+    arguments: tuple[Buffer, ...]
+
+
+def _source_kernel(name: str, kernel: SourceKernel) -> Callable[[Sequence[int], int], None]:
+    """What a run does, the kernel compiled."""
+    narrow = _source_kernel(f"{name}_narrow", kernel.narrow) if kernel.narrow is not None else None
+    steps = [
+        _Step(step.function.replace("{name}", name), step.grid, step.block, step.shared, step.arguments)
+        for step in kernel.launches
+    ]
+    text = f"namespace of_{name} {{\n{kernel.source.replace('{name}', name)}}}\n"
+    load({step.function: text for step in steps}, contract=kernel.contract)
+    for step in steps:
+        allow_shared(handles()[step.function], step.shared)
+    return partial(_launch, steps, kernel.alignment, narrow)
+
+
+def _launch(
+    steps: Sequence[_Step],
+    alignment: int,
+    narrow: Callable[[Sequence[int], int], None] | None,
+    addresses: Sequence[int],
+    stream: int,
+) -> None:
+    if narrow is not None and any(address % alignment for address in addresses):
+        narrow(addresses, stream)
+        return
+    known = handles()
+    for step in steps:
+        given = [addresses[WORKSPACE if b.position == WORKSPACE else b.position] + b.offset for b in step.arguments]
+        launch(known[step.function], step.grid, step.block, given, stream, step.shared)
