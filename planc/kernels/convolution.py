@@ -1,7 +1,8 @@
 """Convolutions of one to three dimensions: forward, input gradient (a transposed convolution too), weight gradient.
 
-X [N, C, ...], W [O, C / group, ...], Y [N, O, ...]; with `channels_last` X [N, ..., C], W [O, ..., C / group], Y [N, ..., O].
-`pads` are those before all spatial axes, then those behind (Dumoulin and Visin, A guide to convolution arithmetic, 2016).
+X [N, C, ...], W [O, C / group, ...], Y [N, O, ...]; with `channels_last` X [N, ..., C], W [O, ..., C / group],
+Y [N, ..., O]. `pads` are those before all spatial axes, then those behind (Dumoulin and Visin, A guide to convolution
+arithmetic, 2016).
 On a card cuDNN computes them.
 """
 
@@ -79,8 +80,8 @@ class _Window:
         call, spatial = self.call, len(self.x) - 2
         listed = [call.ints("strides"), call.ints("dilations"), call.ints("pads")]
         lengths = [len(self.w) - 2, *map(len, listed)]
-        positive = min((*listed[0], *listed[1], call.int("group")), default=0) > 0 and min(listed[2], default=0) >= 0
-        group = call.int("group")
+        positive = min((*listed[0], *listed[1], call.whole("group")), default=0) > 0 and min(listed[2], default=0) >= 0
+        group = call.whole("group")
         if not 1 <= spatial <= 3 or lengths != [spatial, spatial, spatial, 2 * spatial] or not positive:
             raise call.refuse("one to three spatial axes, positive strides, dilations and groups, pads of both ends")
         if self.w[1] * group != self.x[1] or self.w[0] % group:
@@ -102,11 +103,11 @@ class _Window:
         """Those of the standard Conv."""
         c = self.call
         named = {name: list(c.ints(name)) for name in ("strides", "pads", "dilations")}
-        return {**named, "group": c.int("group"), "kernel_shape": list(self.w[2:])}
+        return {**named, "group": c.whole("group"), "kernel_shape": list(self.w[2:])}
 
 
 def _layout(call: Call) -> _Layout:
-    return _Layout(bool(call.int("channels_last")), len(call.inputs[0].shape))
+    return _Layout(bool(call.whole("channels_last")), len(call.inputs[0].shape))
 
 
 def _two(call: Call) -> tuple[_Layout, tuple[int, ...], tuple[int, ...]]:
@@ -143,7 +144,7 @@ def _forward(call: Call, body: Body) -> Sequence[str]:
 def _input_window(call: Call) -> _Window:
     _, dy, w = _two(call)
     sizes = call.ints("size")
-    window = _Window(call, (dy[0], w[1] * call.int("group"), *sizes), w)
+    window = _Window(call, (dy[0], w[1] * call.whole("group"), *sizes), w)
     if window.y != dy:
         raise call.refuse(f"a gradient of shape {list(window.y)}, as the convolution of {list(window.x)} has it")
     return window
@@ -177,7 +178,7 @@ def _input_gradient(call: Call, body: Body) -> Sequence[str]:
 
 def _weight_window(call: Call) -> _Window:
     _, x, dy = _two(call)
-    group = max(1, call.int("group"))
+    group = max(1, call.whole("group"))
     window = _Window(call, x, (dy[1], x[1] // group, *call.ints("kernel")))
     if window.y != dy:
         raise call.refuse(f"a gradient of shape {list(window.y)}")
@@ -192,7 +193,7 @@ def _weight_gradient(call: Call, body: Body) -> Sequence[str]:
     """A convolution of the channel-major X with dY as its kernel, strides and dilations exchanged; groups as batches."""
     layout, dtype, window = _layout(call), call.inputs[0].dtype, _weight_window(call)
     x, dy = (body.wide(layout.read(body, name), dtype) for name in body.inputs)
-    group, rank, n = call.int("group"), len(window.x), len(window.x) - 2
+    group, rank, n = call.whole("group"), len(window.x), len(window.x) - 2
     strides, dilations, pads = call.ints("strides"), call.ints("dilations"), call.ints("pads")
     samples, share = window.x[0], window.w[1]
     split = body.reshape(x, (samples, group, share, *window.x[2:]))
@@ -246,9 +247,7 @@ def _build(kind: str, settings: Mapping[str, Any], graph: Any, tensors: Sequence
 
 
 CONVOLUTION = register(
-    Operator(
-        "Convolution", ("x", "w"), ("y",), _forward_types, _forward, _COMMON, cuda=partial(_cudnn, "conv_fprop")
-    )  # fmt: skip
+    Operator("Convolution", ("x", "w"), ("y",), _forward_types, _forward, _COMMON, cuda=partial(_cudnn, "conv_fprop"))
 )
 """Y of X and W, without bias."""
 
@@ -261,7 +260,7 @@ INPUT_GRADIENT = register(
         _input_gradient,
         {**_COMMON, "size": ()},
         cuda=partial(_cudnn, "conv_dgrad"),
-    )  # fmt: skip
+    )
 )
 """dX, whose spatial sizes are `size`, of dY and W."""
 
@@ -274,7 +273,7 @@ WEIGHT_GRADIENT = register(
         _weight_gradient,
         {**_COMMON, "kernel": ()},
         cuda=partial(_cudnn, "conv_wgrad"),
-    )  # fmt: skip
+    )
 )
 """dW, whose kernel has the sizes `kernel`, of X and dY."""
 

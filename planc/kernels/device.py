@@ -39,7 +39,7 @@ class Launch:
 class SourceKernel:
     """CUDA C and its launches, in order, with the bytes of workspace that they share.
 
-    `{name}` in the source and in the functions' names stands for a prefix that keeps kernels of one module apart.
+    `PREFIX` in the source and in the functions' names stands for a prefix that keeps kernels of one module apart.
     Products and sums are contracted only where `contract` says so.
     """
 

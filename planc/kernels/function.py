@@ -116,9 +116,8 @@ def _key(call: Call) -> tuple[Any, ...]:
 
 def node_of(call: Call, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
     """The node that makes `outputs` of `inputs`; the model must hold `function_of(call)`."""
-    return helper.make_node(
-        function_of(call).name, list(inputs), list(outputs), domain=DOMAIN, **dict(sorted(call.attributes.items()))
-    )
+    attributes: dict[str, Any] = dict(sorted(call.attributes.items()))
+    return helper.make_node(function_of(call).name, list(inputs), list(outputs), domain=DOMAIN, **attributes)
 
 
 def call_of(node: onnx.NodeProto, types: Mapping[str, TensorType | tuple[int, tuple[int, ...]]]) -> Call:

@@ -26,7 +26,7 @@ VERSION = 1
 
 Attribute = int | float | str | tuple[int, ...] | tuple[float, ...]
 
-_ITEM_BYTES = {
+_ITEM_BYTES: Mapping[int, int] = {
     TensorProto.FLOAT: 4, TensorProto.DOUBLE: 8, TensorProto.FLOAT16: 2, TensorProto.BFLOAT16: 2,
     TensorProto.INT64: 8, TensorProto.UINT64: 8, TensorProto.INT32: 4, TensorProto.UINT32: 4,
     TensorProto.INT8: 1, TensorProto.UINT8: 1, TensorProto.BOOL: 1,
@@ -69,11 +69,11 @@ class Call:
         shapes = ", ".join(str(list(t.shape)) for t in self.inputs)
         return f"{DOMAIN}.{self.operator.name}({shapes})"
 
-    def int(self, name: str) -> int:
+    def whole(self, name: str) -> int:
         """An attribute that is one integer."""
         return int(self._typed(name, int))
 
-    def float(self, name: str) -> float:
+    def real(self, name: str) -> float:
         """An attribute that is one real number."""
         return float(self._typed(name, (int, float)))
 

@@ -1,58 +1,40 @@
-"""Pieces of CUDA C that kernels share: element types, vectors of them, sums in a fixed order.
+"""CUDA C that kernels are made of, in files beside this one (`sources`), and what they agree on.
 
-Arithmetic is in float32 whatever the elements are. Without CUDA's headers, so that NVRTC needs no path to them; the host's
-compiler takes it too, for tests without a card.
+Arithmetic is in float32 whatever the elements are. Sizes are written into the text, as constants before it. `PREFIX` in the
+names of kernels stands for a name that keeps those of one module apart.
 """
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
 
 from onnx import TensorProto
 
-C_TYPES = {TensorProto.FLOAT: "float", TensorProto.FLOAT16: "Half", TensorProto.BFLOAT16: "Brain"}
+C_TYPES: Mapping[int, str] = {
+    TensorProto.FLOAT: "float", TensorProto.FLOAT16: "Half", TensorProto.BFLOAT16: "Brain",
+}  # fmt: skip
 """The structure that holds one element, by ONNX element type."""
 
 VECTOR_BYTES = 16
 """Of the widest load and store of a thread."""
 
-WARP = 32
 
-HEADER = r"""
-#ifdef __CUDACC__
-#define DEVICE static __device__ __forceinline__
-#else
-#define DEVICE static inline
-#endif
-struct Half { unsigned short bits; };
-struct Brain { unsigned short bits; };
-template <typename T, int W> struct alignas(sizeof(T) * W) Vector { T x[W]; };
-template <bool WIDE, typename T, int W> DEVICE Vector<T, W> fetch_as(const T* from) {
-  if (WIDE) return *(const Vector<T, W>*)from;
-  Vector<T, W> v;
-  for (int k = 0; k < W; k++) v.x[k] = from[k];
-  return v;
-}
-template <bool WIDE, typename T, int W> DEVICE void put_as(T* to, const Vector<T, W>& v) {
-  if (WIDE) *(Vector<T, W>*)to = v;
-  else for (int k = 0; k < W; k++) to[k] = v.x[k];
-}
-DEVICE float bits_to_float(unsigned b) { union { unsigned u; float f; } v; v.u = b; return v.f; }
-DEVICE unsigned float_to_bits(float f) { union { float f; unsigned u; } v; v.f = f; return v.u; }
-DEVICE float to_float(float a) { return a; }
-DEVICE float to_float(Brain a) { return bits_to_float((unsigned)a.bits << 16); }
-DEVICE void from_float(float a, float& r) { r = a; }
-DEVICE void from_float(float a, Brain& r) {
-  const unsigned b = float_to_bits(a);
-  r.bits = a != a ? 0x7fc0 : (unsigned short)((b + 0x7fffu + ((b >> 16) & 1u)) >> 16);
-}
-#ifdef __CUDACC__
-DEVICE float to_float(Half a) { float r; asm("cvt.f32.f16 %0, %1;" : "=f"(r) : "h"(a.bits)); return r; }
-DEVICE void from_float(float a, Half& r) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(r.bits) : "f"(a)); }
-#else
-DEVICE float to_float(Half a) { _Float16 h; __builtin_memcpy(&h, &a.bits, 2); return (float)h; }
-DEVICE void from_float(float a, Half& r) { _Float16 h = (_Float16)a; __builtin_memcpy(&r.bits, &h, 2); }
-#endif
-DEVICE float relu(float a) { return a > 0.0f || a != a ? a : 0.0f; }
-"""
-"""Types `float`, `Half` and `Brain` (bfloat16), `to_float`, `from_float`, `relu`; `Vector<T, W>` with `fetch_as` and `put_as`,
-which move one at once where addresses are multiples of its size (WIDE), else element by element."""
+@cache
+def _text(file: str) -> str:
+    return resources.files("planc.kernels").joinpath("sources", file).read_text()
+
+
+def source_of(constants: Mapping[str, int | float | bool], element: int, *files: str) -> str:
+    """The files' text behind the element types, `T` (that of ONNX element type `element`) and the constants."""
+    lines = [_text("elements.cuh"), f"typedef {C_TYPES[element]} T;\n"]
+    lines += [f"#define {name} {_literal(value)}\n" for name, value in constants.items()]
+    return "".join([*lines, *map(_text, files)])
+
+
+def _literal(value: int | float | bool) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return f"{value}ll" if isinstance(value, int) else f"{value!r}f"
 
 
 def width_of(itemsize: int, *extents: int) -> int:

@@ -71,7 +71,9 @@ static float rsqrtf(float v) { return 1.0f / sqrtf(v); }
 #define __expf expf
 #define __logf logf
 template <typename T> static T __ldg(const T* p) { return *p; }
-template <typename... A, size_t... I> void call_with(void (*f)(A...), void** a, std::index_sequence<I...>) { f((A)a[I]...); }
+template <typename... A, size_t... I> void call_with(void (*f)(A...), void** a, std::index_sequence<I...>) {
+  f((A)a[I]...);
+}
 template <typename... A> void call(void (*f)(A...), void** a) { call_with(f, a, std::index_sequence_for<A...>()); }
 static void (*entry)(void**);
 static void** arguments;
@@ -100,7 +102,8 @@ static void run_block(unsigned threads) {
     if (done + blocked == threads) for (Fibre& f : fibres) if (f.state == BLOCK) f.state = RUN;
   }
 }
-extern "C" void host_launch(void (*f)(void**), unsigned x, unsigned y, unsigned z, unsigned threads, size_t shared, void** a) {
+extern "C" void host_launch(
+    void (*f)(void**), unsigned x, unsigned y, unsigned z, unsigned threads, size_t shared, void** a) {
   entry = f; arguments = a; gridDim = {x, y, z}; blockDim = {threads, 1, 1};
   dynamic_shared = (char*)aligned_alloc(256, (shared + 511) / 256 * 256);
   for (blockIdx.z = 0; blockIdx.z < z; blockIdx.z++)
@@ -132,8 +135,8 @@ def _library(source: str, functions: tuple[str, ...]) -> ctypes.CDLL:
 
 def run(kernel: SourceKernel, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
     """Run the launches on host arrays; `outputs` are written. The workspace begins as NaNs."""
-    source = kernel.source.replace("{name}", "kernel")
-    names = tuple(dict.fromkeys(step.function.replace("{name}", "kernel") for step in kernel.launches))
+    source = kernel.source.replace("PREFIX", "kernel")
+    names = tuple(dict.fromkeys(step.function.replace("PREFIX", "kernel") for step in kernel.launches))
     library = _library(source, names)
     workspace = np.full(kernel.workspace + 16, 0xFF, np.uint8)
     addresses = [a.ctypes.data for a in (*inputs, *outputs)]
@@ -143,6 +146,6 @@ def run(kernel: SourceKernel, inputs: Sequence[Array], outputs: Sequence[Array])
             for b in step.arguments
         ]
         library.host_launch(
-            getattr(library, f"run_{step.function.replace('{name}', 'kernel')}"), *step.grid, step.block,
+            getattr(library, f"run_{step.function.replace('PREFIX', 'kernel')}"), *step.grid, step.block,
             ctypes.c_size_t(step.shared), (ctypes.c_void_p * len(given))(*given),
         )  # fmt: skip

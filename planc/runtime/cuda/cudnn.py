@@ -6,7 +6,7 @@ cuDNN's version it always means the same kernel.
 """
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from threading import get_ident
 from typing import Any
@@ -22,7 +22,7 @@ _INSTALL = "convolutions and attention on a card want NVIDIA's cuDNN frontend: p
 ADDRESS_ALIGNMENT = 16
 """Bytes that every operand's address must be a multiple of: cuDNN's kernels load vectors."""
 
-_TYPES = {
+_TYPES: Mapping[int, str] = {
     TensorProto.FLOAT: "FLOAT", TensorProto.FLOAT16: "HALF", TensorProto.BFLOAT16: "BFLOAT16",
     TensorProto.INT32: "INT32", TensorProto.INT64: "INT64", TensorProto.BOOL: "BOOLEAN",
 }  # fmt: skip
@@ -68,7 +68,7 @@ class BuiltGraph:
 
 
 @cache
-def _handle_of(card: int, thread: int) -> Any:
+def _handle_of(_card: int, _thread: int) -> Any:
     return frontend().create_handle()
 
 
@@ -98,7 +98,7 @@ def candidates(name: str, kernel: CudnnKernel) -> Iterator[BuiltGraph]:
     """The kernel by every engine that cuDNN's heuristics name, best first, those left out that cannot run here or whose
     notes say that they do not repeat their bits."""
     cudnn = frontend()
-    graph, tensors = _described(kernel)
+    graph, _ = _described(kernel)
     try:
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
         graph.deselect_numeric_notes([cudnn.numerical_note.NONDETERMINISTIC])

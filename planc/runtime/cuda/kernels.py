@@ -80,10 +80,10 @@ def _source_kernel(name: str, kernel: SourceKernel) -> Callable[[Sequence[int], 
     """What a run does, the kernel compiled."""
     narrow = _source_kernel(f"{name}_narrow", kernel.narrow) if kernel.narrow is not None else None
     steps = [
-        _Step(step.function.replace("{name}", name), step.grid, step.block, step.shared, step.arguments)
+        _Step(step.function.replace("PREFIX", name), step.grid, step.block, step.shared, step.arguments)
         for step in kernel.launches
     ]
-    text = f"namespace of_{name} {{\n{kernel.source.replace('{name}', name)}}}\n"
+    text = f"namespace of_{name} {{\n{kernel.source.replace('PREFIX', name)}}}\n"
     load({step.function: text for step in steps}, contract=kernel.contract)
     for step in steps:
         allow_shared(handles()[step.function], step.shared)
