@@ -1,14 +1,37 @@
-"""Simulation of the three engines, compiled; the rules, and the result, are those of planc.schedule.simulate."""
+"""Simulation of the three engines, compiled; the rules, and the result, are those of planc.schedule.simulate.
+
+An engine takes its items in order: compute the steps of the plan, each copy engine its copies. It begins the next item
+when it is idle and what that waits for is over, and runs slower while others run. Time goes from one end of an item to
+the next.
+"""
 
 import numpy as np
 
 from planc_solvers.evaluation.arrays import Arrays, SearchPlan
-from planc_solvers.evaluation.workspace import INS, OUTS, Workspace
-from planc_solvers.jit import fill, inner
+from planc_solvers.evaluation.workspace import (
+    AWAITED_INS,
+    AWAITED_OUTS,
+    COMPUTE_ENGINE,
+    ENGINES,
+    IN_ENGINE,
+    INS,
+    OUT_ENGINE,
+    OUTS,
+    RELEASED_OUTS,
+    Workspace,
+)
+from planc_solvers.jit import fill, inner, piece
+
+IDLE = -1.0
+"""Time left of an engine's item when it has none."""
+
+ROUNDING_NS = 1e-6
+"""An item with no more than this left has ended."""
 
 
 @inner
 def _mark_boundaries(a: Arrays, s: SearchPlan, w: Workspace) -> None:
+    """Set `w.wait` at the positions where a copy starts or is awaited, or the form of tasks changes."""
     wait, out_start, out_stop, in_start, in_stop = w.wait, w.out_start, w.out_stop, w.in_start, w.in_stop
     fill(wait, s.length[0] + 1, 0)
     for i in range(w.tally[OUTS]):
@@ -29,79 +52,114 @@ def _mark_boundaries(a: Arrays, s: SearchPlan, w: Workspace) -> None:
             form = name
 
 
+@piece
+def _prepare(s: SearchPlan, w: Workspace) -> None:
+    """All engines idle before their first items, nothing awaited."""
+    w.engine_items[COMPUTE_ENGINE] = s.length[0]
+    w.engine_items[OUT_ENGINE], w.engine_items[IN_ENGINE] = w.tally[OUTS], w.tally[INS]
+    for engine in range(ENGINES):
+        w.engine_next[engine], w.engine_left[engine], w.engine_slow[engine] = 0, IDLE, 1.0
+    w.awaited[AWAITED_OUTS] = w.awaited[AWAITED_INS] = w.awaited[RELEASED_OUTS] = 0
+
+
+@piece
+def _step_may_start(w: Workspace, position: int) -> bool:
+    """Whether the copies awaited before the step at `position` are over."""
+    awaited, outs, ins = w.awaited, w.tally[OUTS], w.tally[INS]
+    while awaited[AWAITED_OUTS] < outs and w.out_stop[w.out_order[awaited[AWAITED_OUTS]]] <= position:
+        awaited[AWAITED_OUTS] += 1
+    while awaited[AWAITED_INS] < ins and w.in_stop[awaited[AWAITED_INS]] <= position:
+        awaited[AWAITED_INS] += 1
+    done = w.engine_next
+    return bool(done[OUT_ENGINE] >= awaited[AWAITED_OUTS] and done[IN_ENGINE] >= awaited[AWAITED_INS])
+
+
+@piece
+def _out_may_start(w: Workspace, item: int) -> bool:
+    """Whether compute has come to where the copy out starts."""
+    return bool(w.out_start[w.out_order[item]] <= w.engine_next[COMPUTE_ENGINE])
+
+
+@piece
+def _in_may_start(w: Workspace, item: int) -> bool:
+    """Whether compute has come to where the copy in starts, the bytes that it takes are released, and its content is on the
+    host."""
+    start, behind = w.in_start[item], w.in_after[item]
+    if start > w.engine_next[COMPUTE_ENGINE]:
+        return False
+    awaited, outs, out = w.awaited, w.tally[OUTS], w.engine_next[OUT_ENGINE]
+    while awaited[RELEASED_OUTS] < outs and w.out_stop[w.out_order[awaited[RELEASED_OUTS]]] <= start:
+        awaited[RELEASED_OUTS] += 1
+    return bool(out >= awaited[RELEASED_OUTS] and (behind < 0 or out > w.chain[behind]))
+
+
+@piece
+def _start(a: Arrays, w: Workspace, engine: int) -> None:
+    """Begin the engine's next item if it is idle and may."""
+    item = w.engine_next[engine]
+    if w.engine_left[engine] >= 0 or item >= w.engine_items[engine]:
+        return
+    if engine == COMPUTE_ENGINE:
+        if _step_may_start(w, item):
+            w.engine_left[engine] = w.lasts[item] + (a.boundary if w.wait[item] else 0.0)
+    elif engine == OUT_ENGINE:
+        if _out_may_start(w, item):
+            w.engine_left[engine] = float(a.out_ns[w.out_value[w.out_order[item]]])
+    elif _in_may_start(w, item):
+        w.engine_left[engine] = float(a.in_ns[w.in_value[item]])
+
+
+@piece
+def _slow_down(a: Arrays, w: Workspace) -> None:
+    """How much longer each engine takes beside those that are busy."""
+    left, slow = w.engine_left, w.engine_slow
+    step, out, in_ = left[COMPUTE_ENGINE] >= 0, left[OUT_ENGINE] >= 0, left[IN_ENGINE] >= 0
+    copies = out and in_
+    beside = 1.0 + (a.duplex if copies else 0.0) + (a.copy_compute if step else 0.0)
+    slow[COMPUTE_ENGINE] = a.two_copies if copies else a.one_copy if out or in_ else 1.0
+    slow[OUT_ENGINE] = slow[IN_ENGINE] = beside
+
+
+@piece
+def _advance(w: Workspace, engine: int, elapsed: float) -> None:
+    """Let the engine work for `elapsed` ns."""
+    if w.engine_left[engine] >= 0:
+        left = w.engine_left[engine] - elapsed / w.engine_slow[engine]
+        if left <= ROUNDING_NS:
+            left = IDLE
+            w.engine_next[engine] += 1
+        w.engine_left[engine] = left
+
+
+@piece
+def _unfinished(w: Workspace) -> bool:
+    done, items = w.engine_next, w.engine_items
+    return bool(
+        done[COMPUTE_ENGINE] < items[COMPUTE_ENGINE]
+        or done[OUT_ENGINE] < items[OUT_ENGINE]
+        or done[IN_ENGINE] < items[IN_ENGINE]
+    )
+
+
 @inner
 def run_engines(a: Arrays, s: SearchPlan, w: Workspace, limit: float) -> float:
     """Simulate the placed plan: the step time in ns, infinite on a deadlock; some time over `limit` once it is that."""
-    out_ns, in_ns, lasts = a.out_ns, a.in_ns, w.lasts
-    wait, out_value, out_start, out_stop, out_order, in_value, in_start, in_stop, in_after, chain = (
-        w.wait,
-        w.out_value,
-        w.out_start,
-        w.out_stop,
-        w.out_order,
-        w.in_value,
-        w.in_start,
-        w.in_stop,
-        w.in_after,
-        w.chain,
-    )
-    length, outs, ins = s.length[0], w.tally[OUTS], w.tally[INS]
     _mark_boundaries(a, s, w)
-    boundary, one_copy, two_copies, duplex, beside = a.boundary, a.one_copy, a.two_copies, a.duplex, a.copy_compute
-    step = 0
-    out = 0
-    in_ = 0
-    stopped = 0
-    due_out = 0
-    due_in = 0
-    left_step = -1.0
-    left_out = -1.0
-    left_in = -1.0
+    _prepare(s, w)
     now = 0.0
-    while (step < length or out < outs or in_ < ins) and now <= limit:
-        if left_step < 0 and step < length:
-            while due_out < outs and out_stop[out_order[due_out]] <= step:
-                due_out += 1
-            while due_in < ins and in_stop[due_in] <= step:
-                due_in += 1
-            if out >= due_out and in_ >= due_in:
-                left_step = lasts[step] + (boundary if wait[step] else 0.0)
-        if left_out < 0 and out < outs and out_start[out_order[out]] <= step:
-            left_out = float(out_ns[out_value[out_order[out]]])
-        if left_in < 0 and in_ < ins and in_start[in_] <= step:
-            while stopped < outs and out_stop[out_order[stopped]] <= in_start[in_]:
-                stopped += 1
-            behind = in_after[in_]
-            if out >= stopped and (behind < 0 or out > chain[behind]):
-                left_in = float(in_ns[in_value[in_]])
-        busy_step, busy_out, busy_in = left_step >= 0, left_out >= 0, left_in >= 0
-        if not (busy_step or busy_out or busy_in):
+    while _unfinished(w) and now <= limit:
+        # 1. Idle engines begin what they may.
+        for engine in range(ENGINES):
+            _start(a, w, engine)
+        _slow_down(a, w)
+        # 2. Go to where the first of the busy ones ends.
+        elapsed = np.inf
+        for engine in range(ENGINES):
+            if w.engine_left[engine] >= 0:
+                elapsed = min(elapsed, w.engine_left[engine] * w.engine_slow[engine])
+        if elapsed == np.inf:
             return np.inf
-        slow_step = 1.0
-        if busy_out or busy_in:
-            slow_step = two_copies if busy_out and busy_in else one_copy
-        slow_copy = 1.0 + (duplex if busy_out and busy_in else 0.0) + (beside if busy_step else 0.0)
-        delta = np.inf
-        if busy_step:
-            delta = min(delta, left_step * slow_step)
-        if busy_out:
-            delta = min(delta, left_out * slow_copy)
-        if busy_in:
-            delta = min(delta, left_in * slow_copy)
-        now += delta
-        if busy_step:
-            left_step -= delta / slow_step
-            if left_step <= 1e-6:
-                left_step = -1.0
-                step += 1
-        if busy_out:
-            left_out -= delta / slow_copy
-            if left_out <= 1e-6:
-                left_out = -1.0
-                out += 1
-        if busy_in:
-            left_in -= delta / slow_copy
-            if left_in <= 1e-6:
-                left_in = -1.0
-                in_ += 1
+        now += elapsed
+        for engine in range(ENGINES):
+            _advance(w, engine, elapsed)
     return now

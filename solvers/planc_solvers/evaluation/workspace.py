@@ -18,6 +18,22 @@ MAKESPAN, EXCESS, COMPUTE, OUT_TOTAL, IN_TOTAL, ON_HOST = range(6)
 KEPT, FETCHED, HOME = range(3)
 """Kinds of gap: an instance kept idle, one dropped and fetched, and the gap around the step's end."""
 
+COMPUTE_ENGINE, OUT_ENGINE, IN_ENGINE = range(3)
+"""Indices of the arrays of engines."""
+
+ENGINES = 3
+
+READY, STARTED, RELEASED, NEEDED, RETURNED, CLAIMED = range(6)
+"""Indices of `Workspace.passed`, each the first copy not yet passed: copies out ready, started and released, copies in
+needed (backward the last), copies out that something returning needs (the last), and backward the last copy in not yet
+claimed."""
+
+NOW_NS, ENGINE_NS, HELD_BYTES = range(3)
+"""Indices of `Workspace.moment`: the time of compute, when the copy engine is free, bytes held for copies."""
+
+AWAITED_OUTS, AWAITED_INS, RELEASED_OUTS = range(3)
+"""Indices of `Workspace.awaited`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Workspace(Packed):
@@ -63,6 +79,20 @@ class Workspace(Packed):
     in_start: Ints
     in_done: Floats
     in_after: Ints
+    passed: Ints
+    """How far placement has come: see `READY`."""
+    moment: Floats
+    """What a position of placement finds: see `NOW_NS`."""
+    engine_items: Ints
+    """How many items each engine has."""
+    engine_next: Ints
+    """The item that each engine runs, or runs next."""
+    engine_left: Floats
+    """Time left of that item, alone; negative while the engine is idle."""
+    engine_slow: Floats
+    """How many times as long the engine takes beside those that are busy."""
+    awaited: Ints
+    """Copies out and in that the next step waits for, and copies out released before the next copy in, from the first."""
     tally: Ints
     total: Floats
 
@@ -71,8 +101,15 @@ def workspace(a: Arrays) -> Workspace:
     """Room for the evaluation of any plan of the problem `a`."""
     sizes = {"task": a.duration.size, "value": a.size.size, "position": step_capacity(a) + 3}
     sizes["gap"] = 4 * a.reads.size + 2 * a.size.size + 64
+    sizes["engine"] = ENGINES
     fields: dict[str, Any] = {name: np.zeros(sizes[of], kind) for of, kind, names in _FIELDS for name in names.split()}
-    return Workspace(**fields, tally=np.zeros(4, np.int64), total=np.zeros(6, np.float64))
+    return Workspace(
+        **fields,
+        passed=np.zeros(6, np.int64),
+        moment=np.zeros(3, np.float64),
+        tally=np.zeros(4, np.int64),
+        total=np.zeros(6, np.float64),
+    )
 
 
 _FIELDS: tuple[tuple[str, type, str], ...] = (
@@ -86,4 +123,6 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("gap", np.int64, "out_value out_start out_ready out_stop out_order chain"),
     ("gap", np.int64, "in_value in_need in_stop in_floor in_start in_after"),
     ("gap", np.float64, "out_done in_done"),
+    ("engine", np.int64, "engine_items engine_next awaited"),
+    ("engine", np.float64, "engine_left engine_slow"),
 )
