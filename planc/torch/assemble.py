@@ -1,12 +1,13 @@
 """Turns a traced step into a training graph: layers in order, state updates where the planner wants them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import onnx
 import torch
 
-from planc.torch.lowering import TorchLowering, aten
+from planc.torch.lowering import TorchLowering, aten, read_by
 from planc.torch.settings import Settings
 from planc.torch.tensors import Constant, onnx_dtype, to_numpy
 from planc.torch.trace import Input, TracedStep
@@ -42,8 +43,8 @@ class _TorchStep:
         self.nodes = list(traced.graph.nodes)
         self.placeholders = [node for node in self.nodes if node.op == "placeholder"]
         self.loss, self.grads, self.following = self._outputs()
-        self.needed = _ancestors([self.loss, *self.grads.values()])
-        self.late = _ancestors(self.following.values()) - self.needed
+        self.needed = _ancestors([self.loss, *self.grads.values()], read_by)
+        self.late = _ancestors(self.following.values(), _inputs) - self.needed
         self._declare(batch_names)
 
     def build(self) -> onnx.ModelProto:
@@ -55,9 +56,9 @@ class _TorchStep:
                 self.step.step_count(self.settings.rules.values())
             self.b.group = group
             for node in run:
-                if node in self.needed:
+                if node in self.needed or (node.target is operator.getitem and node.args[0] in self.needed):
                     self.c.run(node)
-                elif node in self.late:
+                if node in self.late:
                     self.c.updates.append(partial(self._run_late, node))
             if self.c.updates:
                 updates, self.c.updates = self.c.updates, []
@@ -72,7 +73,7 @@ class _TorchStep:
 
     def _outputs(self) -> tuple[torch.fx.Node, dict[str, torch.fx.Node], dict[str, torch.fx.Node]]:
         """The nodes of the loss, of the gradient of each parameter that has one, and of the buffers' next values."""
-        (loss, grads, buffers) = self.nodes[-1].args[0]
+        (loss, grads, buffers, _) = self.nodes[-1].args[0]
         names = {kind: [i.name for i in self.traced.inputs if i.kind == kind] for kind in ("parameter", "buffer")}
         found = zip(names["parameter"], grads, strict=True)
         return loss, {n: g for n, g in found if g is not None}, dict(zip(names["buffer"], buffers, strict=True))
@@ -167,12 +168,18 @@ class _TorchStep:
                 self.step.following[name] = copied
 
 
-def _ancestors(wanted: Iterable[torch.fx.Node]) -> set[torch.fx.Node]:
+def _inputs(node: torch.fx.Node) -> list[torch.fx.Node]:
+    return list(node.all_input_nodes)
+
+
+def _ancestors(
+    wanted: Iterable[torch.fx.Node], inputs: Callable[[torch.fx.Node], list[torch.fx.Node]]
+) -> set[torch.fx.Node]:
     """`wanted` and what they depend on."""
     pending, found = list(wanted), set[torch.fx.Node]()
     while pending:
         node = pending.pop()
         if node not in found:
             found.add(node)
-            pending += node.all_input_nodes
+            pending += inputs(node)
     return found

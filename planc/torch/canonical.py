@@ -1,38 +1,42 @@
 """Forward operators that are run in another form, one whose gradient keeps less or has a standard counterpart.
 
-Each entry takes (operator, positional arguments, keyword arguments), as `torch.fx.Interpreter.call_function` does.
+Autograd differentiates the form. It is put in the operator's place in torch's dispatcher, so that it is found whoever
+calls the operator: a module, a functional, or torch's own C++ code.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
+import torch.utils.checkpoint
+from torch._C import DispatchKey
+from torch._dispatch.python import enable_python_dispatcher
 
 aten = torch.ops.aten
 
 
-def _dropout(_target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
     """The fused dropout, whose gradient keeps a mask of one byte an element; the CPU's own keeps a float mask."""
-    x, p, train = _bound(args, kwargs, "input", "p", "train")
     return aten.native_dropout.default(x, p, True)[0] if train and p else x
 
 
-def _dropout_in_place(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _dropout_in_place(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
     """The same, written over its input."""
-    return args[0].copy_(_dropout(target, args, kwargs))
+    return x.copy_(_dropout(x, p, train))
 
 
-def _attention(_target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+def _attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None, dropout: float = 0.0,
+    causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
+) -> torch.Tensor:  # fmt: skip
     """softmax(q kT scale + mask) v (Vaswani et al., 2017) in plain products; q, k, v [..., heads, length, width].
 
     The factor is applied to q, the smallest operand. Fused kernels have no ONNX counterpart.
     """
-    q, k, v, mask, dropout, causal = _bound(
-        args, kwargs, "query", "key", "value", "attn_mask", "dropout_p", "is_causal"
-    )
-    scale, grouped = kwargs.get("scale"), kwargs.get("enable_gqa", False)
-    if grouped:
+    if enable_gqa:
         k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
     scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale), k.transpose(-2, -1))
     if causal:
@@ -50,16 +54,58 @@ def _bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return torch.where(mask, torch.zeros((), dtype=dtype), torch.full((), -math.inf, dtype=dtype))
 
 
-_DEFAULTS = {"attn_mask": None, "dropout_p": 0.0, "is_causal": False, "p": 0.5, "train": True}
+def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """v g / |v|, the norm over all axes but `dim` (Salimans and Kingma, 2016)."""
+    return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
-def _bound(args: tuple[Any, ...], kwargs: dict[str, Any], *names: str) -> list[Any]:
-    given = {**_DEFAULTS, **kwargs, **dict(zip(names, args, strict=False))}
-    return [given[name] for name in names]
-
-
-CANONICAL: dict[Any, Callable[..., Any]] = {
+_OVERRIDES: dict[Any, Callable[..., Any]] = {
     aten.dropout.default: _dropout,
     aten.dropout_.default: _dropout_in_place,
     aten.scaled_dot_product_attention.default: _attention,
+    aten._weight_norm.default: _weight_norm,
 }
+
+_KEYS = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)
+
+
+@contextmanager
+def canonical_operators(kept: Iterable[Any]) -> Iterator[None]:
+    """Within, the operators above run in their form, and those in `kept` whole, whatever form torch has for them."""
+    packets = {op.overloadpacket for op in kept if isinstance(op, torch._ops.OpOverload)}
+    overloads = [getattr(packet, name) for packet in packets for name in packet.overloads()]
+    whole = [op for op in overloads if any(k in op.py_kernels for k in _KEYS)]
+    before = {op: dict(op.py_kernels) for op in (*_OVERRIDES, *whole)}
+    try:
+        for op in whole:
+            for key in _KEYS:
+                op.py_kernels.pop(key, None)
+        for op, form in _OVERRIDES.items():
+            op.py_kernels.update(dict.fromkeys(_KEYS, form))
+        for op in before:
+            op._dispatch_cache.clear()
+        with enable_python_dispatcher():
+            yield
+    finally:
+        for op, kernels in before.items():
+            op.py_kernels.clear()
+            op.py_kernels.update(kernels)
+            op._dispatch_cache.clear()
+
+
+@contextmanager
+def plain_checkpoints() -> Iterator[None]:
+    """Within, regions under torch.utils.checkpoint run as if they were not: what to recompute is the plan's business."""
+
+    def nothing(*_args: Any, **_kwargs: Any) -> Iterator[None]:
+        yield
+
+    class Plain:
+        @staticmethod
+        def apply(function: Callable[..., Any], _preserve: bool, *args: Any) -> Any:
+            return function(*args)
+
+    module = torch.utils.checkpoint
+    generator = patch.object(module, "_checkpoint_without_reentrant_generator", nothing)
+    with generator, patch.object(module, "CheckpointFunction", Plain):
+        yield

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-import torch
-
 CONTAINED = "torch.nn.modules."
 """Modules of this package are one layer each, whatever operators they run; containers run none of their own."""
 
@@ -42,6 +40,7 @@ _KINDS = {
 _OPERATOR_KINDS = {
     "scaled_dot_product_attention": "attention",
     "softmax": "attention",
+    "cross_entropy": "cross-entropy",
     "cross_entropy_loss": "cross-entropy",
     "nll_loss_nd": "cross-entropy",
     "mse_loss": "mse",
@@ -68,18 +67,27 @@ _TRIVIAL = frozenset(
 """Operators that do not name a run of operators if there is another."""
 
 
-def layers_of(graph: torch.fx.Graph) -> Mapping[torch.fx.Node, ModuleLayer]:
-    """The layer of every computing node of an exported forward graph.
+@dataclass(frozen=True)
+class Event:
+    """One torch function that ran: the path and class of the module that called it, its name, and the line of code."""
+
+    path: str
+    owner: str
+    operator: str
+    source: str
+
+
+def layers_of(events: Sequence[Event], computing: Sequence[int]) -> Mapping[int, ModuleLayer]:
+    """The layer of each computing event, given by number, in order.
 
     A call of a `torch.nn` module is a layer of the module's name; operators that other modules run themselves form a
     layer per uninterrupted run, named after the module and the run's main operator. A name met again gets a serial.
     """
-    nodes = [node for node in graph.nodes if node.op == "call_function"]
-    found: dict[torch.fx.Node, ModuleLayer] = {}
+    found: dict[int, ModuleLayer] = {}
     serial: dict[str, int] = {}
-    for (path, owner), run in groupby(nodes, key=_innermost):
+    for (path, owner), run in groupby(computing, key=lambda number: _innermost(events[number])):
         members = list(run)
-        main = _main_operator(members)
+        main = _main_operator([events[number].operator for number in members])
         contained = owner.startswith(CONTAINED) and "." not in owner.removeprefix(CONTAINED).partition(".")[2]
         parts = path.split(".") if path else []
         kind = (contained and _KINDS.get(_plain(owner))) or _OPERATOR_KINDS.get(main, main.strip("_").replace("_", "-"))
@@ -90,14 +98,11 @@ def layers_of(graph: torch.fx.Graph) -> Mapping[torch.fx.Node, ModuleLayer]:
     return found
 
 
-def _innermost(node: torch.fx.Node) -> tuple[str, str]:
-    """(path, class) of the module that ran `node`; the loss is the wrapper's own run."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path, owner = stack[-1] if stack else ("", "")
-    owner = owner if isinstance(owner, str) else f"{owner.__module__}.{owner.__qualname__}"
-    if path in ("", "loss"):
-        return "loss", CONTAINED + "loss.Loss" if path == "" else owner
-    return path.removeprefix("model").removeprefix("."), owner
+def _innermost(event: Event) -> tuple[str, str]:
+    """(path, class) of the module that ran an event; the loss is the wrapper's own run."""
+    if event.path in ("", "loss"):
+        return "loss", CONTAINED + "loss.Loss" if event.path == "" else event.owner
+    return event.path.removeprefix("model").removeprefix("."), event.owner
 
 
 def _plain(owner: str) -> str:
@@ -105,8 +110,7 @@ def _plain(owner: str) -> str:
     return name[:-2] if name.endswith(("1d", "2d", "3d")) else name
 
 
-def _main_operator(run: Sequence[torch.fx.Node]) -> str:
+def _main_operator(names: Sequence[str]) -> str:
     """The operator that says best what a run computes."""
-    names = [getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target))) for node in run]
     telling = [name for name in names if name not in _TRIVIAL] or names
     return next((name for name in telling if name in _OPERATOR_KINDS), telling[0])

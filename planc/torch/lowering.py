@@ -13,6 +13,7 @@ from planc.ort_training.lazy import LazyViews, Permuted
 from planc.registry import Registry
 from planc.torch.tensors import (
     Constant,
+    Deferred,
     Expanded,
     Picked,
     Recorded,
@@ -68,6 +69,7 @@ class TorchLowering(LazyViews):
     specs: list[tuple[Shape, int]] = field(default_factory=list)
     """(shape, dtype) of the results of the operator being lowered."""
     _promised: set[str] = field(default_factory=set)
+    _made: dict[Deferred, Var] = field(default_factory=dict)
 
     # --- one operator
 
@@ -84,8 +86,8 @@ class TorchLowering(LazyViews):
         registered = HANDLERS.get(node.target)
         if registered is None:
             raise ModelError(
-                f"torch operator {node.target} (layer {self.b.group.layer!r}, {self.b.group.phase}) has no lowering to "
-                "ONNX; express the module with other operators"
+                f"torch operator {node.target} (layer {self.b.group.layer!r}, {self.b.group.phase}, "
+                f"{node.meta.get('source')}) has no lowering to ONNX; express the module with other operators"
             )
         self.specs = [(tuple(v.shape), onnx_dtype(v.dtype)) for v in _values(node) if isinstance(v, torch.Tensor)]
         ready = {name: self._argument(v, name in registered.raw) for name, v in given.items()}
@@ -95,6 +97,8 @@ class TorchLowering(LazyViews):
 
     def _argument(self, given: Any, raw: bool) -> Any:
         if isinstance(given, torch.fx.Node):
+            if raw and given not in self.known:  # not read here: what comes of it may be, later
+                return Deferred(tuple(_values(given)[0].shape), lambda: self.value(self.known[given]))
             known = self.known[given]
             return known if raw or not isinstance(known, get_args(Tensor)) else self.value(known)
         if isinstance(given, (list, tuple)):
@@ -165,6 +169,10 @@ class TorchLowering(LazyViews):
             return self._expanded(a)
         if isinstance(a, Picked):
             return self._scattered(a)
+        if isinstance(a, Deferred):
+            if a not in self._made:
+                self._made[a] = a.make()
+            return self._made[a]
         return self._kept(a) if isinstance(a, Recorded) else a
 
     def _kept(self, a: Recorded) -> Var:
@@ -219,6 +227,23 @@ class TorchLowering(LazyViews):
     def _tensor(a: Tensor | float) -> Tensor:
         """Plain booleans as constants."""
         return a if isinstance(a, get_args(Tensor)) else Constant(torch.tensor(a))
+
+
+_UNREAD = {
+    aten._native_batch_norm_legit_functional.default: ("training", "running_mean", "running_var"),
+    aten.native_batch_norm_backward.default: ("train", "running_mean", "running_var"),
+}
+"""Arguments that an operator does not read where its first named one is true: batch statistics take their place."""
+
+
+def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
+    """The nodes whose results the operator needs for its own."""
+    if node.target not in _UNREAD:
+        return list(node.all_input_nodes)
+    flag, *names = _UNREAD[node.target]
+    given = _bound(node)
+    unread = {given[name] for name in names} if given[flag] else set()
+    return [other for other in node.all_input_nodes if other not in unread]
 
 
 def _values(node: torch.fx.Node) -> tuple[Any, ...]:

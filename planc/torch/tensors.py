@@ -4,6 +4,7 @@ PyTorch's transposes, expansions and constants cost nothing there, so traces are
 descriptions until an operator needs the elements in order: an element-wise operator broadcasts by itself.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -79,7 +80,15 @@ class Picked:
         return self.log_probabilities.shape
 
 
-Tensor = Var | Permuted | Expanded | Constant | Recorded | Picked
+@dataclass(frozen=True, eq=False)
+class Deferred:
+    """A tensor that is made where it is first read: the next value of a statistic, which only an update reads."""
+
+    shape: Shape
+    make: Callable[[], Var]
+
+
+Tensor = Var | Permuted | Expanded | Constant | Recorded | Picked | Deferred
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:

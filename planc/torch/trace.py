@@ -1,35 +1,40 @@
 """Traces one training step of a PyTorch module: loss, gradients and buffer updates as one functional ATen graph.
 
-`torch.export` gives the forward graph with its module hierarchy. That graph is run once more, with autograd, under
-`make_fx`: each forward operator notes which autograd nodes it created, so that every operator of the backward pass is
-known to belong to a forward layer.
+The module runs once, on fake tensors, and autograd runs backward over it, as in training: hooks, parametrizations and
+autograd Functions of the module's own mean what they mean there. Every torch function that runs notes which module
+called it and which autograd nodes it made, so that every operator of both passes belongs to a layer.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.utils._pytree as pytree
 from torch._decomp import core_aten_decompositions, get_decompositions
-from torch._subclasses.functional_tensor import dispatch_functionalize
-from torch.export.graph_signature import InputKind
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.utils.stateless import _reparametrize_module
 
-from planc.errors import ModelError
-from planc.torch.canonical import CANONICAL
-from planc.torch.layers import ModuleLayer, layers_of
+from planc.errors import ModelError, PlancError
+from planc.torch.attributes import unchanged_attributes
+from planc.torch.canonical import canonical_operators, plain_checkpoints
+from planc.torch.layers import ModuleLayer
+from planc.torch.recorder import BACKWARD, FORWARD, Recorder
 
-FORWARD, BACKWARD = "forward", "backward"
+__all__ = ["BACKWARD", "FORWARD", "Input", "TracedStep", "trace_step"]
+
+LOSS = "loss"
 
 
 @dataclass(frozen=True)
 class Input:
     """One placeholder of the step: a `parameter`, `buffer`, `constant` or `batch` tensor and its name.
 
-    An `alias` is one more name of a tied tensor and carries the first one. `value` is the tensor at export; for a batch
-    input the example.
+    `value` is the tensor at export; for a batch input the example. Tied tensors are one input, named as they first are.
     """
 
     kind: str
@@ -39,59 +44,95 @@ class Input:
 
 @dataclass(frozen=True)
 class TracedStep:
-    """The step's graph: outputs are (loss, gradient or None per parameter, following value per buffer).
+    """The step's graph: outputs are (loss, gradient or None per parameter, following value per buffer, others).
 
-    `placed` says for each node the layer and phase that made it.
+    `placed` says for each node the layer and phase that made it, and its `meta["source"]` the line of code. `others`
+    names what the loss returns beside the loss itself.
     """
 
     graph: torch.fx.Graph
     inputs: tuple[Input, ...]
     placed: Mapping[torch.fx.Node, tuple[ModuleLayer, str]]
+    others: tuple[str, ...]
 
 
 class _Step(torch.nn.Module):  # type: ignore[misc]
-    """The module and its loss as one module, whose hierarchy torch.export records."""
+    """The module and its loss as one module, so that a loss with parameters is part of the hierarchy."""
 
-    def __init__(self, model: torch.nn.Module, loss: Callable[..., torch.Tensor]) -> None:
+    def __init__(self, model: torch.nn.Module, loss: Callable[..., Any]) -> None:
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, inputs: tuple[Any, ...], named: dict[str, Any], targets: tuple[Any, ...]) -> torch.Tensor:
+    def forward(self, inputs: tuple[Any, ...], named: dict[str, Any], targets: tuple[Any, ...]) -> Any:
         return self.loss(self.model(*inputs, **named), *targets)
 
 
 def trace_step(
     model: torch.nn.Module,
-    loss: Callable[..., torch.Tensor],
+    loss: Callable[..., Any],
     inputs: tuple[Any, ...],
     named: dict[str, Any],
     targets: tuple[Any, ...],
     kept: Sequence[Any],
+    *,
+    gradients: bool = True,
 ) -> TracedStep:
     """Trace loss and gradients of `loss(model(*inputs, **named), *targets)`; operators in `kept` stay whole.
 
-    Raises ModelError with torch's own reason where the step cannot be traced to one graph of fixed shapes.
+    The loss may return a tensor, a tuple that begins with it, or a mapping with the key `loss`; what else it returns
+    follows as `others`. Without `gradients` the graph ends with the forward pass. Raises ModelError with torch's own
+    reason and the line of code where the step cannot be traced to one graph of fixed shapes.
     """
-    wrapped = _Step(model, loss)
-    # torch.export makes one input of a tensor that is given twice, as an autoencoder's input and target are.
-    inputs, named, targets = pytree.tree_map_only(torch.Tensor, torch.clone, (inputs, named, targets))
-    try:
-        program = torch.export.export(wrapped, (inputs, named, targets), strict=False)
-    except Exception as error:  # torch.export raises many kinds; all mean that the module is not exportable
-        raise ModelError(f"torch.export cannot trace {type(model).__name__}: {_first_line(error)}") from error
-    listed = tuple(_inputs(program, wrapped, (inputs, named, targets)))
-    run = _TracedForward(program.graph_module, layers_of(program.graph_module.graph))
+    wrapped, examples = _Step(model, loss), (inputs, named, targets)
+    listed = [*_state(wrapped), *_batch(examples)]
+    step = _Traced(wrapped, listed, pytree.tree_structure(examples), gradients)
     decompositions = {k: v for k, v in _decompositions().items() if k not in set(kept)}
-    step = dispatch_functionalize(_step_function(run, listed))
-    with torch.enable_grad():
-        traced = make_fx(step, decomposition_table=decompositions, tracing_mode="fake")(*(i.value for i in listed))
-    placed = run.placed(traced.graph)
+    with _tracing(wrapped, kept, gradients):
+        try:
+            functional = dispatch_functionalize(step, FunctionalTensorMode())
+            traced = make_fx(functional, decompositions, "fake", True)(*(i.value for i in listed))
+        except PlancError:
+            raise
+        except Exception as error:  # torch raises many kinds; all mean that the step is no one static graph
+            where = f" at {step.recorder.where()}" if step.recorder.where() else ""
+            raise ModelError(f"{type(model).__name__} cannot be traced{where}: {_reason(error)}") from error
+    listed += _captured(traced)
+    placed = step.recorder.placed(traced.graph)
+    _refuse_varying_shapes(traced.graph)
     traced.graph.eliminate_dead_code()
-    return TracedStep(traced.graph, listed, placed)
+    return TracedStep(traced.graph, tuple(listed), placed, tuple(step.others))
 
 
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+@contextmanager
+def _tracing(module: torch.nn.Module, kept: Sequence[Any], gradients: bool) -> Iterator[None]:
+    """Everything that must hold while the step runs on fake tensors.
+
+    `torch.compiler.is_exporting` is true, which libraries ask before they look at values; oneDNN, whose recurrent
+    layers are one opaque operator, is off.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        stack.enter_context(patch.multiple(torch.compiler, _is_compiling_flag=True, _is_exporting_flag=True))
+        stack.callback(torch._C._set_mkldnn_enabled, torch._C._get_mkldnn_enabled())
+        torch._C._set_mkldnn_enabled(False)
+        if "torch._dynamo" in sys.modules:
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(canonical_operators(kept))
+        stack.enter_context(plain_checkpoints())
+        stack.enter_context(unchanged_attributes(module))
+        yield
+
+
+_VALUE_DEPENDENT = ("DataDependentOutputException", "GuardOnDataDependentSymNode", "DynamicOutputShapeException")
+
+
+def _reason(error: Exception) -> str:
+    line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if type(error).__name__ in _VALUE_DEPENDENT:
+        return f"the value of a tensor decides what runs or how long a tensor is ({line}); planc's graphs are static"
+    if "Could not find a token for effect" in line:
+        return f"an operator checks its result and has no form that does not ({line})"
+    return line
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
@@ -102,113 +143,114 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
     return {**core_aten_decompositions(), **get_decompositions(more)}
 
 
-def _inputs(program: Any, step: torch.nn.Module, examples: Any) -> Iterator[Input]:
-    """What each placeholder of the exported graph is; names lose the prefix of the wrapping module."""
-    tensors = dict(step.named_parameters(remove_duplicate=False)) | dict(step.named_buffers(remove_duplicate=False))
-    leaves, first = iter(pytree.tree_leaves(examples)), dict[int, str]()
-    for spec in program.graph_signature.input_specs:
-        if spec.kind is InputKind.USER_INPUT:
-            value = next(leaves)
-            if not isinstance(value, torch.Tensor):
-                raise ModelError(f"example input {spec.arg.name!r} is {value!r}; every input must be a tensor")
-            yield Input("batch", spec.arg.name, value)
-            continue
-        name = str(spec.target).removeprefix("model.")
-        value = tensors.get(spec.target, program.constants.get(spec.target))
+def _state(step: torch.nn.Module) -> Iterator[Input]:
+    """Parameters and buffers; names lose the prefix of the wrapping module."""
+    for name, value in step.named_parameters():
+        if value._post_accumulate_grad_hooks:
+            raise ModelError(
+                f"parameter {name.removeprefix('model.')!r} has a post-accumulate-grad hook, which works on torch's "
+                "own .grad and cannot become part of the step; remove it"
+            )
+        yield Input("parameter" if value.requires_grad else "constant", name.removeprefix("model."), value)
+    for name, value in step.named_buffers():
+        yield Input("buffer", name.removeprefix("model."), value)
+
+
+def _batch(examples: Any) -> Iterator[Input]:
+    """Copies, because a tensor that is given twice, as an autoencoder's input and target are, is two inputs."""
+    for path, value in pytree.tree_leaves_with_path(examples):
+        name = pytree.keystr(path[1:])
         if not isinstance(value, torch.Tensor):
-            raise ModelError(f"the step reads {spec.target!r}, which is no tensor of the module")
-        if id(value) in first:
-            yield Input("alias", first[id(value)], value)
-            continue
-        first[id(value)] = name
-        trained = spec.kind is InputKind.PARAMETER and value.requires_grad
-        yield Input("parameter" if trained else "buffer" if spec.kind is InputKind.BUFFER else "constant", name, value)
+            raise ModelError(f"example input {name!r} is {value!r}; every input must be a tensor")
+        yield Input("batch", name, value.detach().clone())
 
 
-def _step_function(run: "_TracedForward", inputs: Sequence[Input]) -> Callable[..., Any]:
-    """(loss, gradients, next buffers) as a function of all inputs."""
+def _captured(traced: torch.fx.GraphModule) -> list[Input]:
+    """Tensors that the code holds elsewhere become constant inputs, in place; of their values at export."""
+    graph = traced.graph
+    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
+    placeholders: dict[str, torch.fx.Node] = {}
+    found: list[Input] = []
+    for node in [node for node in graph.nodes if node.op == "get_attr"]:
+        if node.target not in placeholders:
+            value = getattr(traced, node.target)
+            if value.requires_grad:
+                raise ModelError(
+                    f"the step reads a tensor of shape {list(value.shape)} that requires a gradient but is no "
+                    "parameter of the module; register it as one"
+                )
+            with graph.inserting_after(last):
+                last = placeholders[node.target] = graph.placeholder(node.target)
+            last.meta.update(node.meta)
+            found.append(Input("constant", node.target, value))
+        node.replace_all_uses_with(placeholders[node.target])
+        graph.erase_node(node)
+    return found
 
-    def step(*values: torch.Tensor) -> Any:
-        ready = _prepared(inputs, values)
-        loss = run.run(*ready)[0]
+
+def _refuse_varying_shapes(graph: torch.fx.Graph) -> None:
+    for node in graph.nodes:
+        for value in pytree.tree_leaves(node.meta.get("val")):
+            if isinstance(value, torch.Tensor) and any(isinstance(d, torch.SymInt) for d in value.shape):
+                raise ModelError(
+                    f"torch operator {node.target} at {node.meta.get('source')} makes a tensor as long as its input's "
+                    "values say; planc's graphs are static: use torch.where or a fixed number of positions"
+                )
+
+
+class _Traced:
+    """The step as a function of all its inputs, for make_fx to run once."""
+
+    def __init__(self, module: _Step, inputs: Sequence[Input], batch: pytree.TreeSpec, gradients: bool) -> None:
+        self.module, self.inputs, self.batch, self.gradients = module, tuple(inputs), batch, gradients
+        self.recorder, self.others = Recorder(module), list[str]()
+        self.names = [*(n for n, _ in module.named_parameters()), *(n for n, _ in module.named_buffers())]
+        self.parameters = dict(module.named_parameters())
+
+    def __call__(self, *values: torch.Tensor) -> Any:
+        ready = [self._prepared(i, v) for i, v in zip(self.inputs, values, strict=True)]
+        state = dict(zip(self.names, ready, strict=False))
+        trained = [n for n, i in zip(self.names, self.inputs, strict=False) if i.kind == "parameter"]
+        for name in trained:
+            for hook in (self.parameters[name]._backward_hooks or {}).values():
+                state[name].register_hook(hook)
+        with self.recorder.recording(), _reparametrize_module(self.module, state, tie_weights=True):
+            result = self.module(*pytree.tree_unflatten(ready[len(self.names) :], self.batch))
+            following = dict(self.module.named_buffers())
+        loss, others = self._split(result)
+        with self.recorder.backward(loss):
+            grads = self._gradients(loss, [state[name] for name in trained]) if self.gradients else ()
+        buffers = [following.get(n, state[n]) for n in self.names if n not in self.parameters]
+        return loss.detach(), grads, buffers, [v.detach() for v in others]
+
+    @staticmethod
+    def _prepared(declared: Input, value: torch.Tensor) -> torch.Tensor:
+        """Parameters that require gradients, buffers that may be written."""
+        if declared.kind == "parameter":
+            return value.detach().requires_grad_()
+        return value.clone() if declared.kind == "buffer" else value
+
+    @staticmethod
+    def _gradients(loss: torch.Tensor, trained: list[torch.Tensor]) -> Any:
         if loss.dim() or not loss.requires_grad:
             raise ModelError(f"the loss must be a scalar that depends on a parameter, not of shape {list(loss.shape)}")
-        trained = [v for i, v in zip(inputs, ready, strict=True) if i.kind == "parameter"]
-        with run.grad_recording(loss):
-            grads = torch.autograd.grad(loss, trained, allow_unused=True)
-        return loss.detach(), grads, [v for i, v in zip(inputs, ready, strict=True) if i.kind == "buffer"]
+        return torch.autograd.grad(loss, trained, allow_unused=True)
 
-    return step
-
-
-def _prepared(inputs: Sequence[Input], values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Parameters that require gradients, buffers that may be written, one tensor for tied parameters."""
-    ready: list[torch.Tensor] = []
-    for declared, value in zip(inputs, values, strict=True):
-        if declared.kind == "alias":
-            ready.append(ready[next(i for i, other in enumerate(inputs) if other.name == declared.name)])
-        elif declared.kind == "parameter":
-            ready.append(value.detach().requires_grad_())
-        else:
-            ready.append(value.clone() if declared.kind == "buffer" else value)
-    return ready
+    def _split(self, result: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The loss and the other tensors that the loss returned, whose names are noted."""
+        whole = dict(result) if isinstance(result, Mapping) else result
+        loss = whole.pop(LOSS, None) if isinstance(whole, dict) else whole
+        if isinstance(whole, (tuple, list)) and whole:
+            loss, whole = whole[0], {str(i): v for i, v in enumerate(whole[1:], 1)}
+        if not isinstance(loss, torch.Tensor):
+            raise ModelError(
+                f"the loss must return a scalar tensor, a tuple or a mapping with {LOSS!r}, not {result!r}"
+            )
+        paths = pytree.tree_leaves_with_path(whole) if isinstance(whole, dict) else []
+        named = [(".".join(_key(k) for k in path), v) for path, v in paths if isinstance(v, torch.Tensor)]
+        self.others = [name for name, _ in named]
+        return loss, [v for _, v in named]
 
 
-class _TracedForward(torch.fx.Interpreter):  # type: ignore[misc]
-    """Runs the exported forward graph and notes where in the traced graph each layer begins, forward and backward."""
-
-    def __init__(self, module: torch.fx.GraphModule, layers: Mapping[torch.fx.Node, ModuleLayer]) -> None:
-        super().__init__(module)
-        self.layers = layers
-        self.marks: list[tuple[str | None, tuple[ModuleLayer, str]]] = []
-        self._owned: set[Any] = set()
-
-    def run_node(self, n: torch.fx.Node) -> Any:
-        layer = self.layers.get(n)
-        if layer is None:
-            return super().run_node(n)
-        self._mark(layer, FORWARD)
-        result = super().run_node(n)
-        for leaf in pytree.tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.grad_fn is not None:
-                self._own(leaf.grad_fn, layer)
-        return result
-
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        run: Callable[..., Any] = CANONICAL.get(target) or super().call_function
-        return run(target, args, kwargs)
-
-    def _mark(self, layer: ModuleLayer, phase: str) -> None:
-        """Nodes that the traced graph gets from here on belong to `layer`."""
-        mode = get_proxy_mode()
-        last = next(reversed(mode.tracer.graph.nodes), None) if mode is not None else None
-        self.marks.append((last.name if last is not None else None, (layer, phase)))
-
-    def _own(self, function: Any, layer: ModuleLayer) -> None:
-        """Autograd nodes made since the last forward operator run their backward in the name of `layer`."""
-        pending = [function]
-        while pending:
-            at = pending.pop()
-            if at is None or at in self._owned:
-                continue
-            self._owned.add(at)
-            at.register_prehook(lambda _grads: self._mark(layer, BACKWARD))
-            pending += [following for following, _ in at.next_functions]
-
-    @contextmanager
-    def grad_recording(self, loss: torch.Tensor) -> Iterator[None]:
-        """The seed of the backward pass belongs to the layer that made the loss."""
-        last = self.marks[-1][1][0]
-        self._own(loss.grad_fn, last)
-        self._mark(last, BACKWARD)
-        yield
-
-    def placed(self, graph: torch.fx.Graph) -> dict[torch.fx.Node, tuple[ModuleLayer, str]]:
-        """The layer and phase of every computing node of the traced graph."""
-        starts = dict(self.marks)
-        found, current = {}, self.marks[0][1]
-        for node in graph.nodes:
-            if node.op == "call_function":
-                found[node] = current
-            current = starts.get(node.name, current)
-        return found
+def _key(part: Any) -> str:
+    return str(getattr(part, "key", getattr(part, "idx", getattr(part, "name", part))))

@@ -8,9 +8,9 @@ from onnx import helper
 
 from planc.errors import ModelError
 from planc.torch.lowering import TorchLowering, aten, lower
-from planc.torch.tensors import Recorded
+from planc.torch.tensors import Deferred, Recorded
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.emit.builder import Builder, Var
+from planc.training.emit.builder import Var
 from planc.training.registry import ForwardNode
 from planc.training.rules.reductions import channel_sum
 
@@ -32,34 +32,35 @@ def _batch_norm_node(
     )
 
 
-@lower(aten._native_batch_norm_legit_functional.default)
+@lower(aten._native_batch_norm_legit_functional.default, raw=("running_mean", "running_var"))
 def batch_norm(
-    c: TorchLowering, input: Var, weight: Var | None, bias: Var | None, running_mean: Var, running_var: Var,
+    c: TorchLowering, input: Var, weight: Var | None, bias: Var | None, running_mean: Any, running_var: Any,
     training: bool, momentum: float, eps: float,
 ) -> tuple[Any, ...]:  # fmt: skip
     """Batch statistics, the statistics' record for the gradient, and the running statistics that follow.
 
-    torch keeps the unbiased variance in its running statistics. They are emitted later, in an update layer.
+    torch keeps the unbiased variance in its running statistics. They are emitted where they are read: in an update.
     """
     y = Var(c.fresh("BatchNormalization"), *c.specs[0])
-    node = _batch_norm_node(c, input, y, weight, bias, (running_mean, running_var), training, eps)
+    known = (None, None) if training else (c.value(running_mean), c.value(running_var))
+    node = _batch_norm_node(c, input, y, weight, bias, known, training, eps)
     record = Recorded(emit_forward(c.b, node)[0])
     if not training:
-        return y, record, record, running_mean, running_var
+        return y, record, record, *known
     count = input.size // input.shape[1]
     unbiased = count / (count - 1) if count > 1 else 1.0
     moved = []
     for statistic, running, factor in (("mean", running_mean, 1.0), ("variance", running_var, unbiased)):
-        following = Var(f"{running.name}.next", running.shape, running.dtype)
-        c.updates.append(partial(_moved, running, record.node.saved[statistic], following, momentum, factor))
-        moved.append(following)
+        batch = record.node.saved[statistic]
+        moved.append(Deferred(batch.shape, partial(_moved, c, running, batch, momentum, factor)))
     return y, record, record, *moved
 
 
-def _moved(running: Var, batch: Var, following: Var, momentum: float, factor: float, b: Builder) -> dict[str, Var]:
+def _moved(c: TorchLowering, running: Any, batch: Var, momentum: float, factor: float) -> Var:
     """running (1 - momentum) + batch factor momentum."""
-    kept = b.mul(running, 1 - momentum)
-    return {running.name: b.add(kept, b.mul(batch, momentum * factor), name=following.name)}
+    before = c.value(running)
+    kept = c.b.mul(before, 1 - momentum)
+    return c.b.add(kept, c.b.cast(c.b.mul(batch, momentum * factor), before.dtype))
 
 
 @lower(aten._native_batch_norm_legit.no_stats)
@@ -84,17 +85,18 @@ def batch_norm_frozen(
     return y, record, record
 
 
-@lower(aten.native_batch_norm_backward.default, raw=("save_mean", "save_invstd"))
+@lower(aten.native_batch_norm_backward.default, raw=("running_mean", "running_var", "save_mean", "save_invstd"))
 def batch_norm_backward(
-    c: TorchLowering, grad_out: Var, input: Var, weight: Var | None, running_mean: Var | None,
-    running_var: Var | None, save_mean: Any, save_invstd: Any, train: bool, eps: float, output_mask: list[bool],
+    c: TorchLowering, grad_out: Var, input: Var, weight: Var | None, running_mean: Any,
+    running_var: Any, save_mean: Any, save_invstd: Any, train: bool, eps: float, output_mask: list[bool],
 ) -> tuple[Var | None, ...]:  # fmt: skip
     """The gradients of input, weight and bias."""
     del save_invstd
     if isinstance(save_mean, Recorded):
         node = save_mean.node
     elif not train:
-        node = _batch_norm_node(c, input, grad_out, weight, None, (running_mean, running_var), False, eps)
+        known = (c.value(running_mean), c.value(running_var))
+        node = _batch_norm_node(c, input, grad_out, weight, None, known, False, eps)
     else:
         raise ModelError("a batch-norm's gradient without its forward operator has no lowering to ONNX")
     found = gradients_of(c.b, node, [grad_out], [i for i, asked in enumerate(output_mask) if asked])
