@@ -4,7 +4,6 @@ import random
 
 import pytest
 from hypothesis import given, settings
-from planc.verifier import operators
 from support import networks
 from support.concats import branches, concat_graphs
 
@@ -13,6 +12,7 @@ from planc.graph.footprint import is_recomputable, write_over_candidates
 from planc.graph.fused import DOMAIN
 from planc.graph.operators import IN_PLACE_BINARY, IN_PLACE_UNARY
 from planc.importer.import_model import ImportedModel
+from planc.verifier import operators
 from planc.verifier.operators import is_repeatable, leaves_out, may_overwrite
 
 
