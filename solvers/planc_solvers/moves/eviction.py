@@ -13,7 +13,7 @@ import numpy as np
 from planc.compiled.packed import Packed
 from planc_solvers.evaluation.arrays import BATCH, COMPUTED, STATE, Arrays, Bytes8, Ints, SearchPlan, step_capacity
 from planc_solvers.evaluation.workspace import Floats
-from planc_solvers.jit import inner
+from planc_solvers.jit import inner, piece
 
 MOST_REPEATS = 400
 """Recomputations for the sake of one task after which the rule is going round in circles."""
@@ -29,6 +29,16 @@ SPARE = 64
 HELD, AWAY, GONE = 1, 2, 0
 """Where a value is: on the device, on the host only, or nowhere."""
 
+HELD_COUNT, WANTED_STAMP, SEEN_STAMP = range(3)
+"""Indices of `Trail.counters`: the values in `Trail.held`, and the stamps of the present looks at values and at tasks."""
+
+SIZE_POWER, WAIT_POWER, LINK_PRICE, COPY_CUTS = range(4)
+"""Indices of `Trail.weights`: powers of a value's bytes and of its wait by which the cost of its return is divided, compute
+time that a unit of copy time is taken to cost, and boundaries that a copy is."""
+
+WANTED_SOON, TOO_SMALL = 1e18, 1e17
+"""Added to what ranks values, so that those which the task's inputs need go last, before them those of next to no bytes."""
+
 
 @dataclass(frozen=True, eq=False)
 class Trail(Packed):
@@ -43,14 +53,16 @@ class Trail(Packed):
     movable: Bytes8
     """1 for values that take bytes, and can return or are not needed for ever."""
     held: Ints
-    """The movable values that are held, in any order, then elsewhere; the last number is how many."""
+    """The movable values that are held, in any order; `HELD_COUNT` of them."""
     rank: Ints
     """Of each of those values its index in `held`."""
     on_host: Bytes8
     wanted: Ints
-    """The stamp of the last look at what was to be read, of each value; then the present stamp."""
+    """Of each value the stamp of the last look that found it to be read; negative for what the task under way reads."""
     seen: Ints
-    """The same of tasks."""
+    """Of each task the stamp of the last look at it."""
+    counters: Ints
+    """Three numbers: see `HELD_COUNT`."""
     stack: Ints
     done: Bytes8
     """1 for tasks that have run."""
@@ -74,11 +86,12 @@ def trail(a: Arrays) -> Trail:
         weights=np.zeros(4),
         where=np.zeros(values, np.uint8),
         movable=((a.size > 0) & (mortal | repeatable | (a.swappable != 0))).astype(np.uint8),
-        held=np.zeros(values + 1, np.int64),
+        held=np.zeros(values, np.int64),
         rank=np.zeros(values, np.int64),
         on_host=np.zeros(values, np.uint8),
-        wanted=np.zeros(values + 1, np.int64),
-        seen=np.zeros(tasks + 1, np.int64),
+        wanted=np.zeros(values, np.int64),
+        seen=np.zeros(tasks, np.int64),
+        counters=np.zeros(3, np.int64),
         stack=np.zeros(tasks + 1, np.int64),
         done=np.zeros(tasks, np.uint8),
         fates=np.zeros((step_capacity(a), most), np.uint8),
@@ -91,9 +104,9 @@ def hold(v: int, t: Trail) -> None:
     """`v`, which was not, is on the device."""
     t.where[v] = HELD
     if t.movable[v]:
-        count = t.held[t.held.size - 1]
+        count = t.counters[HELD_COUNT]
         t.held[count], t.rank[v] = v, count
-        t.held[t.held.size - 1] = count + 1
+        t.counters[HELD_COUNT] = count + 1
 
 
 @inner
@@ -101,10 +114,10 @@ def let_go(v: int, fate: int, t: Trail) -> None:
     """`v`, which was held, is away or gone."""
     t.where[v] = fate
     if t.movable[v]:
-        last = t.held[t.held.size - 1] - 1
+        last = t.counters[HELD_COUNT] - 1
         other = t.held[last]
         t.held[t.rank[v]], t.rank[other] = other, t.rank[v]
-        t.held[t.held.size - 1] = last
+        t.counters[HELD_COUNT] = last
 
 
 @inner
@@ -122,11 +135,12 @@ def _readers_before(t: Trail, value: int, now: int) -> int:
 
 
 @inner
-def _recomputation(a: Arrays, value: int, t: Trail, stamp: int, price: float) -> float:
+def _recomputation(a: Arrays, value: int, t: Trail) -> float:
     """Cost of making `value` again: its task, and what that needs and is not on the device."""
     if a.producer[value] < 0:
         return np.inf
-    where, seen, stack = t.where, t.seen, t.stack
+    t.counters[SEEN_STAMP] += 1
+    where, seen, stack, stamp, price = t.where, t.seen, t.stack, t.counters[SEEN_STAMP], t.weights[LINK_PRICE]
     stack[0] = a.producer[value]
     seen[stack[0]] = stamp
     top, cost = 1, 0.0
@@ -148,19 +162,21 @@ def _recomputation(a: Arrays, value: int, t: Trail, stamp: int, price: float) ->
 
 
 @inner
-def _copying(a: Arrays, value: int, home: bool, on_host: Bytes8, price: float, cuts: float) -> float:
-    """Cost of sending `value` to the host and back, `cuts` boundaries included; at `home` state goes both ways."""
+def _copying(a: Arrays, value: int, home: bool, t: Trail) -> float:
+    """Cost of sending `value` to the host and back, boundaries included; at `home` state goes both ways."""
     if a.swappable[value] == 0:
         return np.inf
-    kept = on_host[value] and not (home and a.origin[value] == STATE)
+    kept = t.on_host[value] and not (home and a.origin[value] == STATE)
     copied = a.in_ns[value] + (0 if kept else a.out_ns[value])
-    return float(price * copied + cuts * a.boundary * (1 if kept else 2))
+    return float(t.weights[LINK_PRICE] * copied + t.weights[COPY_CUTS] * a.boundary * (1 if kept else 2))
 
 
 @inner
-def next_task(a: Arrays, now: int, t: Trail, stamp: int) -> int:
+def next_task(a: Arrays, now: int, t: Trail) -> int:
     """The first of the tasks to run so that `now` finds its inputs; stamps `wanted` of all that they read."""
-    where, wanted, seen, stack = t.where, t.wanted, t.seen, t.stack
+    t.counters[SEEN_STAMP] += 1
+    t.counters[WANTED_STAMP] = t.counters[SEEN_STAMP]
+    where, wanted, seen, stack, stamp = t.where, t.wanted, t.seen, t.stack, t.counters[SEEN_STAMP]
     stack[0] = now
     seen[now] = stamp
     top, first = 1, now
@@ -178,55 +194,57 @@ def next_task(a: Arrays, now: int, t: Trail, stamp: int) -> int:
     return first
 
 
+@piece
+def _rank(a: Arrays, v: int, now: int, missing: int, lowest: float, t: Trail) -> tuple[float, bool, bool]:
+    """How dear the return of `v` is for its bytes and its wait: the least is evicted. Then whether a copy is the cheaper way,
+    and whether the value is away at the step's ends. Infinite, without looking closely, for what cannot be below `lowest`."""
+    # 1. When it is read next.
+    at, readers = _readers_before(t, v, now), t.ptr[v + 1] - t.ptr[v]
+    ends, soon = at == readers, t.wanted[v] == t.counters[WANTED_STAMP]
+    lives = a.needed[v] if a.origin[v] == COMPUTED else a.origin[v] != BATCH
+    if ends and not lives and not soon:
+        return 0.0, False, False
+    home = (ends and lives) or (at == 0 and a.producer[v] < 0)
+    # 2. What it frees, and for how long.
+    wait = 1.0 + a.duration.size - now if ends else t.readers[t.ptr[v] + at] - now + 1.0
+    share = a.size[v] ** t.weights[SIZE_POWER] * (1.0 if soon else wait) ** t.weights[WAIT_POWER]
+    late = WANTED_SOON if soon else TOO_SMALL if a.size[v] < LEAST_PART * missing else 0.0
+    # 3. What its return costs, at least; then the recomputation with all that it needs.
+    cost = _copying(a, v, home, t)
+    made = a.producer[v] if not (ends and lives) else -1
+    repeat = made >= 0 and a.recomputable[made] and (ends or a.deadline[made] > t.readers[t.ptr[v] + at])
+    copy = True
+    if min(cost, a.duration[made] if repeat else np.inf) / share + late >= lowest:
+        return np.inf, copy, home
+    if repeat:
+        again = _recomputation(a, v, t)
+        copy = cost <= again
+        cost = min(cost, again)
+    return cost / share + late, copy, home
+
+
 @inner
 def evict(a: Arrays, s: SearchPlan, now: int, task: int, missing: int, t: Trail) -> int:
     """Evict a value before `task`, which runs for the sake of `now` and misses so many bytes: the value's bytes, or -1 when
     everything is an input."""
-    held, on_host, wanted, ptr, readers, seen, weights = (
-        t.held,
-        t.on_host,
-        t.wanted,
-        t.ptr,
-        t.readers,
-        t.seen,
-        t.weights,
-    )
-    best, lowest, stamp, copied, at_home = -1, np.inf, wanted[wanted.size - 1], False, False
+    best, lowest, copied, at_home = -1, np.inf, False, False
+    stamp = t.counters[WANTED_STAMP]
     for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
-        wanted[a.reads[k]] = -stamp
-    for index in range(held[held.size - 1]):
-        v = held[index]
-        if wanted[v] == -stamp:
+        t.wanted[a.reads[k]] = -stamp
+    for index in range(t.counters[HELD_COUNT]):
+        v = t.held[index]
+        if t.wanted[v] == -stamp:
             continue
-        at = _readers_before(t, v, now)
-        ends = at == ptr[v + 1] - ptr[v]
-        lives = a.needed[v] if a.origin[v] == COMPUTED else a.origin[v] != BATCH
-        soon = wanted[v] == stamp
-        if ends and not lives and not soon:
-            best, lowest, copied, at_home = v, 0.0, False, False
+        cost, copy, home = _rank(a, v, now, missing, lowest, t)
+        if cost < lowest:
+            best, lowest, copied, at_home = v, cost, copy, home
+        if lowest <= 0:
             break
-        home = (ends and lives) or (at == 0 and a.producer[v] < 0)
-        wait = 1.0 + a.duration.size - now if ends else readers[ptr[v] + at] - now + 1.0
-        share = a.size[v] ** weights[0] * (1.0 if soon else wait) ** weights[1]
-        late = 1e18 if soon else 1e17 if a.size[v] < LEAST_PART * missing else 0.0
-        cost = _copying(a, v, home, on_host, weights[2], weights[3])
-        copy = True
-        made = a.producer[v] if not (ends and lives) else -1
-        repeat = made >= 0 and a.recomputable[made] and (ends or a.deadline[made] > readers[ptr[v] + at])
-        if min(cost, a.duration[made] if repeat else np.inf) / share + late >= lowest:
-            continue
-        if repeat:
-            seen[seen.size - 1] += 1
-            again = _recomputation(a, v, t, seen[seen.size - 1], weights[2])
-            copy = cost <= again
-            cost = min(cost, again)
-        if cost / share + late < lowest:
-            best, lowest, copied, at_home = v, cost / share + late, copy, home
     if best < 0:
         return -1
     let_go(best, AWAY if copied else GONE, t)
     if copied:
-        on_host[best] = 1
+        t.on_host[best] = 1
         if at_home:
             s.home[best] = 1
     return int(a.size[best])
@@ -263,13 +281,13 @@ def run(a: Arrays, s: SearchPlan, target: int, form: int, now: int, t: Trail, us
     """
     tasks, task, repeats, again = a.duration.size, -1, 0, t.done[target]
     while task != target:
-        t.seen[tasks] += 1
-        t.wanted[a.size.size] = t.seen[tasks]
-        task = next_task(a, target, t, t.seen[tasks])
+        # 1. What must run first; it must be allowed to.
+        task = next_task(a, target, t)
         repeats += 1
         late = a.deadline[task] < tasks and t.done[a.deadline[task]]
         if (task != target or again) and (a.recomputable[task] == 0 or late or repeats > MOST_REPEATS):
             return -1
+        # 2. Room for its working set and for what is copied in.
         chosen = form if task == target else 0
         incoming = a.form_bytes[a.form_ptr[task] + chosen]
         for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
@@ -279,6 +297,7 @@ def run(a: Arrays, s: SearchPlan, target: int, form: int, now: int, t: Trail, us
             if freed < 0:
                 return -1
             used -= freed
+        # 3. It runs.
         if s.length[0] >= s.seq.size - SPARE:
             return -1
         s.choice[s.length[0]] = chosen

@@ -10,7 +10,19 @@ import numpy as np
 
 from planc_solvers.evaluation.arrays import COMPUTED, STATE, Arrays, SearchPlan
 from planc_solvers.jit import fill, inner, outer
-from planc_solvers.moves.eviction import AWAY, GONE, HELD, Trail, hold, let_go, run
+from planc_solvers.moves.eviction import (
+    AWAY,
+    COPY_CUTS,
+    GONE,
+    HELD,
+    LINK_PRICE,
+    SIZE_POWER,
+    WAIT_POWER,
+    Trail,
+    hold,
+    let_go,
+    run,
+)
 
 STRETCHES = (4, 8, 16, 32, 64, 128, 256)
 """Steps forgotten at a time."""
@@ -22,10 +34,10 @@ CUTS = 0.5
 @inner
 def _draw_weights(t: Trail) -> None:
     """Random weights of the rule: powers of bytes and of wait, price of the link's time, boundaries of a copy."""
-    t.weights[0] = (0.3, 0.5, 1.0, 1.0)[np.random.randint(4)]
-    t.weights[1] = (0.0, 0.5, 1.0, 2.0)[np.random.randint(4)]
-    t.weights[2] = np.exp(np.random.normal(-2.0, 1.2))
-    t.weights[3] = CUTS
+    t.weights[SIZE_POWER] = (0.3, 0.5, 1.0, 1.0)[np.random.randint(4)]
+    t.weights[WAIT_POWER] = (0.0, 0.5, 1.0, 2.0)[np.random.randint(4)]
+    t.weights[LINK_PRICE] = np.exp(np.random.normal(-2.0, 1.2))
+    t.weights[COPY_CUTS] = CUTS
 
 
 @inner
@@ -33,9 +45,10 @@ def _begin(a: Arrays, plan: SearchPlan, s: SearchPlan, t: Trail) -> int:
     """Nothing has run, and what is not computed lies where `plan` has it at the step's start: the bytes on the device."""
     tasks, values, used = a.duration.size, a.size.size, 0
     fill(t.done, tasks, 0)
-    fill(t.seen, tasks + 1, 0)
-    fill(t.wanted, values + 1, 0)
-    s.length[0], s.batch[0], t.held[values] = 0, plan.batch[0], 0
+    fill(t.seen, tasks, 0)
+    fill(t.wanted, values, 0)
+    fill(t.counters, t.counters.size, 0)
+    s.length[0], s.batch[0] = 0, plan.batch[0]
     for v in range(values):
         s.home[v] = plan.home[v]
         t.where[v], t.on_host[v] = GONE, 0
