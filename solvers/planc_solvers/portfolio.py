@@ -15,10 +15,11 @@ from planc_solvers.bounds.decode import give_up_all
 from planc_solvers.bounds.prover import Prover
 from planc_solvers.evaluation.arrays import UNLIMITED
 from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.plan_copies import copied
 from planc_solvers.evaluation.reduction import reduced, reduced_arrays
 from planc_solvers.evaluation.schedule_conversion import plan_of, schedule_of
 from planc_solvers.ready import CLOCK
-from planc_solvers.search.annealing import anneal, copied, ready_search
+from planc_solvers.search.annealing import anneal, ready_search
 from planc_solvers.search.improver import CHUNK_S, Improver
 from planc_solvers.search.mend import mend
 from planc_solvers.solve_state import PROOF_SHARE, SolveState

@@ -18,7 +18,7 @@ from planc_solvers.evaluation.schedule_conversion import schedule_of
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, workspace
 from planc_solvers.moves.eviction import trail
 from planc_solvers.moves.rebuild import rebuild
-from planc_solvers.search.annealing import CURRENT, anneal, annealing, start
+from planc_solvers.search.annealing import CURRENT, REBUILDING, SMALL_MOVES, Turn, anneal, annealing, start
 from planc_solvers.search.task_order import first_executions
 
 
@@ -35,10 +35,12 @@ def _problem(seed: int, swaps: bool) -> Problem:
 
 def _annealed(problem: Problem, seed: int, rebuilding: bool) -> SearchPlan:
     """The current plan of a hot search, which may be over the budget."""
-    arrays, swaps = arrays_of(problem), any(value.swappable for value in problem.values)
+    arrays = arrays_of(problem)
     search, heat = annealing(arrays), problem.base_duration_ns * 0.05
     start(arrays, search, empty_plan(arrays), 1.0)
-    anneal(arrays, search, swaps, 40 if rebuilding else 4000, heat, heat, 1e-3, seed, False, rebuilding)
+    anneal(
+        arrays, search, Turn(REBUILDING if rebuilding else SMALL_MOVES, 40 if rebuilding else 4000, heat, 1e-3, seed)
+    )
     return search.plans[int(search.state[CURRENT])]
 
 

@@ -196,8 +196,9 @@ def next_task(a: Arrays, now: int, t: Trail) -> int:
 
 @piece
 def _rank(a: Arrays, v: int, now: int, missing: int, lowest: float, t: Trail) -> tuple[float, bool, bool]:
-    """How dear the return of `v` is for its bytes and its wait: the least is evicted. Then whether a copy is the cheaper way,
-    and whether the value is away at the step's ends. Infinite, without looking closely, for what cannot be below `lowest`."""
+    """How dear the return of `v` is for its bytes and its wait: the least is evicted. Then whether a copy is the cheaper
+    way, and whether the value is away at the step's ends. Infinite, without a close look, unless it may be below `lowest`.
+    """
     # 1. When it is read next.
     at, readers = _readers_before(t, v, now), t.ptr[v + 1] - t.ptr[v]
     ends, soon = at == readers, t.wanted[v] == t.counters[WANTED_STAMP]

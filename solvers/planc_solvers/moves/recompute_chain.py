@@ -1,7 +1,10 @@
 """Recomputation of a value together with what it needs and is gone, compiled."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from planc.compiled.packed import Packed
 from planc_solvers.evaluation.arrays import Arrays, Bytes8, Ints, SearchPlan
 from planc_solvers.evaluation.workspace import FETCHED, GAPS, Workspace
 from planc_solvers.jit import fill, inner
@@ -9,6 +12,25 @@ from planc_solvers.moves.edits import insert
 
 CHAIN_DEPTH = 12
 """Longest chain of recomputations that one move inserts."""
+
+AGAIN = 0.75
+"""Chance that an input which is gone is recomputed too; else it must be fetched."""
+
+CHOOSE_FORM = 0.5
+"""Chance that a recomputation runs in a form drawn at random, and not in the first."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChainRoom(Packed):
+    """What one move needs: which values lie on the device, and the tasks of the chain."""
+
+    alive: Bytes8
+    tasks: Ints
+
+
+def chain_room(a: Arrays) -> ChainRoom:
+    """Room for the chains of the problem `a`."""
+    return ChainRoom(np.zeros(a.size.size, np.uint8), np.zeros(2 * CHAIN_DEPTH + 2, np.int64))
 
 
 @inner
@@ -22,23 +44,20 @@ def _mark_alive(w: Workspace, position: int, alive: Bytes8) -> None:
 
 
 @inner
-def insert_chain(a: Arrays, s: SearchPlan, w: Workspace, alive: Bytes8, chain: Ints, value: int, position: int) -> bool:
-    """Recompute `value` before `position`, with the inputs that are gone there; False when it may not be.
-
-    There is room in `alive` for the values, and in `chain` for `CHAIN_DEPTH` tasks.
-    """
-    _mark_alive(w, position, alive)
-    count = _gather_chain(a, w, alive, chain, value, position)
+def insert_chain(a: Arrays, s: SearchPlan, w: Workspace, room: ChainRoom, value: int, position: int) -> bool:
+    """Recompute `value` before `position`, with the inputs that are gone there; False when it may not be."""
+    _mark_alive(w, position, room.alive)
+    count = _gather_chain(a, w, room, value, position)
     if count == 0 or s.length[0] + count >= s.seq.size:
         return False
-    _insert_sorted(a, s, chain, count, position)
+    _insert_sorted(a, s, room.tasks, count, position)
     return True
 
 
 @inner
-def _gather_chain(a: Arrays, w: Workspace, alive: Bytes8, todo: Ints, value: int, position: int) -> int:
-    """Write the tasks to repeat for `value` into `todo`; how many, 0 when one of them may not be repeated."""
-    count, at = 1, 0
+def _gather_chain(a: Arrays, w: Workspace, room: ChainRoom, value: int, position: int) -> int:
+    """Write the tasks to repeat for `value` into `room.tasks`; how many, 0 when one of them may not be repeated."""
+    count, at, alive, todo = 1, 0, room.alive, room.tasks
     todo[0] = a.producer[value]
     while at < count:
         task = todo[at]
@@ -51,7 +70,7 @@ def _gather_chain(a: Arrays, w: Workspace, alive: Bytes8, todo: Ints, value: int
             u = a.reads[k]
             if alive[u] or a.producer[u] < 0:
                 continue
-            again = a.recomputable[a.producer[u]] and np.random.random() < 0.75
+            again = a.recomputable[a.producer[u]] and np.random.random() < AGAIN
             known = False
             for q in range(count):
                 known = known or todo[q] == a.producer[u]
@@ -72,4 +91,4 @@ def _insert_sorted(a: Arrays, s: SearchPlan, tasks: Ints, count: int, position: 
         tasks[i], tasks[low] = tasks[low], tasks[i]
         insert(s, position + i, tasks[i])
         forms = a.form_ptr[tasks[i] + 1] - a.form_ptr[tasks[i]]
-        s.choice[position + i] = np.random.randint(forms) if forms > 1 and np.random.random() < 0.5 else 0
+        s.choice[position + i] = np.random.randint(forms) if forms > 1 and np.random.random() < CHOOSE_FORM else 0

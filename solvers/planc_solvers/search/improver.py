@@ -9,9 +9,21 @@ from planc.schedule.solver import Progress, SolveOptions
 from planc_solvers.bounds.prover import LARGE
 from planc_solvers.evaluation.arrays import Arrays, SearchPlan, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
+from planc_solvers.evaluation.plan_copies import copy_plan
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, workspace
 from planc_solvers.moves.form_choices import settle
-from planc_solvers.search.annealing import BEST, PRICE, SCORE, anneal, annealing, copy_plan, ready_search, start
+from planc_solvers.search.annealing import (
+    BEST,
+    PRICE,
+    REBUILDING,
+    SCORE,
+    SMALL_MOVES,
+    Turn,
+    anneal,
+    annealing,
+    ready_search,
+    start,
+)
 from planc_solvers.search.greedy import greedy_plans, ready_greedy
 from planc_solvers.solve_state import PROOF_SHARE, SolveState
 
@@ -168,7 +180,7 @@ class Improver:
         dear = max(1, self.arrays.size.size // REBUILT_VALUES) if rebuilding else 1
         chunk = max(1, CHUNK // dear) if self.counted else self.chunks[rebuilding]
         pace = PACE if self.swaps or self.best_ns < inf else FIRST_PACE
-        anneal(self.arrays, self.search, self.swaps, chunk, heat, heat, pace, seed, False, rebuilding)
+        anneal(self.arrays, self.search, Turn(REBUILDING if rebuilding else SMALL_MOVES, chunk, heat, pace, seed))
         seconds = time.monotonic() - began
         # Moves that fail cost nothing: a chunk of them must not make the next one endless.
         most = chunk / max(seconds, 1e-6) * min(CHUNK_S, max(self.standing.left(), 0.01))

@@ -19,7 +19,18 @@ from planc_solvers.evaluation.arrays import arrays_of, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.schedule_conversion import plan_of, schedule_of
 from planc_solvers.ready import CLOCK
-from planc_solvers.search.annealing import BEST, CURRENT, anneal, annealing, ready_search, start
+from planc_solvers.search.annealing import (
+    BEST,
+    CURRENT,
+    FREE_MOVES,
+    REBUILDING,
+    SMALL_MOVES,
+    Turn,
+    anneal,
+    annealing,
+    ready_search,
+    start,
+)
 from planc_solvers.search.task_order import first_executions, permuted, renumbered
 
 
@@ -107,8 +118,8 @@ def _annealed(problem: Problem, phase: _Phase, schedule: Schedule, seconds: floa
     for chunk in range(chunks):
         heat = phase.hot * mean * (COLD * base / (phase.hot * mean)) ** (chunk / chunks)
         mixed = (seed * 1_000_003 + chunk) % (1 << 32)
-        anneal(arrays, search, False, CHUNK, heat, heat, PACE, mixed, phase.free, False)
-        anneal(arrays, search, False, phase.rebuilt, heat, heat, PACE, mixed, phase.free, True)
+        anneal(arrays, search, Turn(FREE_MOVES if phase.free else SMALL_MOVES, CHUNK, heat, PACE, mixed))
+        anneal(arrays, search, Turn(REBUILDING, phase.rebuilt, heat, PACE, mixed))
         if workers > 1 and CLOCK.now() > ends:
             break
     found = search.best if search.state[BEST] < inf else search.plans[int(search.state[CURRENT])]

@@ -13,7 +13,7 @@ from planc.errors import PlancError
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import SolveOptions, solve
-from planc_solvers.evaluation import evaluate
+from planc_solvers.evaluation import evaluate, plan_copies
 from planc_solvers.mip import Mip
 from planc_solvers.moves import rebuild
 from planc_solvers.ready import CLOCK, Once, StoppableClock
@@ -88,7 +88,7 @@ def test_every_function_is_compiled_for_one_kind_of_arguments() -> None:
                 solve(Mip(), tight, SolveOptions(time_limit_s=0.2, workers=workers))
             except PlancError:
                 continue
-    outer = (evaluate.evaluate_within, rebuild.rebuild, task_order._anneal_order, search.anneal, search.copy_plan)
+    outer = (evaluate.evaluate_within, rebuild.rebuild, task_order._anneal_order, search.anneal, plan_copies.copy_plan)
     found = {getattr(function, "__name__", ""): len(getattr(function, "signatures", ())) for function in outer}
     assert set(found.values()) <= {0, 1}, found
     assert found["evaluate_within"] == 1
