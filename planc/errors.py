@@ -63,5 +63,9 @@ class DeviceError(PlancError):
     exit_code = 7
 
 
+class PlancWarning(UserWarning):
+    """Something that a user should know of and that stops nothing."""
+
+
 class InternalError(Exception):
     """planc broke one of its own invariants; worth a bug report, never a user's fault."""

@@ -16,10 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+import msgspec
+
 from planc.errors import OutputError
 
 LARGEST_DOCUMENT = 1 << 30
 """Bytes of a JSON, CSV or ONNX file without external data, at most: half of what a protocol buffer can hold."""
+
+UNREADABLE = (OSError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError)
+"""What reading and decoding a JSON document raises: no file, no text, too deep, truncated, of other types."""
 
 _LONGEST_NAME = 255
 _TEMPORARY = ".planc"
@@ -45,7 +50,7 @@ def read_file(path: Path, limit: int = LARGEST_DOCUMENT) -> bytes:
         size = os.fstat(stream.fileno()).st_size
         if size > limit:
             raise OSError(errno.EFBIG, f"it has {size} bytes, more than the {limit} that planc reads")
-        return stream.read(limit + 1)[:limit]
+        return stream.read(size)
 
 
 def _require_regular(info: os.stat_result) -> None:
@@ -99,7 +104,7 @@ def writable(path: Path) -> tuple[Path, int | None]:
     """
     target = Path(os.path.realpath(path))
     try:
-        mode = target.stat().st_mode
+        mode = path.stat().st_mode
     except FileNotFoundError:
         if not target.parent.is_dir():
             raise OSError(errno.ENOENT, f"there is no folder {target.parent}") from None
@@ -107,8 +112,8 @@ def writable(path: Path) -> tuple[Path, int | None]:
         return target, None
     if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode) or stat.S_ISFIFO(mode)):
         raise OSError(errno.EINVAL, "there is something else than a file")
-    _require_access(target)
-    return target, mode
+    _require_access(path)
+    return (target if stat.S_ISREG(mode) else path), mode
 
 
 def _require_access(path: Path) -> None:

@@ -8,15 +8,19 @@ import typer
 
 from planc.cli.console import err, infeasible_as_json, out, print_json, progress
 from planc.cli.options import Costs, Device, Fuse, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
-from planc.compiler.job import CompileJob
-from planc.compiler.options import Compilation, CompileOptions
-from planc.compiler.request import CompileRequest
+from planc.cli.outputs import require_outputs
+from planc.compile.compiler import compile_model
+from planc.compile.options import Compilation, CompileOptions
 from planc.costs.store import read_costs
+from planc.costs.table import CostTable
 from planc.errors import UsageError
 from planc.graph.graph import Graph
+from planc.importer.import_model import ImportedModel
 from planc.importer.load import ModelFile, read_model
 from planc.importer.save import write_model
 from planc.plan.files import write_plan
+from planc.profiling.cache import costs_for
+from planc.profiling.target import import_to_run_on
 from planc.report.summary import summarize, summary_json
 from planc.report.text import print_summary
 from planc.report.view import view_of
@@ -46,6 +50,9 @@ def compile_command(
     json: Json = False,
 ) -> None:
     """Compile MODEL, the graph of one training step, into a memory plan within the budget."""
+    target = output or (model if loss is None else _training_path(model)).with_suffix(".plan.json")
+    made = None if loss is None else _training_path(model)
+    require_outputs((model, costs), {"-o": target, "the training graph": made})
     file = read_model(model, whole=loss is not None)
     if loss is not None:
         forms = forms_for(device if costs is None else read_costs(costs).device.kind)
@@ -56,16 +63,15 @@ def compile_command(
             f"  planc grad {model} --loss cross-entropy --optimizer momentum -o {_training_path(model)}\n"
             f"or in one go with  planc compile {model} --loss cross-entropy"
         )
-    target = output or (file.path or model).with_suffix(".plan.json")
-    with progress("profiling") as update:
-        job = CompileRequest(file, device, costs, fuse, update).resolve()
+    table = read_costs(costs) if costs is not None else None
+    imported = import_to_run_on(file, device, fuse, table)
     with infeasible_as_json(json):
-        result = _solved(job, CompileOptions(budget, solver, time_limit, seed, host_memory))
+        result = _compile(imported, device, table, CompileOptions(budget, solver, time_limit, seed, host_memory))
     write_plan(result.plan, target)
     if json:
-        print_json(compile_json(result, job.imported.graph, target))
+        print_json(compile_json(result, imported.graph, target))
     else:
-        print_summary(out(), result.plan, job.imported.graph)
+        print_summary(out(), result.plan, imported.graph)
         err().print(f"wrote {target}")
 
 
@@ -82,7 +88,15 @@ def _differentiated(
     return ModelFile(trained, _training_path(path))
 
 
-def _solved(job: CompileJob, options: CompileOptions) -> Compilation:
+def _compile(
+    imported: ImportedModel,
+    device: str,
+    table: CostTable | None,
+    options: CompileOptions,
+) -> Compilation:
+    if table is None:
+        with progress("profiling") as update:
+            table = costs_for(imported, device, update)
     with progress("solving") as update:
         seconds = max(1, round(options.time_limit_s))
 
@@ -91,7 +105,7 @@ def _solved(job: CompileJob, options: CompileOptions) -> Compilation:
             known += [f"bound {format_ns(state.bound_ns)}"] if state.bound_ns else []
             update(min(seconds, round(state.elapsed_s)), seconds, " ".join([*known, state.message]))
 
-        return job.compile(replace(options, on_progress=show))
+        return compile_model(imported, table, replace(options, on_progress=show))
 
 
 def compile_json(result: Compilation, graph: Graph, path: Path) -> dict[str, object]:

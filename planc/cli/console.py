@@ -1,44 +1,54 @@
 """Where commands print: data on stdout, messages and progress on stderr, one JSON object with --json."""
 
 import json
-import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 import onnx
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 
 from planc.enums import Status
 from planc.errors import InfeasibleBudgetError
 from planc.graph.annotations import STATE, read_json
+from planc.printable import printable
+
+
+class _Printable:
+    """What a console shows, with every control character in it escaped: names come from files."""
+
+    def __init__(self, content: ConsoleRenderable) -> None:
+        self.content = content
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        for segment in console.render(self.content, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+class _Escapes(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Printable(each) for each in renderables]
+
+
+def _console(stream: TextIO, soft_wrap: bool | None = None) -> Console:
+    """A console that shows text as it is: square brackets are no markup, colons no emoji, escapes no commands."""
+    console = Console(file=stream, soft_wrap=bool(soft_wrap), highlight=False, markup=False, emoji=False)
+    console.push_render_hook(_Escapes())
+    return console
 
 
 def out() -> Console:
     """The console for data."""
-    return Console(file=sys.stdout, soft_wrap=not sys.stdout.isatty(), highlight=False)
+    return _console(sys.stdout, soft_wrap=not sys.stdout.isatty())
 
 
 def err() -> Console:
     """The console for messages and progress."""
-    return Console(file=sys.stderr, highlight=False)
-
-
-def keep_stdout_for_data() -> None:
-    """Send what native libraries print (HiGHS does, whatever its options say) to stderr; Python keeps stdout.
-
-    Where a caller has replaced Python's stdout, there is no file to keep and nothing is done.
-    """
-    own = sys.__stdout__
-    if own is None or sys.stdout is not own:
-        return
-    own.flush()
-    data = os.dup(own.fileno())
-    os.dup2(sys.stderr.fileno(), own.fileno())
-    sys.stdout = os.fdopen(data, "w", encoding=own.encoding)
+    return _console(sys.stderr)
 
 
 def print_json(value: Mapping[str, object]) -> None:
@@ -88,13 +98,17 @@ def progress(title: str) -> Iterator[Update]:
     """A progress bar on stderr; nothing is drawn where stderr is no terminal."""
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
     with Progress(
-        *columns, TextColumn("{task.fields[message]}"), console=err(), transient=True, disable=not sys.stderr.isatty()
+        *columns,
+        TextColumn("{task.fields[message]}", markup=False),
+        console=err(),
+        transient=True,
+        disable=not sys.stderr.isatty(),
     ) as bar:
         task = bar.add_task(title, total=None, message="")
 

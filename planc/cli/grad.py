@@ -7,6 +7,7 @@ import typer
 
 from planc.cli.console import report_written
 from planc.cli.options import Forms, Json, dimensions, optimizer_of
+from planc.cli.outputs import require_outputs
 from planc.importer.load import read_model
 from planc.importer.save import write_model
 from planc.training import differentiate
@@ -33,6 +34,7 @@ def grad(
     json: Json = False,
 ) -> None:
     """Differentiate FORWARD: add loss, backward pass and optimizer in standard operators."""
+    require_outputs((forward,), {"-o": output})
     model = differentiate(
         read_model(forward, whole=True).proto,
         loss=loss,

@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 from planc.cli.console import err, report_written
 from planc.cli.options import Json, dimensions
+from planc.cli.outputs import require_outputs
 from planc.importer.load import read_model
 from planc.importer.save import write_model
 from planc.ort_training.artifacts import LEARNING_RATE, import_artifacts
@@ -29,6 +30,7 @@ def import_ort(
     json: Json = False,
 ) -> None:
     """Lower TRAINING_MODEL and OPTIMIZER_MODEL of onnxruntime-training and join them into one step."""
+    require_outputs((training_model, optimizer_model, weights), {"-o": output})
     model = import_artifacts(
         read_model(training_model, whole=True).proto,
         read_model(optimizer_model, whole=True).proto,

@@ -7,6 +7,7 @@ import typer
 
 from planc.cli.console import err, out, print_json
 from planc.cli.options import Json, Model
+from planc.cli.outputs import require_outputs
 from planc.plan.files import read_plan
 from planc.report.inspection import find_graph, inspection_json
 from planc.report.page import write_page
@@ -27,6 +28,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show what PLAN comes to: memory, time, proof, and its dearest decisions."""
+    require_outputs((plan, model), {"--html": html, "--trace": trace})
     loaded = read_plan(plan)
     wanted = model is not None or tensor is not None or html is not None or not loaded.layers
     graph = find_graph(plan, loaded, model) if wanted else None

@@ -4,15 +4,19 @@ exit codes."""
 import gc
 import os
 import sys
+import warnings
+from contextlib import suppress
 from importlib import import_module
-from typing import Any
+from io import StringIO
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from planc.cli.console import keep_stdout_for_data
-from planc.errors import PlancError
+from planc.cli.streams import discard_data, prepare_streams
+from planc.errors import OutputError, PlancError, PlancWarning
+from planc.printable import printable
 
 _COMMANDS = {
     "grad": "grad",
@@ -67,23 +71,48 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the `planc` program. Every failure is one message on stderr and an exit code."""
-    keep_stdout_for_data()
+    prepare_streams()
+    warnings.showwarning = _show_warning
     gc.set_threshold(_GC_THRESHOLD)
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except typer.Exit as ended:
+        code = ended.exit_code
     except PlancError as error:
-        _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _fail(f"planc: {error}\n", error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("planc: interrupted\n", 130)
     except Exception as error:
+        if hasattr(error, "show"):  # the command line itself is wrong; typer keeps the type of such errors to itself
+            _fail(_usage(error), 2)
         if os.environ.get("PLANC_DEBUG"):
             raise
-        _fail(f"internal error: {type(error).__name__}: {error} (set PLANC_DEBUG=1 for the traceback)", 1)
+        text = f"planc: internal error: {type(error).__name__}: {error} (set PLANC_DEBUG=1 for the traceback)\n"
+        _fail(text, 1)
+    sys.exit(code)
 
 
-def _fail(message: str, code: int) -> None:
-    sys.stderr.write(f"planc: {message}\n")
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Tell what planc warns of; what libraries warn of is for their callers, not for users."""
+    if issubclass(category, PlancWarning) and sys.stderr is not None:
+        with suppress(OSError):
+            sys.stderr.write(printable(f"planc: warning: {message}\n"))
+
+
+def _usage(error: Any) -> str:
+    """What typer says of a wrong command line: how to call the command, and what was wrong."""
+    text = StringIO()
+    error.show(file=text)
+    return text.getvalue()
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    with suppress(OSError):  # nobody can be told, but the exit code tells
+        sys.stderr.write(printable(message))
+        sys.stderr.flush()
+    try:
+        sys.stdout.flush()  # what was written before the failure is data too
+    except OutputError:
+        discard_data()
     sys.exit(code)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from planc.errors import UsageError
+from planc.errors import PlanError, UsageError
+from planc.files import below
 
 if TYPE_CHECKING:
     from planc.training.optimizers import Optimizer
@@ -46,16 +47,21 @@ def dimensions(bindings: Iterable[str]) -> dict[str, int]:
 
 
 def beside(plan: Path, file: str, given: Path | None) -> Path:
-    """The model of a plan: the one given, or the file that the plan names, in the plan's folder."""
+    """The model of a plan: the one given, or the file that the plan names, below the plan's folder.
+
+    Raises UsageError when the plan names none, PlanError when it names one elsewhere."""
     if given is not None:
         return given
     if not file:
         raise UsageError(f"{plan} does not say which file its model is: give it with --model")
-    return plan.parent / file
+    try:
+        return below(plan.parent, file)
+    except OSError as error:
+        raise PlanError(f"{plan}: its model: {error.strerror}; give the model with --model") from error
 
 
 def forms_for(device: str) -> str:
-    """The operator forms that suit a --device: those for CUDA on every card."""
-    from planc.profiling.target import target_of  # few commands know devices, which take a while to import
+    """The operator forms (`cpu` or `cuda`) that suit a --device: those for CUDA on every card."""
+    from planc.profiling.cache import known_device  # few commands know devices, which take a while to import
 
-    return target_of(device).forms
+    return "cpu" if known_device(device) == "cpu" else "cuda"

@@ -7,6 +7,7 @@ import typer
 
 from planc.cli.console import out, print_json
 from planc.cli.options import Json, Seed, TimeLimit
+from planc.cli.outputs import require_outputs
 from planc.packing import pack as packing
 from planc.packing.csv import read_buffers, write_offsets
 from planc.units import format_bytes, parse_size
@@ -21,6 +22,7 @@ def pack(
     json: Json = False,
 ) -> None:
     """Pack BUFFERS, MiniMalloc's CSV (id,lower,upper,size), as low as possible or into --capacity bytes."""
+    require_outputs((), {"-o": output})
     table = read_buffers(buffers)
     limit = None if capacity is None else parse_size(capacity, 0)
     packed = packing.pack(table.buffers, capacity=limit, time_limit=time_limit, seed=seed)

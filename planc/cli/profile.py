@@ -7,6 +7,7 @@ import typer
 
 from planc.cli.console import err, print_json, progress
 from planc.cli.options import Device, Fuse, Json
+from planc.cli.outputs import require_outputs
 from planc.costs.store import write_costs
 from planc.profiling.cache import fresh_costs
 from planc.profiling.target import import_to_run_on
@@ -25,6 +26,7 @@ def profile(
     json: Json = False,
 ) -> None:
     """Measure every layer of MODEL, its scratch memory, and the copies to the host tier."""
+    require_outputs((model,), {"-o": output})
     imported = import_to_run_on(model, device, fuse)
     with progress("profiling") as update:
         table = fresh_costs(imported, device, update, forms)

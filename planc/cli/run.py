@@ -7,6 +7,7 @@ import typer
 
 from planc.cli.console import out, print_json, progress
 from planc.cli.options import HostTier, Json, Model, beside
+from planc.cli.outputs import require_outputs
 from planc.errors import VerificationError
 from planc.importer.import_model import import_for
 from planc.plan.files import read_plan
@@ -33,7 +34,9 @@ def run(
 ) -> None:
     """Execute PLAN for some training steps; exit code 6 when --compare finds a differing bit."""
     loaded = read_plan(plan)
-    imported = import_for(beside(plan, loaded.model.file, model), loaded.model.hash)
+    source = beside(plan, loaded.model.file, model)
+    require_outputs((plan, source), {"--save-state": save_state, "--html": html})
+    imported = import_for(source, loaded.model.hash)
     with progress("training") as update, load(loaded, imported, host_tier=host_tier, measure=True) as step:
         result = measure(step, steps, seed, compare, update)
         if save_state is not None:

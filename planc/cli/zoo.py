@@ -10,6 +10,7 @@ from rich.table import Table
 
 from planc.cli.console import err, out, print_json, progress, report_written
 from planc.cli.options import Forms, Json, optimizer_of
+from planc.cli.outputs import require_outputs
 from planc.importer.save import write_model, write_structure
 from planc.training import differentiate
 from planc.zoo import ZooOptions, build_forward, families, summarize
@@ -69,6 +70,7 @@ def build(
     json: Json = False,
 ) -> None:
     """Build the training step of network NAME: forward, backward and update in one graph of standard operators."""
+    require_outputs((), {"-o": output})
     built = build_forward(name, ZooOptions(batch, image, depth, width, seq, classes, seed), values=not zeros)
     model = built.model
     if not forward:

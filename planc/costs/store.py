@@ -9,7 +9,7 @@ import msgspec
 
 from planc.costs.table import FORMAT, CostTable
 from planc.errors import DeviceError
-from planc.files import atomic_write
+from planc.files import UNREADABLE, read_file, write_output
 
 _LARGEST = 1 << 53
 """Bytes and nanoseconds up to here (104 days) can be added up in 64 bits, and are exact in a double."""
@@ -19,14 +19,14 @@ _LARGEST_PPM = 100_000_000
 
 
 def write_costs(table: CostTable, path: Path) -> None:
-    """Write the table as JSON, whole or not at all."""
-    atomic_write(path, msgspec.json.format(msgspec.json.encode(table), indent=1))
+    """Write the table as JSON, whole or not at all. Raises OutputError."""
+    write_output(path, msgspec.json.format(msgspec.json.encode(table), indent=1), "cost table")
 
 
 def read_costs(path: Path) -> CostTable:
     """Read a table. Raises DeviceError naming the file when it is missing, truncated, of another format or impossible."""
     try:
-        raw: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        raw: dict[str, Any] = msgspec.json.decode(read_file(path), type=dict[str, Any])
         if raw.get("format") != FORMAT:
             raise DeviceError(
                 f"{path}: cost table format {raw.get('format')!r}, this planc reads {FORMAT}: profile again"
@@ -34,7 +34,7 @@ def read_costs(path: Path) -> CostTable:
         table = msgspec.convert(raw, CostTable)
     except FileNotFoundError as error:
         raise DeviceError(f"{path}: no such cost table; make one with `planc profile`") from error
-    except (msgspec.ValidationError, msgspec.DecodeError, OSError) as error:
+    except UNREADABLE as error:
         raise DeviceError(f"{path}: not a readable cost table ({error}); make one with `planc profile`") from error
     for text in _implausible(table):
         raise DeviceError(f"{path}: not a cost table: {text}; make one with `planc profile`")

@@ -15,6 +15,7 @@ import msgspec
 import networkx as nx
 
 from planc.errors import ModelError
+from planc.files import UNREADABLE, read_file
 from planc.problem.problem import Alternative, Origin, Problem, Task, Value
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
@@ -92,10 +93,10 @@ def read_instance(path: Path, link: Bandwidths | None = None) -> Instance:
     cost or size, and an order or graph that is not topological.
     """
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=_File)
+        content = msgspec.json.decode(read_file(path), type=_File)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ModelError(f"{path}: not an instance of nodes and edges: {error}") from error
     nodes = {node.id: node for node in content.nodes}
     _check_nodes(path, content, nodes)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from planc.errors import UsageError
-from planc.files import atomic_write
+from planc.files import read_file, write_output
 from planc.packing.buffers import Buffer, PackingError
 
 REQUIRED = ("id", "lower", "upper", "size")
@@ -58,17 +58,14 @@ def write_offsets(path: Path, table: BufferTable, offsets: Sequence[int]) -> Non
     writer.writerow([*(table.columns[i] for i in kept), "offset"])
     for cells, owner in zip(table.rows, table.owner, strict=True):
         writer.writerow([*(cells[i] for i in kept), offsets[owner]])
-    try:
-        atomic_write(path, text.getvalue().encode())
-    except OSError as error:
-        raise UsageError(f"{path}: cannot write the offsets: {error.strerror}") from error
+    write_output(path, text.getvalue().encode(), "offsets")
 
 
 def _read_table(path: Path) -> tuple[tuple[str, ...], list[tuple[int, tuple[str, ...]]]]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except OSError as error:
-        raise UsageError(f"{path}: cannot read the buffers: {error.strerror}") from error
+        raise UsageError(f"{path}: cannot read the buffers: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise PackingError(f"{path}: byte {error.start} is not UTF-8; expected a CSV text file") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

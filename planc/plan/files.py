@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from planc.errors import PlanError
-from planc.files import atomic_write
+from planc.files import UNREADABLE, read_file, write_output
 from planc.plan.plan import FORMAT, Plan
 
 
@@ -16,20 +16,17 @@ def plan_bytes(plan: Plan) -> bytes:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write the plan whole or not at all. Raises PlanError when the folder cannot be written."""
-    try:
-        atomic_write(path, plan_bytes(plan))
-    except OSError as error:
-        raise PlanError(f"{path}: the plan cannot be written ({error.strerror or error})") from error
+    """Write the plan whole or not at all. Raises OutputError."""
+    write_output(path, plan_bytes(plan), "plan")
 
 
 def read_plan(path: Path) -> Plan:
     """Read a plan. Raises PlanError naming the file when it is missing, truncated, malformed or of another format."""
     try:
-        raw: dict[str, Any] = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        raw: dict[str, Any] = msgspec.json.decode(read_file(path), type=dict[str, Any])
     except FileNotFoundError as error:
         raise PlanError(f"{path}: no such plan; make one with `planc compile`") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
+    except UNREADABLE as error:
         raise PlanError(f"{path}: not a readable plan, perhaps truncated ({error}); compile it again") from error
     if raw.get("format") != FORMAT:
         raise PlanError(f"{path}: plan format {raw.get('format')!r}, this planc reads {FORMAT}; compile it again")

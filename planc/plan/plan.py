@@ -7,11 +7,14 @@ decreases along the copies of one direction, and a copy waits for no copy that i
 begins when the one before it in its engine is complete, and all that it waits for; a copy also when `after` runs are.
 
 Before a step, every storage that is not computed (state, batch, constant) lies in its residency that begins at slot 0; one
-with an `initial` host slot lies there instead. No copy brings in what is there already.
+with an `initial` host slot lies there instead. Any other host slot of such a storage holds its value too. No copy brings in
+what is there already.
 
 Time inside a plan is counted in *slots*: one slot for each operator that the compute engine executes, run after run in
 order. A *run* is one execution of a layer; a repeated layer is a recomputation. Lifetimes are half-open slot ranges.
 """
+
+from typing import Annotated
 
 import msgspec
 
@@ -19,14 +22,19 @@ from planc.enums import Direction
 
 FORMAT = 1
 
+_LARGEST = 1 << 62
+"""Bytes and nanoseconds up to here can be added up in 64 bits."""
+
+Int = Annotated[int, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
+
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The model that the plan computes: hash of structure and constants (state values excluded), file name, sizes."""
 
     hash: str
     file: str
-    layers: int
-    operators: int
+    layers: Int
+    operators: Int
 
 
 class LayerInfo(msgspec.Struct, frozen=True):
@@ -35,7 +43,7 @@ class LayerInfo(msgspec.Struct, frozen=True):
     name: str
     kind: str
     phase: str
-    operators: int
+    operators: Int
 
 
 class CostInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,10 +61,10 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
     solver: str
     status: str
-    lower_bound_ns: int
+    lower_bound_ns: Int
     bound_scope: str
     gap: float
-    seed: int
+    seed: Int
     time_limit_s: float
     solve_s: float
 
@@ -64,11 +72,11 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     """Predicted step, the step of unlimited memory, and start and end of every run and copy."""
 
-    step_ns: int
-    unconstrained_step_ns: int
-    stall_ns: int
-    runs: tuple[tuple[int, int], ...]
-    copies: tuple[tuple[int, int], ...]
+    step_ns: Int
+    unconstrained_step_ns: Int
+    stall_ns: Int
+    runs: tuple[tuple[Int, Int], ...]
+    copies: tuple[tuple[Int, Int], ...]
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,17 +89,17 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     has one of the two, see `Plan.scratch`.
     """
 
-    budget_bytes: int
-    slab_bytes: int
-    scratch_bytes: int
-    host_bytes: int
-    liveness_peak_bytes: int
-    minimum_budget_bytes: int
+    budget_bytes: Int
+    slab_bytes: Int
+    scratch_bytes: Int
+    host_bytes: Int
+    liveness_peak_bytes: Int
+    minimum_budget_bytes: Int
     minimum_layer: str
-    load_bytes: int
-    slab_scratch_bytes: int = 0
-    session_bytes: int = 0
-    host_limit_bytes: int | None = None
+    load_bytes: Int
+    slab_scratch_bytes: Int = 0
+    session_bytes: Int = 0
+    host_limit_bytes: Int | None = None
 
 
 class Residency(msgspec.Struct, frozen=True):
@@ -104,17 +112,17 @@ class Residency(msgspec.Struct, frozen=True):
     """
 
     storage: str
-    offset: int
-    bytes: int
-    begin: int
-    end: int
+    offset: Int
+    bytes: Int
+    begin: Int
+    end: Int
 
 
 class Region(msgspec.Struct, frozen=True):
     """Bytes [`offset`, `offset + bytes`) of the slab."""
 
-    offset: int
-    bytes: int
+    offset: Int
+    bytes: Int
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -124,8 +132,8 @@ class Run(msgspec.Struct, frozen=True):
     runs of a segment have the same. Empty: the device's default.
     """
 
-    layer: int
-    waits: tuple[int, ...] = ()
+    layer: Int
+    waits: tuple[Int, ...] = ()
     form: str = ""
 
 
@@ -133,19 +141,19 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
     """One transfer between a residency and a host slot, after the first `after` runs and the copies `waits`."""
 
     direction: Direction
-    residency: int
-    host_offset: int
-    bytes: int
-    after: int
-    waits: tuple[int, ...] = ()
+    residency: Int
+    host_offset: Int
+    bytes: Int
+    after: Int
+    waits: tuple[Int, ...] = ()
 
 
 class HostSlot(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of a storage in the host slab. `initial`: the storage is there, and not in the slab, when a step begins."""
 
     storage: str
-    offset: int
-    bytes: int
+    offset: Int
+    bytes: Int
     initial: bool
 
 
@@ -159,7 +167,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     for people and reports; nothing is executed by them.
     """
 
-    format: int = FORMAT
+    format: Int = FORMAT
     planc: str
     created: str
     model: ModelInfo
@@ -168,7 +176,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     memory: Memory
     prediction: Prediction
     runs: tuple[Run, ...]
-    segments: tuple[tuple[int, int], ...]
+    segments: tuple[tuple[Int, Int], ...]
     copies: tuple[Copy, ...]
     residencies: tuple[Residency, ...]
     host_slots: tuple[HostSlot, ...]

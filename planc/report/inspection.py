@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from planc.errors import ModelError
+from planc.files import below
 from planc.graph.graph import Graph
 from planc.importer.import_model import import_for
 from planc.plan.plan import Plan
@@ -20,12 +21,12 @@ def find_graph(path: Path, plan: Plan, model: Path | None) -> Graph | None:
     """
     if model is not None:
         return import_for(model, plan.model.hash).graph
-    beside = path.parent / plan.model.file
-    if not plan.model.file or not beside.is_file():
-        return None
     try:
+        beside = below(path.parent, plan.model.file)
+        if not beside.is_file():
+            return None
         graph = import_for(beside, plan.model.hash).graph
-    except ModelError:
+    except (ModelError, OSError):
         return None
     return graph if graph.content_hash == plan.model.hash else None
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-from planc.errors import UsageError
-from planc.files import atomic_write
+from planc.files import write_output
 from planc.graph.graph import Graph
 from planc.plan.plan import Plan
+from planc.printable import printable
 from planc.report import scene
 from planc.report.comparison import Row
 from planc.report.scatter import ScatterScene, scatter_scene
@@ -48,7 +49,7 @@ def write_page(
     """Write the report page of a plan; with `graph` it shows the unplanned step too.
 
     `measured` is the JSON object that `planc run --json` prints. Raises PlanError when the graph is another model's or
-    the plan names no layers, UsageError when the file cannot be written.
+    the plan names no layers, OutputError when the file cannot be written.
     """
     view = view_of(plan, graph)
     summary = summarize(view)
@@ -81,7 +82,7 @@ def write_page(
 
 
 def write_comparison_page(path: Path, rows: Sequence[Row], title: str, liveness_peak_bytes: int) -> None:
-    """Write the comparison of solvers: overhead over budget, and the table. Raises UsageError as `write_page`."""
+    """Write the comparison of solvers: overhead over budget, and the table. Raises OutputError as `write_page`."""
     page = _environment().get_template("comparison.html.j2")
     plot: ScatterScene = scatter_scene(rows, liveness_peak_bytes)
     _write(path, page.render(title=title, rows=rows, plot=plot, peak=liveness_peak_bytes))
@@ -91,6 +92,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("planc.report"),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -99,11 +101,13 @@ def _environment() -> Environment:
     return environment
 
 
+def _shown(value: object) -> object:
+    """Text of models and plans without controls that a page would obey."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _write(path: Path, text: str) -> None:
-    try:
-        atomic_write(path, text.encode())
-    except OSError as error:
-        raise UsageError(f"{path}: the page cannot be written ({error.strerror or error})") from error
+    write_output(path, text.encode(errors="backslashreplace"), "page")
 
 
 def _cards(view: PlanView, summary: Summary, measured: Mapping[str, object]) -> list[Headline]:

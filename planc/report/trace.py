@@ -10,8 +10,7 @@ from pathlib import Path
 import msgspec
 
 from planc.enums import Direction
-from planc.errors import UsageError
-from planc.files import atomic_write
+from planc.files import write_output
 from planc.graph.graph import Graph
 from planc.plan.plan import Plan
 from planc.report.memory import memory_over_time
@@ -25,14 +24,11 @@ Event = dict[str, object]
 
 
 def write_trace(path: Path, plan: Plan, graph: Graph | None = None) -> None:
-    """Write the trace of a plan. Raises PlanError as `view_of`, UsageError when the file cannot be written."""
+    """Write the trace of a plan. Raises PlanError as `view_of`, OutputError when the file cannot be written."""
     view = view_of(plan, graph)
     events = [*_names(view), *_runs(view), *_copies(view), *_flows(view), *_counters(view)]
     text = msgspec.json.encode({"displayTimeUnit": "ns", "traceEvents": events})
-    try:
-        atomic_write(path, text)
-    except OSError as error:
-        raise UsageError(f"{path}: the trace cannot be written ({error.strerror or error})") from error
+    write_output(path, text, "trace")
 
 
 def _us(ns: int) -> float:

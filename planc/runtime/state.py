@@ -8,21 +8,21 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from planc.errors import FeedError
-from planc.files import atomic_write
+from planc.files import read_file, write_output
+
+_LARGEST_STATE = 1 << 42
+"""Bytes; the state of a model that still fits a machine's memory."""
 
 
 def write_state(state: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write named arrays, whole or not at all. Raises FeedError when the file cannot be written."""
-    try:
-        atomic_write(path, save({name: np.asarray(value, order="C") for name, value in state.items()}))
-    except OSError as error:
-        raise FeedError(f"{path}: the state cannot be written ({error.strerror or error})") from error
+    """Write named arrays, whole or not at all. Raises OutputError when the file cannot be written."""
+    write_output(path, save({name: np.asarray(value, order="C") for name, value in state.items()}), "state")
 
 
 def read_state(path: Path) -> dict[str, np.ndarray]:
     """Read named arrays. Raises FeedError naming the file when it is missing or damaged."""
     try:
-        found: dict[str, np.ndarray] = load(path.read_bytes())
+        found: dict[str, np.ndarray] = load(read_file(path, _LARGEST_STATE))
     except (OSError, SafetensorError) as error:
         raise FeedError(f"{path}: not a readable safetensors file ({error})") from error
     return found

@@ -58,7 +58,7 @@ def test_an_infeasible_budget_is_one_json_object_too() -> None:
 
 def test_native_prints_go_to_stderr() -> None:
     program = (
-        "import os, sys; from planc.cli.console import keep_stdout_for_data; keep_stdout_for_data();"
+        "import os, sys; from planc.cli.streams import prepare_streams; prepare_streams();"
         "os.write(1, b'native'); print('data'); sys.stdout.flush()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

@@ -7,7 +7,7 @@ import pytest
 from support import networks
 from support.plans import random_plan
 
-from planc.errors import PlanError
+from planc.errors import OutputError, PlanError
 from planc.plan.files import plan_bytes, plan_schema, read_plan, write_plan
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "plan.schema.json"
@@ -47,7 +47,7 @@ def test_a_wrong_type_is_named(tmp_path: Path) -> None:
 def test_a_missing_plan_and_a_missing_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"none\.json: no such plan"):
         read_plan(tmp_path / "none.json")
-    with pytest.raises(PlanError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write_plan(random_plan(networks.cnn(), 1), tmp_path / "no" / "p.json")
 
 
