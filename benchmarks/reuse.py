@@ -17,8 +17,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import Compilation, CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import Compilation, CompileOptions
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, PlancError
 from planc.graph.concat import pieces_of

@@ -24,20 +24,20 @@ from pathlib import Path
 from typing import Any
 
 STAGES = {
-    "import": ("planc.cli.compile:import_to_run_on",),
+    "import": ("planc.compiler.request:import_to_run_on",),
     "read file": ("planc.cli.compile:read_model",),
-    "costs": ("planc.cli.compile:costs_for",),
-    "problem": ("planc.compile.compiler:planning_problems",),
-    "solve": ("planc.compile.fit:solve",),
+    "costs": ("planc.compiler.request:costs_for",),
+    "problem": ("planc.compiler.job:planning_problems",),
+    "solve": ("planc.compiler.fit:solve",),
     "lower": (
-        "planc.compile.fit:Lowering.of",
-        "planc.compile.fit:Lowering.lowered",
+        "planc.compiler.fit:Lowering.of",
+        "planc.compiler.fit:Lowering.lowered",
         "planc.lowering.slack:simulate",
-        "planc.compile.fit:memory_profile",
+        "planc.compiler.fit:memory_profile",
     ),
     "pack": ("planc.lowering.lower:pack",),
-    "assemble": ("planc.compile.compiler:assemble_plan",),
-    "verify": ("planc.compile.compiler:require_valid",),
+    "assemble": ("planc.compiler.job:assemble_plan",),
+    "verify": ("planc.compiler.job:require_valid",),
     "write plan": ("planc.cli.compile:write_plan",),
     "summary": ("planc.cli.compile:compile_json",),
 }

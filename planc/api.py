@@ -4,18 +4,15 @@ from pathlib import Path
 
 import onnx
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
-from planc.costs.store import read_costs
+from planc.compiler.options import CompileOptions
+from planc.compiler.request import CompileRequest
 from planc.costs.table import CostTable
 from planc.importer.import_model import import_for
 from planc.plan.files import read_plan
 from planc.plan.plan import Plan
-from planc.profiling.cache import costs_for
-from planc.profiling.target import import_to_run_on
 from planc.runtime.step import TrainingStep, load
-from planc.verify.verify import verify as verify_graph
-from planc.verify.violation import Violation
+from planc.verifier.verify import verify as verify_graph
+from planc.verifier.violation import Violation
 
 __all__ = ["TrainingStep", "compile", "load", "verify"]
 
@@ -40,10 +37,8 @@ def compile(
     stretches of element-wise operators become one kernel where the device has such.
     Raises ModelError, UsageError, DeviceError, InfeasibleBudgetError or SolverTimeoutError.
     """
-    table = read_costs(Path(costs)) if isinstance(costs, (str, Path)) else costs
-    imported = import_to_run_on(model, device, fuse, table)
-    table = table or costs_for(imported, device)
-    return compile_model(imported, table, CompileOptions(budget, solver, time_limit, seed, host_memory)).plan
+    job = CompileRequest(model, device, costs, fuse).resolve()
+    return job.compile(CompileOptions(budget, solver, time_limit, seed, host_memory)).plan
 
 
 def verify(plan: str | Path | Plan, model: str | Path | onnx.ModelProto) -> tuple[Violation, ...]:

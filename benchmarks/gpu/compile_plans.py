@@ -14,8 +14,8 @@ from pathlib import Path
 
 from networks import build
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.costs.store import read_costs
 from planc.errors import PlancError
 from planc.plan.files import write_plan

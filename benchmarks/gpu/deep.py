@@ -15,8 +15,8 @@ from typing import Any
 
 from run_plans import MIB, replayed, used
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.costs.store import write_costs
 from planc.costs.table import CostTable
 from planc.importer.import_model import ImportedModel, import_model

@@ -8,9 +8,7 @@ import typer
 from planc.cli.console import err, out, print_json, progress
 from planc.cli.options import Costs, Device, Fuse, Json, Seed, TimeLimit
 from planc.cli.outputs import require_outputs
-from planc.costs.store import read_costs
-from planc.profiling.cache import costs_for
-from planc.profiling.target import import_to_run_on
+from planc.compiler.request import CompileRequest
 from planc.report.comparison import compare, parse_budgets, parse_solvers
 from planc.report.page import write_comparison_page
 from planc.report.text import print_comparison
@@ -31,12 +29,10 @@ def compare_command(
     """Compile MODEL with every solver within every budget and show what each plan costs."""
     require_outputs((model, costs), {"--html": html})
     sizes, names = parse_budgets(budgets), parse_solvers(solvers)
-    table = read_costs(costs) if costs is not None else None
-    imported = import_to_run_on(model, device, fuse, table)
     with progress("profiling") as update:
-        table = table or costs_for(imported, device, update)
+        job = CompileRequest(model, device, costs, fuse, update).resolve()
     with progress("comparing") as update:
-        result = compare(imported, table, sizes, names, time_limit, seed, update)
+        result = compare(job, sizes, names, time_limit, seed, update)
     if html is not None:
         write_comparison_page(html, result.rows, model.name, result.liveness_peak_bytes)
         err().print(f"wrote {html}", soft_wrap=True)

@@ -9,18 +9,15 @@ import typer
 from planc.cli.console import err, infeasible_as_json, out, print_json, progress
 from planc.cli.options import Costs, Device, Fuse, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
 from planc.cli.outputs import require_outputs
-from planc.compile.compiler import compile_model
-from planc.compile.options import Compilation, CompileOptions
+from planc.compiler.job import CompileJob
+from planc.compiler.options import Compilation, CompileOptions
+from planc.compiler.request import CompileRequest
 from planc.costs.store import read_costs
-from planc.costs.table import CostTable
 from planc.errors import UsageError
 from planc.graph.graph import Graph
-from planc.importer.import_model import ImportedModel
 from planc.importer.load import ModelFile, read_model
 from planc.importer.save import write_model
 from planc.plan.files import write_plan
-from planc.profiling.cache import costs_for
-from planc.profiling.target import import_to_run_on
 from planc.report.summary import summarize, summary_json
 from planc.report.text import print_summary
 from planc.report.view import view_of
@@ -63,15 +60,15 @@ def compile_command(
             f"  planc grad {model} --loss cross-entropy --optimizer momentum -o {_training_path(model)}\n"
             f"or in one go with  planc compile {model} --loss cross-entropy"
         )
-    table = read_costs(costs) if costs is not None else None
-    imported = import_to_run_on(file, device, fuse, table)
+    with progress("profiling") as update:
+        job = CompileRequest(file, device, costs, fuse, update).resolve()
     with infeasible_as_json(json):
-        result = _compile(imported, device, table, CompileOptions(budget, solver, time_limit, seed, host_memory))
+        result = _solved(job, CompileOptions(budget, solver, time_limit, seed, host_memory))
     write_plan(result.plan, target)
     if json:
-        print_json(compile_json(result, imported.graph, target))
+        print_json(compile_json(result, job.imported.graph, target))
     else:
-        print_summary(out(), result.plan, imported.graph)
+        print_summary(out(), result.plan, job.imported.graph)
         err().print(f"wrote {target}")
 
 
@@ -88,15 +85,7 @@ def _differentiated(
     return ModelFile(trained, _training_path(path))
 
 
-def _compile(
-    imported: ImportedModel,
-    device: str,
-    table: CostTable | None,
-    options: CompileOptions,
-) -> Compilation:
-    if table is None:
-        with progress("profiling") as update:
-            table = costs_for(imported, device, update)
+def _solved(job: CompileJob, options: CompileOptions) -> Compilation:
     with progress("solving") as update:
         seconds = max(1, round(options.time_limit_s))
 
@@ -105,7 +94,7 @@ def _compile(
             known += [f"bound {format_ns(state.bound_ns)}"] if state.bound_ns else []
             update(min(seconds, round(state.elapsed_s)), seconds, " ".join([*known, state.message]))
 
-        return compile_model(imported, table, replace(options, on_progress=show))
+        return job.compile(replace(options, on_progress=show))
 
 
 def compile_json(result: Compilation, graph: Graph, path: Path) -> dict[str, object]:

@@ -61,7 +61,7 @@ def beside(plan: Path, file: str, given: Path | None) -> Path:
 
 
 def forms_for(device: str) -> str:
-    """The operator forms (`cpu` or `cuda`) that suit a --device: those for CUDA on every card."""
-    from planc.profiling.cache import known_device  # few commands know devices, which take a while to import
+    """The operator forms that suit a --device: those for CUDA on every card."""
+    from planc.profiling.target import target_of  # few commands know devices, which take a while to import
 
-    return "cpu" if known_device(device) == "cpu" else "cuda"
+    return target_of(device).forms

@@ -7,7 +7,7 @@ from planc.cli.options import Json, Model, beside
 from planc.errors import VerificationError
 from planc.importer.import_model import import_for
 from planc.plan.files import read_plan
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 
 def verify_command(plan: Path, model: Model = None, json: Json = False) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from planc.costs.cards import CARDS, Card
 from planc.costs.table import CopyPoint, CostTable, DeviceInfo, LayerCost, Link
+from planc.devices import device_words
 from planc.errors import UsageError
 from planc.graph.graph import Graph, Op
 from planc.units import NS_PER_S
@@ -43,7 +44,7 @@ def card_names() -> tuple[str, ...]:
 def unknown_device(name: str) -> UsageError:
     """What is said of a device that is none."""
     return UsageError(
-        f"unknown device {name!r}: planc measures and runs on cpu, cuda and cuda:INDEX, and estimates for "
+        f"unknown device {name!r}: planc measures and runs on {device_words()}, and estimates for "
         f"{', '.join(card_names())}"
     )
 

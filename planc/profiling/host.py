@@ -21,6 +21,12 @@ def host_info() -> HostInfo:
     return HostInfo(_cpu_name(), cpu_threads(), _available_bytes())
 
 
+def identity(_index: int) -> tuple[str, ...]:
+    """What tells this machine's CPU from another: its model and the cores that may be used."""
+    host = host_info()
+    return host.name, str(host.threads)
+
+
 def _cpu_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -12,6 +12,7 @@ import msgspec
 
 from planc.costs.catalogue import unknown_device
 from planc.costs.table import CostTable, LayerCost
+from planc.devices import find_device
 from planc.errors import DeviceError
 from planc.graph.footprint import padded_bytes
 from planc.importer.import_model import ImportedModel
@@ -23,17 +24,13 @@ _SESSIONS = 24
 
 
 def open_meter(device: str) -> Meter:
-    """The meter of `cpu` or `cuda[:index]`. Raises UsageError for another device, DeviceError for an unusable one."""
-    kind, _, index = device.partition(":")
-    if device == "cpu":
-        from planc.profiling.cpu import CpuMeter
-
-        return CpuMeter()
-    if kind == "cuda" and (not index or index.isdigit()):
-        from planc.profiling.cuda import CudaMeter
-
-        return CudaMeter(int(index or 0))
-    raise unknown_device(device)
+    """The meter of a device in the list. Raises UsageError for another one, DeviceError for an unusable one."""
+    found = find_device(device)
+    if found is None:
+        raise unknown_device(device)
+    kind, index = found
+    meter: Meter = kind.meter(index)
+    return meter
 
 
 def profile(

@@ -4,13 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from planc.compile.budget import budget_bytes, planning_problem
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
-from planc.costs.table import CostTable
+from planc.compiler.job import CompileJob
+from planc.compiler.options import CompileOptions
 from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
-from planc.importer.import_model import ImportedModel
 from planc.report.summary import summarize
 from planc.report.view import view_of
 from planc.schedule.solver import solver_names
@@ -71,8 +68,7 @@ def parse_solvers(text: str) -> tuple[str, ...]:
 
 
 def compare(
-    imported: ImportedModel,
-    costs: CostTable,
+    job: CompileJob,
     budgets: Sequence[str],
     solvers: Sequence[str],
     time_limit_s: float,
@@ -83,20 +79,20 @@ def compare(
 
     Raises ModelError, DeviceError or UsageError as `compile_model`; an infeasible budget or a time-out is a row.
     """
-    planning = planning_problem(imported.graph, costs)
-    cases = [(budget_bytes(budget, planning, costs), solver) for budget in budgets for solver in solvers]
+    usual = job.usual
+    cases = [(job.budget_bytes(budget), solver) for budget in budgets for solver in solvers]
     rows = []
     for done, (budget, solver) in enumerate(cases):
         progress(done, len(cases), f"{solver} in {format_bytes(budget)}")
         options = CompileOptions(budget=str(budget), solver=solver, time_limit_s=time_limit_s, seed=seed)
-        rows.append(_row(imported, costs, budget, options))
-    return Comparison(tuple(rows), planning.liveness_peak_bytes, planning.problem.base_duration_ns)
+        rows.append(_row(job, budget, options))
+    return Comparison(tuple(rows), usual.liveness_peak_bytes, usual.problem.base_duration_ns)
 
 
-def _row(imported: ImportedModel, costs: CostTable, budget: int, options: CompileOptions) -> Row:
+def _row(job: CompileJob, budget: int, options: CompileOptions) -> Row:
     start = time.perf_counter()
     try:
-        plan = compile_model(imported, costs, options).plan
+        plan = job.compile(options).plan
     except InfeasibleBudgetError as error:
         spent = time.perf_counter() - start
         return Row(
@@ -104,7 +100,7 @@ def _row(imported: ImportedModel, costs: CostTable, budget: int, options: Compil
         )
     except SolverTimeoutError:
         return Row(options.solver, budget, Status.TIMEOUT, solve_s=time.perf_counter() - start)
-    summary = summarize(view_of(plan, imported.graph))
+    summary = summarize(view_of(plan, job.imported.graph))
     return Row(
         solver=options.solver,
         budget_bytes=budget,

@@ -261,3 +261,25 @@ def _mapped(size: int, purpose: str) -> tuple[mmap.mmap, np.ndarray]:
     except (OSError, ValueError) as error:
         raise DeviceError(f"the {purpose} needs {format_bytes(size)}, which the system refuses") from error
     return memory, np.frombuffer(memory, np.uint8)
+
+
+def open_cpu(
+    slab_bytes: int, host_bytes: int, scratch_bytes: int, host_tier: str, measure: bool, _index: int
+) -> CpuDevice:
+    """The CPU with memory for one plan; there is one only."""
+    return CpuDevice(slab_bytes, host_bytes, scratch_bytes, host_tier, measure)
+
+
+def cpu_session(source: str | bytes, _index: int) -> ort.InferenceSession:
+    """A session of the CPU provider that manages its own memory."""
+    return ort.InferenceSession(source, faithful_options(), providers=["CPUExecutionProvider"])
+
+
+def usable() -> bool:
+    """Every machine has a CPU."""
+    return True
+
+
+def fuses() -> bool:
+    """Fused operators have no kernels here: their parts run as ONNX Runtime's own operators."""
+    return False

@@ -19,7 +19,7 @@ from planc.runtime.dlpack import DeviceArray
 from planc.runtime.executor import Executor
 from planc.runtime.open import open_device
 from planc.runtime.state import read_state, write_state
-from planc.verify.verify import require_valid
+from planc.verifier.verify import require_valid
 
 
 class TrainingStep:

@@ -4,8 +4,8 @@ import pytest
 from support.costs import made_up_costs
 from support.zoo_networks import MOMENTUM, SMALL, small_step
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError
 from planc.importer.import_model import ImportedModel, import_model
@@ -14,7 +14,7 @@ from planc.planning.build import build_problem
 from planc.runtime.measure import measure
 from planc.runtime.step import load
 from planc.training import differentiate
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 from planc.zoo import ZooOptions, build_forward
 
 MANY_LAYERS = 400

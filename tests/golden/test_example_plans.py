@@ -8,7 +8,7 @@ from planc.importer.import_model import import_model
 from planc.plan.files import read_plan
 from planc.training import differentiate
 from planc.training.optimizers import Optimizer
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 from planc.zoo import ZooOptions, build_forward
 
 PLANS = Path(__file__).parents[2] / "plans"

@@ -17,7 +17,7 @@ from support.plans import random_plan
 
 from planc.plan.plan import Plan
 from planc.units import ALIGNMENT
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 replace = msgspec.structs.replace
 

@@ -10,7 +10,7 @@ from support.plans import random_plan
 
 from planc.runtime.measure import measure
 from planc.runtime.step import load
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 NETWORKS = {"cnn": networks.cnn, "mlp": networks.mlp, "adam_mlp": networks.adam_mlp}
 

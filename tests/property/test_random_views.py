@@ -13,15 +13,15 @@ from support.costs import made_up_costs
 from support.plans import random_plan
 from support.views import stacked, view_graphs
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.errors import InfeasibleBudgetError
 from planc.importer.import_model import ImportedModel
 from planc.plan.plan import Plan
 from planc.planning.build import build_problem
 from planc.runtime.measure import measure
 from planc.runtime.step import load
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 GRAPHS = st.one_of(view_graphs(), concat_graphs())
 

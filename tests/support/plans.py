@@ -1,8 +1,8 @@
 """Plans made from any schedule, solver or not."""
 
-from planc.compile.assemble import assemble_plan
-from planc.compile.options import CompileOptions
-from planc.compile.sessions import Found
+from planc.compiler.assemble import Result, assemble_plan
+from planc.compiler.options import CompileOptions
+from planc.compiler.sessions import Found
 from planc.enums import Status
 from planc.importer.import_model import ImportedModel
 from planc.lowering.lower import lower
@@ -34,7 +34,8 @@ def plan_of(imported: ImportedModel, schedule: Schedule, scratch_in_slab: bool =
     beside = 0 if scratch_in_slab else SCRATCH
     budget = lowered.slab_bytes + beside
     found = Found(solution, lowered, session_bytes=0, repairs=0)
-    return assemble_plan(imported, costs, planning, found, budget, beside, 0.0, CompileOptions(solver="test"))
+    result = Result(planning, found, budget, beside, solve_s=0.0)
+    return assemble_plan(imported, costs, result, CompileOptions(solver="test"))
 
 
 def random_plan(imported: ImportedModel, seed: int, scratch_in_slab: bool = False) -> Plan:

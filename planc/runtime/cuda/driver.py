@@ -151,3 +151,11 @@ def new_event(timing: bool = False) -> Any:
 def elapsed_ns(start: object, end: object) -> int:
     """Time between two timing events that are past."""
     return int(call("cuEventElapsedTime", start, end) * 1e6)
+
+
+def card_identity(index: int) -> tuple[str, ...]:
+    """What tells card `index` from another: its place, name and driver. Raises DeviceError where there is none."""
+    context = Context(index)
+    info = context.info()
+    context.close()
+    return ("cuda" if index == 0 else f"cuda:{index}"), info.name, info.driver_version

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from planc.errors import DeviceError
 from planc.runtime.cuda import handle_sharing as cuda_handles
 from planc.runtime.cuda.custom import with_kernels
+from planc.runtime.cuda.driver import Context
 from planc.runtime.cuda.kernels import Engines
 from planc.runtime.ort.sessions import faithful_options
 from planc.units import ALIGNMENT, format_bytes
@@ -54,6 +55,21 @@ def load_libraries() -> None:
         ort.set_default_logger_severity(3)  # it warns for every session that CUDA is no plug-in
         cuda_handles.installed()
         _loaded = True
+
+
+def usable() -> bool:
+    """Whether a card, its driver and ONNX Runtime's provider work."""
+    try:
+        load_libraries()
+        Context().close()
+    except DeviceError:
+        return False
+    return NAME in ort.get_available_providers()
+
+
+def places_scratch() -> bool:
+    """Scratch lies beside the slab: kernels take it while the step is recorded, at addresses of their own."""
+    return False
 
 
 def missing_libraries() -> list[str]:

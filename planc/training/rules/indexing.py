@@ -75,7 +75,7 @@ def _segmented_scan(b: Builder, ids: Var, rows: Var, count: int) -> Var:
 def gather_elements(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """dy added back at the indices; not repeatable on CUDA when indices collide, so refused there."""
     x, index, dy = node.input(0), node.input(1), b.wide(sole(grads))
-    if node.table.device != "cpu":
+    if not node.table.scatter_add_repeats:
         raise ModelError(f"{node.where}: its gradient adds at colliding indices, which CUDA does not repeat exactly")
     zeros = b.zeros(x.shape, dy.dtype)
     axis = int(node.attribute("axis", 0))

@@ -9,7 +9,7 @@ import pytest
 from support.costs import made_up_costs
 from support.networks import mlp
 
-from planc.compile.budget import planning_problem
+from planc.compiler.budget import planning_problem
 from planc.costs.store import write_costs
 
 Planc = Callable[..., tuple[int, str, str]]

@@ -5,8 +5,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support import networks
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.costs.cards import CARDS
 from planc.costs.catalogue import Demand, card_names, estimate, operator_demand
 from planc.errors import UsageError

@@ -9,8 +9,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
+from planc.devices import preferred_device
 from planc.graph.operators import IN_PLACE_BINARY, IN_PLACE_UNARY
-from planc.runtime.open import default_device, open_session
+from planc.runtime.open import open_session
 
 SHAPE = (7, 5, 129, 131)
 """More elements than a grid of threads takes at once, and no multiple of what one thread takes."""
@@ -20,7 +21,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def _session(op: str, shapes: Shapes, attributes: dict[str, object] | None = None) -> ort.InferenceSession:
-    if default_device() != "cuda":
+    if preferred_device().name != "cuda":
         pytest.skip("no usable CUDA device")
     infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)

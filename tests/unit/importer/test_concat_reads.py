@@ -16,7 +16,7 @@ from planc.graph.graph import Graph
 from planc.importer.import_model import PART_SUFFIX, ImportedModel, import_model
 from planc.runtime.measure import measure
 from planc.runtime.step import load
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 node = helper.make_node
 

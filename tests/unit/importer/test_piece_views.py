@@ -12,7 +12,7 @@ from planc.importer.import_model import ImportedModel, import_model
 from planc.importer.piece_views import contiguous
 from planc.runtime.measure import measure
 from planc.runtime.step import load
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 
 def names(imported: ImportedModel) -> list[str]:

@@ -4,10 +4,10 @@ from onnx import helper
 from support.costs import made_up_costs
 from support.graphs import step_model
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.importer.import_model import import_model
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 
 def test_the_last_operator_does_not_overwrite_an_output_that_it_reads() -> None:

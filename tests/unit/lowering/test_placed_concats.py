@@ -11,9 +11,9 @@ from support.graphs import step_model
 from support.plans import random_plan
 from support.schedules import random_schedule
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
-from planc.compile.sessions import distinct_sessions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
+from planc.compiler.sessions import distinct_sessions
 from planc.importer.import_model import ImportedModel, import_model
 from planc.lowering.blocks import Blocks
 from planc.lowering.lower import Lowered, Lowering, lower
@@ -24,7 +24,7 @@ from planc.planning.build import build_problem
 from planc.runtime.measure import measure
 from planc.runtime.step import load
 from planc.schedule.schedule import Schedule
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 
 def placed(imported: ImportedModel, plan: Plan | Lowered) -> list[str]:

@@ -2,8 +2,8 @@
 
 from support import networks
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.profiling.profile import profile
 from planc.runtime.measure import measure
 from planc.runtime.step import load

@@ -6,8 +6,8 @@ from support import networks
 from support.costs import made_up_costs
 from support.emulated import card
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.importer.submodel import sub_model
 from planc.profiling.cuda import CudaMeter
 from planc.profiling.profile import profile

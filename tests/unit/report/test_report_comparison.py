@@ -6,9 +6,9 @@ import pytest
 from support.costs import made_up_costs
 from support.networks import mlp
 
-from planc.compile.budget import budget_bytes, planning_problem
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.budget import budget_bytes, planning_problem
+from planc.compiler.job import CompileJob, compile_model
+from planc.compiler.options import CompileOptions
 from planc.errors import UsageError
 from planc.report import comparison
 from planc.report.comparison import compare, parse_budgets, parse_solvers
@@ -19,7 +19,9 @@ def test_rows_are_what_compiling_alone_gives() -> None:
     costs = made_up_costs(imported.graph, scratch=1 << 10)
     planning = planning_problem(imported.graph, costs)
     told: list[tuple[int, int, str]] = []
-    result = compare(imported, costs, ("1MiB", "10%"), ("keep-all",), 5.0, progress=lambda *a: told.append(a))
+    result = compare(
+        CompileJob.of(imported, costs), ("1MiB", "10%"), ("keep-all",), 5.0, progress=lambda *a: told.append(a)
+    )
     plan = compile_model(imported, costs, CompileOptions("1MiB", "keep-all")).plan
     roomy, tight = result.rows
     assert (roomy.status, roomy.budget_bytes, roomy.overhead) == ("optimal", 1 << 20, 0.0)
@@ -34,7 +36,9 @@ def test_rows_are_what_compiling_alone_gives() -> None:
 
 def test_json_rows_carry_the_contracts_fields() -> None:
     imported = mlp()
-    result = compare(imported, made_up_costs(imported.graph, scratch=1 << 10), ("1MiB",), ("keep-all",), 5.0)
+    result = compare(
+        CompileJob.of(imported, made_up_costs(imported.graph, scratch=1 << 10)), ("1MiB",), ("keep-all",), 5.0
+    )
     data = json.loads(json.dumps(result.as_json()))
     promised = {"solver", "budget_bytes", "status", "predicted_step_ns", "overhead", "slab_bytes", "solve_s"}
     assert all(promised <= set(row) for row in data["rows"])
@@ -44,7 +48,7 @@ def test_json_rows_carry_the_contracts_fields() -> None:
 def test_the_smallest_budget_is_resolved_once_for_all_solvers() -> None:
     imported = mlp()
     costs = made_up_costs(imported.graph, scratch=1 << 10)
-    (row,) = compare(imported, costs, ("min",), ("keep-all",), 5.0).rows
+    (row,) = compare(CompileJob.of(imported, costs), ("min",), ("keep-all",), 5.0).rows
     assert row.budget_bytes == budget_bytes("min", planning_problem(imported.graph, costs), costs)
     assert row.status == "infeasible"
 
@@ -65,4 +69,4 @@ def test_budgets_and_solvers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unreadable_budget_is_a_usage_error() -> None:
     imported = mlp()
     with pytest.raises(UsageError, match="12 apples"):
-        compare(imported, made_up_costs(imported.graph), ("12 apples",), ("keep-all",), 5.0)
+        compare(CompileJob.of(imported, made_up_costs(imported.graph)), ("12 apples",), ("keep-all",), 5.0)

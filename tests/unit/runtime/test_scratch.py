@@ -11,8 +11,8 @@ import pytest
 from support import networks
 from support.plans import random_plan
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.errors import DeviceError, InternalError
 from planc.plan.files import write_plan
 from planc.plan.plan import Plan

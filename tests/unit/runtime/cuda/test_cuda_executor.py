@@ -15,7 +15,7 @@ from planc.errors import DeviceError
 from planc.plan.plan import Plan
 from planc.runtime.cuda.provider import FORMS
 from planc.runtime.executor import Executor
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 __all__ = ["card"]
 NETWORKS = {

@@ -10,8 +10,8 @@ from support.costs import made_up_costs
 from support.emulated import card, expected, expected_rounds, open_step, run_steps
 from support.zoo_networks import MOMENTUM, small_forward
 
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.errors import DeviceError
 from planc.importer.import_model import ImportedModel, import_model
 from planc.plan.plan import Plan

@@ -8,11 +8,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from planc.devices import preferred_device
 from planc.graph.fused import DOMAIN, EXPRESSIONS, HALVES, PREDICATES, VERSION, function
 from planc.runtime.cuda.driver import Context, call
 from planc.runtime.cuda.fused import can_fuse
 from planc.runtime.cuda.provider import cuda_session
-from planc.runtime.open import default_device
 
 OPSET = 18
 BOOLS = {"And": 2, "Or": 2, "Not": 1, "Cast": 1}
@@ -23,7 +23,7 @@ OPERATORS = sorted((EXPRESSIONS.keys() | {"Cast"}) - {"Identity"})
 
 @pytest.fixture(scope="module", autouse=True)
 def _card() -> Context:
-    if default_device() != "cuda" or not can_fuse():
+    if preferred_device().name != "cuda" or not can_fuse():
         pytest.skip("no CUDA card with NVRTC")
     return Context()
 

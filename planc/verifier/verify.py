@@ -8,11 +8,11 @@ engine may still touch it; state ends where the next step expects it; the slab a
 from planc.errors import VerificationError
 from planc.graph.graph import Graph
 from planc.plan.plan import Plan
-from planc.verify.bytes import check_bytes
-from planc.verify.clocks import happens_before
-from planc.verify.content import ContentCheck
-from planc.verify.structure import check_structure
-from planc.verify.violation import Violation
+from planc.verifier.bytes import check_bytes
+from planc.verifier.clocks import happens_before
+from planc.verifier.content import ContentCheck
+from planc.verifier.structure import check_structure
+from planc.verifier.violation import Violation
 
 
 def verify(graph: Graph, plan: Plan) -> tuple[Violation, ...]:

@@ -12,8 +12,8 @@ from planc.graph.footprint import is_recomputable, write_over_candidates
 from planc.graph.fused import DOMAIN
 from planc.graph.operators import IN_PLACE_BINARY, IN_PLACE_UNARY
 from planc.importer.import_model import ImportedModel
-from planc.verify import operators
-from planc.verify.operators import is_repeatable, leaves_out, may_overwrite
+from planc.verifier import operators
+from planc.verifier.operators import is_repeatable, leaves_out, may_overwrite
 
 
 def agrees(imported: ImportedModel) -> int:

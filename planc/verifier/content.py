@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from planc.enums import Direction
 from planc.graph.graph import Graph, Role
 from planc.plan.plan import Plan
-from planc.verify.clocks import Order
-from planc.verify.operators import may_overwrite
-from planc.verify.violation import Violation
+from planc.verifier.clocks import Order
+from planc.verifier.operators import may_overwrite
+from planc.verifier.violation import Violation
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ from support.networks import cnn
 from support.plans import random_plan
 
 from planc.plan.plan import LayerInfo, Plan
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 
 def _kinds(plan: Plan) -> list[tuple[str, str]]:

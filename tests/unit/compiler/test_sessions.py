@@ -11,11 +11,11 @@ from support.costs import made_up_costs
 from support.emulated import card, open_step
 from support.schedules import random_schedule
 
-from planc.compile.budget import budget_bytes, planning_problem
-from planc.compile.compiler import compile_model
-from planc.compile.fit import Limits
-from planc.compile.options import Compilation, CompileOptions
-from planc.compile.sessions import Found, _Search, search_plan
+from planc.compiler.budget import budget_bytes, planning_problem
+from planc.compiler.fit import Limits
+from planc.compiler.job import compile_model
+from planc.compiler.options import Compilation, CompileOptions
+from planc.compiler.sessions import Found, _Search, search_plan
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, PlancError
 from planc.importer.import_model import ImportedModel
@@ -24,7 +24,7 @@ from planc.plan.plan import Plan
 from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, Solution, SolveOptions
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 from planc_solvers.baselines.policy import only_schedule
 
 __all__ = ["card"]

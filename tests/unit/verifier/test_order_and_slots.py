@@ -12,7 +12,7 @@ from support.tiny import GRAPHS
 from planc.graph.graph import Graph, Role
 from planc.plan.plan import Copy, Direction, HostSlot, Plan
 from planc.units import HOST_ALIGNMENT
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 replace = msgspec.structs.replace
 

@@ -5,14 +5,14 @@ import pytest
 from support import networks
 from support.costs import made_up_costs
 
-from planc.compile.budget import budget_bytes, planning_problem
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.budget import budget_bytes, planning_problem
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
 from planc.importer.import_model import ImportedModel
 from planc.plan.plan import Plan
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 
 def _case() -> tuple[ImportedModel, CostTable, int]:

@@ -8,8 +8,8 @@ from planc.enums import Direction
 from planc.graph.graph import Graph, Role, input_roles
 from planc.plan.plan import Plan
 from planc.units import ALIGNMENT, HOST_ALIGNMENT, align_up
-from planc.verify.operators import is_repeatable
-from planc.verify.violation import Violation
+from planc.verifier.operators import is_repeatable
+from planc.verifier.violation import Violation
 
 _FORM = re.compile(r"[A-Za-z0-9_]{0,40}", re.ASCII)
 

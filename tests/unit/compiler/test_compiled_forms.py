@@ -5,9 +5,9 @@ import pytest
 from support import networks
 from support.costs import made_up_costs
 
-from planc.compile.budget import planning_problem
-from planc.compile.compiler import compile_model
-from planc.compile.options import CompileOptions
+from planc.compiler.budget import planning_problem
+from planc.compiler.job import compile_model
+from planc.compiler.options import CompileOptions
 from planc.costs.table import CostTable, FormCost
 from planc.errors import InfeasibleBudgetError
 from planc.importer.import_model import ImportedModel

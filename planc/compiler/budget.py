@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 from planc.costs.table import CostTable
+from planc.devices import find_device
 from planc.graph.graph import Graph
 from planc.planning.build import PlanningProblem, build_problem, least_arena_bytes
 from planc.problem.bounds import minimum_budget
-from planc.runtime.ort.c_api import can_place_scratch
 from planc.units import align_up, parse_size
 
 _ARENA_SLACK = 4096
@@ -51,4 +51,9 @@ def planning_problems(graph: Graph, costs: CostTable) -> tuple[PlanningProblem, 
 
 def planning_problem(graph: Graph, costs: CostTable) -> PlanningProblem:
     """The first problem that `compile_model` solves: with scratch in the slab where the device's runtime can place it."""
-    return build_problem(graph, costs, scratch_in_slab=costs.device.kind == "cpu" and can_place_scratch())
+    return build_problem(graph, costs, scratch_in_slab=_places_scratch(costs))
+
+
+def _places_scratch(costs: CostTable) -> bool:
+    found = find_device(costs.device.kind)
+    return found is not None and found[0].places_scratch()

@@ -13,7 +13,7 @@ from planc.plan.plan import Plan, Residency
 from planc.plan.residency_index import ResidencyIndex
 from planc.schedule.schedule import Schedule
 from planc.units import ALIGNMENT
-from planc.verify.verify import verify
+from planc.verifier.verify import verify
 
 
 def plan_of_both(imported: ImportedModel) -> Plan:
@@ -52,7 +52,7 @@ def refused(imported: ImportedModel, plan: Plan, monkeypatch: pytest.MonkeyPatch
     """Kinds of violations of a plan that computes something else, and that nothing but the check of places refuses."""
     assert judge(imported.graph, plan, range(3)) is not None
     kinds = {v.kind for v in verify(imported.graph, plan)}
-    monkeypatch.setattr("planc.verify.bytes.leaves_out", lambda *_: True)
+    monkeypatch.setattr("planc.verifier.bytes.leaves_out", lambda *_: True)
     assert verify(imported.graph, plan) == ()
     return kinds
 

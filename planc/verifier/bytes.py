@@ -4,9 +4,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from planc.verify.content import ContentCheck, StayUse
-from planc.verify.operators import leaves_out, may_overwrite
-from planc.verify.violation import Violation
+from planc.verifier.content import ContentCheck, StayUse
+from planc.verifier.operators import leaves_out, may_overwrite
+from planc.verifier.violation import Violation
 
 
 class _Occupancy:

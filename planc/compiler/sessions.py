@@ -10,7 +10,7 @@ second has; the last without copies, which needs one session. Devices whose sess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from planc.compile.fit import Limits, PlanSearch
+from planc.compiler.fit import Limits, PlanSearch
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import sub_model
