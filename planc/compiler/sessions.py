@@ -40,11 +40,12 @@ class Found:
 
 
 def distinct_sessions(imported: ImportedModel, lowered: Lowered) -> int:
-    """Number of sessions that the segments need: segments of equal sub-models and forms share one."""
+    """Number of sessions that the segments need: segments of equal sub-models and forms share one, unless they
+    draw random numbers."""
     residencies, runs = ResidencyIndex(lowered.residencies), lowered.runs
     parts = [part for part in executed(imported.graph, runs, lowered.segments, residencies) if not part.empty]
     segments = dict.fromkeys((runs[part.first].form, part.ops, part.placed) for part in parts)
-    return len({(form, sub_model(imported, ops, placed).signature) for form, ops, placed in segments})
+    return len({(form, sub_model(imported, ops, placed).session_key) for form, ops, placed in segments})
 
 
 def search_plan(

@@ -22,6 +22,9 @@ LOSS = "planc.loss"
 INPUT_RANGES = "planc.input_ranges"
 """JSON object {input name: [low, high]}: valid values of an integer batch input, half-open."""
 
+IGNORED = "planc.ignored"
+"""JSON object {input name: value}: a value outside of an integer batch input's range that stands for a label to ignore."""
+
 LAYER = "planc.layer"
 """Name of the framework-level layer, e.g. `layer1.0.conv1`."""
 

@@ -5,7 +5,7 @@ and verification speak of storages, and only the binding of a session speaks of 
 `ops`: nothing has to run for them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
@@ -89,7 +89,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Graph:
-    """A training step in execution order. `outputs` are tensor indices; `state` maps state input to state output."""
+    """A training step in execution order. `outputs` are tensor indices; `state` maps state input to state output.
+
+    `input_ranges` has the valid values [low, high) of integer inputs by name, `ignored` one more for labels.
+    """
 
     tensors: tuple[Tensor, ...]
     storages: tuple[Storage, ...]
@@ -101,6 +104,7 @@ class Graph:
     loss: int | None
     input_ranges: dict[str, tuple[int, int]]
     content_hash: str
+    ignored: dict[str, int] = field(default_factory=dict)
 
     @cached_property
     def op_reads(self) -> tuple[tuple[int, ...], ...]:

@@ -33,4 +33,4 @@ IN_PLACE_BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
 
 def is_random(op_type: str, domain: str, training: bool) -> bool:
     """Whether two executions of the operator may differ; `training` says whether a Dropout drops."""
-    return domain == "" and (op_type in RANDOM or (op_type == "Dropout" and training))
+    return domain in ("", "ai.onnx") and (op_type in RANDOM or (op_type == "Dropout" and training))

@@ -1,6 +1,6 @@
 """The dataflow between nodes as a graph, for the few models whose nodes need another order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import networkx as nx
 
@@ -18,11 +18,14 @@ class Dataflow:
             self._graph.add_edges_from((writer[root[i]], at) for i in node.inputs if i >= 0 and root[i] in writer)
             writer.update({root[out]: at for out in node.outputs if out >= 0})
 
-    def reaches(self, node: int, others: Iterable[int]) -> bool:
-        """Whether one of `others` depends on `node`."""
-        return any(nx.has_path(self._graph, node, other) for other in others)
-
-    def order(self, edges: Iterable[tuple[int, int]]) -> list[int]:
-        """The order closest to the given one in which the first of each edge comes before the second."""
+    def add(self, edges: Iterable[tuple[int, int]]) -> None:
+        """Let the first of each edge come before the second."""
         self._graph.add_edges_from(edges)
+
+    def reaches(self, node: int, others: Set[int]) -> bool:
+        """Whether one of `others` has to come after `node`."""
+        return not others.isdisjoint(nx.descendants(self._graph, node))
+
+    def order(self) -> list[int]:
+        """The order closest to the given one that keeps to all edges."""
         return list(nx.lexicographical_topological_sort(self._graph, key=lambda at: at))

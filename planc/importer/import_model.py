@@ -25,12 +25,16 @@ from planc.importer.load import INLINE_CONSTANT_BYTES, ModelFile, Skeleton, read
 from planc.importer.order import order_for_updates
 from planc.importer.piece_views import PieceViews
 from planc.importer.storages import Places
+from planc.importer.versions import with_copies
 from planc.importer.wired import Wired
 from planc.kernels import DOMAIN as OWN
 from planc.kernels import call_of, function_of, opset_id
 
 COPY_SUFFIX = "@planc.copy"
 """Suffix of the tensor that an added copy of a state's next value writes."""
+
+KEPT_SUFFIX = "@planc.kept"
+"""Suffix of the tensor that an added copy of what was there before the step writes."""
 
 PART_SUFFIX = "@planc.in:"
 """Between the names of a Concat's input and output: the tensor that is read there instead of the input."""
@@ -42,8 +46,9 @@ _NONE: frozenset[int] = frozenset()
 class ImportedModel:
     """A training step ready to be planned or run: the graph, its nodes by `Op.node`, constants and initial state.
 
-    `state_names` maps each state input to the model's output that holds its next value. `functions` are what planc's own
-    operators compute, and the fused ones where the import asked for such, by operator type.
+    `state_names` maps each state input to the model's output that holds its next value, `outputs` every other output of
+    the model to the graph's tensor with its value. `functions` are what planc's own operators compute, and the fused
+    ones where the import asked for such, by operator type.
     """
 
     graph: Graph
@@ -51,6 +56,7 @@ class ImportedModel:
     opsets: tuple[onnx.OperatorSetIdProto, ...]
     constants: dict[str, np.ndarray]
     state_names: Mapping[str, str]
+    outputs: Mapping[str, int]
     file: ModelFile
     functions: Mapping[str, onnx.FunctionProto] = field(default_factory=dict)
 
@@ -92,6 +98,7 @@ class _Builder:
         self.types: list[tuple[str, tuple[int, ...]]] = []
         self.nbytes: list[int] = []
         self.places = Places()
+        self.kept: dict[str, int] = {}
 
     def build(self) -> ImportedModel:
         """Name tensors, order nodes, join storages, make operators and layers."""
@@ -101,11 +108,13 @@ class _Builder:
         nodes = [self._wired(node) for node in self.bare.nodes]
         nodes = [node for node in nodes if not self._fold_shape(node) and not self._join_view(node)]
         state = {self.index[name]: self.index[out] for name, out in self.bare.state_names.items()}
+        self.kept = {name: self.index[name] for name in self.bare.outputs}
+        nodes = self._keep_versions(nodes, state)
         roots = self.places.roots()
         nodes, copied = order_for_updates(nodes, state, roots, self.types)
         forward = self._forward(nodes, roots)
         for old in [old for old in state if old in copied]:
-            nodes.append(self._copy(old, state[old]))
+            nodes.append(self._copy(state[old], self.names[old] + COPY_SUFFIX, self.names[old], "state-copy"))
             state[old] = nodes[-1].outputs[0]
         nodes = self._read_inside(self._join_pieces(nodes, state), state)
         return self._assemble(self._join_elementwise(nodes, state) if self.fused else nodes, forward, state)
@@ -114,7 +123,7 @@ class _Builder:
         """The nodes, with fused ones for stretches of element-wise operators."""
         roots = self.places.roots()
         pairs = {roots[old]: roots[new] for old, new in state.items() if roots[old] != roots[new]}
-        kept = [self.index[name] for name in self.bare.outputs]
+        kept = list(self.kept.values())
         opset = next(o.version for o in self.bare.opsets if o.domain in ("", "ai.onnx"))
         fusion = Fusion(nodes, self.names, self.types, roots, pairs, kept, opset)
         nodes, self.functions = fusion.fuse(), fusion.functions
@@ -136,7 +145,7 @@ class _Builder:
         return reads.moved()
 
     def _memory(self, nodes: list[Wired], state: Mapping[int, int]) -> StepMemory:
-        kept = [self.index[name] for name in self.bare.outputs]
+        kept = list(self.kept.values())
         given = [self.index[name] for name in self.bare.inputs if name not in self.constants]
         constants = {self.index[name] for name in self.constants}
         return StepMemory(nodes, self.places.roots(), self.nbytes, constants, state, kept, given)
@@ -144,12 +153,9 @@ class _Builder:
     def _part(self, like: int, whole: int, offset: int) -> int:
         """A new tensor of the type of `like` that lies `offset` bytes behind the start of `whole`."""
         title = self.names[like].split(PART_SUFFIX)[0]
-        self.names.append(f"{title}{PART_SUFFIX}{self.names[whole]}")
-        self.types.append(self.types[like])
-        self.nbytes.append(self.nbytes[like])
-        self.places.add()
-        self.places.join(len(self.names) - 1, whole, offset)
-        return len(self.names) - 1
+        part = self._like(like, f"{title}{PART_SUFFIX}{self.names[whole]}")
+        self.places.join(part, whole, offset)
+        return part
 
     def _is_small(self, constant: str) -> bool:
         return bool(self.constants[constant].nbytes <= INLINE_CONSTANT_BYTES)
@@ -175,12 +181,37 @@ class _Builder:
             proto.name = f"{proto.op_type}:{next((o for o in proto.output if o), '')}"
         return Wired(proto, proto.op_type, tuple([index[name] for name in proto.input]), outputs)
 
-    def _copy(self, old: int, out: int) -> Wired:
-        """A node that copies the next value of a state, which has bytes of its own, over the old one."""
-        title = self.names[old]
-        proto = onnx.helper.make_node("Identity", [self.names[out]], [title + COPY_SUFFIX], name=f"copy:{title}")
-        annotate_node(proto, title, "state-copy", "update")
-        return Wired(proto, "Identity", (out,), (self._add(title + COPY_SUFFIX, self.bare.types[title]),))
+    def _copy(self, source: int, name: str, title: str, kind: str) -> Wired:
+        """A node that copies a tensor to a new one called `name`, in a layer of its own."""
+        proto = onnx.helper.make_node("Identity", [self.names[source]], [name], name=f"copy:{title}")
+        annotate_node(proto, title, kind, "update")
+        return Wired(proto, "Identity", (source,), (self._like(source, name),))
+
+    def _like(self, tensor: int, name: str) -> int:
+        """A new tensor of the same type, with bytes of its own until it is joined to others."""
+        self.index[name] = len(self.names)
+        self.names.append(name)
+        self.types.append(self.types[tensor])
+        self.nbytes.append(self.nbytes[tensor])
+        self.places.add()
+        return self.index[name]
+
+    def _keep_versions(self, nodes: list[Wired], state: dict[int, int]) -> list[Wired]:
+        """The nodes with copies of what is wanted after the step as it was before; see `planc.importer.versions`."""
+        roots, replaced = self.places.roots(), dict(state)
+        given = {roots[self.index[name]] for name in (*self.bare.inputs, *self.constants)}
+        following, states = set(self.bare.state_names.values()), {roots[old] for old in state}
+        copies = []
+        for name, tensor in self.kept.items():
+            if name not in following and roots[tensor] in given:
+                copies.append(self._copy(tensor, name + KEPT_SUFFIX, name, "output-copy"))
+                self.kept[name] = copies[-1].outputs[0]
+        for old, new in replaced.items():
+            if roots[new] in states and roots[new] != roots[old]:
+                title = self.names[old]
+                copies.append(self._copy(new, title + KEPT_SUFFIX, title, "state-copy"))
+                state[old] = copies[-1].outputs[0]
+        return with_copies(nodes, copies, replaced, self.places.roots()) if copies else nodes
 
     def _fold_shape(self, node: Wired) -> bool:
         """Make a Shape or Size node a constant. ONNX Runtime runs these ahead of file order, on which addresses rely."""
@@ -223,7 +254,6 @@ class _Builder:
             self.places.join(out, name)
         storages, storage_of, offsets = self._storages()
         replaced = {self.index[out] for out in self.bare.state_names.values()} - set(state.values())
-        outputs = (self.index[name] for name in self.bare.outputs)
         graph = Graph(
             tensors=tuple(
                 map(Tensor, self.names, *zip(*self.types, strict=True), self.nbytes, storage_of, updated, offsets)
@@ -232,11 +262,12 @@ class _Builder:
             ops=self._ops(nodes),
             layers=_layers(nodes, forward),
             inputs=tuple(self.index[name] for name in self.bare.inputs if name not in self.constants),
-            outputs=tuple(output for output in outputs if output not in replaced),
+            outputs=tuple(output for output in self.kept.values() if output not in replaced),
             state=state,
-            loss=None if self.bare.loss is None else self.index[self.bare.loss],
+            loss=None if self.bare.loss is None else self.kept[self.bare.loss],
             input_ranges=dict(self.bare.input_ranges),
             content_hash=self.bare.content_hash,
+            ignored=dict(self.bare.ignored),
         )
         protos = tuple(node.proto for node in nodes)
         opsets, names = tuple(o for o in self.bare.opsets if o.domain != OWN), self.bare.state_names
@@ -244,8 +275,10 @@ class _Builder:
             opsets = (*opsets, opset_id())
         if self.functions:
             opsets = (*opsets, onnx.helper.make_opsetid(DOMAIN, VERSION))
+        following = set(names.values())
+        outputs = {name: tensor for name, tensor in self.kept.items() if name not in following}
         functions = {**self.own, **self.functions}
-        return ImportedModel(graph, protos, opsets, self.constants, names, self.file, functions)
+        return ImportedModel(graph, protos, opsets, self.constants, names, outputs, self.file, functions)
 
     def _storages(self) -> tuple[tuple[Storage, ...], list[int], list[int]]:
         """The storages in the order of their first tensors, and for each tensor its storage and its offset there."""

@@ -22,7 +22,8 @@ class StepMemory:
     """Storages go by their root; the next value of a state is its old one's storage.
 
     `live` has the bytes at every node; `peak` is the most of them, and `neediest` the most that a node touches, before
-    anything is joined. `touched` has the storages of every node, `readers` the reverse.
+    anything is joined. `given` are the roots of what is there before the step. `touched` has the storages of every
+    node, `readers` the reverse.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class StepMemory:
         `given` what is there before it."""
         self.end = len(nodes)
         self.carried = {roots[t] for pair in state.items() for t in pair}
+        self.given = {roots[tensor] for tensor in given}
         self.alias = {roots[new]: roots[old] for old, new in state.items()}
         self.replaced: dict[int, int] = {}
         self.storages: dict[int, Span] = {}

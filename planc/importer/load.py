@@ -41,6 +41,7 @@ class Skeleton:
     state_names: Mapping[str, str]
     loss: str | None
     input_ranges: Mapping[str, tuple[int, int]]
+    ignored: Mapping[str, int]
     content_hash: str
 
 
@@ -114,6 +115,7 @@ def skeleton(file: ModelFile) -> Skeleton:
     try:
         states = {str(k): str(v) for k, v in annotations.read_json(proto, annotations.STATE).items()}
         ranges = {k: _range(v) for k, v in annotations.read_json(proto, annotations.INPUT_RANGES).items()}
+        ignored = {k: _whole(v) for k, v in annotations.read_json(proto, annotations.IGNORED).items()}
     except ValueError as error:
         raise ModelError(f"{file.title}: the metadata {error}") from error
     loss = next((prop.value for prop in proto.metadata_props if prop.key == annotations.LOSS), None)
@@ -131,6 +133,7 @@ def skeleton(file: ModelFile) -> Skeleton:
         state_names=states,
         loss=loss,
         input_ranges=ranges,
+        ignored=ignored,
         content_hash=_content_hash(bare, constants, states),
     )
 
@@ -139,6 +142,12 @@ def _range(value: object) -> tuple[int, int]:
     if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int) for v in value):
         return value[0], value[1]
     raise ValueError(f"{annotations.INPUT_RANGES!r} holds {value!r}, expected [low, high]")
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, int):
+        return value
+    raise ValueError(f"{annotations.IGNORED!r} holds {value!r}, expected a whole number")
 
 
 def _refuse(proto: onnx.ModelProto, title: str) -> None:

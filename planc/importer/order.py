@@ -35,6 +35,7 @@ def order_for_updates(
             readers[storage].append(at)
     copied: set[int] = set()
     edges: list[tuple[int, int]] = []
+    moved = False
     dataflow: Dataflow | None = None
     taken: set[int] = set()
     for name, out in state.items():
@@ -45,24 +46,30 @@ def order_for_updates(
         if at < 0 or new in taken or not _in_place(nodes[at], old, root, types):
             copied.add(name)
             continue
-        late = [r for r in readers[old] if r > at]
+        before = [(reader, at) for reader in readers[old] if reader != at]
+        late = any(reader > at for reader, _ in before)
         if late and dataflow is None:
-            dataflow = _dataflow(nodes, root)
-        if dataflow is not None and dataflow.reaches(at, late):
+            dataflow = _dataflow(nodes, root, edges)
+        if dataflow is not None and dataflow.reaches(at, {reader for reader, _ in before}):
             copied.add(name)
             continue
         taken.add(new)
-        edges += [(r, at) for r in late]
-    if dataflow is not None and edges:
-        nodes = [nodes[at] for at in dataflow.order(edges)]
+        edges += before
+        moved |= late
+        if dataflow is not None:
+            dataflow.add(before)
+    if dataflow is not None and moved:
+        nodes = [nodes[at] for at in dataflow.order()]
     return nodes, frozenset(copied)
 
 
-def _dataflow(nodes: list[Wired], root: Sequence[int]) -> "Dataflow":
+def _dataflow(nodes: list[Wired], root: Sequence[int], edges: list[tuple[int, int]]) -> "Dataflow":
     """Large and seldom needed, and so is the library behind it."""
     from planc.importer.dataflow import Dataflow
 
-    return Dataflow(nodes, root)
+    dataflow = Dataflow(nodes, root)
+    dataflow.add(edges)
+    return dataflow
 
 
 def _in_place(node: Wired, old: int, root: Sequence[int], types: Sequence[tuple[str, tuple[int, ...]]]) -> bool:

@@ -126,8 +126,9 @@ class PieceViews:
         return True
 
     def _is_possible(self, root: int, base: int, offsets: Mapping[int, int]) -> bool:
-        """Whether pieces at these bytes are aligned, of a size and type that stays on the device, no state, and read
-        before their source is replaced. Integers may be shapes, which a provider reads ahead of file order."""
+        """Whether pieces at these bytes are aligned, of a size and type that stays on the device, no state, read before
+        their source is replaced, and no output of the step that would be a view of an input. Integers may be shapes,
+        which a provider reads ahead of file order."""
         memory, never = self.memory, len(self.nodes) + 1
         whole = memory.storage(root)
         replaced = memory.replaced.get(whole, never) if root == whole else never
@@ -135,6 +136,8 @@ class PieceViews:
             own = self.places.find(output)[0]
             numbers = "float" in self.types[output][0]
             if not numbers or self.nbytes[output] < ALIGNMENT or (base + offset) % ALIGNMENT:
+                return False
+            if root in memory.given and own in memory.storages and memory.storages[own].end == memory.end:
                 return False
             if own in memory.carried or own not in memory.storages or memory.storages[own].end >= replaced:
                 return False

@@ -35,12 +35,18 @@ class Port:
 @dataclass(frozen=True)
 class SubModel:
     """A stretch of operators as ONNX bytes. All `inputs` and `outputs` must be bound. `draws` names an operator of the
-    graph that draws random numbers, if there is one in the stretch."""
+    graph that draws random numbers, if there is one in the stretch, and `generators` has the indices of all such."""
 
     model_bytes: bytes
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     draws: str = ""
+    generators: tuple[int, ...] = ()
+
+    @property
+    def session_key(self) -> tuple[object, ...]:
+        """Equal for stretches that may share a session: the same function, and no random numbers to take turns at."""
+        return (self.signature, *self.generators)
 
     @cached_property
     def signature(self) -> str:
@@ -80,6 +86,7 @@ class _Canonical:
         self.writer: dict[int, int] = {}
         self.position = 0
         self.draws = ""
+        self.generators: list[int] = []
 
     def build(self, ops: Iterable[int], placed: Container[int]) -> SubModel:
         for self.position, index in enumerate(ops):
@@ -94,6 +101,7 @@ class _Canonical:
             self._append(node)
             if op.random:
                 self.draws = op.name or op.op_type
+                self.generators.append(index)
         graph = helper.make_graph(
             self.nodes,
             "segment",
@@ -107,7 +115,7 @@ class _Canonical:
             graph, opset_imports=self.imported.opsets, ir_version=IR_VERSION, functions=functions
         )  # fmt: skip
         encoded = model.SerializeToString(deterministic=True)
-        return SubModel(encoded, tuple(self.inputs), tuple(self.outputs), self.draws)
+        return SubModel(encoded, tuple(self.inputs), tuple(self.outputs), self.draws, tuple(self.generators))
 
     def _append(self, node: onnx.NodeProto) -> None:
         node.name = f"n{len(self.nodes)}"

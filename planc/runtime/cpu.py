@@ -21,14 +21,16 @@ from planc.importer.submodel import SubModel
 from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.ort.sessions import faithful_options, read_scratch, record_scratch, reserve_arena, share_scratch
 from planc.runtime.scratch import ScratchRegion, scratch_allocator
+from planc.runtime.signals import signals_wait
 from planc.runtime.tiers import open_tier, populated
-from planc.units import format_bytes
+from planc.units import HOST_ALIGNMENT, format_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
     """A session with its bindings and its scratch; `binding` keeps the addresses alive."""
 
+    session: ort.InferenceSession
     run: Callable[..., None]
     binding: ort.SessionIOBinding
     scratch: ScratchRegion
@@ -87,6 +89,7 @@ class CpuDevice:
 
     kind = "cpu"
     index = 0
+    bound_to_thread = False
 
     def __init__(
         self, slab_bytes: int, host_bytes: int, scratch_bytes: int, host_tier: str = "ram", measure: bool = False
@@ -102,7 +105,7 @@ class CpuDevice:
         self._stats = tempfile.TemporaryDirectory(prefix="planc-") if measure and not self._allocator else None
         self._size = slab_bytes
         self._tier = open_tier(host_tier, host_bytes)
-        self._sessions: dict[str, ort.InferenceSession] = {}
+        self._sessions: dict[tuple[object, ...], ort.InferenceSession] = {}
         self._workers = {Engine.OUT: _Worker("copy-out"), Engine.IN: _Worker("copy-in")}
         for worker in self._workers.values():
             worker.start()
@@ -129,17 +132,18 @@ class CpuDevice:
         """Create or reuse the session of `model` and bind its ports."""
         if form:
             raise DeviceError(f"the plan runs layers in the form {form!r}, but on the CPU every layer has one form")
-        session = self._sessions.get(model.signature)
+        session = self._sessions.get(model.session_key)
         if session is None:
             options = faithful_options()
             share_scratch(options)
             if self._stats:
                 record_scratch(options, Path(self._stats.name) / f"{len(self._sessions)}.csv")
             try:
-                session = ort.InferenceSession(model.model_bytes, options, providers=["CPUExecutionProvider"])
+                with signals_wait():  # it calls the allocator, in Python, where nothing may be raised
+                    session = ort.InferenceSession(model.model_bytes, options, providers=["CPUExecutionProvider"])
             except Exception as error:  # ONNX Runtime raises types of its own that share no base
                 raise DeviceError(f"ONNX Runtime refuses a segment of the model: {error}") from error
-            self._sessions[model.signature] = session
+            self._sessions[model.session_key] = session
         binding = session.io_binding()
         for port in model.inputs:
             a = addresses[port.name]
@@ -147,7 +151,7 @@ class CpuDevice:
         for port in model.outputs:
             a = addresses[port.name]
             binding.bind_output(port.name, "cpu", 0, a.element_type, a.shape, self._base + a.offset)
-        return _Bound(session._sess.run_with_iobinding, binding._iobinding, self._beside)
+        return _Bound(session, session._sess.run_with_iobinding, binding._iobinding, self._beside)
 
     def with_scratch(self, segment: LoadedSegment, offset: int, size: int) -> LoadedSegment:
         """The segment with its scratch in the slab. Raises DeviceError where ONNX Runtime keeps its own allocator."""
@@ -161,10 +165,17 @@ class CpuDevice:
         self._inside.append(ScratchRegion(self._base + offset, size))
         return replace(segment, scratch=self._inside[-1])
 
+    def unload(self, segment: LoadedSegment) -> None:
+        """Drop the segment's session."""
+        if not isinstance(segment, _Bound):
+            raise InternalError("a segment of another device was unloaded from the CPU")
+        self._sessions = {key: own for key, own in self._sessions.items() if own is not segment.session}
+
     def launch(self, segment: LoadedSegment) -> None:
         """Run the segment now."""
         if not isinstance(segment, _Bound):
             raise InternalError("a segment of another device was launched on the CPU")
+        self._check_open()
         if self._allocator is not None:
             self._allocator.enter(segment.scratch)
         try:
@@ -177,6 +188,7 @@ class CpuDevice:
 
     def copy(self, engine: Engine, slab_offset: int, host_offset: int, size: int) -> None:
         """Queue the transfer on the direction's thread."""
+        self._check_open()
         view = memoryview(self._map)[slab_offset : slab_offset + size]
         move = self._tier.store if engine is Engine.OUT else self._tier.fetch
         self._workers[engine].queue.put(lambda: move(host_offset, view))
@@ -206,6 +218,13 @@ class CpuDevice:
             event = self.record(engine)
             self.wait(Engine.COMPUTE, event)
 
+    def recover(self) -> None:
+        """Let the copy threads come to the end of their queues, and forget what they met."""
+        for engine, worker in self._workers.items():
+            with contextlib.suppress(DeviceError):
+                self.wait(Engine.COMPUTE, self.record(engine))
+            worker.error = None
+
     def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
         """Queueing is running here: nothing to save."""
         return queue
@@ -219,21 +238,29 @@ class CpuDevice:
         return self._array(offset, dtype, shape).copy()
 
     def _array(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+        self._check_open()
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if offset + size > self._size:
             raise InternalError(f"{size} bytes at {offset} lie outside the slab of {self._size}")
         return self._slab[offset : offset + size].view(dtype).reshape(shape)
 
     def write_host(self, offset: int, value: np.ndarray) -> None:
-        """Store `value` on the host tier."""
+        """Store `value` on the host tier, at the start of a slot."""
+        self._check_open()
         self._tier.store(offset, np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
 
     def read_host(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-        """Fetch an array from the host tier."""
-        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        data = np.empty(size, np.uint8)
-        self._tier.fetch(offset, data.data)
-        return data.view(dtype).reshape(shape)
+        """Fetch an array from the host tier, from anywhere in a slot."""
+        self._check_open()
+        size, before = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize, offset % HOST_ALIGNMENT
+        data = np.empty(before + size, np.uint8)
+        self._tier.fetch(offset - before, data.data)
+        return data[before:].view(dtype).reshape(shape)
+
+    def _check_open(self) -> None:
+        """What was mapped is gone after closing: touching it would end the process."""
+        if self._closed:
+            raise DeviceError("the step is closed: load the plan again")
 
     def close(self) -> None:
         """Stop the threads, drop sessions, slab and host slab."""

@@ -50,6 +50,9 @@ class Device(Protocol):
 
     kind: str
 
+    bound_to_thread: bool
+    """Whether only the thread that made the device may use it; else any, one at a time."""
+
     @property
     def index(self) -> int: ...
 
@@ -63,6 +66,10 @@ class Device(Protocol):
 
         Raises DeviceError for a form, a name of session settings, that the device does not know.
         """
+        ...
+
+    def unload(self, segment: LoadedSegment) -> None:
+        """Drop a segment's session, which no other segment shares: loading it again makes a new one."""
         ...
 
     def launch(self, segment: LoadedSegment) -> None:
@@ -83,6 +90,13 @@ class Device(Protocol):
 
     def synchronize(self) -> None:
         """Return when all three engines are idle; raises the first error that one of them met."""
+        ...
+
+    def recover(self) -> None:
+        """Make all three engines idle after a step that failed, whatever it left queued, and forget its errors.
+
+        Raises DeviceError where the device cannot be used any more.
+        """
         ...
 
     def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
@@ -119,6 +133,10 @@ class SharesArrays(Protocol):
 
     def accept(self, name: str, value: object) -> DeviceArray | None:
         """The array behind `value` where it lives on this device, None for anything else. Raises FeedError."""
+        ...
+
+    def read(self, array: DeviceArray) -> np.ndarray:
+        """A copy of an accepted array on the host."""
         ...
 
     def view(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> DeviceArray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from planc.enums import Direction
 from planc.errors import DeviceError, InternalError
 from planc.importer.import_model import ImportedModel
+from planc.importer.seeds import advanced, with_seeds
 from planc.importer.submodel import element_type, sub_model
 from planc.plan.executed import Executed, executed
 from planc.plan.plan import Copy, Plan
@@ -19,12 +20,14 @@ _ENGINES = {Direction.OUT: Engine.OUT, Direction.IN: Engine.IN}
 
 
 @dataclass(slots=True)
-class _Segment:
-    """Copies to submit before a segment, copies to await, and the segment, None where it has nothing to compute."""
+class _Part:
+    """A part of a segment: copies to submit before it, copies to await, what it executes, None behind the last, and that
+    as loaded, None where it has nothing to compute."""
 
     submit: list[int]
     waits: list[int]
-    loaded: LoadedSegment | None
+    executes: Executed | None = None
+    loaded: LoadedSegment | None = None
 
 
 @dataclass(slots=True)
@@ -67,28 +70,33 @@ class Executor:
         imported: ImportedModel,
         device: Device,
         replay: bool | None = None,
+        seed: int = 0,
         progress: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
-        self._plan, self._device = plan, device
+        self._plan, self._device, self._imported = plan, device, with_seeds(imported, seed)
         self._queue: Callable[[], None] = self._queue_step
         self._trial = None if replay is False else _Trial(self._queue_step, device.capture, bool(replay))
         self.residencies = ResidencyIndex(plan.residencies)
-        self._segments: list[_Segment] = []
+        self.drawn = 0
+        self._parts: list[_Part] = []
         starting: defaultdict[int, list[int]] = defaultdict(list)
         for index, copy in enumerate(plan.copies):
             starting[copy.after].append(index)
-        for done, part in enumerate(executed(imported.graph, plan.runs, plan.segments, self.residencies)):
-            progress(done, len(plan.segments))
-            waits = [c for run in plan.runs[part.first : part.end] for c in run.waits]
+        segment = -1
+        for part in executed(imported.graph, plan.runs, plan.segments, self.residencies):
+            progress(part.segment, len(plan.segments))
+            runs = plan.runs[part.first : part.end] if part.segment > segment else ()
+            segment, waits = part.segment, [c for run in runs for c in run.waits]
             submit = self._dependency_order(starting.pop(part.first, []))
-            loaded = None if part.empty else self._load(imported, part, plan.runs[part.first].form)
-            self._segments.append(_Segment(submit, waits, self._with_scratch(loaded, done)))
-        self._segments.append(_Segment(self._dependency_order(starting.pop(len(plan.runs), [])), [], None))
+            self._parts.append(_Part(submit, waits, part, self._load(self._imported, part)))
+        self._parts.append(_Part(self._dependency_order(starting.pop(len(plan.runs), [])), []))
         if starting:
             raise InternalError("a copy starts inside a segment")
 
-    def _load(self, imported: ImportedModel, part: Executed, form: str) -> LoadedSegment:
-        """The operators as a segment, without Concats whose inputs lie in their places."""
+    def _load(self, imported: ImportedModel, part: Executed) -> LoadedSegment | None:
+        """The operators as a segment, without Concats whose inputs lie in their places; None where none is left."""
+        if part.empty:
+            return None
         graph, model = imported.graph, sub_model(imported, part.ops, part.placed)
         addresses = {}
         for port in (*model.inputs, *model.outputs):
@@ -97,10 +105,11 @@ class Executor:
             addresses[port.name] = TensorAddress(
                 offset + tensor.offset, element_type(imported, port.tensor), tensor.shape
             )
-        return self._device.load(model, addresses, form)
+        form = self._plan.runs[part.first].form
+        return self._with_scratch(self._device.load(model, addresses, form), part.segment)
 
-    def _with_scratch(self, segment: LoadedSegment | None, index: int) -> LoadedSegment | None:
-        if segment is None or not self._plan.scratch:
+    def _with_scratch(self, segment: LoadedSegment, index: int) -> LoadedSegment:
+        if not self._plan.scratch:
             return segment
         if not isinstance(self._device, PlacesScratch):
             raise DeviceError(f"the plan places scratch in the slab, which a {self._device.kind} device does not do")
@@ -112,22 +121,55 @@ class Executor:
         start = time.perf_counter_ns()
         self._queue()
         self._device.synchronize()
+        self.drawn += 1
         if self._trial is not None:
             self._queue = self._trial.next(time.perf_counter_ns() - start)
             if self._trial.over:
                 self._trial = None
 
+    @property
+    def draws(self) -> bool:
+        """Whether a step draws random numbers; `drawn` counts the steps that have, those of `rewind` included."""
+        return bool(self._generators)
+
+    @property
+    def _generators(self) -> list[_Part]:
+        ops = self._imported.graph.ops
+        return [part for part in self._parts if part.executes and any(ops[op].random for op in part.executes.ops)]
+
+    def rewind(self, steps: int) -> None:
+        """Set every random generator to where it is after `steps` steps of a new process.
+
+        A generator lives in its session, so each gets a new one that draws so often, or, where its seed tells where it
+        is, begins there. Random operators write where they write in a step: what lies there must be put anew. Raises
+        DeviceError where the device fails, and then nothing is known of the generators.
+        """
+        counted = advanced(self._imported, steps) if self._device.kind == "cpu" else self._imported
+        for part in self._generators:
+            if part.executes is None or part.loaded is None:
+                raise InternalError("a random operator is not loaded")
+            self._device.unload(part.loaded)
+            is_counted = counted.nodes[self._node(part.executes)] is not self._imported.nodes[self._node(part.executes)]
+            part.loaded = self._load(counted if is_counted else self._imported, part.executes)
+            for _ in range(0 if is_counted or part.loaded is None else steps):
+                self._device.launch(part.loaded)
+        self._device.synchronize()
+        self.drawn = steps
+
+    def _node(self, part: Executed) -> int:
+        return self._imported.graph.ops[part.ops[0]].node
+
     def _queue_step(self) -> None:
         events: dict[int, Event] = {}
-        for segment in self._segments:
-            if segment.submit:
+        for part in self._parts:
+            if part.submit:
                 computed = self._device.record(Engine.COMPUTE)
-                for index in segment.submit:
+                for index in part.submit:
                     self._submit(index, self._plan.copies[index], computed, events)
-            for index in segment.waits:
+            for index in part.waits:
                 self._device.wait(Engine.COMPUTE, events[index])
-            if segment.loaded is not None:
-                self._device.launch(segment.loaded)
+            if part.loaded is not None:
+                self._device.launch(part.loaded)
 
     def _dependency_order(self, copies: Sequence[int]) -> list[int]:
         """The copies of one boundary so that each follows those it waits for; each direction keeps its order."""

@@ -14,6 +14,7 @@ from onnx import helper
 from planc.graph.graph import Graph, Role
 from planc.importer.import_model import ImportedModel
 from planc.importer.load import ModelFile
+from planc.importer.seeds import seeded
 from planc.importer.weights import filled
 from planc.runtime.open import open_session
 from planc.runtime.step import TrainingStep
@@ -63,13 +64,13 @@ def synthetic_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray[Any, Any]]:
 class UnplannedStep:
     """The same training graph in one ordinary ONNX Runtime session, which manages its own memory.
 
-    State stays on the device between steps.
+    State stays on the device between steps. Random operators draw what a planned step of the same `seed` draws.
     """
 
-    def __init__(self, imported: ImportedModel, kind: str = "cpu", index: int = 0) -> None:
+    def __init__(self, imported: ImportedModel, kind: str = "cpu", index: int = 0, seed: int = 0) -> None:
         self._kind, self._index = kind, index
         self._next = dict(imported.state_names)
-        self._session = open_session(_stateless(imported.file, set(self._next)).SerializeToString(), kind, index)
+        self._session = open_session(_stateless(imported.file, set(self._next), seed).SerializeToString(), kind, index)
         self._names = [value.name for value in imported.file.proto.graph.output]
         self._state = {name: self._on_device(imported.file.initial_values[name]) for name in self._next}
 
@@ -94,11 +95,12 @@ class UnplannedStep:
         return {name: value.numpy() for name, value in outputs.items()}
 
 
-def _stateless(file: ModelFile, state: Collection[str]) -> onnx.ModelProto:
+def _stateless(file: ModelFile, state: Collection[str], seed: int) -> onnx.ModelProto:
     """The model without the initial values of its state: a session would hold a second copy of each."""
     proto, graph = file.proto, file.proto.graph
     kept = [filled(tensor, file.folder) for tensor in graph.initializer if tensor.name not in state]
-    lean = helper.make_graph(graph.node, graph.name, graph.input, graph.output, kept, value_info=graph.value_info)
+    nodes = seeded(graph.node, seed)
+    lean = helper.make_graph(nodes, graph.name, graph.input, graph.output, kept, value_info=graph.value_info)
     return helper.make_model(
         lean, opset_imports=proto.opset_import, ir_version=proto.ir_version, functions=proto.functions
     )
@@ -113,8 +115,8 @@ def measure(
 ) -> Measurement:
     """Run `steps` steps on synthetic batches; with `compare` take turns with the unplanned graph and compare every bit."""
     graph = step.imported.graph
-    unplanned = UnplannedStep(step.imported, step.device.kind, step.device.index) if compare else None
-    loss = graph.tensors[graph.loss].name if graph.loss is not None else None
+    unplanned = UnplannedStep(step.imported, step.device.kind, step.device.index, step.seed) if compare else None
+    loss = next((name for name, tensor in step.imported.outputs.items() if tensor == graph.loss), None)
     planned_ns, unplanned_ns, losses, differing = list[int](), list[int](), list[float](), 0
     for index in range(steps):
         progress(index, steps, f"loss {losses[-1]:.4f}" if losses else "")

@@ -119,7 +119,8 @@ class ScratchAllocator:
         return True
 
     def enter(self, region: ScratchRegion) -> None:
-        """Serve this thread's allocations from `region` until `leave`."""
+        """Serve this thread's allocations from `region` until `leave`; a run that failed may have left some there."""
+        region.used = region.live = 0
         self._here.region = region
 
     def leave(self) -> None:
@@ -128,8 +129,9 @@ class ScratchAllocator:
         self._here.region = None
         if region.refused:
             region.refused = False
+            peak, region.peak = region.peak, 0
             raise DeviceError(
-                f"operators of a segment asked for {region.peak} bytes of scratch, the plan has {region.size}: profile "
+                f"operators of a segment asked for {peak} bytes of scratch, the plan has {region.size}: profile "
                 "again on this machine (`planc profile`) and compile with those costs"
             )
 
@@ -148,8 +150,8 @@ class ScratchAllocator:
         if address in self._heap:
             self._heap.discard(address)
             self.heap.free(address)
-        elif address is not None:
-            self._here.region.give_back()
+        elif address is not None and (region := getattr(self._here, "region", None)) is not None:
+            region.give_back()
 
 
 @cache

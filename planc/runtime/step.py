@@ -8,17 +8,19 @@ from typing import Any, Self
 import numpy as np
 import onnx
 
-from planc.enums import Direction
 from planc.errors import FeedError, PlanError
 from planc.graph.graph import Role, Tensor
 from planc.importer.import_model import ImportedModel, import_for
 from planc.plan.files import read_plan
 from planc.plan.plan import Plan
-from planc.runtime.device import Device, SharesArrays
+from planc.runtime.device import Device
 from planc.runtime.dlpack import DeviceArray
 from planc.runtime.executor import Executor
+from planc.runtime.feeds import checked, checked_feeds
+from planc.runtime.guard import Guard
 from planc.runtime.open import open_device
-from planc.runtime.state import read_state, write_state
+from planc.runtime.state import Generators, read_checkpoint, write_state
+from planc.runtime.values import Values
 from planc.verifier.verify import require_valid
 
 
@@ -26,40 +28,45 @@ class TrainingStep:
     """One training step, executed as its plan says. Use as a context manager, or call `close`.
 
     `step(feeds)` runs one step and returns the outputs that are not state. State (parameters, optimizer state, running
-    statistics) starts from the model's initial values and advances with every step.
+    statistics, the positions of random generators) starts from the model's initial values and advances with every step.
+
+    A step is whole or has not happened: feeds are checked before it begins, signals are handled after it ends, and where
+    it fails half-way nothing but `load_state`, `set_state` and `close` is allowed. Threads wait for each other; on a
+    card, only the thread that loaded the step may use it. What is not allowed raises DeviceError.
     """
 
-    def __init__(self, plan: Plan, imported: ImportedModel, device: Device, replay: bool | None = None) -> None:
-        self.plan, self.imported, self.device = plan, imported, device
+    def __init__(
+        self, plan: Plan, imported: ImportedModel, device: Device, replay: bool | None = None, seed: int = 0
+    ) -> None:
+        self.plan, self.imported, self.device, self.seed = plan, imported, device, seed
         self._graph = imported.graph
-        self._executor = Executor(plan, imported, device, replay)
-        self._host = {slot.storage: slot for slot in plan.host_slots}
-        self._copied_out = {plan.residencies[c.residency].storage for c in plan.copies if c.direction is Direction.OUT}
+        self._guard = Guard(device.bound_to_thread)
+        self._executor = Executor(plan, imported, device, replay, seed)
+        self._values = Values(plan, imported, device, self._executor.residencies)
         self._by_name = {tensor.name: tensor for tensor in self._graph.tensors}
         self._state_of = {out: name for name, out in imported.state_names.items()}
         self.steps = 0
-        for storage in self._graph.storages:
-            if storage.role is Role.CONSTANT and storage.name in imported.constants:
-                self._put(self._by_name[storage.name], imported.constants[storage.name])
+        self._put_constants()
         initial = imported.file.initial_values
+        self._unset = tuple(name for name in self.state_names if name not in initial)
         for name in self.state_names:
             if name in initial:
-                self._put(self._by_name[name], self._checked(self._by_name[name], initial[name]))
+                self._values.put(self._by_name[name], checked(device, self._by_name[name], initial[name]))
 
     @property
     def feed_names(self) -> tuple[str, ...]:
         """Names of the batch inputs that every step needs."""
+        return tuple(tensor.name for tensor in self._batch)
+
+    @property
+    def _batch(self) -> list[Tensor]:
         tensors, storages = self._graph.tensors, self._graph.storages
-        return tuple(tensors[i].name for i in self._graph.inputs if storages[tensors[i].storage].role is Role.BATCH)
+        return [tensors[i] for i in self._graph.inputs if storages[tensors[i].storage].role is Role.BATCH]
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the outputs that are not next values of state."""
-        return tuple(
-            self._graph.tensors[t].name
-            for t in self._graph.outputs
-            if self._graph.tensors[t].name not in self._state_of
-        )
+        return tuple(self.imported.outputs)
 
     @property
     def state_names(self) -> tuple[str, ...]:
@@ -67,7 +74,8 @@ class TrainingStep:
         return tuple(self._graph.tensors[i].name for i in self._graph.state)
 
     def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Run one step; `feeds` holds every batch input. Raises FeedError naming a missing, unknown or misshapen one."""
+        """Run one step; `feeds` holds every batch input. Raises FeedError naming a missing, unknown or misshapen one, or
+        one whose values cannot be right, and DeviceError where the step cannot be used or fails."""
         return dict(zip(self.output_names, self.run(None, feeds), strict=True))
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[np.ndarray]:
@@ -77,114 +85,103 @@ class TrainingStep:
         DLPack (PyTorch, CuPy, JAX). With an empty list all outputs stay on the card until `on_device` is asked for one.
         """
         names = self.output_names if output_names is None else tuple(output_names)
-        unknown = [n for n in names if n not in self._state_of and n not in self.output_names]
-        if unknown:
-            raise FeedError(f"unknown output {unknown[0]!r}: the step has {', '.join(self.output_names)} and its state")
-        self._feed(feeds)
-        self._executor.run_step()
-        self.steps += 1
-        return [self._fetch(name) for name in names]
-
-    def _feed(self, feeds: Mapping[str, Any]) -> None:
-        missing = [name for name in self.feed_names if name not in feeds]
-        if missing:
-            raise FeedError(f"input {missing[0]!r} is missing: the step needs {', '.join(self.feed_names)}")
-        unknown = [name for name in feeds if name not in self.feed_names]
-        if unknown:
-            raise FeedError(f"unknown input {unknown[0]!r}: the step takes {', '.join(self.feed_names)}")
-        checked = [(self._by_name[name], self._checked(self._by_name[name], feeds[name])) for name in self.feed_names]
-        for tensor, value in checked:
-            self._put(tensor, value)
+        for name in names:
+            self._check_output(name)
+        with self._guard.use():
+            self._check_initial()
+            found = checked_feeds(self.device, self._graph, self._batch, feeds)
+            with self._guard.changing():
+                for tensor, value in found:
+                    self._values.put(tensor, value)
+                self._executor.run_step()
+            self.steps += 1
+            return [self._fetch(name) for name in names]
 
     def on_device(self, name: str) -> DeviceArray:
         """An output of the last step, or a next value of state, where it is: for `from_dlpack` of any library.
 
         Its bytes last until the next step. Raises FeedError where outputs live on the host.
         """
-        known = self._state_of.get(name, name)
-        if known not in self._by_name or (name not in self._state_of and name not in self.output_names):
+        self._check_output(name)
+        with self._guard.use():
+            state = self._state_of.get(name)
+            tensor = self._graph.tensors[self.imported.outputs[name]] if state is None else self._by_name[state]
+            return self._values.on_device(tensor, state is not None)
+
+    def _check_output(self, name: str) -> None:
+        if name not in self._state_of and name not in self.imported.outputs:
             raise FeedError(f"unknown output {name!r}: the step has {', '.join(self.output_names)} and its state")
-        tensor = self._by_name[known]
-        storage = self._graph.storages[tensor.storage].name
-        state, residencies = name in self._state_of, self._executor.residencies
-        offset = residencies.first(storage) if state else residencies.last(storage)
-        slot = self._host.get(storage)
-        away = slot is not None and (slot.initial if state else storage in self._copied_out)
-        if not isinstance(self.device, SharesArrays) or offset is None or away:
-            raise FeedError(f"{name!r} is in host memory after a step: take it from the step's results")
-        return self.device.view(offset + tensor.offset, np.dtype(tensor.dtype), tensor.shape)
 
-    def _accepted(self, name: str, value: object) -> np.ndarray | DeviceArray:
-        shared = self.device.accept(name, value) if isinstance(self.device, SharesArrays) else None
-        return np.asarray(value) if shared is None else shared
-
-    def _checked(self, tensor: Tensor, value: object) -> np.ndarray | DeviceArray:
-        array = self._accepted(tensor.name, value)
-        if array.shape != tensor.shape or array.dtype.name != tensor.dtype:
+    def _check_initial(self) -> None:
+        if self._unset:
             raise FeedError(
-                f"{tensor.name!r} has shape {list(array.shape)} of {array.dtype.name}, "
-                f"the model takes {list(tensor.shape)} of {tensor.dtype}"
+                f"state {self._unset[0]!r} has no initial value in {self.imported.file.title}: give every state one "
+                "with set_state or load_state"
             )
-        return array
 
-    def _put(self, tensor: Tensor, value: np.ndarray | DeviceArray) -> None:
-        """Place a value where the step expects it at its start, in the slab, on the host, or both."""
-        storage = self._graph.storages[tensor.storage].name
-        offset = self._executor.residencies.first(storage)
-        slot = self._host.get(storage)
-        if offset is not None and not (slot is not None and slot.initial):
-            self.device.write_slab(offset, value)
-        if slot is not None:
-            self.device.write_host(slot.offset, value)
+    def _put_constants(self) -> None:
+        for storage in self._graph.storages:
+            if storage.role is Role.CONSTANT and storage.name in self.imported.constants:
+                self._values.put(self._by_name[storage.name], self.imported.constants[storage.name])
 
     def _fetch(self, name: str) -> np.ndarray:
         if name in self._state_of:
-            return self._state(self._state_of[name])
-        tensor = self._by_name[name]
-        storage = self._graph.storages[tensor.storage].name
-        if storage in self._copied_out:
-            at = self._host[storage].offset + tensor.offset
-            return self.device.read_host(at, np.dtype(tensor.dtype), tensor.shape)
-        offset = self._executor.residencies.last(storage)
-        if offset is None:
-            raise PlanError(f"output {name!r} has no place in the plan; compile it again")
-        return self.device.read_slab(offset + tensor.offset, np.dtype(tensor.dtype), tensor.shape)
-
-    def _state(self, name: str) -> np.ndarray:
-        tensor = self._by_name[name]
-        storage = self._graph.storages[tensor.storage].name
-        slot, offset = self._host.get(storage), self._executor.residencies.first(storage)
-        if slot is not None and slot.initial:
-            return self.device.read_host(slot.offset, np.dtype(tensor.dtype), tensor.shape)
-        if offset is None:
-            return self.imported.file.initial_values[name]
-        return self.device.read_slab(offset, np.dtype(tensor.dtype), tensor.shape)
+            return self._values.state(self._by_name[self._state_of[name]])
+        return self._values.output(self._graph.tensors[self.imported.outputs[name]])
 
     def state(self) -> dict[str, np.ndarray]:
-        """Current value of every state, by input name."""
-        return {name: self._state(name) for name in self.state_names}
+        """Current value of every state, by input name. Raises FeedError where one has not been given a value yet."""
+        with self._guard.use():
+            self._check_initial()
+            return {name: self._values.state(self._by_name[name]) for name in self.state_names}
 
-    def set_state(self, values: Mapping[str, np.ndarray]) -> None:
-        """Replace the state: every state and nothing else must be given. Raises FeedError, and then nothing changes."""
-        names = set(self.state_names)
-        wrong = sorted(names ^ set(values))
-        if wrong:
-            raise FeedError(f"state {wrong[0]!r} is {'missing' if wrong[0] in names else 'unknown'}")
-        checked = {n: self._checked(self._by_name[n], v) for n, v in values.items()}
-        for name, value in checked.items():
-            self._put(self._by_name[name], value)
+    def set_state(self, values: Mapping[str, Any]) -> None:
+        """Replace the state: every state and nothing else must be given. Raises FeedError, and then nothing changes.
+
+        Random generators stay where they are; after a step that failed they go back to where it began.
+        """
+        self._replace(values, Generators(self._executor.drawn, self.seed))
 
     def save_state(self, path: str | Path) -> None:
         """Write the state as a safetensors file, whole or not at all."""
-        write_state(self.state(), Path(path))
+        with self._guard.use():
+            generators = Generators(self._executor.drawn, self.seed) if self._executor.draws else None
+            state = self.state()
+        write_state(state, Path(path), generators)
 
     def load_state(self, path: str | Path) -> None:
-        """Read a file that `save_state` wrote. Raises FeedError when it does not fit the model."""
-        self.set_state(read_state(Path(path)))
+        """Read a file that `save_state` wrote; random generators go on from where they were. Raises FeedError when it
+        does not fit the model."""
+        values, generators = read_checkpoint(Path(path))
+        if generators is not None and self._executor.draws and generators.seed != self.seed:
+            raise FeedError(
+                f"{path}: it was saved by a step of seed {generators.seed}, this one has {self.seed}: load the plan "
+                f"with seed={generators.seed}, or random numbers would not go on"
+            )
+        self._replace(values, generators or Generators(self._executor.drawn, self.seed))
+
+    def _replace(self, values: Mapping[str, Any], generators: Generators) -> None:
+        with self._guard.use(torn=True):
+            wrong = sorted(set(self.state_names) ^ set(values))
+            if wrong:
+                raise FeedError(f"state {wrong[0]!r} is {'missing' if wrong[0] in self.state_names else 'unknown'}")
+            found = {n: checked(self.device, self._by_name[n], v) for n, v in values.items()}
+            torn = bool(self._guard.torn)
+            with self._guard.changing():
+                if torn:
+                    self.device.recover()
+                if self._executor.draws and (torn or generators.drawn != self._executor.drawn):
+                    self._executor.rewind(generators.drawn)
+                self._put_constants()  # a step that failed, and rewinding, write where they please
+                for name, value in found.items():
+                    self._values.put(self._by_name[name], value)
+                self._unset = ()
 
     def close(self) -> None:
         """Free the slab, the host tier and all sessions."""
-        self.device.close()
+        with self._guard.closing() as last:
+            if last:
+                self.device.close()
 
     def __enter__(self) -> Self:
         return self
@@ -202,11 +199,13 @@ def load(
     host_tier: str = "ram",
     measure: bool = False,
     replay: bool | None = None,
+    seed: int = 0,
 ) -> TrainingStep:
     """Verify a plan against its model and make it ready to run on the plan's kind of device.
 
     `host_tier` is `ram` or `file:PATH`; `measure` records the scratch that is really used; `replay` says whether a
-    CUDA step is replayed as one CUDA graph or launched; None takes what is faster. Raises PlanError or ModelError for
+    CUDA step is replayed as one CUDA graph or launched; None takes what is faster. `seed` is for random operators that
+    have none of their own. Raises PlanError or ModelError for
     unreadable files, VerificationError when the plan does not compute the model, DeviceError when the device refuses.
     """
     name = str(plan) if isinstance(plan, (str, Path)) else "the plan"
@@ -220,7 +219,7 @@ def load(
     require_valid(imported.graph, loaded, name)
     device = open_device(loaded.costs.kind, loaded.memory, host_tier, measure)
     try:
-        return TrainingStep(loaded, imported, device, replay)
+        return TrainingStep(loaded, imported, device, replay, seed)
     except BaseException:
         device.close()
         raise

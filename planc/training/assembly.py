@@ -14,7 +14,7 @@ from planc.graph import annotations
 from planc.training.apply import Update
 from planc.training.emit.builder import Array, Builder, LayerGroup, Var
 from planc.training.emit.opset import OPSET
-from planc.training.finish import finish
+from planc.training.finish import MOVING, finish
 from planc.training.optimizers import (
     STEP,
     Optimizer,
@@ -31,9 +31,6 @@ LOSS = "loss"
 
 STATISTICS = "running_statistics"
 """Suffix of the layer that updates a forward layer's own state."""
-
-_MOVING = frozenset({"Reshape", "Cast", "Slice", "Expand", "Transpose", "Squeeze", "Unsqueeze"})
-"""Operators whose output holds values of their first input."""
 
 
 @dataclass
@@ -152,7 +149,7 @@ class Assembly:
 
     def _ranges(self, index_sizes: Mapping[str, int]) -> dict[str, list[int]]:
         """Valid values of the integer inputs that labels and indices are read from."""
-        source = {o: n.input[0] for n in self.b.nodes if n.op_type in _MOVING for o in n.output}
+        source = {o: n.input[0] for n in self.b.nodes if n.op_type in MOVING for o in n.output}
         batch, found = {v.name for v in self.batch}, dict[str, list[int]]()
         for name, size in index_sizes.items():
             while name in source:

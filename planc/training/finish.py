@@ -43,6 +43,7 @@ def finish(
         annotations.STATE: json.dumps({name: v.name for name, v in state.items()}),
         annotations.LOSS: loss.name,
         annotations.INPUT_RANGES: json.dumps(_index_ranges(nodes, b, {i.name for i in batch})),
+        annotations.IGNORED: json.dumps(_ignored(b, {i.name for i in batch})),
     })  # fmt: skip
     return model
 
@@ -75,6 +76,22 @@ def _index_ranges(nodes: list[onnx.NodeProto], b: Builder, inputs: set[str]) -> 
         name = source[node.input[position]]
         ranges[name] = [0, min(size, ranges.get(name, [0, size])[1])]
     return ranges
+
+
+MOVING = frozenset({"Reshape", "Cast", "Expand", "Slice", "Transpose", "Squeeze", "Unsqueeze"})
+"""Operators whose output has the values of their first input, or some of them."""
+
+
+def _ignored(b: Builder, inputs: set[str]) -> dict[str, int]:
+    """The label to ignore of every batch input that labels are read from, directly or through views."""
+    source = {output: node.input[0] for node in b.nodes if node.op_type in MOVING for output in node.output}
+    found: dict[str, int] = {}
+    for name, label in b.ignored_labels.items():
+        while name in source:
+            name = source[name]
+        if name in inputs:
+            found[name] = label
+    return found
 
 
 def _info(value: Var) -> onnx.ValueInfoProto:

@@ -222,7 +222,10 @@ class ContentCheck:
             use.last_slot = max(use.last_slot, slot)
 
     def _end(self) -> Iterator[Violation]:
-        """Outputs are somewhere, and state and constants are where the next step expects them."""
+        """Outputs are somewhere, in the version that they are, and state and constants are where the next step expects
+        them."""
+        for tensor in self.graph.outputs:
+            yield from self._output_version(tensor)
         used = {s for _, op in self.slots for s in (*self.graph.op_reads[op], *self.graph.op_writes[op])}
         for storage in sorted(used | self.graph.output_storages):
             role = self.graph.storages[storage].role
@@ -230,6 +233,13 @@ class ContentCheck:
                 yield from self._carried(storage)
             elif storage in self.graph.output_storages and not self._available(storage):
                 yield Violation("lost output", repr(self.graph.storages[storage].name), "it is nowhere at the end")
+
+    def _output_version(self, tensor: int) -> Iterator[Violation]:
+        """The bytes of a state that the step replaces are no output's that is the old value, nor a view of it."""
+        info = self.graph.tensors[tensor]
+        mutated = any(self.uses[i].updated_at is not None for i in self.residencies[info.storage])
+        if mutated and not info.updated:
+            yield Violation("stale output", repr(info.name), "it is the old value of a state that the step replaces")
 
     def _available(self, storage: int) -> bool:
         """An output that is copied out is read from the host, any other from its last residency."""

@@ -56,6 +56,7 @@ class CudaDevice:
     """
 
     kind = "cuda"
+    bound_to_thread = True
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class CudaDevice:
         self._streams: dict[Engine, Any] = {}
         self._events: list[Any] = []
         self._used_events = 0
-        self._sessions: dict[tuple[str, str], ort.InferenceSession] = {}
+        self._sessions: dict[tuple[object, ...], ort.InferenceSession] = {}
         self._bindings: list[_Bound] = []
         self._replays: list[Replay] = []
         in_arena = measure and self._allocator is None
@@ -124,7 +125,7 @@ class CudaDevice:
 
     def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> LoadedSegment:
         """Create or reuse the session of `model` in a form of `FORMS` and bind its ports."""
-        session = self._sessions.get((model.signature, form)) or self._new_session(model, form)
+        session = self._sessions.get((form, *model.session_key)) or self._new_session(model, form)
         binding = session.io_binding()
         for port in model.inputs:
             a = addresses[port.name]
@@ -145,10 +146,21 @@ class CudaDevice:
         stream = int(self._streams[Engine.COMPUTE])
         with shared_handle(stream):
             session = cuda_session(model.model_bytes, self.index, stream, options, settings)
-        self._sessions[model.signature, form] = session
+        self._sessions[form, *model.session_key] = session
         if len(self._sessions) == 2 and not is_sharing():
             warnings.warn(_UNSHARED, RuntimeWarning, stacklevel=2)
         return session
+
+    def unload(self, segment: LoadedSegment) -> None:
+        """Drop the segment's session."""
+        if not isinstance(segment, _Bound):
+            raise InternalError("a segment of another device was unloaded from CUDA")
+        self.synchronize()
+        if segment.ran:  # as in `_settle`
+            self._run(segment, ort.RunOptions())
+        self._bindings.remove(segment)
+        self._sessions = {key: own for key, own in self._sessions.items() if own is not segment.session}
+        segment.session = segment.run = segment.binding = None
 
     def launch(self, segment: LoadedSegment) -> None:
         """Queue the segment's kernels."""
@@ -197,6 +209,10 @@ class CudaDevice:
             call("cuStreamSynchronize", stream)
         self._used_events = 0
 
+    def recover(self) -> None:
+        """Wait for what is queued; a card in a state of error says so and stays unusable."""
+        self.synchronize()
+
     def capture(self, queue: Callable[[], None]) -> Callable[[], None]:
         """Record a step as a CUDA graph and return its replay; where the driver refuses, or something draws random
         numbers, `queue` itself. `capture_refused` then says why.
@@ -237,6 +253,13 @@ class CudaDevice:
         if array.index != self.index:
             raise FeedError(f"{name!r} is on card {array.index}, the step on card {self.index}: move it there")
         return array
+
+    def read(self, array: DeviceArray) -> np.ndarray:
+        """A copy of an accepted array on the host."""
+        value, stream = np.empty(array.shape, array.dtype), self._streams[Engine.COMPUTE]
+        call("cuMemcpyDtoHAsync", value.ctypes.data, array.address, array.nbytes, stream)
+        call("cuStreamSynchronize", stream)
+        return value
 
     def view(self, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> DeviceArray:
         """The array at a slab offset, shared: it keeps the device's memory from nobody and dies with it."""

@@ -236,7 +236,7 @@ def _computation(operator: Operator, provider: str | None) -> Callable[[int, int
             elif not status:
                 operator.run(addresses, stream)
             return status  # type: ignore[no-any-return]
-        except Exception as error:  # nothing may leave a callback
+        except BaseException as error:  # nothing may leave a callback, an interrupt neither
             return api.failed(_FAIL, f"{operator.name}: {error}".encode())  # type: ignore[no-any-return]
 
     return compute

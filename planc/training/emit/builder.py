@@ -77,6 +77,8 @@ class Builder:
     """By the name of a gradient dY: two tensors whose product sums to the same as dY Y does, along their last axis."""
     functions: dict[str, onnx.FunctionProto] = field(default_factory=dict)
     """What planc's own operators among the nodes compute, by operator type."""
+    ignored_labels: dict[str, int] = field(default_factory=dict)
+    """By the name of a tensor of labels: the label that counts for nothing."""
     _constants: dict[tuple[int, Shape, bytes], Var] = field(default_factory=dict)
     _scalars: dict[tuple[float, int, int], Var] = field(default_factory=dict)
     _templates: dict[LayerGroup, onnx.NodeProto] = field(default_factory=dict)

@@ -38,6 +38,7 @@ def read_labels(
     """
     index, counted = b.reshape(labels, (logp.shape[0], 1, *logp.shape[2:])), None
     if ignored is not None:
+        b.ignored_labels[labels.name] = ignored
         counts = b.unary("Not", b.compare("Equal", index, ignored))
         index, counted = b.mul(index, b.cast(counts, labels.dtype)), b.cast(counts, logp.dtype)
     if weight is not None:
