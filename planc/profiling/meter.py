@@ -60,13 +60,13 @@ def sample_value(imported: ImportedModel, port: Port, rng: np.random.Generator) 
         return np.asarray(known, order="C")
     dtype = np.dtype(tensor.dtype)
     if dtype.kind == "f" or dtype.name == "bfloat16":
-        return (rng.random(tensor.shape, np.float32) + np.float32(0.01)).astype(dtype)
+        return np.asarray(rng.random(tensor.shape, np.float32) + np.float32(0.01), dtype)  # of no rank: a number
     extent = _pooled_extent(imported, port.tensor)
     if extent is not None:
         count = int(np.prod(tensor.shape, dtype=np.int64))
         return (np.arange(count) * extent // count).reshape(tensor.shape).astype(dtype)
     low, high = imported.graph.input_ranges.get(tensor.name, (0, 1))
-    return rng.integers(low, high, tensor.shape).astype(dtype)
+    return np.asarray(rng.integers(low, high, tensor.shape), dtype)
 
 
 def _pooled_extent(imported: ImportedModel, tensor: int) -> int | None:

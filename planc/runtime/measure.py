@@ -55,9 +55,9 @@ def synthetic_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray[Any, Any]]:
         dtype = np.dtype(tensor.dtype)
         if dtype.kind in "iub":
             low, high = graph.input_ranges.get(tensor.name, (0, 2))
-            feeds[tensor.name] = rng.integers(low, high, tensor.shape).astype(dtype)
+            feeds[tensor.name] = np.asarray(rng.integers(low, high, tensor.shape), dtype)
         else:
-            feeds[tensor.name] = rng.standard_normal(tensor.shape, np.float32).astype(dtype)
+            feeds[tensor.name] = np.asarray(rng.standard_normal(tensor.shape, np.float32), dtype)
     return feeds
 
 
@@ -85,12 +85,15 @@ class UnplannedStep:
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray[Any, Any]]:
         """Run one step, advance the state, and return the outputs that are not state."""
         binding = self._session.io_binding()
-        for name, value in {**{n: self._on_device(v) for n, v in feeds.items()}, **self._state}.items():
+        given = {**{n: self._on_device(v) for n, v in feeds.items()}, **self._state}
+        for name, value in given.items():
             binding.bind_ortvalue_input(name, value)
         for name in self._names:
             binding.bind_output(name, self._kind, self._index)
         self._session.run_with_iobinding(binding)
         outputs = dict(zip(self._names, binding.get_outputs(), strict=True))
+        # an output that is an input has the input's memory, which on the CPU is an array that only `given` keeps alive
+        outputs |= {name: given[name] for name in outputs.keys() & given.keys()}
         self._state = {name: outputs.pop(out) for name, out in self._next.items()}
         return {name: value.numpy() for name, value in outputs.items()}
 

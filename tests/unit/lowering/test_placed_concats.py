@@ -124,7 +124,9 @@ def test_segments_that_only_join_have_no_session_and_sessions_are_counted_as_the
         plan = random_plan(imported, seed)
         with load(plan, imported) as step:
             assert step.device.session_count == distinct_sessions(imported, plan)  # it has runs, segments, residencies
-            empty = [part.empty for part in executed(imported.graph, plan.runs, plan.segments, step._executor.residencies)]
+            empty = [
+                part.empty for part in executed(imported.graph, plan.runs, plan.segments, step._executor.residencies)
+            ]
             assert empty == [segment.loaded is None for segment in step._executor._parts[:-1]]
             alone += empty.count(True)
     assert alone > 0
