@@ -67,6 +67,8 @@ def build_problem(
             working_bytes=own[0].working_bytes,
             recomputable=p.recomputable,
             alternatives=own[1:],
+            kind=layer.kind,
+            phase=layer.phase,
         )
         for layer, p, own in zip(graph.layers, prints, forms, strict=True)
     )

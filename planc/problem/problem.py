@@ -61,6 +61,8 @@ class Task:
     A STATE value in `writes` is mutated in place, so it must be on the device as if read; every other written value is
     produced. `working_bytes` is the peak of the task over the bytes held at its entry: its outputs, temporaries, and
     whatever of its inputs dies inside. Which of its `forms` a task takes is a decision, made anew at each execution.
+    `kind` is what the layer is (`conv`, `relu`) and `phase` its part of a training step (`forward`, `backward`,
+    `update`), where that is known.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Task:
     working_bytes: int
     recomputable: bool = False
     alternatives: tuple[Alternative, ...] = ()
+    kind: str = ""
+    phase: str = ""
 
     @property
     def forms(self) -> tuple[Alternative, ...]:

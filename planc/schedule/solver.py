@@ -48,12 +48,14 @@ class Candidate:
     """What a policy returns: a schedule, and the best lower bound (ns) it proved on the step time, with its scope.
 
     `bound_scope` says over which schedules the bound holds: `every schedule`, `first executions in the given order` or
-    `first executions in the plan's order`.
+    `first executions in the plan's order`. `allocator_bytes` are what the policy's own allocator would take for the
+    schedule, where it has one that is not planc's packing.
     """
 
     schedule: Schedule
     lower_bound_ns: int
     bound_scope: str
+    allocator_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Solution:
     bound_scope: str
     gap: float
     status: Status
+    allocator_bytes: int | None = None
 
 
 class Solver(Protocol):
@@ -116,4 +119,4 @@ def solve(solver: Solver, problem: Problem, options: SolveOptions) -> Solution:
     bound = max(candidate.lower_bound_ns, problem.least_duration_ns)
     gap = max(0.0, (timeline.step_ns - bound) / timeline.step_ns) if timeline.step_ns else 0.0
     status = Status.OPTIMAL if gap <= OPTIMAL_GAP else Status.FEASIBLE
-    return Solution(schedule, timeline, peak, bound, candidate.bound_scope, gap, status)
+    return Solution(schedule, timeline, peak, bound, candidate.bound_scope, gap, status, candidate.allocator_bytes)

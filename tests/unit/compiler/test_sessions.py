@@ -25,7 +25,7 @@ from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, Solution, SolveOptions
 from planc.verifier.verify import verify
-from planc_solvers.baselines.policy import only_schedule
+from planc_solvers.baselines.selection import first_fitting
 
 __all__ = ["card"]
 
@@ -79,7 +79,7 @@ class _SwapsWhereItMay:
     def solve(self, problem: Problem, _options: SolveOptions) -> Candidate:
         swaps = any(value.swappable for value in problem.values)
         schedule = random_schedule(problem, 0) if swaps else Schedule(tuple(range(len(problem.tasks))))
-        return only_schedule("test", problem, schedule)
+        return first_fitting("test", problem, [schedule])
 
 
 class _Patient(_SwapsWhereItMay):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from planc.problem.problem import Origin
-from planc_solvers.baselines.policy import turning_point
+from planc_solvers.baselines.training_step import turning_point
 from planc_solvers.bounds.coarse_model import Coarse, coarse_model
 from planc_solvers.bounds.decode import decode
 from planc_solvers.bounds.merged_model import Merger
