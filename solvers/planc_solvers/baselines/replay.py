@@ -7,6 +7,7 @@ that make them run again, with those that make their dropped inputs in turn; wha
 from collections.abc import Callable, Iterable
 
 from planc.problem.problem import Problem
+from planc.problem.remaking import makers
 from planc_solvers.baselines.training_step import deadlines
 
 
@@ -56,26 +57,13 @@ def replayed(
     for task in range(start, len(problem.tasks)):
         wanted = [v for v in problem.accesses[task] if v in dropped and v not in present]
         wanted += [w for v in wanted for w in together(v) if w in dropped and w not in present and last_read[w] >= task]
-        tasks = _makers(problem, wanted, dropped, present)
+        tasks = makers(problem, wanted, dropped, present)
         steps += tasks
         present.update(v for t in tasks for v in problem.tasks[t].writes if v in dropped and kept(v))
         steps.append(task)
     return tuple(steps)
 
 
-def _makers(problem: Problem, wanted: Iterable[int], dropped: frozenset[int], present: set[int]) -> list[int]:
-    """Tasks, in order, that make the `wanted` values and what is dropped and not `present` of their inputs."""
-    found: set[int] = set()
-    open_ = list(wanted)
-    while open_:
-        maker = problem.producer[open_.pop()]
-        if maker is None or maker in found:
-            continue
-        found.add(maker)
-        open_ += [v for v in problem.tasks[maker].reads if v in dropped and v not in present]
-    return sorted(found)
-
-
 def chain_ns(problem: Problem, value: int, dropped: frozenset[int]) -> int:
     """Time (ns) of making `value` again, with those `dropped` values that it is made from."""
-    return sum(problem.tasks[t].duration_ns for t in _makers(problem, [value], dropped, set()))
+    return sum(problem.tasks[t].duration_ns for t in makers(problem, [value], dropped))
