@@ -15,7 +15,7 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc_solvers.bounds.chain_rows import add_chain_rows
 from planc_solvers.bounds.coarse_model import coarse_model
-from planc_solvers.bounds.timing_rows import add_timing_rows
+from planc_solvers.bounds.engine_rows import add_engine_rows
 
 
 def _tight(problem: Problem, seed: int) -> Problem:
@@ -30,7 +30,7 @@ def _bounds(problem: Problem, seed: int) -> list[float]:
     for _ in range(4):
         critical = tuple(sorted(rng.sample(range(1, tasks), rng.randint(1, min(3, tasks - 1)))))
         coarse = coarse_model(problem, critical)
-        add_timing_rows(coarse)
+        add_engine_rows(coarse)
         # Rows that a random point violates are as valid as those that a relaxation's does.
         add_chain_rows(coarse, np.random.default_rng(seed).random(len(coarse.model.cost)) * 0.3)
         answer = coarse.model.solve(10)

@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from planc.problem.problem import Origin
-from planc_solvers.bounds.coarse_model import Coarse, Terms
+from planc_solvers.bounds.linear_model import Terms
+from planc_solvers.bounds.relaxation import Coarse
 
 Point = npt.NDArray[np.float64]
 
@@ -42,7 +43,7 @@ def add_chain_rows(c: Coarse, point: Point) -> int:
     added = 0
     for a in range(len(c.critical)):
         best: dict[int, tuple[float, Terms, float]] = {}
-        for b in range(a + 1, c.stages):
+        for b in range(a + 1, c.stages.count):
             for value, row in _window(c, point, a, b):
                 if value not in best or row[0] < best[value][0]:
                     best[value] = row
@@ -57,12 +58,12 @@ def _window(c: Coarse, point: Point, a: int, b: int) -> Iterator[tuple[int, tupl
     problem, made = c.problem, [0.0] * len(c.problem.tasks)
     repeats: list[list[int]] = [[] for _ in problem.tasks]
     for task in range(len(problem.tasks)):
-        repeats[task] = [x for q in range(a + 1, b + 1) if (x := c.recomputed.get((task, q))) is not None]
+        repeats[task] = [x for q in range(a + 1, b + 1) if (x := c.x.recomputed.get((task, q))) is not None]
         made[task] = sum(float(point[x]) for x in repeats[task])
     length: dict[int, float] = {}
     after: dict[int, int] = {}
     needs: dict[int, _Need] = {}
-    order = sorted((v for v, q in c.present if q == a), key=lambda v: -(_producer(c, v)))
+    order = sorted((v for v, q in c.x.present if q == a), key=lambda v: -(_producer(c, v)))
     for value in order:
         if problem.values[value].origin is not Origin.COMPUTED:
             continue
@@ -72,8 +73,8 @@ def _window(c: Coarse, point: Point, a: int, b: int) -> Iterator[tuple[int, tupl
             for made_next in problem.tasks[task].writes:
                 if made_next != value and length.get(made_next, 1.0) < found:
                     found, chosen = length[made_next], made_next
-        held = float(point[c.present[value, a]])
-        copies = [x for q in range(a + 1, b + 1) if (x := c.copied_in.get((value, q))) is not None]
+        held = float(point[c.x.present[value, a]])
+        copies = [x for q in range(a + 1, b + 1) if (x := c.x.copied_in.get((value, q))) is not None]
         held += sum(float(point[x]) for x in copies)
         length[value], after[value] = found + held, chosen
         producer = _producer(c, value)
@@ -88,12 +89,12 @@ def _producer(c: Coarse, value: int) -> int:
 
 
 def _need(c: Coarse, point: Point, value: int, a: int, b: int) -> _Need:
-    if any(a < use <= b for use in c.uses[value]):
+    if any(a < use <= b for use in c.stages.uses[value]):
         return _Need(1.0, None)
     repeats = ((task, q) for task in c.problem.readers[value] for q in range(a + 1, b + 1))
-    found = [x for repeat in repeats if (x := c.recomputed.get(repeat)) is not None]
-    if (value, b) in c.present:
-        found.append(c.present[value, b])
+    found = [x for repeat in repeats if (x := c.x.recomputed.get(repeat)) is not None]
+    if (value, b) in c.x.present:
+        found.append(c.x.present[value, b])
     if not found:
         return _Need(0.0, None)
     most = max(found, key=lambda x: float(point[x]))
@@ -105,8 +106,8 @@ def _row(
 ) -> tuple[Terms, float]:
     terms: Terms = [(x, 1.0) for x in repeats]
     while True:
-        terms.append((c.present[value, a], 1.0))
-        terms.extend((x, 1.0) for q in range(a + 1, b + 1) if (x := c.copied_in.get((value, q))) is not None)
+        terms.append((c.x.present[value, a], 1.0))
+        terms.extend((x, 1.0) for q in range(a + 1, b + 1) if (x := c.x.copied_in.get((value, q))) is not None)
         if after[value] < 0:
             break
         value = after[value]

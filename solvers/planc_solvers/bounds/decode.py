@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from planc.problem.problem import Origin, Problem
-from planc_solvers.bounds.coarse_model import Coarse
+from planc_solvers.bounds.relaxation import Coarse
 from planc_solvers.evaluation.arrays import Arrays, SearchPlan, empty_plan
 from planc_solvers.evaluation.schedule_conversion import adapted
 
@@ -59,16 +59,16 @@ def decode(coarse: Coarse, problem: Problem, arrays: Arrays, point: Point, thres
     `problem`, with its `arrays`, may be the coarse model's problem `reduced`.
     """
     writer = _Writer(problem, arrays)
-    for value, rho in coarse.resident.items():
+    for value, rho in coarse.x.resident.items():
         writer.plan.home[value] = coarse.swappable(value) and point[rho] < threshold
     stage = {task: k for k, task in enumerate(coarse.critical)}
     by_stage: list[list[int]] = [[] for _ in coarse.critical]
-    for value, k in coarse.present:
+    for value, k in coarse.x.present:
         by_stage[k].append(value)
     for task in range(len(problem.tasks)):
         if task in stage:
             for value in by_stage[stage[task]]:
-                if point[coarse.present[value, stage[task]]] < threshold:
+                if point[coarse.x.present[value, stage[task]]] < threshold:
                     _give_up(coarse, writer, point, value, stage[task])
         writer.run(task)
     return adapted(arrays, writer.plan)

@@ -10,6 +10,9 @@ from ortools.math_opt import model_pb2
 from ortools.math_opt.python import mathopt
 from ortools.math_opt.solvers import highs_pb2
 
+Terms = list[tuple[int, float]]
+"""Variables with their coefficients."""
+
 _SOLVED = (mathopt.TerminationReason.OPTIMAL, mathopt.TerminationReason.FEASIBLE)
 
 
@@ -68,7 +71,7 @@ class LinearModel:
         self.integer.append(integer)
         return len(self.cost) - 1
 
-    def row(self, terms: list[tuple[int, float]], lower: float = -inf, upper: float = inf) -> int:
+    def row(self, terms: Terms, lower: float = -inf, upper: float = inf) -> int:
         """Add lower ≤ Σ coefficient · variable ≤ upper; a variable may occur once. The row's number."""
         index = len(self.row_lower)
         for column, value in terms:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from planc_solvers.bounds.coarse_model import Coarse
 from planc_solvers.bounds.linear_model import LinearModel
+from planc_solvers.bounds.relaxation import Coarse
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -93,15 +93,15 @@ class Merger:
         not beside others. Recomputation is left at a half where the model has some of it.
         """
         coarse, rounded = self.coarse, np.where(point > 1 - self.threshold, 1.0, 0.0)
-        for (value, k), x in coarse.present.items():
+        for (value, k), x in coarse.x.present.items():
             copies, repeats = coarse.returns(value, k)
             held, copied = point[x], sum(point[y] for y in copies)
             begin = max(0.0, 1.0 - held - copied - sum(point[y] for y in repeats))
             rounded[x] = begin < self.threshold[x] <= begin + held
             rounded[copies] = begin + held < self.threshold[x] <= begin + held + copied
-        resident = np.array([*coarse.resident.values()], np.int64)
+        resident = np.array([*coarse.x.resident.values()], np.int64)
         rounded[resident] = np.where(point[resident] >= self.threshold[resident], 1.0, 0.0)
-        remade = np.array([*coarse.recomputed.values()], np.int64)
+        remade = np.array([*coarse.x.recomputed.values()], np.int64)
         rounded[remade] = np.where(point[remade] > LEAST, 0.5, 0.0)
         return rounded
 
@@ -128,7 +128,7 @@ class Merger:
 def _priced(coarse: Coarse) -> Floats:
     """The cost of each column, with the preference."""
     priced, problem = np.array(coarse.model.cost), coarse.problem
-    for value, column in coarse.resident.items():
+    for value, column in coarse.x.resident.items():
         priced[column] += PREFERENCE * problem.values[value].bytes / max(problem.budget_bytes, 1)
     return priced
 
@@ -136,7 +136,7 @@ def _priced(coarse: Coarse) -> Floats:
 def _makers(coarse: Coarse) -> Ints:
     """For each column a number: one for what is present of the values that one task makes, else one of its own."""
     makers = -1 - np.arange(len(coarse.model.cost))
-    for (value, _), column in coarse.present.items():
+    for (value, _), column in coarse.x.present.items():
         producer = coarse.problem.producer[value]
         makers[column] = makers[column] if producer is None else producer
     return makers

@@ -14,11 +14,12 @@ import numpy as np
 
 from planc.problem.problem import Problem
 from planc_solvers.bounds.chain_rows import add_chain_rows
-from planc_solvers.bounds.coarse_model import Coarse, coarse_model
+from planc_solvers.bounds.coarse_model import coarse_model
 from planc_solvers.bounds.decode import decode
+from planc_solvers.bounds.engine_rows import add_engine_rows
 from planc_solvers.bounds.linear_model import Answer
 from planc_solvers.bounds.merged_model import Merger
-from planc_solvers.bounds.timing_rows import add_timing_rows
+from planc_solvers.bounds.relaxation import Coarse
 from planc_solvers.evaluation.arrays import BATCH_POWER, Arrays, SearchPlan, empty_plan
 from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.workspace import EXCESS, MAKESPAN, ON_HOST, Workspace, workspace
@@ -145,7 +146,7 @@ class Prover:
         integer = integer and (self.nodes is None or len(critical) == 1)
         coarse = coarse_model(self.problem, critical)
         if self.swaps:
-            add_timing_rows(coarse)
+            add_engine_rows(coarse)
         answer = self._strengthened(coarse) if not self.swaps and len(critical) > 1 else None
         if integer or answer is None:
             seconds = self.left() * (share if integer else 0.9)

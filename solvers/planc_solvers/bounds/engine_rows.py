@@ -15,14 +15,15 @@ which keeps the rows short.
 from itertools import accumulate
 
 from planc.problem.problem import Origin
-from planc_solvers.bounds.coarse_model import Coarse, least_ns
+from planc_solvers.bounds.relaxation import Coarse
+from planc_solvers.bounds.time_rows import least_ns
 
 
-def add_timing_rows(c: Coarse) -> None:
+def add_engine_rows(c: Coarse) -> None:
     """Add the rows of every stage."""
     base = max(c.problem.base_duration_ns, 1)
     ends = [0, *c.critical, len(c.problem.tasks)]
-    for k in range(c.stages):
+    for k in range(c.stages.count):
         tasks = range(ends[k], ends[k + 1])
         done = [0.0, *accumulate(least_ns(c.problem, task) / base for task in tasks)]
         _release_rows(c, k, tasks, done, base)
@@ -36,7 +37,7 @@ def _release_rows(c: Coarse, k: int, tasks: range, done: list[float], base: int)
         made = [
             (x, -c.problem.values[v].copy_out_ns / base)
             for v in c.problem.tasks[task].writes
-            if c.problem.values[v].origin is Origin.COMPUTED and (x := c.copied_out.get((v, k))) is not None
+            if c.problem.values[v].origin is Origin.COMPUTED and (x := c.x.copied_out.get((v, k))) is not None
         ]
         if made:
             total = _running(c, total, made)
@@ -49,9 +50,9 @@ def _deadline_rows(c: Coarse, k: int, tasks: range, done: list[float], base: int
     for task in tasks:
         late = []
         for value in c.problem.accesses[task]:
-            if value not in seen and (value, k) in c.copied_in and c.must_return(value, k):
+            if value not in seen and (value, k) in c.x.copied_in and c.must_return(value, k):
                 absent = c.model.variable(0.0, 1.0)
-                others = [term for term in c.supply(value, k) if term[0] != c.copied_in[value, k]]
+                others = [term for term in c.supply(value, k) if term[0] != c.x.copied_in[value, k]]
                 c.model.row([(absent, 1.0), *others], lower=1.0)
                 late.append((absent, -c.problem.values[value].copy_in_ns / base))
             seen.add(value)
