@@ -45,6 +45,7 @@ class _TorchStep:
         self.loss, self.grads, self.following = self._outputs()
         self.needed = _ancestors([self.loss, *self.grads.values()], read_by)
         self.late = _ancestors(self.following.values(), _inputs) - self.needed
+        self.update_start = 0
         self._declare(batch_names)
 
     def build(self) -> onnx.ModelProto:
@@ -62,6 +63,7 @@ class _TorchStep:
                     self.c.updates.append(partial(self._run_late, node))
             if self.c.updates:
                 updates, self.c.updates = self.c.updates, []
+                self.update_start = len(self.b.nodes)
                 self.step.flush(updates, group)
             for name in due.get(run[-1], ()):
                 gradient = self.c.value(self.c.known[self.grads[name]])
@@ -157,7 +159,17 @@ class _TorchStep:
         self.c.run(node)
         known = self.c.known[node]
         ends = [name for name, following in self.following.items() if following is node and name in self.step.initial]
-        return {name: self.c.value(known) for name in ends if name not in self.step.following}
+        found: dict[str, Var] = {}
+        for name in ends:
+            if name not in self.step.following:
+                value = self.c.value(known)
+                made = {output for made in self.b.nodes[self.update_start :] for output in made.output}
+                found[name] = value if value.name in made and value not in found.values() else self._copied(value)
+        return found
+
+    def _copied(self, value: Var) -> Var:
+        """A tensor of its own: a state's next value cannot be another input, a constant or another state's."""
+        return self.b.unary("Identity", value)
 
     def _follow_buffers(self) -> None:
         """Buffers whose next value the step computes anyway get a copy of it."""

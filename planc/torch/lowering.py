@@ -64,8 +64,10 @@ class TorchLowering(LazyViews):
     updates: list[Update] = field(default_factory=list)
     index_ranges: dict[str, int] = field(default_factory=dict)
     """Number of classes that each integer input names."""
-    forward_of: dict[tuple[str, str], Any] = field(default_factory=dict)
-    """(operator, input tensor) -> forward node, for gradients that torch computes from the input but we do not."""
+    forward_of: dict[tuple[Any, ...], Any] = field(default_factory=dict)
+    """(operator, input tensor, settings) -> forward node, for gradients that torch computes from its input."""
+    node: Any = None
+    """The call being lowered."""
     specs: list[tuple[Shape, int]] = field(default_factory=list)
     """(shape, dtype) of the results of the operator being lowered."""
     _promised: set[str] = field(default_factory=set)
@@ -89,6 +91,7 @@ class TorchLowering(LazyViews):
                 f"torch operator {node.target} (layer {self.b.group.layer!r}, {self.b.group.phase}, "
                 f"{node.meta.get('source')}) has no lowering to ONNX; express the module with other operators"
             )
+        self.node = node
         self.specs = [(tuple(v.shape), onnx_dtype(v.dtype)) for v in _values(node) if isinstance(v, torch.Tensor)]
         ready = {name: self._argument(v, name in registered.raw) for name, v in given.items()}
         result = registered.handler(self, **ready)
@@ -221,10 +224,10 @@ class TorchLowering(LazyViews):
             return number
         if isinstance(a, Expanded) and len(a.shape) <= len(like):
             return a.value
-        return self.value(self._tensor(a))
+        return self.value(self.tensor(a))
 
     @staticmethod
-    def _tensor(a: Tensor | float) -> Tensor:
+    def tensor(a: Tensor | float) -> Tensor:
         """Plain booleans as constants."""
         return a if isinstance(a, get_args(Tensor)) else Constant(torch.tensor(a))
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import torch
 import torch.utils._pytree as pytree
-from torch._decomp import core_aten_decompositions, get_decompositions
+from torch._decomp import core_aten_decompositions, decomposition_table
 from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.stateless import _reparametrize_module
@@ -136,11 +136,8 @@ def _reason(error: Exception) -> str:
 
 
 def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """How operators without a lowering are expressed in others."""
-    aten = torch.ops.aten
-    more = [aten.nll_loss2d_forward, aten.nll_loss2d_backward, aten.mse_loss_backward, aten.native_group_norm_backward]
-    more += [aten.smooth_l1_loss_backward, aten.huber_loss_backward, aten.binary_cross_entropy_backward, aten.std_mean]
-    return {**core_aten_decompositions(), **get_decompositions(more)}
+    """How operators without a lowering are expressed in others: by all that torch knows to decompose."""
+    return {**decomposition_table, **core_aten_decompositions()}
 
 
 def _state(step: torch.nn.Module) -> Iterator[Input]:

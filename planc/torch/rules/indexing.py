@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
 from planc.errors import ModelError
 from planc.torch.lowering import TorchLowering, aten, lower
@@ -46,40 +45,24 @@ def _gather_gradient(c: TorchLowering, table: Var, indices: Var, dy: Var, axis: 
 @lower(aten.index_select.default)
 def index_select(c: TorchLowering, self: Var, dim: int, index: Var) -> Var:
     """Positions `index` of an axis."""
+    c.index_ranges.setdefault(index.name, self.shape[dim] if self.rank else 1)
+    if not self.rank:
+        return c.view(self, c.specs[0][0])
+    if not index.rank:
+        index = c.view(index, (1,))
     return c.b.op("Gather", [self, index], c.specs[0][0], axis=dim % self.rank)
-
-
-def _sole_index(indices: list[Var | None]) -> tuple[int, Var]:
-    """(axis, index) of indexing by one integer tensor."""
-    given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
-    if len(given) != 1 or given[0][1].dtype == TensorProto.BOOL:
-        raise ModelError("indexing by several tensors or by a mask has no lowering to ONNX; use gather or where")
-    return given[0]
-
-
-@lower(aten.index.Tensor, aten._unsafe_index.Tensor)
-def index(c: TorchLowering, self: Var, indices: list[Var | None]) -> Var:
-    """self[..., index, ...] by one integer tensor."""
-    axis, at = _sole_index(indices)
-    return c.b.op("Gather", [self, at], c.specs[0][0], axis=axis)
-
-
-@lower(aten.index_put.default, aten._unsafe_index_put.default, raw=("self",))
-def index_put(c: TorchLowering, self: Any, indices: list[Var | None], values: Var, accumulate: bool = False) -> Var:
-    """Values added at the positions of one integer tensor: the gradient of indexing."""
-    axis, at = _sole_index(indices)
-    if not accumulate:
-        raise ModelError("assignment to indexed positions has no repeatable lowering to ONNX; use where")
-    shape, dtype = c.specs[0]
-    added = _gather_gradient(c, Var("", shape, dtype), at, values, axis)
-    return added if c.number(self) == 0 else c.b.add(c.value(self), added)
 
 
 @lower(aten.gather.default)
 def gather(c: TorchLowering, self: Var, dim: int, index: Var, sparse_grad: bool = False) -> Var:
     """One element per index along an axis."""
     del sparse_grad
-    return c.b.op("GatherElements", [self, index], index.shape, self.dtype, axis=dim % self.rank)
+    c.index_ranges.setdefault(index.name, self.shape[dim] if self.rank else 1)
+    if not self.rank:
+        return c.view(self, c.specs[0][0])
+    if index.rank == 0:
+        index = c.view(index, (1,))
+    return c.view(c.b.op("GatherElements", [self, index], index.shape, self.dtype, axis=dim % self.rank), c.specs[0][0])
 
 
 @lower(aten.scatter_add.default, raw=("self",))

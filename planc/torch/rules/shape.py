@@ -233,10 +233,3 @@ def flip(c: TorchLowering, self: Var, dims: list[int]) -> Var:
         axis = dim % self.rank
         self = c.b.op("Gather", [self, c.b.ints(reversed(range(self.shape[axis])))], self.shape, axis=axis)
     return self
-
-
-@lower(aten.cumsum.default)
-def cumsum(c: TorchLowering, self: Var, dim: int, dtype: Any = None) -> Var:
-    """Running sums along an axis."""
-    del dtype
-    return c.b.op("CumSum", [c.b.cast(self, c.specs[0][1]), _scalar(c, dim % self.rank)], self.shape)
