@@ -2,7 +2,8 @@
 
 Independent tasks may first change places (`order`). Then two halves share the time limit. One proves bounds: coarse
 models (`prover`, `coarse`) with one critical task first and more where the plans are still over the budget. The other
-improves plans: local search (`searcher`, `search`) over exact simulations, started from greedy plans and decoded models.
+improves plans: local search (`searcher`, `search`) over exact simulations, started from greedy plans, decoded models
+and the schedules of published policies, than the best of which no answer is slower.
 Every incumbent is a complete schedule that has been simulated.
 """
 
@@ -16,8 +17,9 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
 from planc.units import format_bytes
+from planc_solvers.baselines.starts import policy_schedules
 from planc_solvers.evaluation.evaluate import ready_evaluation
-from planc_solvers.plan_memory import recall, remember
+from planc_solvers.plan_memory import KnownPlan, known_plan, recall, remember
 from planc_solvers.portfolio import Portfolio
 from planc_solvers.ready import CLOCK
 from planc_solvers.search.joint_order import free_order, reordered
@@ -54,22 +56,26 @@ class Mip:
             found = reordered(permuted(problem, order), options.time_limit_s, options.seed, options.workers)
             start = renumbered(found, order)
             order, options = first_executions(start), replace(options, start=options.start or start)
+        policies = [known_plan(problem, schedule) for schedule in policy_schedules(problem, options)]
         try:
-            return self._search(problem, order, _with_time_left(options, started))
+            return self._search(problem, order, policies, _with_time_left(options, started))
         except InfeasibleBudgetError:
             if order == given:
                 raise
-            return self._search(problem, given, _with_time_left(options, started))
+            return self._search(problem, given, policies, _with_time_left(options, started))
 
-    def _search(self, problem: Problem, order: tuple[int, ...], options: SolveOptions) -> Candidate:
+    def _search(
+        self, problem: Problem, order: tuple[int, ...], policies: list[KnownPlan], options: SolveOptions
+    ) -> Candidate:
         """Search with first executions in `order`, unless `options.start` or a known plan has a better one."""
         ranks = tuple(sorted(order, key=order.__getitem__))
-        before = recall(problem) if options.workers > 1 else []
+        before = [*(recall(problem) if options.workers > 1 else []), *policies]
+        before.sort(key=lambda known: known.step_ns)
         starts = [known.schedule for known in before] + ([] if options.start is None else [options.start])
         portfolio = Portfolio(permuted(problem, order), options)
         portfolio.propose(renumbered(schedule, ranks) for schedule in starts)
         portfolio.run()
-        if portfolio.infeasible:
+        if portfolio.infeasible and not before:
             raise InfeasibleBudgetError(*portfolio.certificate())
         found = portfolio.schedule
         if found is not None:

@@ -4,8 +4,9 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from planc.problem.problem import Problem
-from planc.schedule.residency import host_bytes, memory_profile
+from planc.schedule.residency import host_bytes, memory_profile, residencies
 from planc.schedule.schedule import Schedule
+from planc.schedule.simulate import simulate
 
 PROBLEMS, PLANS = 4, 8
 """Problems remembered, and plans of each."""
@@ -24,6 +25,17 @@ class KnownPlan:
         """Whether the schedule keeps the limits of `problem`."""
         host = problem.host_budget_bytes
         return self.peak_bytes <= problem.budget_bytes and (host is None or self.host_bytes <= host)
+
+
+def known_plan(problem: Problem, schedule: Schedule) -> KnownPlan:
+    """`schedule`, measured."""
+    found = residencies(problem, schedule)
+    return KnownPlan(
+        schedule,
+        max(memory_profile(problem, schedule, found)),
+        host_bytes(problem, schedule),
+        simulate(problem, schedule, found).step_ns,
+    )
 
 
 _known: OrderedDict[int, list[KnownPlan]] = OrderedDict()

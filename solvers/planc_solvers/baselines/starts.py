@@ -1,0 +1,47 @@
+"""Schedules of published policies as starts of planc's own search: it begins no worse than the best of them."""
+
+import time
+from collections.abc import Iterator
+
+from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
+from planc.problem.problem import Problem
+from planc.schedule.schedule import Schedule
+from planc.schedule.solver import SolveOptions, Solver
+from planc_solvers.baselines.capuchin import Capuchin
+from planc_solvers.baselines.dtr import Dtr
+from planc_solvers.baselines.layrub import Layrub
+from planc_solvers.baselines.layup import Layup
+from planc_solvers.baselines.pytorch_knapsack import PytorchKnapsack
+from planc_solvers.baselines.revolve import Revolve
+from planc_solvers.baselines.rotor import Rotor
+from planc_solvers.baselines.sqrt_n import SqrtN
+from planc_solvers.baselines.superneurons import Superneurons
+from planc_solvers.baselines.vdnn import VdnnAll, VdnnConv, VdnnDyn
+
+STATIC: tuple[type[Solver], ...] = (VdnnDyn, VdnnConv, VdnnAll, Superneurons, Layup, Layrub, SqrtN)
+"""Policies that look once at each task."""
+
+SEARCHING: tuple[type[Solver], ...] = (Capuchin, Dtr, Rotor, PytorchKnapsack, Revolve)
+"""Policies that try several schedules, or look at all values for each task."""
+
+MOST_TASKS = 2_000
+"""Tasks beyond which the searching ones take longer than a search of planc's own needs to be better."""
+
+SHARE = 0.1
+"""Part of the time limit after which no further policy is asked."""
+
+
+def policy_schedules(problem: Problem, options: SolveOptions) -> Iterator[Schedule]:
+    """What the quick policies answer within the limits of `problem`.
+
+    With one worker the same policies are asked whatever the clock says, so that results repeat.
+    """
+    ends = time.monotonic() + SHARE * options.time_limit_s
+    quick = SEARCHING if len(problem.tasks) <= MOST_TASKS else ()
+    for policy in (*STATIC, *quick):
+        if options.workers > 1 and time.monotonic() > ends:
+            return
+        try:
+            yield policy().solve(problem, options).schedule
+        except (InfeasibleBudgetError, SolverTimeoutError, UsageError):
+            continue
