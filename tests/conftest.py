@@ -5,7 +5,10 @@ import os
 import pytest
 from hypothesis import settings
 
+from planc.packing.pack import CHECK_UP_TO
 from planc.runtime.scratch import reserve_scratch
+
+os.environ.setdefault(CHECK_UP_TO, "300")
 
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("searching", derandomize=False)

@@ -5,6 +5,7 @@ fixed and whose offset is free; the height of the packing is the highest byte us
 """
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,10 +13,13 @@ from itertools import pairwise
 import numpy as np
 
 from planc.enums import Status
-from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.errors import InfeasibleBudgetError, InternalError, SolverTimeoutError
 from planc.packing.buffers import Buffer, Packing, PackingError
 from planc.packing.heuristics.greedy import best_greedy
 from planc.packing.model import build_model
+
+CHECK_UP_TO = "PLANC_CHECK_PACKINGS"
+"""Environment variable: every packing of at most so many buffers is held against the definition, pair by pair."""
 
 # Offsets are 64-bit, and searches add a few sizes to them.
 MAX_TOTAL_BYTES = 2**60
@@ -60,7 +64,22 @@ def pack(
     result = np.zeros(len(buffers), np.int64)
     result[model.source] = offsets
     height = model.height(offsets)
-    return Packing(tuple(result.tolist()), height, bound, _status(height, bound, capacity), time.monotonic() - started)
+    packing = Packing(
+        tuple(result.tolist()), height, bound, _status(height, bound, capacity), time.monotonic() - started
+    )
+    if len(buffers) <= int(os.environ.get(CHECK_UP_TO, "0")):
+        _require_good(buffers, packing)
+    return packing
+
+
+def _require_good(buffers: Sequence[Buffer], packing: Packing) -> None:
+    """Hold a packing against the definition. Raises InternalError: the packer is wrong."""
+    from planc.packing.check import Verdict, check_packing
+
+    placed = [(b, at) for b, at in zip(buffers, packing.offsets, strict=True) if b.lifetimes]
+    verdict = check_packing([b for b, _ in placed], [at for _, at in placed], packing.height)
+    if verdict is not Verdict.GOOD:
+        raise InternalError(f"a packing of {len(buffers)} buffers is wrong: {verdict.value}")
 
 
 def require_fit(packing: Packing, capacity: int | None) -> None:

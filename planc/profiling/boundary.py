@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
-from planc.runtime.ort.sessions import faithful_options
+from planc.runtime.ort.sessions import bound_run, faithful_options
 
 _REPEATS = 200
 
@@ -30,11 +30,11 @@ def _empty_segment_ns() -> int:
     binding = session.io_binding()
     binding.bind_input("x", "cpu", 0, np.float32, [1], values[0].ctypes.data)
     binding.bind_output("y", "cpu", 0, np.float32, [1], values[1].ctypes.data)
-    run, raw, options = session._sess.run_with_iobinding, binding._iobinding, ort.RunOptions()
+    run, options = bound_run(session, binding), ort.RunOptions()
     times = []
     for _ in range(_REPEATS):
         start = time.perf_counter_ns()
-        run(raw, options)
+        run(options)
         times.append(time.perf_counter_ns() - start)
     return int(statistics.median(times))
 

@@ -17,7 +17,7 @@ from planc.profiling.boundary import measure_boundary
 from planc.profiling.cpu_link import measure_link
 from planc.profiling.host import host_info
 from planc.profiling.meter import Array, sample_value
-from planc.runtime.ort.sessions import faithful_options, read_scratch, record_scratch, versions
+from planc.runtime.ort.sessions import bound_run, faithful_options, read_scratch, record_scratch, versions
 
 _WARM_RUNS = 1
 _MIN_RUNS, _MAX_RUNS = 3, 30
@@ -109,11 +109,11 @@ def _bind(
 def _times(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> Sequence[int]:
     session = ort.InferenceSession(model.model_bytes, faithful_options(), providers=["CPUExecutionProvider"])
     binding = _bind(imported, model, session, arrays)
-    run, raw, options = session._sess.run_with_iobinding, binding._iobinding, ort.RunOptions()
+    run, options = bound_run(session, binding), ort.RunOptions()
 
     def once() -> int:
         start = time.perf_counter_ns()
-        run(raw, options)
+        run(options)
         return time.perf_counter_ns() - start
 
     for _ in range(_WARM_RUNS):
@@ -130,6 +130,6 @@ def _scratch(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> int:
         record_scratch(options, stats)
         session = ort.InferenceSession(model.model_bytes, options, providers=["CPUExecutionProvider"])
         binding = _bind(imported, model, session, arrays)
-        session._sess.run_with_iobinding(binding._iobinding, ort.RunOptions())
+        bound_run(session, binding)(ort.RunOptions())
         del binding, session
         return read_scratch(stats)

@@ -25,7 +25,7 @@ from planc.runtime.cuda.driver import Context, allocate, call, elapsed_ns, new_e
 from planc.runtime.cuda.graph import Replay, record
 from planc.runtime.cuda.handle_sharing import shared_handle
 from planc.runtime.cuda.provider import FORMS, cuda_session, library_versions, load_libraries, run_options
-from planc.runtime.ort.sessions import versions
+from planc.runtime.ort.sessions import Run, bound_run, versions
 from planc.units import ALIGNMENT, align_up
 
 _COLD_BYTES = 128 << 20
@@ -97,7 +97,7 @@ class CudaMeter:
             self._fill(imported, model, [place])
             with shared_handle(stream):
                 held.append(cuda_session(model.model_bytes, self._index, stream))
-            held[-1]._sess.run_with_iobinding(self._bind(imported, model, held[-1], place), ort.RunOptions())
+            self._bind(imported, model, held[-1], place)(ort.RunOptions())
             free.append(self._context.info().free_bytes + self._work.bytes_held)
         held.clear()
         return max(0, (free[0] - free[-1]) // (len(models) - 1)) if len(models) > 1 else 0
@@ -144,13 +144,13 @@ class CudaMeter:
                     self._work.write(place.offsets[port.name], value, self._stream)
         call("cuStreamSynchronize", self._stream)
 
-    def _bind(self, imported: ImportedModel, model: SubModel, session: ort.InferenceSession, place: "_Place") -> Any:
+    def _bind(self, imported: ImportedModel, model: SubModel, session: ort.InferenceSession, place: "_Place") -> Run:
         binding = session.io_binding()
         for ports, bind in ((model.inputs, binding.bind_input), (model.outputs, binding.bind_output)):
             for port in ports:
                 shape, kind = imported.graph.tensors[port.tensor].shape, element_type(imported, port.tensor)
                 bind(port.name, "cuda", self._index, kind, shape, self._work.address + place.offsets[port.name])
-        return binding._iobinding
+        return bound_run(session, binding)
 
     def _scratch(
         self, imported: ImportedModel, model: SubModel, place: "_Place", settings: Mapping[str, str] = _DEFAULT
@@ -158,12 +158,12 @@ class CudaMeter:
         """Peak of live scratch over two runs, and the session's constants; each allocation rounded as the arena does."""
         allocator = _CountingAllocator()
         session = cuda_session(model.model_bytes, self._index, extra={**allocator.options(), **settings})
-        binding = self._bind(imported, model, session, place)
+        run = self._bind(imported, model, session, place)
         constants = allocator.live
         allocator.keep()
         for _ in range(2):
-            session._sess.run_with_iobinding(binding, ort.RunOptions())
-        del binding, session
+            run(ort.RunOptions())
+        del run, session
         return allocator.peak, constants
 
     def _times(
@@ -176,16 +176,15 @@ class CudaMeter:
     ) -> list[float]:
         """ns of one run, replayed `repeats` times in one graph, as often as pays when 0."""
         session = cuda_session(model.model_bytes, self._index, int(self._stream), extra=settings)
-        bindings = [self._bind(imported, model, session, place) for place in places]
-        run, options = session._sess.run_with_iobinding, run_options()
-        for binding in (bindings[0], *bindings):
-            run(binding, ort.RunOptions())
-        once = self._elapsed(lambda: run(bindings[0], options))
-        repeats = repeats or max(3, len(bindings), min(_MAX_REPEATS, round(_GRAPH_NS / max(once, 1))))
+        runs, options = [self._bind(imported, model, session, place) for place in places], run_options()
+        for run in (runs[0], *runs):
+            run(ort.RunOptions())
+        once = self._elapsed(lambda: runs[0](options))
+        repeats = repeats or max(3, len(runs), min(_MAX_REPEATS, round(_GRAPH_NS / max(once, 1))))
 
         def queue() -> None:
             for i in range(repeats):
-                run(bindings[i % len(bindings)], options)
+                runs[i % len(runs)](options)
 
         try:
             replay: Any = record(queue, self._stream, ())
@@ -196,7 +195,7 @@ class CudaMeter:
         times = [self._elapsed(replay) / repeats for _ in range(_REPLAYS + 1)][1:]
         if isinstance(replay, Replay):
             replay.close()
-        run(bindings[0], ort.RunOptions())
+        runs[0](ort.RunOptions())
         return times
 
     def _settle(self, replay: Any) -> None:

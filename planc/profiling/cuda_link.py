@@ -14,6 +14,7 @@ from planc.runtime.cuda.driver import allocate, allocate_pinned, call, elapsed_n
 from planc.runtime.cuda.graph import Replay, record
 from planc.runtime.cuda.provider import cuda_session, run_options
 from planc.runtime.device import Engine
+from planc.runtime.ort.sessions import bound_run
 
 _SIZES = tuple(4096 * 4**step for step in range(8))
 """4 KiB … 64 MiB."""
@@ -158,13 +159,13 @@ class _Reference:
             bind = self.binding.bind_input if name in "xw" else self.binding.bind_output
             bind(name, "cuda", index, np.float32, shape, at)
             at += sizes[name]
-        self.options = run_options()
+        self.options, self._run = run_options(), bound_run(self.session, self.binding)
         self.session.run_with_iobinding(self.binding)
 
     def queue(self, count: int) -> None:
         """Queue `count` runs."""
         for _ in range(count):
-            self.session._sess.run_with_iobinding(self.binding._iobinding, self.options)
+            self._run(self.options)
 
     def once_ns(self, meter: LinkMeter) -> float:
         """Time of one run within a replay."""
@@ -174,7 +175,7 @@ class _Reference:
     def close(self) -> None:
         """Let the session go once its callbacks are past."""
         self.session.run_with_iobinding(self.binding)
-        del self.binding, self.session
+        del self._run, self.binding, self.session
         call("cuMemFree", self.memory)
 
 

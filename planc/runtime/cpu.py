@@ -19,7 +19,15 @@ import onnxruntime as ort
 from planc.errors import DeviceError, InternalError
 from planc.importer.submodel import SubModel
 from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
-from planc.runtime.ort.sessions import faithful_options, read_scratch, record_scratch, reserve_arena, share_scratch
+from planc.runtime.ort.sessions import (
+    Run,
+    bound_run,
+    faithful_options,
+    read_scratch,
+    record_scratch,
+    reserve_arena,
+    share_scratch,
+)
 from planc.runtime.scratch import ScratchRegion, scratch_allocator
 from planc.runtime.signals import signals_wait
 from planc.runtime.tiers import open_tier, populated
@@ -28,11 +36,10 @@ from planc.units import HOST_ALIGNMENT, format_bytes
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """A session with its bindings and its scratch; `binding` keeps the addresses alive."""
+    """A session with its bindings and its scratch."""
 
     session: ort.InferenceSession
-    run: Callable[..., None]
-    binding: ort.SessionIOBinding
+    run: Run
     scratch: ScratchRegion
 
 
@@ -151,7 +158,7 @@ class CpuDevice:
         for port in model.outputs:
             a = addresses[port.name]
             binding.bind_output(port.name, "cpu", 0, a.element_type, a.shape, self._base + a.offset)
-        return _Bound(session, session._sess.run_with_iobinding, binding._iobinding, self._beside)
+        return _Bound(session, bound_run(session, binding), self._beside)
 
     def with_scratch(self, segment: LoadedSegment, offset: int, size: int) -> LoadedSegment:
         """The segment with its scratch in the slab. Raises DeviceError where ONNX Runtime keeps its own allocator."""
@@ -179,7 +186,7 @@ class CpuDevice:
         if self._allocator is not None:
             self._allocator.enter(segment.scratch)
         try:
-            segment.run(segment.binding, self._run_options)
+            segment.run(self._run_options)
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
             raise DeviceError(f"ONNX Runtime failed inside a segment: {error}") from error
         finally:

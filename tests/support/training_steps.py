@@ -34,7 +34,8 @@ def random_batch(step: onnx.ModelProto, seed: int = 3) -> Arrays:
         shape = [d.dim_value for d in info.type.tensor_type.shape.dim]
         dtype = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
         integers = info.name in ranges
-        drawn = random.integers(*ranges[info.name], size=shape) if integers else random.standard_normal(shape)
+        low, high = ranges.get(info.name, (0, 1))
+        drawn = random.integers(low, high, size=shape) if integers else random.standard_normal(shape)
         feeds[info.name] = np.asarray(drawn).astype(dtype)
     return feeds
 

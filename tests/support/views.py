@@ -83,14 +83,14 @@ def view_graphs(draw: st.DrawFn) -> ImportedModel:
             nodes.append(helper.make_node("Reshape", [f"flat{step}", f"j{step}"], [new(size)]))
         elif kind == "Concat":
             others = draw(st.lists(st.sampled_from([name for name in rows if name != "x"]), min_size=1, max_size=2))
-            for other in others:
-                unread.pop(other, None)
-            made = new(size + sum(rows[other] for other in others))
+            for part in others:
+                unread.pop(part, None)
+            made = new(size + sum(rows[part] for part in others))
             nodes.append(helper.make_node("Concat", [source, *others], [made], axis=draw(st.sampled_from([0, -2]))))
         elif kind == "Mul":
-            other = draw(st.sampled_from([name for name, count in rows.items() if count == size]))
-            unread.pop(other, None)
-            nodes.append(helper.make_node("Mul", [source, other], [new(size)]))
+            factor = draw(st.sampled_from([name for name, count in rows.items() if count == size]))
+            unread.pop(factor, None)
+            nodes.append(helper.make_node("Mul", [source, factor], [new(size)]))
         else:
             nodes.append(helper.make_node("Relu", [source], [new(size)]))
     outputs = {name: [rows[name], WIDTH] for name in unread}

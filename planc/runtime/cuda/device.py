@@ -27,7 +27,7 @@ from planc.runtime.cuda.provider import cuda_session, form_options, load_librari
 from planc.runtime.cuda.scratch import scratch_allocator
 from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
-from planc.runtime.ort.sessions import faithful_options, read_scratch, record_scratch, share_scratch
+from planc.runtime.ort.sessions import Run, bound_run, faithful_options, read_scratch, record_scratch, share_scratch
 from planc.runtime.scratch import ScratchRegion
 from planc.units import ALIGNMENT
 
@@ -39,12 +39,11 @@ _UNSHARED = (
 
 @dataclass(slots=True)
 class _Bound:
-    """A session with its bindings; `binding` keeps the addresses alive. Empty once the device is closed. `ran` tells
+    """A session and its run on bound memory. Empty once the device is closed. `ran` tells
     whether anything was ever queued."""
 
     session: ort.InferenceSession | None
-    run: Callable[..., None] | None
-    binding: ort.SessionIOBinding | None
+    run: Run | None
     ran: bool = False
 
 
@@ -134,7 +133,7 @@ class CudaDevice:
             a = addresses[port.name]
             binding.bind_output(port.name, "cuda", self.index, a.element_type, a.shape, self._slab + a.offset)
         self._draws = self._draws or model.draws
-        self._bindings.append(_Bound(session, session._sess.run_with_iobinding, binding._iobinding))
+        self._bindings.append(_Bound(session, bound_run(session, binding)))
         return self._bindings[-1]
 
     def _new_session(self, model: SubModel, form: str) -> ort.InferenceSession:
@@ -175,7 +174,7 @@ class CudaDevice:
         if self._allocator is not None:
             self._allocator.enter(self._scratch)
         try:
-            segment.run(segment.binding, options)
+            segment.run(options)
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
             raise DeviceError(f"ONNX Runtime failed inside a segment: {error}") from error
         finally:
@@ -327,7 +326,7 @@ class CudaDevice:
 
     def _drop_sessions(self) -> None:
         for bound in self._bindings:  # whoever still holds a segment must not keep its session on the card
-            bound.session = bound.run = bound.binding = None
+            bound.session = bound.run = None
         self._bindings.clear()
         self._sessions.clear()
 

@@ -2,12 +2,13 @@
 
 from random import Random
 
+import numpy as np
 import pytest
 
-from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.errors import InfeasibleBudgetError, InternalError, SolverTimeoutError
 from planc.packing.buffers import Buffer, PackingError
 from planc.packing.check import Verdict, check_packing
-from planc.packing.pack import pack, require_fit
+from planc.packing.pack import CHECK_UP_TO, pack, require_fit
 
 PYRAMID = [Buffer(str(i), 1 + i % 3, ((i, 2 * 30 - i),)) for i in range(30)]
 
@@ -160,3 +161,13 @@ def test_malformed_buffers_are_refused(buffer: Buffer) -> None:
 def test_malformed_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(PackingError, match="expected"):
         pack(PYRAMID, **options)  # type: ignore[arg-type]
+
+
+def test_packings_are_held_against_the_definition_where_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffers = [Buffer("a", 8, ((0, 2),)), Buffer("b", 8, ((1, 3),))]
+    monkeypatch.setattr("planc.packing.pack.best_greedy", lambda *_: np.zeros(2, np.int64))
+    monkeypatch.setenv(CHECK_UP_TO, "1")
+    pack(buffers, time_limit=0)
+    monkeypatch.setenv(CHECK_UP_TO, "2")
+    with pytest.raises(InternalError, match="2 buffers is wrong: two buffers alive at the same time share a byte"):
+        pack(buffers, time_limit=0)
