@@ -159,7 +159,7 @@ class CudaDevice:
             self._run(segment, ort.RunOptions())
         self._bindings.remove(segment)
         self._sessions = {key: own for key, own in self._sessions.items() if own is not segment.session}
-        segment.session = segment.run = segment.binding = None
+        segment.session = segment.run = None
 
     def launch(self, segment: LoadedSegment) -> None:
         """Queue the segment's kernels."""
