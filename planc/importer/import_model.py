@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -84,6 +84,11 @@ def fused_hash(content_hash: str) -> str:
     return hashlib.sha256(f"{content_hash} {DOMAIN} {VERSION}".encode()).hexdigest()
 
 
+def standard_opset(opsets: Iterable[onnx.OperatorSetIdProto]) -> int:
+    """The version of the standard operator set among those that a model imports."""
+    return next(o.version for o in opsets if o.domain in ("", "ai.onnx"))
+
+
 class _Builder:
     """Builds one Graph; the steps are in `build`. Tensors go by their index, -1 stands for none."""
 
@@ -91,7 +96,8 @@ class _Builder:
         self.bare, self.file, self.fused = bare, file, fused
         self.functions: Mapping[str, onnx.FunctionProto] = {}
         own = {node.op_type: node for node in bare.nodes if node.domain == OWN}
-        self.own = {name: function_of(call_of(node, bare.types)) for name, node in own.items()}
+        opset = standard_opset(bare.opsets)
+        self.own = {name: function_of(call_of(node, bare.types), opset) for name, node in own.items()}
         self.constants = dict(bare.constants)
         self.names: list[str] = []
         self.index: dict[str, int] = {"": -1}
@@ -124,7 +130,7 @@ class _Builder:
         roots = self.places.roots()
         pairs = {roots[old]: roots[new] for old, new in state.items() if roots[old] != roots[new]}
         kept = list(self.kept.values())
-        opset = next(o.version for o in self.bare.opsets if o.domain in ("", "ai.onnx"))
+        opset = standard_opset(self.bare.opsets)
         fusion = Fusion(nodes, self.names, self.types, roots, pairs, kept, opset)
         nodes, self.functions = fusion.fuse(), fusion.functions
         return nodes

@@ -86,8 +86,9 @@ class Body:
         return self.op("Cast", a, to=dtype) if dtype in _HALVES else a
 
 
-def function_of(call: Call) -> onnx.FunctionProto:
-    """The ONNX function of a call, named by what it computes. Raises ModelError for operands that do not fit."""
+def function_of(call: Call, opset: int = OPSET) -> onnx.FunctionProto:
+    """The ONNX function of a call, named by what it computes, for a model of operator set `opset`, in which the operators
+    of bodies mean the same as in `OPSET`. Raises ModelError for operands that do not fit."""
     operator, outputs = call.operator, call.outputs
     inputs = operator.inputs[: len(call.inputs)]
     body = Body(inputs)
@@ -106,6 +107,7 @@ def function_of(call: Call) -> onnx.FunctionProto:
     )
     content = function.SerializeToString(deterministic=True) + repr(_key(call)).encode()
     function.name = f"{operator.name}_{hashlib.sha256(content).hexdigest()[:_HASH]}"
+    function.opset_import[0].version = opset
     return function
 
 

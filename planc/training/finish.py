@@ -31,6 +31,8 @@ def finish(
     if used:
         model.opset_import.append(opset_id())
         model.functions.extend(b.functions[name] for name in used)
+        for function in model.functions:
+            function.opset_import[0].version = model.opset_import[0].version
     graph = model.graph
     graph.name = "training_step"
     graph.node.extend(nodes)

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from planc.graph.annotations import annotate_node
+from planc.graph.operators import VIEWS
 from planc.kernels import Attribute, Operator, TensorType, function_of
 from planc.kernels.operator import DOMAIN
 
@@ -79,6 +80,7 @@ class Builder:
     """What planc's own operators among the nodes compute, by operator type."""
     ignored_labels: dict[str, int] = field(default_factory=dict)
     """By the name of a tensor of labels: the label that counts for nothing."""
+    _halves: dict[str, Var] = field(default_factory=dict)
     _constants: dict[tuple[int, Shape, bytes], Var] = field(default_factory=dict)
     _scalars: dict[tuple[float, int, int], Var] = field(default_factory=dict)
     _templates: dict[LayerGroup, onnx.NodeProto] = field(default_factory=dict)
@@ -225,6 +227,10 @@ class Builder:
         self._node_names.add(copy.name)
         annotate_node(copy, self.group.layer, self.group.kind, self.group.phase)
         self.nodes.append(copy)
+        if copy.op_type == "Cast":
+            self._note_widening(self.values[copy.input[0]], self.values[copy.output[0]])
+        elif copy.op_type in VIEWS and copy.input[0] in self._halves:
+            self._halves[copy.output[0]] = self._halves[copy.input[0]]
 
     def op(
         self, op_type: str, inputs: Sequence[Var | None], shape: Shape, dtype: int | None = None,
@@ -281,7 +287,23 @@ class Builder:
         return self.op("Where", [condition, a, b], np.broadcast_shapes(condition.shape, a.shape, b.shape), a.dtype)
 
     def cast(self, a: Var, dtype: int, name: str | None = None) -> Var:
-        return a if a.dtype == dtype and name is None else self.op("Cast", [a], a.shape, dtype, name, to=dtype)
+        if a.dtype == dtype and name is None:
+            return a
+        made = self.op("Cast", [a], a.shape, dtype, name, to=dtype)
+        self._note_widening(a, made)
+        return made
+
+    def _note_widening(self, a: Var, made: Var) -> None:
+        if a.dtype in HALVES and made.dtype == TensorProto.FLOAT:
+            self._halves[made.name] = a
+
+    def unwidened(self, a: Var) -> Var:
+        """The half-precision tensor that a Cast made float32 `a` of, in the shape of `a`; `a` itself if there is none.
+
+        For operators that read either type and compute in float32 anyway.
+        """
+        half = self._halves.get(self._views.get(a.name, a).name)
+        return a if half is None else self.reshape(half, a.shape)
 
     def wide(self, a: Var) -> Var:
         """`a` in float32 where it is half precision, for sums and statistics."""

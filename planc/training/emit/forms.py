@@ -5,7 +5,7 @@ one H100 80 GB with TF32, ONNX Runtime 1.31.1, medians of CUDA-event times.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from planc.errors import UsageError
@@ -62,6 +62,8 @@ class OperatorForms:
     """Input gradient of a batch-norm in training, from what is left of it at the end."""
     scatter_add_repeats: bool
     """Whether adding at colliding indices gives the same bits at every run."""
+    kernels: bool = False
+    """Whether the device has kernels for planc's own operators (`planc.kernels`), which then replace standard ones."""
 
 
 FEW_CHANNELS = 8
@@ -147,7 +149,11 @@ CUDA = OperatorForms(
     # One pass instead of two: .087 ms for .146 on [32, 256, 56, 56].
     batch_norm="operator",
     scatter_add_repeats=False,
+    kernels=True,
 )
+
+STANDARD_CUDA = replace(CUDA, kernels=False)
+"""For a card whose runtime takes no kernels of planc's own, as the emulated one."""
 
 TABLES: Registry[str, OperatorForms] = Registry("the operator forms of")
 TABLES.add([CPU.device], CPU)

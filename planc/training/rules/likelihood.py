@@ -6,6 +6,7 @@ must lie in [0, K).
 
 from dataclasses import dataclass
 
+from planc.kernels.cross_entropy import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT, IGNORED
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.forms import OperatorForms
 from planc.training.rules.reductions import total
@@ -86,3 +87,23 @@ def likelihood_gradient(b: Builder, logp: Var, index: Var, share: Var) -> Var:
     """
     spread = b.mul(b.unary("Exp", logp), b.unary("Neg", share))
     return b.op("ScatterElements", [spread, index, share], logp.shape, axis=1, reduction="add")
+
+
+def fused_cross_entropy(
+    b: Builder, logits: Var, labels: Var, ignored: int | None, smoothing: float = 0.0
+) -> tuple[Var, Var]:  # fmt: skip
+    """The loss of each row [N] of logits [N, K] by planc's own operator, and what its gradient needs besides them."""
+    each, statistics = b.kernel(CROSS_ENTROPY, [logits, labels], ignored=_label(ignored), smoothing=smoothing)
+    return each, statistics
+
+
+def fused_cross_entropy_gradient(
+    b: Builder, logits: Var, labels: Var, statistics: Var, share: Var, ignored: int | None, smoothing: float = 0.0
+) -> Var:
+    """The gradient of the logits, in their type; `share` is that of each row's loss, [N], or of every row's, ()."""
+    operands = [logits, labels, statistics, share]
+    return b.kernel(CROSS_ENTROPY_GRADIENT, operands, ignored=_label(ignored), smoothing=smoothing)[0]
+
+
+def _label(ignored: int | None) -> int:
+    return IGNORED if ignored is None else ignored

@@ -2,31 +2,41 @@
 
 import math
 
-import numpy as np
-from onnx import helper
+from onnx import TensorProto
 
+from planc.kernels.row_sum import ROW_SUM
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.forms import OperatorForms
 
+_COLUMNS = 256
+"""Of the matrix that a tensor is taken for when all its elements are summed."""
+
 
 def row_sum(b: Builder, table: OperatorForms, a: Var) -> Var:
-    """The column sums [D] of a matrix [R, D]."""
-    a = b.wide(a)
-    if table.row_sum == "reduce":
-        return b.sum(a, [0], keepdims=False)
-    ones = b.constant(np.ones((1, a.shape[0]), helper.tensor_dtype_to_np_dtype(a.dtype)))
-    return b.reshape(b.gemm(ones, a), (a.shape[1],))
+    """The column sums [D] of a matrix [R, D], in float32 where it is half precision."""
+    if table.row_sum == "reduce" or a.dtype == TensorProto.DOUBLE:
+        return b.sum(b.wide(a), [0], keepdims=False)
+    return b.kernel(ROW_SUM, [a])[0]
 
 
 def total(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The sum of all elements, shape ().
 
     CUDA's reduction to a scalar adds the blocks' sums by atomics: the loss of 8,192 positions differed from run to run
-    (H100); a Gemm with ones repeats.
+    (H100).
     """
     if table.row_sum == "reduce":
         return b.op("ReduceSum", [b.wide(a)], (), keepdims=0)
     return b.reshape(row_sum(b, table, b.reshape(a, (a.size, 1))), ())
+
+
+def squared_norm(b: Builder, table: OperatorForms, a: Var) -> Var:
+    """The sum of the squares of all elements, shape (), in float32 where they are half precision; repeatable."""
+    if table.row_sum == "reduce" or a.dtype == TensorProto.DOUBLE:
+        return b.op("ReduceSumSquare", [b.wide(a)], (), keepdims=0)
+    columns = math.gcd(a.size, _COLUMNS)
+    rows = b.kernel(ROW_SUM, [b.reshape(a, (a.size // columns, columns))], squares=1)[0]
+    return total(b, table, rows)
 
 
 def leading_sum(b: Builder, table: OperatorForms, a: Var, kept: int) -> Var:
