@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from planc.graph import annotations
 from planc.graph.annotations import IR_VERSION
 from planc.kernels import DOMAIN, opset_id
+from planc.kernels.cross_entropy import CROSS_ENTROPY
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.opset import opset_for
 from planc.training.prepare.prepare import Prepared
@@ -60,7 +61,8 @@ def live_nodes(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeP
     return kept[::-1]
 
 
-_INDEXED = {"Gather": 1, "GatherElements": 1, "ScatterElements": 1}
+_INDEXED = {"Gather": 1, "GatherElements": 1, "ScatterElements": 1, CROSS_ENTROPY.name: 1}
+"""By operator: the position of its indices into the first input, along axis `axis`, or 1 for scores of classes."""
 
 
 def _index_ranges(nodes: list[onnx.NodeProto], b: Builder, inputs: set[str]) -> dict[str, list[int]]:
@@ -70,10 +72,11 @@ def _index_ranges(nodes: list[onnx.NodeProto], b: Builder, inputs: set[str]) -> 
     for node in nodes:
         if node.op_type in ("Reshape", "Cast", "Expand") and node.input[0] in source:
             source[node.output[0]] = source[node.input[0]]
-        position = _INDEXED.get(node.op_type)
+        own = node.domain == DOMAIN
+        position = _INDEXED.get(node.op_type.rpartition("_")[0] if own else node.op_type)
         if position is None or node.input[position] not in source:
             continue
-        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        axis = next((a.i for a in node.attribute if a.name == "axis"), int(own))
         size = b.values[node.input[0]].shape[axis]
         name = source[node.input[position]]
         ranges[name] = [0, min(size, ranges.get(name, [0, size])[1])]

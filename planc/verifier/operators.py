@@ -10,6 +10,9 @@ from itertools import accumulate
 
 from planc.graph.graph import Graph, Layer, Role, Tensor
 
+_OWN = "planc.kernels"
+"""Domain of planc's own operators."""
+
 _ELEMENTWISE = {
     "": {
         "Abs": 1, "Ceil": 1, "Clip": 1, "Cos": 1, "Elu": 1, "Erf": 1, "Exp": 1, "Floor": 1, "HardSigmoid": 1,
@@ -17,9 +20,10 @@ _ELEMENTWISE = {
         "Sin": 1, "Softplus": 1, "Softsign": 1, "Sqrt": 1, "Tanh": 1,
         "Add": 2, "Div": 2, "Mul": 2, "Pow": 2, "Sub": 2,
     },
+    _OWN: {"CrossEntropyGradient": 1},
 }  # fmt: skip
 """By domain and operator: how many of the first inputs are read, element for element, before the same element of the first
-output is written."""
+output is written. Names of planc's own operators end with a hash of the call, which does not count."""
 
 _FUSED = "planc.fused"
 """Domain of generated element-wise kernels: every input of an element is read before any output of it is written."""
@@ -34,7 +38,8 @@ def may_overwrite(graph: Graph, op_index: int, storage: int) -> bool:
     op = graph.ops[op_index]
     if not op.outputs or op.outputs[0] < 0:
         return False
-    count = len(op.inputs) if op.domain == _FUSED else _ELEMENTWISE.get(_standard(op.domain), {}).get(op.op_type, 0)
+    op_type = op.op_type.partition("_")[0] if op.domain == _OWN else op.op_type
+    count = len(op.inputs) if op.domain == _FUSED else _ELEMENTWISE.get(_standard(op.domain), {}).get(op_type, 0)
     written = graph.tensors[op.outputs[0]]
     found = False
     for position, index in enumerate(op.inputs):

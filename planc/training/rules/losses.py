@@ -41,7 +41,10 @@ def _has_kernel(node: ForwardNode) -> bool:
 def _lower_to_kernel(b: Builder, node: ForwardNode) -> ForwardResult:
     """Scores are read in the type that they were made in, and kept for the gradient instead of log-probabilities."""
     logits, labels = b.unwidened(node.input(0)), b.cast(node.input(1), TensorProto.INT64)
-    each, statistics = fused_cross_entropy(b, logits, labels, node.attribute("ignore_index", None))
+    ignored = node.attribute("ignore_index", None)
+    if ignored is not None:
+        b.ignored_labels[node.input(1).name] = ignored
+    each, statistics = fused_cross_entropy(b, logits, labels, ignored)
     reduction, name = node.attribute("reduction", "mean"), node.output.name
     if reduction == "none":
         b.cast(each, node.output.dtype, name=name)

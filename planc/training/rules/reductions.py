@@ -2,7 +2,8 @@
 
 import math
 
-from onnx import TensorProto
+import numpy as np
+from onnx import TensorProto, helper
 
 from planc.kernels.row_sum import ROW_SUM
 from planc.training.emit.builder import Builder, Var
@@ -14,16 +15,20 @@ _COLUMNS = 256
 
 def row_sum(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The column sums [D] of a matrix [R, D], in float32 where it is half precision."""
-    if table.row_sum == "reduce" or a.dtype == TensorProto.DOUBLE:
-        return b.sum(b.wide(a), [0], keepdims=False)
-    return b.kernel(ROW_SUM, [a])[0]
+    if table.kernels and a.dtype != TensorProto.DOUBLE:
+        return b.kernel(ROW_SUM, [a])[0]
+    a = b.wide(a)
+    if table.row_sum == "reduce":
+        return b.sum(a, [0], keepdims=False)
+    ones = b.constant(np.ones((1, a.shape[0]), helper.tensor_dtype_to_np_dtype(a.dtype)))
+    return b.reshape(b.gemm(ones, a), (a.shape[1],))
 
 
 def total(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The sum of all elements, shape ().
 
     CUDA's reduction to a scalar adds the blocks' sums by atomics: the loss of 8,192 positions differed from run to run
-    (H100).
+    (H100); a Gemm with ones repeats.
     """
     if table.row_sum == "reduce":
         return b.op("ReduceSum", [b.wide(a)], (), keepdims=0)
@@ -32,8 +37,11 @@ def total(b: Builder, table: OperatorForms, a: Var) -> Var:
 
 def squared_norm(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The sum of the squares of all elements, shape (), in float32 where they are half precision; repeatable."""
-    if table.row_sum == "reduce" or a.dtype == TensorProto.DOUBLE:
+    if table.row_sum == "reduce":
         return b.op("ReduceSumSquare", [b.wide(a)], (), keepdims=0)
+    if not table.kernels or a.dtype == TensorProto.DOUBLE:
+        wide = b.wide(a)
+        return total(b, table, b.mul(wide, wide))
     columns = math.gcd(a.size, _COLUMNS)
     rows = b.kernel(ROW_SUM, [b.reshape(a, (a.size // columns, columns))], squares=1)[0]
     return total(b, table, rows)

@@ -10,6 +10,7 @@ from support.training_steps import random_batch, run_steps, session, state_pairs
 from support.zoo_networks import MOMENTUM, SMALL, small_forward, small_step
 
 from planc.errors import UsageError
+from planc.graph.annotations import INPUT_RANGES, read_json
 from planc.training import Optimizer, differentiate
 from planc.training.prepare.parameters import trainable
 from planc.zoo import ZooOptions, build_forward, families, summarize
@@ -41,6 +42,7 @@ def test_other_forms_keep_the_contract(name: str, optimizer: Optimizer) -> None:
     """The operator forms for CUDA, with the smallest and the largest optimizer."""
     step = differentiate(small_forward(name).model, loss="cross-entropy", optimizer=optimizer, device="cuda")
     assert violations(step) == []
+    assert read_json(step, INPUT_RANGES) == read_json(small_step(name, optimizer), INPUT_RANGES)
     assert np.isfinite(run_steps(step, random_batch(step))[0]["loss"])
 
 

@@ -12,6 +12,8 @@ from planc.graph.footprint import is_recomputable, write_over_candidates
 from planc.graph.fused import DOMAIN
 from planc.graph.operators import IN_PLACE_BINARY, IN_PLACE_UNARY
 from planc.importer.import_model import ImportedModel
+from planc.kernels import DOMAIN as OWN
+from planc.kernels import OPERATORS
 from planc.verifier import operators
 from planc.verifier.operators import is_repeatable, leaves_out, may_overwrite
 
@@ -57,3 +59,9 @@ def test_both_find_the_same_concats_that_do_not_run(imported: ImportedModel) -> 
             assert leaves_out(graph, op, moved.get) == is_placed(graph, op, moved.get)
             gone = {s: at for s, at in places.items() if s != storage}
             assert not leaves_out(graph, op, gone.get)
+
+
+def test_operators_of_plancs_own_are_overwritten_where_both_say_so() -> None:
+    compilers = {name: len(operator.in_place) for name, operator in OPERATORS.items() if operator.in_place}
+    assert operators._ELEMENTWISE[OWN] == compilers
+    assert all(operator.in_place == tuple(range(len(operator.in_place))) for operator in OPERATORS.values())

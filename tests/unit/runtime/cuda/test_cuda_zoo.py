@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from cuda_emulator.emulator import Emulator
 from support.costs import made_up_costs
-from support.emulated import card, expected, expected_rounds, open_step, run_steps
+from support.emulated import card, expected, expected_rounds, open_step, run_steps, standard_forms
 from support.zoo_networks import MOMENTUM, small_forward
 
 from planc.compiler.job import compile_model
@@ -37,8 +37,10 @@ ARENA_SLACK = 4096
 def _imported(name: str) -> ImportedModel:
     built = small_forward(name)
     optimizer = OPTIMIZERS.get(name, MOMENTUM)
-    model = differentiate(built.model, loss=built.loss, optimizer=optimizer, parameters=built.parameters, device="cuda")
-    return import_model(model)
+    with standard_forms():
+        return import_model(
+            differentiate(built.model, loss=built.loss, optimizer=optimizer, parameters=built.parameters, device="cuda")
+        )
 
 
 def _plan(imported: ImportedModel, solver: str, percent: int) -> Plan:
