@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := demo
-CODE := planc solvers models tests benchmarks
+CODE := planc solvers models tests benchmarks examples
 
 .PHONY: demo test lint plans clean
 

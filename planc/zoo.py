@@ -70,6 +70,17 @@ def build_forward(name: str, options: ZooOptions, values: bool = True) -> Forwar
     return known[name].build(name, options, values)
 
 
+def build_step(
+    name: str, options: ZooOptions, optimizer: Optimizer, device: str = "cpu", values: bool = True
+) -> onnx.ModelProto:
+    """The training graph of zoo network `name`, with operator forms for `device`. Raises UsageError as `build_forward`."""
+    return _step(build_forward(name, options, values), optimizer, device)
+
+
+def _step(built: ForwardModel, optimizer: Optimizer, device: str = "cpu") -> onnx.ModelProto:
+    return differentiate(built.model, loss=built.loss, optimizer=optimizer, device=device, parameters=built.parameters)
+
+
 @dataclass(frozen=True)
 class NetworkSummary:
     """A network at its default size: trained values, and operators and planner's layers of its step with plain SGD.
@@ -88,7 +99,7 @@ class NetworkSummary:
 def summarize(name: str) -> NetworkSummary:
     """Counts from the training graph of zoo network `name`, built without drawing its initial values."""
     built = build_forward(name, ZooOptions(), values=False)
-    step = differentiate(built.model, loss=built.loss, optimizer=Optimizer("sgd"), parameters=built.parameters)
+    step = _step(built, Optimizer("sgd"))
     graph, state = step.graph, annotations.read_json(step, annotations.STATE)
     shapes = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in graph.input}
     groups = (annotations.node_annotation(node) for node in graph.node)

@@ -12,8 +12,7 @@ from planc.cli.console import err, out, print_json, progress, report_written
 from planc.cli.options import Forms, Json, optimizer_of
 from planc.cli.outputs import require_outputs
 from planc.importer.save import write_model, write_structure
-from planc.training import differentiate
-from planc.zoo import ZooOptions, build_forward, families, summarize
+from planc.zoo import ZooOptions, build_forward, build_step, families, summarize
 
 zoo = typer.Typer(help="Networks that planc can build itself, as training graphs.", no_args_is_help=True)
 
@@ -71,15 +70,10 @@ def build(
 ) -> None:
     """Build the training step of network NAME: forward, backward and update in one graph of standard operators."""
     require_outputs((), {"-o": output})
-    built = build_forward(name, ZooOptions(batch, image, depth, width, seq, classes, seed), values=not zeros)
-    model = built.model
-    if not forward:
-        model = differentiate(
-            model,
-            loss=built.loss,
-            optimizer=optimizer_of(optimizer, learning_rate),
-            device=device,
-            parameters=built.parameters,
-        )
+    options = ZooOptions(batch, image, depth, width, seq, classes, seed)
+    if forward:
+        model = build_forward(name, options, not zeros).model
+    else:
+        model = build_step(name, options, optimizer_of(optimizer, learning_rate), device, not zeros)
     (write_structure if zeros else write_model)(model, output)
     report_written(model, output, json)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pkgutil import resolve_name
 from typing import Protocol
 
 from planc.enums import Status
@@ -90,12 +91,22 @@ def solver_names() -> tuple[str, ...]:
 
 
 def load_solver(name: str) -> Solver:
-    """The policy called `name`. Raises UsageError when it is not installed."""
+    """The policy called `name`, or the one at `module:Class`. Raises UsageError when there is none."""
+    if ":" in name:
+        return _policy_at(name)
     for entry in entry_points(group="planc.solvers"):
         if entry.name == name:
             policy: Callable[[], Solver] = entry.load()
             return policy()
     raise UsageError(f"unknown solver {name!r}: choose one of {', '.join(solver_names())}")
+
+
+def _policy_at(place: str) -> Solver:
+    try:
+        policy: Callable[[], Solver] = resolve_name(place)
+        return policy()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise UsageError(f"unknown solver {place!r}: expected module:Class of a policy ({error})") from error
 
 
 def solve(solver: Solver, problem: Problem, options: SolveOptions) -> Solution:

@@ -1,0 +1,27 @@
+"""Every file of examples/ runs as its first lines say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+SAYS = {
+    "compile_and_run": "violations: ()",
+    "own_policy": "own_policy:LongestIdle:",
+    "own_gradient_rule": "loss",
+    "pytorch": "loss",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in EXAMPLES if path.stem in SAYS], ids=lambda path: path.stem)
+def test_an_example_runs(path: Path) -> None:
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert SAYS[path.stem] in done.stdout
+
+
+def test_the_short_examples_are_there() -> None:
+    assert {path.stem for path in EXAMPLES} >= SAYS.keys()
