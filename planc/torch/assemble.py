@@ -69,7 +69,7 @@ class _TorchStep:
                 gradient = self.c.value(self.c.known[self.grads[name]])
                 self.step.update(name, self.settings.rules[name], gradient, group)
         self._follow_buffers()
-        return self.step.finished(self.c.value(self.c.known[self.loss]), self.c.index_ranges)
+        return self.step.finished(self._loss(), self.c.index_ranges)
 
     # --- inputs
 
@@ -170,6 +170,14 @@ class _TorchStep:
     def _copied(self, value: Var) -> Var:
         """A tensor of its own: a state's next value cannot be another input, a constant or another state's."""
         return self.b.unary("Identity", value)
+
+    def _loss(self) -> Var:
+        """The loss, in a tensor that some node makes."""
+        value = self.c.value(self.c.known[self.loss])
+        made = any(value.name in node.output for node in self.b.nodes)
+        if not made:
+            self.b.group = LayerGroup("loss", "loss", "forward" if not self.grads else "backward")
+        return value if made else self._copied(value)
 
     def _follow_buffers(self) -> None:
         """Buffers whose next value the step computes anyway get a copy of it."""

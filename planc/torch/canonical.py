@@ -41,12 +41,26 @@ def _attention(
     scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale), k.transpose(-2, -1))
     if causal:
         mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    empty = None
+    if mask is not None and not causal:
+        mask, empty = _with_some_key(mask)
     if mask is not None:
         scores = scores + (_bias(mask, scores.dtype) if mask.dtype == torch.bool else mask)
     weights = torch.softmax(scores, -1)
     if dropout:
         weights = aten.native_dropout.default(weights, dropout, True)[0]
-    return torch.matmul(weights, v)
+    made = torch.matmul(weights, v)
+    return made if empty is None else made.masked_fill(empty, 0.0)
+
+
+def _with_some_key(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mask with every key let through where it shuts out all, and where that is: those queries attend to nothing.
+
+    Their result is 0 in torch, and the softmax of no key is not a number.
+    """
+    shut = ~mask if mask.dtype == torch.bool else mask == -math.inf
+    empty = shut.all(-1, keepdim=True)
+    return (mask | empty if mask.dtype == torch.bool else mask.masked_fill(empty, 0.0)), empty
 
 
 def _bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -19,6 +19,7 @@ from planc.graph.annotations import annotate_node
 from planc.graph.operators import VIEWS
 from planc.kernels import Attribute, Operator, TensorType, function_of
 from planc.kernels.operator import DOMAIN
+from planc.training.emit.finite import Finiteness
 
 Shape = tuple[int, ...]
 Array = npt.NDArray[Any]
@@ -81,6 +82,7 @@ class Builder:
     ignored_labels: dict[str, int] = field(default_factory=dict)
     """By the name of a tensor of labels: the label that counts for nothing."""
     _halves: dict[str, Var] = field(default_factory=dict)
+    finite: Finiteness = field(default_factory=Finiteness)
     _constants: dict[tuple[int, Shape, bytes], Var] = field(default_factory=dict)
     _scalars: dict[tuple[float, int, int], Var] = field(default_factory=dict)
     _templates: dict[LayerGroup, onnx.NodeProto] = field(default_factory=dict)
@@ -150,10 +152,15 @@ class Builder:
 
     def known_scalar(self, value: Var) -> float | None:
         """The number that a one-element constant holds, None for anything else."""
+        if value.size != 1:
+            return None
         tensor = self.initializers.get(value.name, self.fixed.get(value.name))
-        if value.size != 1 or tensor is None:
+        if tensor is None:
             return None
         return float(numpy_helper.to_array(tensor).item())
+
+    def _known(self, name: str) -> float | None:
+        return self.known_scalar(self.values[name]) if name in self.values else None
 
     # --- nodes
 
@@ -189,6 +196,7 @@ class Builder:
         if attributes:
             node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(attributes.items()))
         self.nodes.append(node)
+        self.finite.note(op_type, node.input, [v.name for v in made], self._known, attributes)
         if self.group.phase == "backward" and op_type != "Reshape":
             self._read_backward.update(self._views.get(v.name, v).name for v in inputs if v)
         return tuple(made)
@@ -231,6 +239,7 @@ class Builder:
             self._note_widening(self.values[copy.input[0]], self.values[copy.output[0]])
         elif copy.op_type in VIEWS and copy.input[0] in self._halves:
             self._halves[copy.output[0]] = self._halves[copy.input[0]]
+        self.finite.note(node.op_type, node.input, node.output, self._known, {})
 
     def op(
         self, op_type: str, inputs: Sequence[Var | None], shape: Shape, dtype: int | None = None,

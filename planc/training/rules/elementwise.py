@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 from onnx import TensorProto
@@ -39,7 +40,12 @@ def mul(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 
 
 def masked(b: Builder, mask: Var, dy: Var) -> Var:
-    """dy where `mask`, else 0. Cast and Mul, because ONNX Runtime's Where needs scratch of twice its tensor."""
+    """dy where `mask`, else 0, whatever dy is there.
+
+    By a product where dy is finite, because ONNX Runtime's Where needs scratch of twice its tensor.
+    """
+    if b.finite.may_be_infinite(dy.name):
+        return b.where(mask, dy, 0.0)
     return b.mul(dy, b.cast(mask, dy.dtype))
 
 
@@ -57,21 +63,26 @@ def div(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 
 @gradient("Pow")
 def power(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """d(x^e) = e x^(e-1) dx + y log(x) de."""
+    """d(x^e) = e x^(e-1) dx + y log(x) de; the first is 0 where e is, the second where y is (as torch)."""
     dy, x, exponent, found = sole(grads), node.input(0), node.input(1), {}
     if 1 in node.wanted:
-        found[1] = b.unbroadcast(b.mul(b.mul(dy, node.output), b.unary("Log", x)), exponent.shape)
+        slope = b.mul(b.mul(dy, node.output), b.unary("Log", x))
+        zero = b.compare("Equal", node.output, 0.0)
+        found[1] = b.unbroadcast(b.where(zero, 0.0, slope), exponent.shape)
     if 0 in node.wanted:
-        known = b.known_scalar(exponent)
-        found[0] = b.unbroadcast(b.mul(_power_slope(b, x, exponent, known), dy), x.shape)
+        found[0] = b.unbroadcast(_power_gradient(b, x, exponent, dy), x.shape)
     return found
 
 
-def _power_slope(b: Builder, x: Var, exponent: Var, known: float | None) -> Var:
-    if known is None:
-        exponent = b.cast(exponent, x.dtype)
-        return b.mul(b.op("Pow", [x, b.sub(exponent, 1.0)], np.broadcast_shapes(x.shape, exponent.shape)), exponent)
-    return b.mul(x if known == 2.0 else b.pow(x, known - 1), known)
+def _power_gradient(b: Builder, x: Var, exponent: Var, dy: Var) -> Var:
+    known = b.known_scalar(exponent)
+    if known == 0.0:
+        return b.zeros(dy.shape, dy.dtype)
+    if known is not None:
+        return dy if known == 1.0 else b.mul(b.mul(x if known == 2.0 else b.pow(x, known - 1), known), dy)
+    exponent = b.cast(exponent, x.dtype)
+    power = b.op("Pow", [x, b.sub(exponent, 1.0)], np.broadcast_shapes(x.shape, exponent.shape))
+    return b.where(b.compare("Equal", exponent, 0.0), 0.0, b.mul(b.mul(power, exponent), dy))
 
 
 def _from_input(op_type: str, derivative: Callable[[Builder, Var], Var]) -> None:
@@ -122,10 +133,14 @@ def reciprocal(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
 
 @gradient("Max", "Min")
 def extremum(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """The gradient goes to the inputs that equal the output; for two inputs that tie, to both."""
+    """The gradient goes to the inputs that equal the output, shared equally between those that tie, as torch does."""
     dy, y = sole(grads), node.output
+    inputs = [v for v in node.inputs if v is not None]
+    equal = [b.cast(b.compare("Equal", v, y), dy.dtype) for v in inputs]
+    ties = reduce(b.add, equal)
+    share = b.div(dy, b.op("Max", [ties, b.scalar_for(1.0, ties)], ties.shape)) if len(inputs) > 1 else dy
     return {
-        i: b.unbroadcast(masked(b, b.compare("Equal", node.input(i), y), dy), node.input(i).shape)
+        i: b.unbroadcast(masked(b, b.compare("Equal", node.input(i), y), share), node.input(i).shape)
         for i in sorted(node.wanted)
     }
 

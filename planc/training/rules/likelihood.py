@@ -16,18 +16,32 @@ from planc.training.rules.reductions import total
 class Labels:
     """Labels read for one loss: `index` [N, 1, ...] with ignored labels set to 0, and which of them count.
 
-    `counted` [N, 1, ...] is 0 for an ignored label, else 1 or the weight of its class, in the type of the
-    log-probabilities; None where every label counts for one.
+    `counts` [N, 1, ...] is false for an ignored label, None where none can be; `counted` is 0 there, else 1 or the
+    weight of its class, in the type of the log-probabilities, None where every label counts for one. `weighted` tells
+    that classes have weights.
     """
 
     index: Var
     counted: Var | None
+    counts: Var | None = None
+    weighted: bool = False
+
+    def chosen(self, b: Builder, each: Var) -> Var:
+        """One number a label, times how much it counts: 0 for an ignored one, whatever the number is."""
+        if self.counted is not None and self.weighted:
+            each = b.mul(each, self.counted)
+        return each if self.counts is None else b.where(self.counts, each, 0.0)
 
     def count(self, b: Builder, table: OperatorForms, dtype: int) -> Var:
         """How much all labels count together, a scalar of type `dtype`."""
         if self.counted is None:
             return b.full((), float(self.index.size), dtype)
         return b.cast(total(b, table, self.counted), dtype)
+
+    def divisor(self, b: Builder, table: OperatorForms, dtype: int) -> Var:
+        """The count, or one where nothing counts: the gradient of no label is 0."""
+        count = self.count(b, table, dtype)
+        return b.where(b.compare("Equal", count, 0.0), 1.0, count)
 
 
 def read_labels(
@@ -37,7 +51,7 @@ def read_labels(
 
     A few operators on one number a position.
     """
-    index, counted = b.reshape(labels, (logp.shape[0], 1, *logp.shape[2:])), None
+    index, counted, counts = b.reshape(labels, (logp.shape[0], 1, *logp.shape[2:])), None, None
     if ignored is not None:
         b.ignored_labels[labels.name] = ignored
         counts = b.unary("Not", b.compare("Equal", index, ignored))
@@ -45,7 +59,7 @@ def read_labels(
     if weight is not None:
         each = b.op("Gather", [weight, index], index.shape, axis=0)
         counted = each if counted is None else b.mul(each, counted)
-    return Labels(index, counted)
+    return Labels(index, counted, counts, weight is not None)
 
 
 def likelihood(
@@ -53,8 +67,7 @@ def likelihood(
 ) -> Var:
     """-log p of the labels: `none` per position, their `sum`, or their `mean` over what the labels count."""
     picked = b.op("GatherElements", [logp, labels.index], labels.index.shape, logp.dtype, axis=1)
-    if labels.counted is not None:
-        picked = b.mul(picked, labels.counted)
+    picked = labels.chosen(b, picked)
     if reduction == "none":
         return b.reshape(b.unary("Neg", picked), (logp.shape[0], *logp.shape[2:]), name=name)
     summed = b.cast(total(b, table, picked), logp.dtype)
@@ -72,12 +85,11 @@ def label_gradient(b: Builder, table: OperatorForms, labels: Labels, reduction: 
         if isinstance(minus, float) and labels.counted is None:
             minus = minus / labels.index.size
         else:
-            minus = b.div(minus, labels.count(b, table, dy.dtype))
+            minus = b.div(minus, labels.divisor(b, table, dy.dtype))
     if isinstance(minus, Var) and not minus.shape:
         minus = b.reshape(minus, (1,) * len(shape))
-    if labels.counted is not None:
-        return b.mul(labels.counted, minus)
-    return b.expand(minus if isinstance(minus, Var) else b.scalar_for(minus, Var("", shape, dy.dtype)), shape)
+    each = minus if isinstance(minus, Var) else b.scalar_for(minus, Var("", shape, dy.dtype))
+    return b.expand(labels.chosen(b, each), shape)
 
 
 def likelihood_gradient(b: Builder, logp: Var, index: Var, share: Var) -> Var:

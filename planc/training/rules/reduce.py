@@ -63,6 +63,6 @@ def reduce_extremum(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gr
 
 @gradient("ReduceL2")
 def reduce_l2(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """dx = x dy / y."""
+    """dx = x dy / y, 0 where y is 0."""
     norm, dy = (_kept(b, node, v) for v in (node.output, sole(grads)))
-    return {0: b.mul(node.input(0), b.div(dy, norm))}
+    return {0: b.mul(node.input(0), b.where(b.compare("Equal", norm, 0.0), 0.0, b.div(dy, norm)))}
