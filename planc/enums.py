@@ -7,13 +7,14 @@ class Status(StrEnum):
     """What is known of a solution or packing.
 
     `optimal`: its bound proves it (schedules: to a gap of 0.01 %); `feasible`: it may not be the best; `infeasible`:
-    none exists; `timeout`: none was found in time.
+    none exists; `timeout`: none was found in time; `refused`: the policy does not take on such a problem.
     """
 
     OPTIMAL = "optimal"
     FEASIBLE = "feasible"
     INFEASIBLE = "infeasible"
     TIMEOUT = "timeout"
+    REFUSED = "refused"
 
 
 class Direction(StrEnum):

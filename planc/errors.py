@@ -17,6 +17,10 @@ class UsageError(PlancError):
     exit_code = 2
 
 
+class PolicyScopeError(UsageError):
+    """The policy does not take on this problem: its layers have no kinds, or there are too many of them."""
+
+
 class OutputError(UsageError):
     """What a command or call made cannot be written where it was asked to go."""
 

@@ -12,7 +12,7 @@ from planc.graph.graph import Graph
 from planc.plan.plan import Plan
 from planc.printable import printable
 from planc.report import scene
-from planc.report.comparison import Row
+from planc.report.row import Row
 from planc.report.scatter import ScatterScene, scatter_scene
 from planc.report.summary import Summary, summarize
 from planc.report.tensors import tensor_rows

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from planc.report.comparison import Row
+from planc.report.row import Row
 from planc.report.words import percent
 from planc.units import format_bytes, format_ns
 

@@ -11,9 +11,10 @@ from rich.text import Text
 from planc.enums import Direction
 from planc.graph.graph import Graph
 from planc.plan.plan import Plan
-from planc.report.comparison import Comparison, Row
+from planc.report.comparison import Comparison
 from planc.report.decisions import Decision, Kind
 from planc.report.memory import Peak, fullest_points, memory_over_time
+from planc.report.row import Row
 from planc.report.summary import summarize
 from planc.report.tensor import TensorLife
 from planc.report.view import PlanView, ResidencyView, view_of

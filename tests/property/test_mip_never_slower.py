@@ -6,7 +6,7 @@ import pytest
 from support.labelled import labelled
 from support.problems import with_alternatives
 
-from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
+from planc.errors import InfeasibleBudgetError, PolicyScopeError, SolverTimeoutError
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
@@ -17,7 +17,7 @@ from planc.schedule.solver import SolveOptions, load_solver, solve, solver_names
 def _step_ns(name: str, problem: Problem) -> int | None:
     try:
         return solve(load_solver(name), problem, SolveOptions(time_limit_s=0.3, workers=1)).timeline.step_ns
-    except (InfeasibleBudgetError, SolverTimeoutError, UsageError):
+    except (InfeasibleBudgetError, SolverTimeoutError, PolicyScopeError):
         return None
 
 

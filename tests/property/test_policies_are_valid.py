@@ -6,7 +6,7 @@ import pytest
 from support.labelled import labelled
 from support.problems import random_dag, random_problem, with_alternatives
 
-from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
+from planc.errors import InfeasibleBudgetError, PolicyScopeError, SolverTimeoutError
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.residency import memory_profile
@@ -29,7 +29,7 @@ def _check(name: str, problem: Problem) -> bool:
     """Whether the policy solves the problem; a refusal names the policy and, where it is one of memory, a need."""
     try:
         solution = solve(load_solver(name), problem, SolveOptions(time_limit_s=5, workers=1))
-    except (InfeasibleBudgetError, SolverTimeoutError, UsageError) as error:
+    except (InfeasibleBudgetError, SolverTimeoutError, PolicyScopeError) as error:
         refusal = error
     else:
         assert solution.peak_bytes <= problem.budget_bytes

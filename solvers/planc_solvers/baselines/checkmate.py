@@ -35,7 +35,7 @@ class Checkmate:
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
         """Raises InfeasibleBudgetError when the model is infeasible, SolverTimeoutError when HiGHS found nothing in
-        time, UsageError for a problem that is too large."""
+        time, PolicyScopeError for a problem that is too large."""
         keep = Schedule(tuple(range(len(problem.tasks))))
         if max(memory_profile(problem, keep)) <= problem.budget_bytes:
             return first_fitting("checkmate", problem, [keep])
@@ -54,7 +54,7 @@ class CheckmateLp:
     """The relaxation, rounded."""
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
-        """Raises InfeasibleBudgetError when no rounding fits, UsageError for a problem that is too large."""
+        """Raises InfeasibleBudgetError when no rounding fits, PolicyScopeError for a problem that is too large."""
         keep = Schedule(tuple(range(len(problem.tasks))))
         if max(memory_profile(problem, keep)) <= problem.budget_bytes:
             return first_fitting("checkmate-lp", problem, [keep])

@@ -25,7 +25,7 @@ class Layup:
     """One decision for each kind of layer, from the problem's durations."""
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:  # noqa: ARG002
-        """The static schedule. Raises InfeasibleBudgetError when it exceeds the budget, UsageError without layer
+        """The static schedule. Raises InfeasibleBudgetError when it exceeds the budget, PolicyScopeError without layer
         kinds."""
         require_kinds(problem, "layup")
         return first_fitting("layup", problem, [_schedule(problem)])

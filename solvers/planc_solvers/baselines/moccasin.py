@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ortools.sat.python import cp_model
 
-from planc.errors import SolverTimeoutError, UsageError
+from planc.errors import PolicyScopeError, SolverTimeoutError
 from planc.problem.problem import Origin, Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
@@ -35,12 +35,12 @@ class Moccasin:
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
         """Raises InfeasibleBudgetError when two runs a task are proved too few, SolverTimeoutError when nothing was
-        found in time, UsageError for a problem that is too large."""
+        found in time, PolicyScopeError for a problem that is too large."""
         keep = Schedule(tuple(range(len(problem.tasks))))
         if max(memory_profile(problem, keep)) <= problem.budget_bytes:
             return first_fitting("moccasin", problem, [keep])
         if len(problem.tasks) > MOST_TASKS:
-            raise UsageError(
+            raise PolicyScopeError(
                 f"moccasin is exact: {len(problem.tasks)} tasks are more than the {MOST_TASKS} that it takes on here; "
                 "choose mip, or rotor and dtr, which scale"
             )

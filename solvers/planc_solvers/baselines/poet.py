@@ -26,7 +26,7 @@ class Poet:
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
         """Raises InfeasibleBudgetError when the model is infeasible, SolverTimeoutError when HiGHS found nothing in
-        time, UsageError for a problem that is too large."""
+        time, PolicyScopeError for a problem that is too large."""
         keep = Schedule(tuple(range(len(problem.tasks))))
         if max(memory_profile(problem, keep)) <= problem.budget_bytes:
             return first_fitting("poet", problem, [keep])

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from planc.errors import UsageError
+from planc.errors import PolicyScopeError
 from planc.problem.problem import Origin, Problem
 from planc_solvers.baselines.replay import last_needs
 from planc_solvers.baselines.training_step import deadlines
@@ -167,10 +167,10 @@ def size_of(problem: Problem) -> int:
 
 
 def require_scale(name: str, problem: Problem, rows: Callable[[Problem], int], most: int) -> None:
-    """Raise UsageError where the model of the policy `name` would have more than `most` rows."""
+    """Raise PolicyScopeError where the model of the policy `name` would have more than `most` rows."""
     count = rows(problem)
     if count > most:
-        raise UsageError(
+        raise PolicyScopeError(
             f"{name} is exact and its model grows with the square of the tasks: {len(problem.tasks)} of them make about "
             f"{count:,} rows, where {most:,} is what it takes on here; choose mip, or rotor and dtr, which scale"
         )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
+from planc.errors import InfeasibleBudgetError, PolicyScopeError, SolverTimeoutError
 from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import SolveOptions, Solver
@@ -43,5 +43,5 @@ def policy_schedules(problem: Problem, options: SolveOptions) -> Iterator[Schedu
             return
         try:
             yield policy().solve(problem, options).schedule
-        except (InfeasibleBudgetError, SolverTimeoutError, UsageError):
+        except (InfeasibleBudgetError, SolverTimeoutError, PolicyScopeError):
             continue

@@ -39,7 +39,8 @@ class Superneurons:
     """Liveness alone, then with the tensor cache, then with recomputation as well: the first that fits."""
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:  # noqa: ARG002
-        """Raises InfeasibleBudgetError when all three techniques exceed the budget, UsageError without layer kinds."""
+        """Raises InfeasibleBudgetError when all three techniques exceed the budget, PolicyScopeError without layer
+        kinds."""
         require_kinds(problem, "superneurons")
         answer = first_fitting("superneurons", problem, _schedules(problem))
         return with_allocator(answer, pool_bytes(problem, answer.schedule))

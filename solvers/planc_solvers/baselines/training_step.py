@@ -8,7 +8,7 @@ labels; a bare instance without labels is split where keeping everything needs m
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from planc.errors import UsageError
+from planc.errors import PolicyScopeError
 from planc.problem.problem import Origin, Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
@@ -69,9 +69,9 @@ def made_by(problem: Problem, value: int, kinds: Iterable[str]) -> bool:
 
 
 def require_kinds(problem: Problem, name: str) -> None:
-    """Raise UsageError when the layers have no kinds, on which the policy `name` decides."""
+    """Raise PolicyScopeError when the layers have no kinds, on which the policy `name` decides."""
     if not any(task.kind for task in problem.tasks):
-        raise UsageError(
+        raise PolicyScopeError(
             f"{name} decides by the kinds of layers (convolution, activation, …), which this problem does not have: "
             "compile a training graph with it, or choose a policy without kinds, such as sqrt-n or mip"
         )

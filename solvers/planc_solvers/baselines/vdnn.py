@@ -33,7 +33,7 @@ class VdnnConv:
     """Offload the inputs of convolutions only."""
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:  # noqa: ARG002
-        """The static schedule. Raises InfeasibleBudgetError when it exceeds the budget, UsageError without layer
+        """The static schedule. Raises InfeasibleBudgetError when it exceeds the budget, PolicyScopeError without layer
         kinds."""
         require_kinds(problem, "vdnn-conv")
         return _pooled(problem, first_fitting("vdnn-conv", problem, [_of_convolutions(problem)]))
@@ -49,7 +49,8 @@ class VdnnDyn:
     """
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:  # noqa: ARG002
-        """Raises InfeasibleBudgetError when not even the leanest configuration fits, UsageError without layer kinds."""
+        """Raises InfeasibleBudgetError when not even the leanest configuration fits, PolicyScopeError without layer
+        kinds."""
         require_kinds(problem, "vdnn-dyn")
         leanest = _with_choices(problem, offloading(problem, lambda _: True), _leanest)
         need = Need.of(problem, leanest)

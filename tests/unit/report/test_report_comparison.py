@@ -12,6 +12,9 @@ from planc.compiler.options import CompileOptions
 from planc.errors import UsageError
 from planc.report import comparison
 from planc.report.comparison import compare, parse_budgets, parse_solvers
+from planc.report.trials import Effort
+
+FRESH = Effort(time_limit_s=5.0, remember=False)
 
 
 def test_rows_are_what_compiling_alone_gives() -> None:
@@ -20,7 +23,7 @@ def test_rows_are_what_compiling_alone_gives() -> None:
     planning = planning_problem(imported.graph, costs)
     told: list[tuple[int, int, str]] = []
     result = compare(
-        CompileJob.of(imported, costs), ("1MiB", "10%"), ("keep-all",), 5.0, progress=lambda *a: told.append(a)
+        CompileJob.of(imported, costs), ("1MiB", "10%"), ("keep-all",), FRESH, progress=lambda *a: told.append(a)
     )
     plan = compile_model(imported, costs, CompileOptions("1MiB", "keep-all")).plan
     roomy, tight = result.rows
@@ -37,7 +40,7 @@ def test_rows_are_what_compiling_alone_gives() -> None:
 def test_json_rows_carry_the_contracts_fields() -> None:
     imported = mlp()
     result = compare(
-        CompileJob.of(imported, made_up_costs(imported.graph, scratch=1 << 10)), ("1MiB",), ("keep-all",), 5.0
+        CompileJob.of(imported, made_up_costs(imported.graph, scratch=1 << 10)), ("1MiB",), ("keep-all",), FRESH
     )
     data = json.loads(json.dumps(result.as_json()))
     promised = {"solver", "budget_bytes", "status", "predicted_step_ns", "overhead", "slab_bytes", "solve_s"}
@@ -48,7 +51,7 @@ def test_json_rows_carry_the_contracts_fields() -> None:
 def test_the_smallest_budget_is_resolved_once_for_all_solvers() -> None:
     imported = mlp()
     costs = made_up_costs(imported.graph, scratch=1 << 10)
-    (row,) = compare(CompileJob.of(imported, costs), ("min",), ("keep-all",), 5.0).rows
+    (row,) = compare(CompileJob.of(imported, costs), ("min",), ("keep-all",), FRESH).rows
     assert row.budget_bytes == budget_bytes("min", planning_problem(imported.graph, costs), costs)
     assert row.status == "infeasible"
 
@@ -69,4 +72,4 @@ def test_budgets_and_solvers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_unreadable_budget_is_a_usage_error() -> None:
     imported = mlp()
     with pytest.raises(UsageError, match="12 apples"):
-        compare(CompileJob.of(imported, made_up_costs(imported.graph)), ("12 apples",), ("keep-all",), 5.0)
+        compare(CompileJob.of(imported, made_up_costs(imported.graph)), ("12 apples",), ("keep-all",), FRESH)

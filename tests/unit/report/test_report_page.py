@@ -13,9 +13,9 @@ from support.plans import random_plan
 from planc.errors import PlanError, UsageError
 from planc.plan.plan import LayerInfo, Plan, Residency
 from planc.report import scene
-from planc.report.comparison import Row
 from planc.report.memory import memory_over_slots, memory_over_time, unplanned_bytes
 from planc.report.page import write_comparison_page, write_page
+from planc.report.row import Row
 from planc.report.tensors import tensor_rows
 from planc.report.view import view_of
 from planc.units import format_bytes

@@ -9,8 +9,9 @@ from rich.console import Console
 from support.networks import cnn
 from support.plans import plan_of, random_plan
 
-from planc.report.comparison import Comparison, Row
+from planc.report.comparison import Comparison
 from planc.report.memory import memory_over_time, peak_of
+from planc.report.row import Row
 from planc.report.tensor import life_of
 from planc.report.text import print_comparison, print_measurement, print_peak, print_summary, print_tensor
 from planc.report.view import view_of

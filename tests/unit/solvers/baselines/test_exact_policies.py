@@ -12,7 +12,7 @@ from support.problems import random_dag
 from support.stage_oracle import best_by_stages
 
 from planc.enums import Direction
-from planc.errors import InfeasibleBudgetError, UsageError
+from planc.errors import InfeasibleBudgetError, PolicyScopeError
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem, Task, Value
 from planc.schedule.residency import memory_profile
@@ -81,12 +81,14 @@ def test_poet_computes_no_more_than_checkmate_and_pages_instead(seed: int) -> No
 @pytest.mark.parametrize("name", ["checkmate", "poet", "checkmate-lp"])
 def test_exact_policies_refuse_what_is_too_large(name: str) -> None:
     problem = _tight(random_dag(0, 700), 0.5)
-    with pytest.raises(UsageError, match=rf"{name} is exact and its model grows with the square of the tasks: 700"):
+    with pytest.raises(
+        PolicyScopeError, match=rf"{name} is exact and its model grows with the square of the tasks: 700"
+    ):
         load_solver(name).solve(problem, SolveOptions(time_limit_s=1))
 
 
 def test_moccasin_refuses_what_is_too_large() -> None:
-    with pytest.raises(UsageError, match="moccasin is exact: 1600 tasks"):
+    with pytest.raises(PolicyScopeError, match="moccasin is exact: 1600 tasks"):
         load_solver("moccasin").solve(_tight(random_dag(0, 1600), 0.5), SolveOptions(time_limit_s=1))
 
 

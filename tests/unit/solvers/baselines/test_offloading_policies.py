@@ -6,7 +6,7 @@ import pytest
 from support.labelled import Layer, training_chain
 
 from planc.enums import Direction
-from planc.errors import InfeasibleBudgetError, UsageError
+from planc.errors import InfeasibleBudgetError, PolicyScopeError
 from planc.problem.problem import Alternative, Problem
 from planc.schedule.schedule import Schedule, Transfer
 from planc.schedule.solver import SolveOptions, load_solver, solve
@@ -58,7 +58,7 @@ def test_vdnn_conv_offloads_inputs_of_convolutions_only() -> None:
 def test_policies_by_kind_refuse_a_problem_without_kinds() -> None:
     bare = replace(CHAIN, tasks=tuple(replace(task, kind="") for task in CHAIN.tasks))
     for name in ("vdnn-conv", "vdnn-dyn", "superneurons", "layup"):
-        with pytest.raises(UsageError, match=f"{name} decides by the kinds"):
+        with pytest.raises(PolicyScopeError, match=f"{name} decides by the kinds"):
             load_solver(name).solve(bare, SolveOptions())
 
 

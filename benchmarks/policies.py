@@ -1,0 +1,260 @@
+"""Every policy against planc's own planner: networks of the papers on their cards, at shares of the liveness peak.
+
+    python benchmarks/policies.py run [--networks resnet50,gpt2] [--cards titan-x-maxwell] [--shares 0.8,0.5,0.3,0.2]
+                                      [--time-limit 20] [--jobs 2]
+    python benchmarks/policies.py smallest [--networks …] [--cards …]       the least budget of each policy
+    python benchmarks/policies.py deepest [--solvers layrub,mip]            ResNets of batch 16 within 12 GB
+    python benchmarks/policies.py table                                     docs/results/policies.md from the results
+
+Results go to benchmarks/results/policies.json, pair by pair; pairs that are there already are left alone, so that a run
+that was broken off goes on. Times are those of a roofline (docs/solver.md), never of a card. Gradients of convolutions
+are convolutions, without unfolded images: that is how a card's library runs them without workspace.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from planc.compiler.job import CompileJob
+from planc.costs.catalogue import estimate
+from planc.errors import InfeasibleBudgetError, PlancError
+from planc.importer.import_model import import_model
+from planc.importer.save import write_structure
+from planc.problem.bounds import minimum_budget
+from planc.report.trials import Effort, Trial, rows_of
+from planc.schedule.solver import SolveOptions, load_solver, solve, solver_names
+from planc.training.differentiate import differentiate
+from planc.training.optimizers import Optimizer
+from planc.zoo import ZooOptions, build_forward
+
+RESULTS = Path(__file__).parent / "results" / "policies.json"
+
+NETWORKS = {
+    "alexnet": 128,
+    "vgg16": 64,
+    "googlenet": 128,
+    "inception_v4": 32,
+    "resnet50": 64,
+    "resnet101": 32,
+    "resnet152": 32,
+    "densenet121": 32,
+    "unet": 4,
+    "gpt2": 8,
+    "bert_base": 32,
+}
+"""Networks and batch sizes: AlexNet and GoogLeNet of vDNN, VGG-16 of its smaller setting, the others of SuperNeurons'
+and later papers."""
+
+EXACT = ("checkmate", "checkmate-lp", "poet", "moccasin", "offmate")
+QUICK_S = 4.0
+"""Time limit of policies that do not search; packing takes most of it."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A network on a card, with what to do there."""
+
+    network: str
+    card: str
+    shares: tuple[float, ...]
+    solvers: tuple[str, ...]
+    time_limit_s: float
+
+
+def job_of(network: str, card: str, **options: Any) -> CompileJob:
+    """The compile job of a zoo network whose weights are never drawn."""
+    built = build_forward(network, ZooOptions(**options), values=False)
+    step = differentiate(
+        built.model, loss=built.loss, optimizer=Optimizer("momentum"), device="cpu", parameters=built.parameters
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{network}.onnx"
+        write_structure(step, path)
+        imported = import_model(path, fused=True)
+    return CompileJob.of(imported, estimate(imported.graph, card))
+
+
+def rows_of_pair(pair: Pair) -> list[dict[str, Any]]:
+    """One row for each solver and share."""
+    job = job_of(pair.network, pair.card, batch=NETWORKS[pair.network])
+    rows = []
+    for share in pair.shares:
+        budget = int(job.usual.liveness_peak_bytes * share)
+        for name in pair.solvers:
+            limit = pair.time_limit_s if name in (*EXACT, "mip") else QUICK_S
+            (row,) = rows_of(job, [Trial(budget, name)], Effort(limit, remember=False))
+            rows.append(
+                {
+                    "network": pair.network,
+                    "batch": NETWORKS[pair.network],
+                    "card": pair.card,
+                    "solver": name,
+                    "budget_fraction": share,
+                    "status": row.status,
+                    "overhead": None if row.overhead is None else round(row.overhead, 6),
+                    "slab_bytes": row.slab_bytes,
+                    "allocator_bytes": row.allocator_bytes,
+                    "needed_bytes": row.minimum_budget_bytes if row.overhead is None else None,
+                    "solve_s": round(row.solve_s, 2),
+                }
+            )
+    return rows
+
+
+def smallest_of_pair(pair: Pair) -> list[dict[str, Any]]:
+    """The least budget, to a hundredth of the peak, within which each policy has a schedule (before packing)."""
+    job = job_of(pair.network, pair.card, batch=NETWORKS[pair.network])
+    problem, peak = job.usual.problem, job.usual.liveness_peak_bytes
+    least = minimum_budget(problem)[0] / peak
+    rows = []
+    for name in pair.solvers:
+        low, high, started = least, 4.0 if name == "caffe" else 1.0, time.perf_counter()
+
+        def fits(share: float, name: str = name) -> bool:
+            options = SolveOptions(time_limit_s=pair.time_limit_s)
+            try:
+                solve(load_solver(name), replace(problem, budget_bytes=int(peak * share)), options)
+            except InfeasibleBudgetError:
+                return False
+            return True
+
+        try:
+            found = _least(fits, low, high)
+        except PlancError:
+            continue  # refused: it does not take on such a problem
+        rows.append(
+            {
+                "network": pair.network,
+                "card": pair.card,
+                "solver": name,
+                "smallest_fraction": None if found is None else round(found, 4),
+                "layer_alone": round(least, 4),
+                "solve_s": round(time.perf_counter() - started, 2),
+            }
+        )
+    return rows
+
+
+def _least(fits: Any, low: float, high: float) -> float | None:
+    """By bisection; None where not even `high` fits."""
+    if fits(low + 1e-4):
+        return low
+    if not fits(high):
+        return None
+    while high - low > 0.01:
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return high
+
+
+def deepest(solver: str, card: str = "titan-x-maxwell", budget: int = 12 * 10**9) -> dict[str, Any]:
+    """The deepest ResNet, of the depths 50 · 1.25ᵏ, that the solver trains at batch 16 within the budget."""
+    depth, reached = 50.0, None
+    while depth < 12_000:
+        job = job_of("resnet_deep", card, depth=round(depth / 3) * 3 + 2, batch=16)
+        try:
+            solution = solve(
+                load_solver(solver),
+                replace(job.usual.problem, budget_bytes=budget),
+                SolveOptions(time_limit_s=60, patience_s=120),
+            )
+        except PlancError:
+            break
+        reached = {
+            "depth": round(depth / 3) * 3 + 2,
+            "overhead": round(solution.timeline.step_ns / job.usual.problem.base_duration_ns - 1, 4),
+            "peak_bytes": job.usual.liveness_peak_bytes,
+        }
+        print(solver, reached, flush=True)
+        depth *= 1.25
+    return {"solver": solver, "card": card, "budget_bytes": budget, **(reached or {"depth": None})}
+
+
+def read_results() -> dict[str, list[dict[str, Any]]]:
+    """What is there so far."""
+    if not RESULTS.exists():
+        return {"rows": [], "smallest": [], "deepest": []}
+    found: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text())
+    return found
+
+
+def write_results(found: dict[str, list[dict[str, Any]]]) -> None:
+    """One row a line."""
+    parts = [f'"{kind}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for kind, rows in found.items()]
+    RESULTS.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+def _pairs(options: argparse.Namespace, kind: str) -> Iterator[Pair]:
+    """The pairs that are not there yet, with the solvers that are missing."""
+    have = {(r["network"], r["card"], r["solver"], r.get("budget_fraction")) for r in read_results()[kind]}
+    shares = tuple(map(float, options.shares.split(","))) if kind == "rows" else (None,)
+    for card in options.cards.split(","):
+        for network in options.networks.split(",") if options.networks else NETWORKS:
+            missing = tuple(
+                name for name in options.solvers if any((network, card, name, share) not in have for share in shares)
+            )
+            if missing:
+                yield Pair(network, card, shares, missing, options.time_limit)  # type: ignore[arg-type]
+
+
+def _run(kind: str, work: Any, pairs: Iterable[Pair], jobs: int) -> None:
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        for pair, rows in zip(pairs := list(pairs), pool.map(work, pairs), strict=True):
+            found = read_results()
+            found[kind] += rows
+            write_results(found)
+            print(pair.network, pair.card, len(rows), "rows", time.strftime("%H:%M:%S"), flush=True)
+
+
+def violations(rows: list[dict[str, Any]]) -> list[str]:
+    """Points at which mip is slower than another policy, or has no plan where one has."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        best.setdefault((row["network"], row["card"], row["budget_fraction"]), {})[row["solver"]] = row["overhead"]
+    found = []
+    for point, by_solver in best.items():
+        ours = by_solver.get("mip")
+        for name, theirs in by_solver.items():
+            if theirs is not None and (ours is None or ours > theirs + 1e-6):
+                found.append(f"{point}: mip {ours}, {name} {theirs}")
+    return found
+
+
+def main() -> None:
+    """Run a part of the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["run", "smallest", "deepest", "table"])
+    parser.add_argument("--networks", default="")
+    parser.add_argument("--cards", default="titan-x-maxwell,h100")
+    parser.add_argument("--shares", default="0.8,0.5,0.3,0.2")
+    parser.add_argument("--solvers", type=lambda text: tuple(text.split(",")), default=solver_names())
+    parser.add_argument("--time-limit", type=float, default=20.0)
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    if options.part == "run":
+        _run("rows", rows_of_pair, _pairs(options, "rows"), options.jobs)
+    elif options.part == "smallest":
+        _run("smallest", smallest_of_pair, _pairs(options, "smallest"), options.jobs)
+    elif options.part == "deepest":
+        for name in options.solvers:
+            found = read_results()
+            found["deepest"] = [row for row in found["deepest"] if row["solver"] != name] + [deepest(name)]
+            write_results(found)
+    else:
+        from policies_table import write_table
+
+        write_table(read_results())
+    for text in violations(read_results()["rows"]):
+        print("VIOLATION", text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
