@@ -22,6 +22,7 @@ _COMMANDS = {
     "grad": "grad",
     "import-ort": "import_ort",
     "profile": "profile",
+    "costs": "costs",
     "compile": "compile_command",
     "inspect": "inspect",
     "verify": "verify_command",

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from planc.cli.console import err, print_json, progress
@@ -30,7 +31,7 @@ def profile(
     imported = import_to_run_on(model, device, fuse)
     with progress("profiling") as update:
         table = fresh_costs(imported, device, update, forms)
-    write_costs(table, output)
+    write_costs(msgspec.structs.replace(table, model_file=model.name), output)
     total = sum(table.layer(i).compute_ns for i in range(len(table.layers)))
     if json:
         print_json({"costs": str(output), "layers": len(table.layers), "distinct": len(table.unique), "step_ns": total})

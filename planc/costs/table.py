@@ -100,8 +100,8 @@ def monotone(points: tuple[CopyPoint, ...]) -> tuple[CopyPoint, ...]:
 class CostTable(msgspec.Struct, frozen=True, kw_only=True):
     """Costs of one model on one device. `layers` follows the graph's layers as indices into `unique`.
 
-    `boundary_ns` is the host time of one more segment. `estimated` marks a table computed from published
-    specifications instead of measured.
+    `model_file` is the name of the model's file, for people. `boundary_ns` is the host time of one more segment.
+    `estimated` marks a table computed from published specifications instead of measured.
     """
 
     format: int = FORMAT
@@ -113,6 +113,7 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True):
     boundary_ns: int = 0
     estimated: bool = False
     created: str = ""
+    model_file: str = ""
 
     def layer(self, index: int) -> LayerCost:
         """Cost of the graph's layer `index`."""

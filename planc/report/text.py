@@ -70,7 +70,8 @@ def pairs(rows: list[tuple[str, str]]) -> Table:
     return grid
 
 
-def _table(title: str) -> Table:
+def plain_table(title: str) -> Table:
+    """An empty table as planc prints them."""
     return Table(
         title=title, pad_edge=False, show_edge=False, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
@@ -99,7 +100,7 @@ def decision_table(decisions: tuple[Decision, ...]) -> Table:
     """The decisions that add most to the step, dearest first."""
     shown = decisions[:_DEAREST]
     rest = len(decisions) - len(shown)
-    table = _table("decisions by cost" + (f" ({rest} more, see --json or --html)" if rest else ""))
+    table = plain_table("decisions by cost" + (f" ({rest} more, see --json or --html)" if rest else ""))
     table.add_column("what", no_wrap=True)
     table.add_column("tensor or layer", overflow="fold", ratio=1)
     for name in ("size", "time", "hidden", "cost"):
@@ -166,7 +167,7 @@ def peak_view(view: PlanView, peak: Peak) -> RenderableType:
         share.add_row(Text(name, style="dim"), format_bytes(size).rjust(10), percent(size / peak.bytes).rjust(7))
     where = f"{view.title(peak.run)}, slot {peak.slot} of {view.slots}, {format_ns(view.slot_ns(peak.slot))}"
     rest = len(peak.residencies) - _AT_PEAK
-    table = _table(
+    table = plain_table(
         plural(len(peak.residencies), "residency") + (f", {rest} smaller ones not shown" if rest > 0 else "")
     )
     table.add_column("size", justify="right", no_wrap=True)
@@ -182,11 +183,12 @@ def peak_view(view: PlanView, peak: Peak) -> RenderableType:
 def comparison_view(comparison: Comparison) -> RenderableType:
     """Solvers by budget, the fastest plan within each budget in bold; below, what solvers without a plan would need."""
     peak = comparison.liveness_peak_bytes
-    table = _table(f"unlimited memory: {format_ns(comparison.unconstrained_step_ns)}, {format_bytes(peak)}")
+    table = plain_table(f"unlimited memory: {format_ns(comparison.unconstrained_step_ns)}, {format_bytes(peak)}")
     table.padding = (0, 1, 0, 0)
     for name in ("budget", "solver", "status"):
         table.add_column(name, no_wrap=name != "solver", overflow="fold")
-    for name in ("step", "overhead", "swapped", "again", "solve"):
+    run = any(row.measured_step_ns is not None for row in comparison.rows)
+    for name in ("step", "overhead", "swapped", "again", *(["run", "bits"] if run else []), "solve"):
         table.add_column(name, justify="right", no_wrap=True)
     for budget in dict.fromkeys(row.budget_bytes for row in comparison.rows):
         rows = [row for row in comparison.rows if row.budget_bytes == budget]
@@ -195,7 +197,13 @@ def comparison_view(comparison: Comparison) -> RenderableType:
         labels = ["\n".join(label)] if len(rows) == 1 else [*label, *[""] * (len(rows) - 2)]
         for cell, row in zip(labels, rows, strict=True):
             fastest = best is not None and row.predicted_step_ns == best
-            values = [row.solver, row.status, *_outcome(row), f"{row.solve_s:.1f} s"]
+            values = [
+                row.solver,
+                row.status,
+                *_outcome(row),
+                *(_run_outcome(row) if run else []),
+                f"{row.solve_s:.1f} s",
+            ]
             table.add_row(cell, *values, style="bold" if fastest else "", end_section=row is rows[-1])
     return Group(table, *_needs(comparison))
 
@@ -206,6 +214,13 @@ def _outcome(row: Row) -> list[str]:
         return [""] * 4
     swapped, again = format_bytes(row.swapped_bytes or 0), str(row.recomputed_layers)
     return [format_ns(row.predicted_step_ns), percent(row.overhead, signed=True), swapped, again]
+
+
+def _run_outcome(row: Row) -> list[str]:
+    """How far the measured step is from the prediction, and whether its bits are those of the unplanned one."""
+    if row.prediction_error is None:
+        return ["", ""]
+    return [percent(row.prediction_error, signed=True), "equal" if row.bitwise_equal else "differ"]
 
 
 def _needs(comparison: Comparison) -> list[Text]:

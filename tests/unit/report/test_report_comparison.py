@@ -1,6 +1,8 @@
 """Comparing solvers: budgets and names read, rows as the contract says, infeasible ones among them."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from support.costs import made_up_costs
@@ -10,8 +12,10 @@ from planc.compiler.budget import budget_bytes, planning_problem
 from planc.compiler.job import CompileJob, compile_model
 from planc.compiler.options import CompileOptions
 from planc.errors import UsageError
-from planc.report import comparison
+from planc.report import comparison, trials
 from planc.report.comparison import compare, parse_budgets, parse_solvers
+from planc.report.row import Row
+from planc.report.scatter import pareto_front, scatter_scene
 from planc.report.trials import Effort
 
 FRESH = Effort(time_limit_s=5.0, remember=False)
@@ -73,3 +77,72 @@ def test_an_unreadable_budget_is_a_usage_error() -> None:
     imported = mlp()
     with pytest.raises(UsageError, match="12 apples"):
         compare(CompileJob.of(imported, made_up_costs(imported.graph)), ("12 apples",), ("keep-all",), FRESH)
+
+
+def _job() -> CompileJob:
+    imported = mlp()
+    return CompileJob.of(imported, made_up_costs(imported.graph, scratch=1 << 10))
+
+
+def test_trials_in_processes_of_their_own_give_the_same_rows() -> None:
+    alone = compare(_job(), ("1MiB", "10%"), ("keep-all", "sqrt-n", "caffe"), FRESH)
+    told: list[tuple[int, int, str]] = []
+    beside = compare(
+        _job(), ("1MiB", "10%"), ("keep-all", "sqrt-n", "caffe"), replace(FRESH, jobs=2), lambda *a: told.append(a)
+    )
+    assert [replace(row, solve_s=0.0) for row in beside.rows] == [replace(row, solve_s=0.0) for row in alone.rows]
+    assert [done for done, _, _ in told] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_policy_that_does_not_take_on_the_model_is_a_row_with_its_reason() -> None:
+    job = _job()
+    tasks = tuple(replace(task, kind="") for task in job.usual.problem.tasks)
+    bare = replace(job.usual, problem=replace(job.usual.problem, tasks=tasks))
+    (row,) = compare(replace(job, plannings=(bare,)), ("1MiB",), ("vdnn-conv",), FRESH).rows
+    assert (row.status, row.overhead, row.slab_bytes) == ("refused", None, None)
+    assert "kinds of layers" in row.message
+
+
+def test_rows_are_remembered_by_content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PLANC_CACHE_DIR", str(tmp_path))
+    kept = Effort(time_limit_s=5.0)
+    (first,) = compare(_job(), ("1MiB",), ("keep-all",), kept).rows
+    tried: list[object] = []
+    monkeypatch.setattr(trials, "attempt", lambda *a: tried.append(a))
+    assert compare(_job(), ("1MiB",), ("keep-all",), kept).rows == (first,)
+    assert not tried
+    for effort in (replace(kept, seed=1), replace(kept, time_limit_s=6.0), replace(kept, remember=False)):
+        with pytest.raises(TypeError):  # tried anew: the stand-in returns nothing
+            compare(_job(), ("1MiB",), ("keep-all",), effort)
+    assert len(tried) == 3
+
+
+def test_plans_are_run_beside_the_unplanned_step_on_request() -> None:
+    row, none = compare(_job(), ("1MiB", "10%"), ("keep-all",), replace(FRESH, run_steps=3)).rows
+    assert row.bitwise_equal is True
+    assert row.measured_step_ns is not None
+    assert row.measured_step_ns > 0
+    assert row.measured_unplanned_ns is not None
+    assert row.measured_peak_bytes is not None
+    assert row.measured_peak_bytes <= row.budget_bytes
+    assert row.prediction_error == row.measured_step_ns / row.predicted_step_ns - 1
+    assert (none.measured_step_ns, none.prediction_error) == (None, None)
+
+
+def test_the_front_joins_plans_than_which_none_is_smaller_and_faster() -> None:
+    def row(slab: int, overhead: float | None) -> Row:
+        return Row("x", 100, "feasible", 0.0, 1000, overhead, slab_bytes=slab if overhead is not None else None)
+
+    rows = [row(50, 0.1), row(40, 0.2), row(60, 0.1), row(45, 0.3), row(70, 0.05), row(10, None), row(40, 0.25)]
+    assert [(r.slab_bytes, r.overhead) for r in pareto_front(rows)] == [(40, 0.2), (50, 0.1), (70, 0.05)]
+
+
+def test_the_picture_has_a_ring_where_a_plan_was_run() -> None:
+    base = Row("x", 100, "feasible", 0.0, 1000, 0.1, slab_bytes=80)
+    scene = scatter_scene([base, replace(base, solver="y", measured_step_ns=1500, slab_bytes=70)], 100)
+    plain, run = (series.marks[0] for series in scene.series)
+    assert plain.measured_y is None
+    assert run.measured_y is not None
+    assert run.measured_y < run.y  # slower is higher
+    assert "measured" in run.tip
+    assert scene.front.count("L") == 0  # y is smaller and as fast
