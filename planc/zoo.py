@@ -100,7 +100,7 @@ def summarize(name: str) -> NetworkSummary:
     """Counts from the training graph of zoo network `name`, built without drawing its initial values."""
     built = build_forward(name, ZooOptions(), values=False)
     step = _step(built, Optimizer("sgd"))
-    graph, state = step.graph, annotations.read_json(step, annotations.STATE)
+    graph, fixed = step.graph, {t.name for t in step.graph.initializer}
     shapes = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in graph.input}
     groups = (annotations.node_annotation(node) for node in graph.node)
     return NetworkSummary(
@@ -109,5 +109,5 @@ def summarize(name: str) -> NetworkSummary:
         parameters=sum(prod(shapes[parameter]) for parameter in built.parameters),
         operators=len(graph.node),
         layers=len({(group[0], group[2]) for group in groups if group}),
-        inputs={name: shape for name, shape in shapes.items() if name not in state},
+        inputs={name: shape for name, shape in shapes.items() if name not in fixed},
     )

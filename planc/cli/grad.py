@@ -11,6 +11,7 @@ from planc.cli.outputs import require_outputs
 from planc.importer.load import read_model
 from planc.importer.save import write_model
 from planc.training import differentiate
+from planc.training.step_options import StepOptions
 
 
 def grad(
@@ -42,7 +43,7 @@ def grad(
         device=device,
         dims=dimensions(dim or ()),
         precision=precision,
-        loss_scale=loss_scale,
+        options=StepOptions(loss_scale=loss_scale),
     )
     write_model(model, output)
     report_written(model, output, json)

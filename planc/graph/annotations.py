@@ -25,6 +25,13 @@ INPUT_RANGES = "planc.input_ranges"
 IGNORED = "planc.ignored"
 """JSON object {input name: value}: a value outside of an integer batch input's range that stands for a label to ignore."""
 
+HYPERPARAMETERS = "planc.hyperparameters"
+"""JSON object {name: [input name per parameter group, "" for a group without it]}: scalars that a step may be fed, with a
+default. A list of one that names no group's input is of the whole step."""
+
+MICRO_BATCHES = "planc.micro_batches"
+"""JSON object {batch input: [its names in each micro-batch]} of a step that runs several, the first under its own name."""
+
 LAYER = "planc.layer"
 """Name of the framework-level layer, e.g. `layer1.0.conv1`."""
 

@@ -92,6 +92,7 @@ class Graph:
     """A training step in execution order. `outputs` are tensor indices; `state` maps state input to state output.
 
     `input_ranges` has the valid values [low, high) of integer inputs by name, `ignored` one more for labels.
+    `hyperparameters` names the inputs that have a default.
     """
 
     tensors: tuple[Tensor, ...]
@@ -105,6 +106,7 @@ class Graph:
     input_ranges: dict[str, tuple[int, int]]
     content_hash: str
     ignored: dict[str, int] = field(default_factory=dict)
+    hyperparameters: frozenset[str] = frozenset()
 
     @cached_property
     def op_reads(self) -> tuple[tuple[int, ...], ...]:

@@ -47,8 +47,9 @@ class ImportedModel:
     """A training step ready to be planned or run: the graph, its nodes by `Op.node`, constants and initial state.
 
     `state_names` maps each state input to the model's output that holds its next value, `outputs` every other output of
-    the model to the graph's tensor with its value. `functions` are what planc's own operators compute, and the fused
-    ones where the import asked for such, by operator type.
+    the model to the graph's tensor with its value, `hyperparameters` the name of each to its inputs, one per parameter
+    group, `micro_batches` a batch input to its names in every micro-batch. `functions` are what planc's own operators
+    compute, and the fused ones where the import asked for such, by operator type.
     """
 
     graph: Graph
@@ -57,6 +58,8 @@ class ImportedModel:
     constants: dict[str, np.ndarray]
     state_names: Mapping[str, str]
     outputs: Mapping[str, int]
+    hyperparameters: Mapping[str, tuple[str, ...]]
+    micro_batches: Mapping[str, tuple[str, ...]]
     file: ModelFile
     functions: Mapping[str, onnx.FunctionProto] = field(default_factory=dict)
 
@@ -274,17 +277,21 @@ class _Builder:
             input_ranges=dict(self.bare.input_ranges),
             content_hash=self.bare.content_hash,
             ignored=dict(self.bare.ignored),
+            hyperparameters=frozenset(n for names in self.bare.hyperparameters.values() for n in names if n),
         )
         protos = tuple(node.proto for node in nodes)
-        opsets, names = tuple(o for o in self.bare.opsets if o.domain != OWN), self.bare.state_names
+        bare, opsets = self.bare, tuple(o for o in self.bare.opsets if o.domain != OWN)
         if self.own:
             opsets = (*opsets, opset_id())
         if self.functions:
             opsets = (*opsets, onnx.helper.make_opsetid(DOMAIN, VERSION))
-        following = set(names.values())
+        following = set(bare.state_names.values())
         outputs = {name: tensor for name, tensor in self.kept.items() if name not in following}
         functions = {**self.own, **self.functions}
-        return ImportedModel(graph, protos, opsets, self.constants, names, outputs, self.file, functions)
+        return ImportedModel(
+            graph, protos, opsets, self.constants, bare.state_names, outputs, bare.hyperparameters, bare.micro_batches,
+            self.file, functions,
+        )  # fmt: skip
 
     def _storages(self) -> tuple[tuple[Storage, ...], list[int], list[int]]:
         """The storages in the order of their first tensors, and for each tensor its storage and its offset there."""

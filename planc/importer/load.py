@@ -42,6 +42,8 @@ class Skeleton:
     loss: str | None
     input_ranges: Mapping[str, tuple[int, int]]
     ignored: Mapping[str, int]
+    hyperparameters: Mapping[str, tuple[str, ...]]
+    micro_batches: Mapping[str, tuple[str, ...]]
     content_hash: str
 
 
@@ -116,13 +118,16 @@ def skeleton(file: ModelFile) -> Skeleton:
         states = {str(k): str(v) for k, v in annotations.read_json(proto, annotations.STATE).items()}
         ranges = {k: _range(v) for k, v in annotations.read_json(proto, annotations.INPUT_RANGES).items()}
         ignored = {k: _whole(v) for k, v in annotations.read_json(proto, annotations.IGNORED).items()}
+        hyperparameters = _input_lists(proto, annotations.HYPERPARAMETERS)
+        micro_batches = _input_lists(proto, annotations.MICRO_BATCHES)
     except ValueError as error:
         raise ModelError(f"{file.title}: the metadata {error}") from error
     loss = next((prop.value for prop in proto.metadata_props if prop.key == annotations.LOSS), None)
     _check_states(proto, states, file.title)
     if loss is not None and loss not in {value.name for value in proto.graph.output}:
         raise ModelError(f"{file.title}: the metadata names the loss {loss!r}, which is no output of the model")
-    bare, constants = _strip(file, set(states))
+    defaulted = {name for names in hyperparameters.values() for name in names if name}
+    bare, constants = _strip(file, set(states) | defaulted)
     return Skeleton(
         nodes=tuple(node for node in proto.graph.node if node.op_type != "Constant"),
         opsets=tuple(proto.opset_import),
@@ -134,6 +139,8 @@ def skeleton(file: ModelFile) -> Skeleton:
         loss=loss,
         input_ranges=ranges,
         ignored=ignored,
+        hyperparameters=hyperparameters,
+        micro_batches=micro_batches,
         content_hash=_content_hash(bare, constants, states),
     )
 
@@ -148,6 +155,16 @@ def _whole(value: object) -> int:
     if isinstance(value, int):
         return value
     raise ValueError(f"{annotations.IGNORED!r} holds {value!r}, expected a whole number")
+
+
+def _input_lists(proto: onnx.ModelProto, key: str) -> dict[str, tuple[str, ...]]:
+    """Metadata that maps a name to names of inputs, "" for none. Raises ValueError for another form or an unknown input."""
+    inputs = {value.name for value in proto.graph.input} | {""}
+    found = annotations.read_json(proto, key)
+    for name, names in found.items():
+        if not isinstance(names, list) or not all(n in inputs for n in names):
+            raise ValueError(f"{key!r} holds {name!r}: {names!r}, expected a list of inputs")
+    return {name: tuple(names) for name, names in found.items() if isinstance(names, list)}
 
 
 def _refuse(proto: onnx.ModelProto, title: str) -> None:

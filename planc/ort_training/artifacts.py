@@ -15,10 +15,11 @@ from planc.errors import ModelError
 from planc.ort_training import algebra as ort_artifacts_rules  # noqa: F401 - registers the handlers
 from planc.ort_training.graph import ACCUMULATORS, Structure, structure_of
 from planc.ort_training.lowering import ArtifactLowering
-from planc.ort_training.optimizers import ArtifactOptimizer, Updates, clip_factor, optimizer_of
+from planc.ort_training.optimizers import ArtifactOptimizer, optimizer_of
 from planc.training.assembly import Assembly
 from planc.training.emit.builder import FLOATS, Array, Builder, LayerGroup, Var
 from planc.training.emit.forms import table_for
+from planc.training.step_options import ParameterGroup, StepOptions
 
 LEARNING_RATE = 1e-3
 """The default of onnxruntime.training.api.Optimizer."""
@@ -73,29 +74,20 @@ class _ArtifactStep:
         self.structure: Structure = structure_of(model)
         self.b = Builder()
         self.c = ArtifactLowering(self.b, table=table_for(device))
-        self.step = Assembly(self.b)
+        group = ParameterGroup(optimizer.rule, list(self.structure.gradients))
+        self.step = Assembly(self.b, [group], StepOptions(clip_norm=optimizer.max_norm))
         self.random = np.random.default_rng(seed)
         self._declare()
 
     def build(self) -> onnx.ModelProto:
-        """Lower layer by layer; each update comes as soon as nothing waits for the old value any more."""
-        due, updates = self._due(), Updates(self.step, self.optimizer)
+        """Lower layer by layer, and hand over each gradient as soon as nothing waits for the old parameter any more."""
+        due = self._due()
         for group, nodes in self.structure.forward:
             self._lower(group, nodes)
-        updates.begin()
-        squares: list[Var] = []
-        groups = {}
         for at, (group, nodes) in enumerate(self.structure.backward):
             self._lower(group, nodes)
             for name in due.get(at, ()):
-                groups[name] = group
-                if self.optimizer.max_norm is None:
-                    updates.emit(name, self._gradient(name), group)
-                else:
-                    self.b.group = LayerGroup(f"{group.layer}.norm", "clip", "update")
-                    squares.append(self.b.op("ReduceSumSquare", [self._gradient(name)], (), keepdims=0))
-        if self.optimizer.max_norm is not None:
-            self._clipped(updates, groups, clip_factor(self.step, squares, self.optimizer.max_norm))
+                self.step.ready(name, self._gradient(name), group)
         loss = self.c.ordered(self.c.tensor(self.structure.loss))
         return self.step.finished(loss, self.c.index_sizes)
 
@@ -111,14 +103,6 @@ class _ArtifactStep:
         gradient = self.c.ordered(self.c.tensor(self.structure.gradients[name]))
         shape = self.b.values[name].shape
         return gradient if gradient.shape == shape else self.c.view(gradient, shape)
-
-    def _clipped(self, updates: Updates, groups: Mapping[str, LayerGroup], factor: Var) -> None:
-        """All updates at the end, by gradients whose common norm is bounded."""
-        for name, group in groups.items():
-            self.b.group = LayerGroup(group.layer, group.kind, "update")
-            gradient = self._gradient(name)
-            scaled = self.b.mul(gradient, self.b.reshape(factor, (1,) * gradient.rank))
-            updates.emit(name, scaled, group)
 
     # --- inputs
 

@@ -45,12 +45,15 @@ class Measurement:
 
 
 def synthetic_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray[Any, Any]]:
-    """A batch of standard normal values; integers uniform in the ranges that the model's metadata names."""
+    """A batch of standard normal values; integers uniform in the ranges that the model's metadata names.
+
+    Hyper-parameters are left as they are.
+    """
     rng = np.random.default_rng(seed)
     feeds: dict[str, np.ndarray[Any, Any]] = {}
     for index in graph.inputs:
         tensor = graph.tensors[index]
-        if graph.storages[tensor.storage].role is not Role.BATCH:
+        if graph.storages[tensor.storage].role is not Role.BATCH or tensor.name in graph.hyperparameters:
             continue
         dtype = np.dtype(tensor.dtype)
         if dtype.kind in "iub":

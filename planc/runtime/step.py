@@ -18,6 +18,7 @@ from planc.runtime.dlpack import DeviceArray
 from planc.runtime.executor import Executor
 from planc.runtime.feeds import checked, checked_feeds
 from planc.runtime.guard import Guard
+from planc.runtime.inputs import StepInputs
 from planc.runtime.open import open_device
 from planc.runtime.state import Generators, read_checkpoint, write_state
 from planc.runtime.values import Values
@@ -45,6 +46,7 @@ class TrainingStep:
         self._values = Values(plan, imported, device, self._executor.residencies)
         self._by_name = {tensor.name: tensor for tensor in self._graph.tensors}
         self._state_of = {out: name for name, out in imported.state_names.items()}
+        self._inputs = StepInputs(imported)
         self.steps = 0
         self._put_constants()
         initial = imported.file.initial_values
@@ -56,7 +58,19 @@ class TrainingStep:
     @property
     def feed_names(self) -> tuple[str, ...]:
         """Names of the batch inputs that every step needs."""
-        return tuple(tensor.name for tensor in self._batch)
+        return self._inputs.names
+
+    @property
+    def hyperparameters(self) -> dict[str, tuple[float | None, ...]]:
+        """What the next step uses, by name, one value per parameter group; None for a group without it."""
+        return self._inputs.hyperparameters
+
+    def set_hyperparameters(self, **values: object) -> None:
+        """Change hyper-parameters from the next step on: a number for all parameter groups, or one per group.
+
+        Raises FeedError for one that the step does not have.
+        """
+        self._inputs.set(values)
 
     @property
     def _batch(self) -> list[Tensor]:
@@ -73,9 +87,13 @@ class TrainingStep:
         """Names of the state inputs."""
         return tuple(self._graph.tensors[i].name for i in self._graph.state)
 
-    def __call__(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def __call__(self, feeds: Mapping[str, Any], **hyperparameters: object) -> dict[str, np.ndarray]:
         """Run one step; `feeds` holds every batch input. Raises FeedError naming a missing, unknown or misshapen one, or
-        one whose values cannot be right, and DeviceError where the step cannot be used or fails."""
+        one whose values cannot be right, and DeviceError where the step cannot be used or fails.
+
+        A hyper-parameter given by name (`lr=1e-3`, or one number per parameter group) holds from this step on.
+        """
+        self._inputs.set(hyperparameters)
         return dict(zip(self.output_names, self.run(None, feeds), strict=True))
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[np.ndarray]:
@@ -89,7 +107,7 @@ class TrainingStep:
             self._check_output(name)
         with self._guard.use():
             self._check_initial()
-            found = checked_feeds(self.device, self._graph, self._batch, feeds)
+            found = checked_feeds(self.device, self._graph, self._batch, self._inputs.resolved(feeds))
             with self._guard.changing():
                 for tensor, value in found:
                     self._values.put(tensor, value)

@@ -30,6 +30,10 @@ def assemble(
     return _TorchStep(traced, batch_names, settings, table).build()
 
 
+Nodes = dict[str, torch.fx.Node]
+"""Nodes of the traced graph by the name of what they make."""
+
+
 class _TorchStep:
     """Builds one training graph from the traced one, in its order."""
 
@@ -39,23 +43,23 @@ class _TorchStep:
         self.traced, self.settings = traced, settings
         self.b = Builder()
         self.c = TorchLowering(self.b, table=table)
-        self.step = Assembly(self.b, gathered=settings.initial)
+        self.step = Assembly(self.b, settings.groups, settings.options, settings.initial)
+        self.trained = {name for group in settings.groups for name in group.members}
         self.nodes = list(traced.graph.nodes)
         self.placeholders = [node for node in self.nodes if node.op == "placeholder"]
-        self.loss, self.grads, self.following = self._outputs()
-        self.needed = _ancestors([self.loss, *self.grads.values()], read_by)
+        self.loss, self.grads, self.following, self.others = self._outputs()
+        self.needed = _ancestors([self.loss, *self.grads.values(), *self.others.values()], read_by)
         self.late = _ancestors(self.following.values(), _inputs) - self.needed
         self.update_start = 0
         self._declare(batch_names)
 
     def build(self) -> onnx.ModelProto:
         """Lower every run of nodes, and emit each update as soon as nothing waits for the old value any more."""
-        due, forward = self._due(), True
+        due = self._due()
         for group, run in self._runs():
-            if group.phase == "backward" and forward:
-                forward = False
-                self.step.step_count(self.settings.rules.values())
             self.b.group = group
+            if group.phase == "backward":
+                self._seed()
             for node in run:
                 if node in self.needed or (node.target is operator.getitem and node.args[0] in self.needed):
                     self.c.run(node)
@@ -67,18 +71,30 @@ class _TorchStep:
                 self.step.flush(updates, group)
             for name in due.get(run[-1], ()):
                 gradient = self.c.value(self.c.known[self.grads[name]])
-                self.step.update(name, self.settings.rules[name], gradient, group)
+                self.step.ready(name, gradient, group)
         self._follow_buffers()
-        return self.step.finished(self._loss(), self.c.index_ranges)
+        outputs = {name: self.c.value(self.c.known[node]) for name, node in self.others.items()}
+        return self.step.finished(self._loss(), self.c.index_ranges, outputs)
+
+    def _seed(self) -> None:
+        """The gradient of the loss, once the backward pass begins."""
+        kinds = [declared.kind for declared in self.traced.inputs]
+        node = self.placeholders[kinds.index("seed")]
+        if self.settings.options.unscaled:
+            self.c.known[node] = Constant(torch.ones(()))
+        elif node not in self.c.known:
+            self.c.known[node] = self.step.seed(Var("", (), onnx_dtype(self.loss.meta["val"].dtype)))
 
     # --- inputs
 
-    def _outputs(self) -> tuple[torch.fx.Node, dict[str, torch.fx.Node], dict[str, torch.fx.Node]]:
-        """The nodes of the loss, of the gradient of each parameter that has one, and of the buffers' next values."""
-        (loss, grads, buffers, _) = self.nodes[-1].args[0]
+    def _outputs(self) -> tuple[torch.fx.Node, Nodes, Nodes, Nodes]:
+        """The nodes of the loss, of the gradients that there are, of the buffers' next values, and of other outputs."""
+        (loss, grads, buffers, others) = self.nodes[-1].args[0]
         names = {kind: [i.name for i in self.traced.inputs if i.kind == kind] for kind in ("parameter", "buffer")}
-        found = zip(names["parameter"], grads, strict=True)
-        return loss, {n: g for n, g in found if g is not None}, dict(zip(names["buffer"], buffers, strict=True))
+        found = zip(names["parameter"], grads, strict=True) if grads else ()
+        following = dict(zip(names["buffer"], buffers, strict=True))
+        returned = dict(zip(self.traced.others, others, strict=True))
+        return loss, {n: g for n, g in found if g is not None}, following, returned
 
     def _declare(self, batch_names: Sequence[str]) -> None:
         """Give every placeholder its tensor: a batch input, a state input, or a constant."""
@@ -89,8 +105,8 @@ class _TorchStep:
                 value: Var | Constant = self.step.batch_input(
                     name, declared.value.shape, onnx_dtype(declared.value.dtype)
                 )
-            elif declared.kind == "alias":
-                value = by_name[declared.name]
+            elif declared.kind == "seed":
+                continue
             elif declared.kind == "parameter" or self._is_written(node, declared):
                 value = self.step.tensor(declared.name, to_numpy(declared.value), self._changes(declared))
             else:
@@ -100,7 +116,7 @@ class _TorchStep:
                 self.c.resident.add(value.name)
 
     def _changes(self, declared: Input) -> bool:
-        trained = declared.name in self.grads and declared.name in self.settings.rules
+        trained = declared.name in self.grads and declared.name in self.trained
         return declared.kind == "buffer" or trained
 
     def _is_written(self, node: torch.fx.Node, declared: Input) -> bool:

@@ -16,18 +16,21 @@ from planc.torch.rules import HANDLERS
 from planc.torch.settings import settings_of
 from planc.torch.trace import trace_step
 from planc.training.emit.forms import table_for
+from planc.training.emit.widen import widen
 from planc.training.optimizers import Optimizer
 from planc.training.prepare.losses import LABELS, TARGET
+from planc.training.step_options import PLAIN, StepOptions
 
 
 def export_training_step(
     model: torch.nn.Module,
     loss: Callable[..., torch.Tensor],
     example_batch: tuple[Any, Any],
-    optimizer: Optimizer | torch.optim.Optimizer,
+    optimizer: Optimizer | torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     path: str | Path | None = None,
     *,
     device: str = "cpu",
+    options: StepOptions = PLAIN,
 ) -> onnx.ModelProto:
     """The training graph of `loss(model(*inputs), *targets)` and one step of `optimizer`, written to `path` if given.
 
@@ -35,8 +38,10 @@ def export_training_step(
     targets a tensor, a tuple, or None for a loss of the output alone. Their shapes become the graph's; its batch
     inputs are named after the arguments of `forward`, a sole target `labels` (integers) or `target`. State keeps the
     module's own names, so that `load_into` can bring it back; its initial values are the module's, and the optimizer's
-    where it has already run. `optimizer` is planc's or a torch.optim SGD, Adam or AdamW, whose learning rate is fixed
-    in the graph. `device` (`cpu` or `cuda`) picks among equivalent operator forms.
+    where it has already run. `optimizer` is planc's, one of torch.optim or several; learning rates and other
+    hyper-parameters are inputs of the graph. `device` (`cpu` or `cuda`) picks among equivalent operator forms; `options`
+    are clipping, accumulation (the example is one micro-batch then), loss scale and averaged weights. What the loss
+    returns beside a scalar (a tuple, or a mapping with the key `loss`) are further outputs.
 
     Raises UsageError for a module in evaluation mode or an optimizer planc has no rule for, and ModelError for a module
     that torch cannot trace to one graph of fixed shapes or whose operators have no lowering.
@@ -53,7 +58,7 @@ def export_training_step(
     parameters = {i.name: i.value for i in traced.inputs if i.kind == "parameter"}
     if not parameters:
         raise ModelError(f"{type(model).__name__} has no parameter that requires a gradient")
-    step = assemble(traced, names, settings_of(optimizer, parameters), table)
+    step = widen(assemble(traced, names, settings_of(optimizer, parameters, options), table), table.device)
     if path is not None:
         write_model(step, Path(path))
     return step

@@ -1,8 +1,9 @@
 """What a torch.optim optimizer means to planc: one update rule per parameter, and the state it has gathered."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -10,66 +11,175 @@ import torch
 from planc.errors import UsageError
 from planc.training.emit.builder import Array
 from planc.training.optimizers import STEP, Optimizer
+from planc.training.step_options import ParameterGroup, StepOptions
 
-SLOTS = {"momentum_buffer": "momentum", "exp_avg": "moment1", "exp_avg_sq": "moment2"}
+SLOTS: dict[type[torch.optim.Optimizer], dict[str, str]] = {
+    torch.optim.SGD: {"momentum_buffer": "momentum"},
+    torch.optim.Adam: {"exp_avg": "moment1", "exp_avg_sq": "moment2", "max_exp_avg_sq": "moment2_max"},
+    torch.optim.AdamW: {"exp_avg": "moment1", "exp_avg_sq": "moment2", "max_exp_avg_sq": "moment2_max"},
+    torch.optim.RMSprop: {"square_avg": "square", "grad_avg": "mean", "momentum_buffer": "momentum"},
+    torch.optim.Adagrad: {"sum": "sum"},
+    torch.optim.Adafactor: {"row_var": "row", "col_var": "column", "variance": "variance"},
+    torch.optim.Muon: {"momentum_buffer": "momentum"},
+}
 """torch's names of optimizer state and planc's suffixes."""
 
-_UNSUPPORTED = ("nesterov", "amsgrad", "maximize", "dampening")
+_LION = {"exp_avg": "momentum"}
+"""Of the Lion that several packages bring, by the name of its class."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The update rule of every trained parameter by name, and initial optimizer state by planc's state name."""
+    """The parameter groups, initial optimizer state by planc's state name, and the options of the step."""
 
-    rules: Mapping[str, Optimizer]
+    groups: Sequence[ParameterGroup]
     initial: Mapping[str, Array] = field(default_factory=dict)
+    options: StepOptions = field(default_factory=StepOptions)
 
 
-def settings_of(optimizer: Optimizer | torch.optim.Optimizer, named: Mapping[str, torch.Tensor]) -> Settings:
-    """The settings for the parameters `named`.
+def settings_of(
+    optimizer: Optimizer | torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    named: Mapping[str, torch.Tensor],
+    options: StepOptions | None = None,
+) -> Settings:
+    """The settings for the parameters `named`; several optimizers contribute their groups one after the other.
 
-    Parameters that a torch optimizer does not hold get no rule and stay as they are. Raises UsageError for an
-    optimizer or an option that planc has no update rule for, and for parameter groups of different betas.
+    Parameters that a torch optimizer does not hold get no rule and stay as they are. Raises UsageError for an optimizer
+    or an option that planc has no update rule for.
     """
+    options = options or StepOptions()
     if isinstance(optimizer, Optimizer):
-        return Settings(dict.fromkeys(named, optimizer))
+        return Settings([ParameterGroup(optimizer, list(named))], options=options)
     name_of = {id(tensor): name for name, tensor in reversed(list(named.items()))}
-    rules: dict[str, Optimizer] = {}
-    initial: dict[str, Array] = {}
-    for group in optimizer.param_groups:
-        rule = _rule(optimizer, group)
-        for parameter in group["params"]:
-            if id(parameter) in name_of:
-                rules[name_of[id(parameter)]] = rule
-                initial.update(_gathered(name_of[id(parameter)], optimizer.state.get(parameter, {})))
-    if not rules:
+    groups, initial = [], dict[str, Array]()
+    for one in listed(optimizer):
+        for group in one.param_groups:
+            members = [p for p in group["params"] if id(p) in name_of]
+            groups.append(ParameterGroup(rule_of(one, group), [name_of[id(p)] for p in members]))
+            for parameter in members:
+                initial.update(_gathered(one, name_of[id(parameter)], one.state.get(parameter, {})))
+    if not any(group.members for group in groups):
         raise UsageError("the optimizer holds none of the module's parameters: build it from model.parameters()")
-    if len({rule.betas for rule in rules.values()}) > 1:
-        raise UsageError("parameter groups with different betas are not supported")
-    return Settings(rules, initial)
+    return Settings(groups, initial, options)
 
 
-def _rule(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Optimizer:
-    kind = {torch.optim.SGD: "sgd", torch.optim.Adam: "adam", torch.optim.AdamW: "adamw"}.get(type(optimizer))
-    if kind is None:
-        raise UsageError(f"no update rule for {type(optimizer).__name__}: planc has SGD, momentum, Adam and AdamW")
-    for option in _UNSUPPORTED:
-        if group.get(option):
-            raise UsageError(f"{type(optimizer).__name__} with {option}={group[option]} is not supported")
-    rate, decay = float(group["lr"]), float(group["weight_decay"])
-    if kind == "sgd":
-        momentum = float(group["momentum"])
-        return Optimizer("momentum" if momentum else "sgd", rate, momentum, weight_decay=decay)
+def listed(optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer]) -> list[torch.optim.Optimizer]:
+    """One or several optimizers as a list."""
+    return [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+
+
+def slots_of(optimizer: torch.optim.Optimizer) -> Mapping[str, str]:
+    """planc's suffix of each tensor of an optimizer's state, by torch's name."""
+    return next((slots for kind, slots in SLOTS.items() if isinstance(optimizer, kind)), _LION)
+
+
+def rule_of(optimizer: torch.optim.Optimizer, group: Mapping[str, Any]) -> Optimizer:
+    """The update rule of one parameter group. Raises UsageError for an optimizer without one."""
+    for kind, rule in _RULES.items():
+        if isinstance(optimizer, kind):
+            if type(optimizer).step is not kind.step:
+                raise UsageError(f"{type(optimizer).__name__} has a step of its own, which planc cannot see")
+            return rule(group)
+    if type(optimizer).__name__ == "Lion":
+        return Optimizer("lion", **_common(group), betas=_pair(group["betas"]))
+    known = ", ".join([*(kind.__name__ for kind in _RULES), "Lion"])
+    raise UsageError(f"no update rule for {type(optimizer).__name__}: planc has {known}")
+
+
+def hyperparameters_of(group: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a parameter group that may change from step to step, by planc's names of the inputs."""
+    found = {name: float(group[name]) for name in ("lr", "weight_decay", "momentum", "alpha") if name in group}
+    if "betas" in group:
+        found["beta1"], found["beta2"] = _pair(group["betas"])
+    return found
+
+
+def _common(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "learning_rate": float(group["lr"]),
+        "weight_decay": float(group["weight_decay"]),
+        "maximize": bool(group.get("maximize")),
+    }
+
+
+def _pair(betas: Any) -> tuple[float, float]:
+    return float(betas[0]), float(betas[1])
+
+
+def _sgd(group: Mapping[str, Any]) -> Optimizer:
+    momentum = float(group["momentum"])
+    if not momentum:
+        return Optimizer("sgd", **_common(group), momentum=0.0)
+    dampening, nesterov = float(group["dampening"]), bool(group["nesterov"])
+    return Optimizer("momentum", **_common(group), momentum=momentum, dampening=dampening, nesterov=nesterov)
+
+
+def _adam(kind: Literal["adam", "adamw"], group: Mapping[str, Any]) -> Optimizer:
     decoupled = kind == "adamw" or group.get("decoupled_weight_decay")
-    betas = (float(group["betas"][0]), float(group["betas"][1]))
+    betas, amsgrad = _pair(group["betas"]), bool(group["amsgrad"])
     return Optimizer(
-        "adamw" if decoupled else "adam", rate, betas=betas, epsilon=float(group["eps"]), weight_decay=decay
+        "adamw" if decoupled else "adam", **_common(group), betas=betas, epsilon=float(group["eps"]), amsgrad=amsgrad
     )
 
 
-def _gathered(name: str, state: Mapping[str, Any]) -> dict[str, Array]:
-    kept = {SLOTS[key]: value for key, value in state.items() if key in SLOTS and value is not None}
-    found = {f"{name}.{suffix}": value.detach().cpu().numpy().copy() for suffix, value in kept.items()}
+def _rmsprop(group: Mapping[str, Any]) -> Optimizer:
+    return Optimizer(
+        "rmsprop",
+        **_common(group),
+        momentum=float(group["momentum"]),
+        alpha=float(group["alpha"]),
+        epsilon=float(group["eps"]),
+        centered=bool(group["centered"]),
+    )
+
+
+def _adagrad(group: Mapping[str, Any]) -> Optimizer:
+    initial = float(group["initial_accumulator_value"])
+    epsilon, decay = float(group["eps"]), float(group["lr_decay"])
+    return Optimizer("adagrad", **_common(group), epsilon=epsilon, rate_decay=decay, initial_accumulator=initial)
+
+
+def _adafactor(group: Mapping[str, Any]) -> Optimizer:
+    first, second = group["eps"]
+    return Optimizer(
+        "adafactor",
+        **_common(group),
+        epsilon=None if first is None else float(first),
+        scale_epsilon=float(second),
+        beta2_decay=float(group["beta2_decay"]),
+        clip_threshold=float(group["d"]),
+    )
+
+
+def _muon(group: Mapping[str, Any]) -> Optimizer:
+    return Optimizer(
+        "muon",
+        **_common(group),
+        momentum=float(group["momentum"]),
+        nesterov=bool(group["nesterov"]),
+        epsilon=float(group["eps"]),
+        newton_schulz=tuple(group["ns_coefficients"]),
+        newton_schulz_steps=int(group["ns_steps"]),
+        rate_for_shape=group["adjust_lr_fn"] or "original",
+    )
+
+
+_RULES: dict[type[torch.optim.Optimizer], Callable[[Mapping[str, Any]], Optimizer]] = {
+    torch.optim.SGD: _sgd,
+    torch.optim.AdamW: partial(_adam, "adamw"),
+    torch.optim.Adam: partial(_adam, "adam"),
+    torch.optim.RMSprop: _rmsprop,
+    torch.optim.Adagrad: _adagrad,
+    torch.optim.Adafactor: _adafactor,
+    torch.optim.Muon: _muon,
+}
+
+
+def _gathered(optimizer: torch.optim.Optimizer, name: str, state: Mapping[str, Any]) -> dict[str, Array]:
+    slots = slots_of(optimizer)
+    kept = {slots[key]: value for key, value in state.items() if key in slots and value is not None}
+    whole = {suffix: value.float() if value.element_size() < 4 else value for suffix, value in kept.items()}
+    found = {f"{name}.{suffix}": value.detach().cpu().numpy().copy() for suffix, value in whole.items()}
     if "step" in state:
         found[STEP] = np.array(float(state["step"]), np.float32)
     return found

@@ -7,6 +7,7 @@ descriptions until an operator needs the elements in order: an element-wise oper
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from onnx import TensorProto, helper
 
@@ -97,3 +98,10 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     half = plain.dtype == torch.bfloat16
     array: Array = plain.view(torch.uint16).numpy() if half else plain.numpy()
     return array.view(helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16)) if half else array
+
+
+def from_numpy(array: Array) -> torch.Tensor:
+    """A tensor of its own with the elements of `array`."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(np.array(array).view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))

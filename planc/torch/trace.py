@@ -35,6 +35,7 @@ class Input:
     """One placeholder of the step: a `parameter`, `buffer`, `constant` or `batch` tensor and its name.
 
     `value` is the tensor at export; for a batch input the example. Tied tensors are one input, named as they first are.
+    The `seed` is the gradient of the loss.
     """
 
     kind: str
@@ -84,7 +85,7 @@ def trace_step(
     reason and the line of code where the step cannot be traced to one graph of fixed shapes.
     """
     wrapped, examples = _Step(model, loss), (inputs, named, targets)
-    listed = [*_state(wrapped), *_batch(examples)]
+    listed = [*_state(wrapped), *_batch(examples), Input("seed", "seed", torch.ones(()))]
     step = _Traced(wrapped, listed, pytree.tree_structure(examples), gradients)
     decompositions = {k: v for k, v in _decompositions().items() if k not in set(kept)}
     with _tracing(wrapped, kept, gradients):
@@ -212,11 +213,11 @@ class _Traced:
             for hook in (self.parameters[name]._backward_hooks or {}).values():
                 state[name].register_hook(hook)
         with self.recorder.recording(), _reparametrize_module(self.module, state, tie_weights=True):
-            result = self.module(*pytree.tree_unflatten(ready[len(self.names) :], self.batch))
+            result = self.module(*pytree.tree_unflatten(ready[len(self.names) : -1], self.batch))
             following = dict(self.module.named_buffers())
         loss, others = self._split(result)
         with self.recorder.backward(loss):
-            grads = self._gradients(loss, [state[name] for name in trained]) if self.gradients else ()
+            grads = self._gradients(loss, [state[name] for name in trained], ready[-1]) if self.gradients else ()
         buffers = [following.get(n, state[n]) for n in self.names if n not in self.parameters]
         return loss.detach(), grads, buffers, [v.detach() for v in others]
 
@@ -228,10 +229,10 @@ class _Traced:
         return value.clone() if declared.kind == "buffer" else value
 
     @staticmethod
-    def _gradients(loss: torch.Tensor, trained: list[torch.Tensor]) -> Any:
+    def _gradients(loss: torch.Tensor, trained: list[torch.Tensor], seed: torch.Tensor) -> Any:
         if loss.dim() or not loss.requires_grad:
             raise ModelError(f"the loss must be a scalar that depends on a parameter, not of shape {list(loss.shape)}")
-        return torch.autograd.grad(loss, trained, allow_unused=True)
+        return torch.autograd.grad(loss, trained, seed.to(loss.dtype), allow_unused=True)
 
     def _split(self, result: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The loss and the other tensors that the loss returned, whose names are noted."""

@@ -1,31 +1,29 @@
 """What every source of training graphs has in common: state in and out, updates, the finished model.
 
-A source lowers its forward and backward operators with the builder; everything that makes them one *step* is here.
+A source lowers the forward and backward operators of one batch with the builder, says where each gradient is complete and
+nothing reads its parameter any more (`ready`), and asks for the finished model. Everything that makes this a *step* is
+here: the updates are woven in, the pass is repeated for further micro-batches, hyper-parameters and state become inputs.
 """
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from planc.graph import annotations
+from planc.graph.wellformed import is_undrawn
 from planc.training.apply import Update
 from planc.training.emit.builder import Array, Builder, LayerGroup, Var
-from planc.training.emit.opset import OPSET
 from planc.training.finish import MOVING, finish
-from planc.training.optimizers import (
-    STEP,
-    Optimizer,
-    StepScales,
-    emit_step_count,
-    emit_update,
-    slots,
-    step_count_slot,
-    uses_step_count,
-)  # fmt: skip
-from planc.training.prepare.prepare import Prepared
+from planc.training.micro_batches import MicroBatches, Ready, titled
+from planc.training.optimizers import STEP
+from planc.training.schedule import PREFIX, Schedule
+from planc.training.step_options import DynamicScale, ParameterGroup, StepOptions
+from planc.training.updates import AVERAGE, LOSS_SCALE, Updates
+from planc.training.weave import Weave
 
 LOSS = "loss"
 
@@ -37,17 +35,21 @@ STATISTICS = "running_statistics"
 class Assembly:
     """A training graph under construction.
 
-    `initial` are the values of state inputs, `kept` those of tensors that the step reads but never changes, `gathered`
-    optimizer state that training elsewhere left behind, `following` the next value of each state input.
+    `groups` say which rule updates which parameter. `initial` are the values of state inputs, `kept` those of tensors that
+    the step reads but never changes, `gathered` optimizer state that training elsewhere left behind, `following` the next
+    value of each state input, `defaults` those of hyper-parameters.
     """
 
     b: Builder
+    groups: Sequence[ParameterGroup] = ()
+    options: StepOptions = field(default_factory=StepOptions)
     gathered: Mapping[str, Array] = field(default_factory=dict)
     batch: list[Var] = field(default_factory=list)
     initial: dict[str, TensorProto] = field(default_factory=dict)
     kept: dict[str, TensorProto] = field(default_factory=dict)
     following: dict[str, Var] = field(default_factory=dict)
-    _scales: dict[Optimizer, StepScales] = field(default_factory=dict)
+    _ready: list[Ready] = field(default_factory=list)
+    _scale: Var | None = None
 
     # --- inputs
 
@@ -57,9 +59,9 @@ class Assembly:
         self.batch.append(value)
         return value
 
-    def tensor(self, name: str, array: Array, changes: bool) -> Var:
+    def tensor(self, name: str, initial: Array | TensorProto, changes: bool) -> Var:
         """Declare a state input with its initial value, or a constant where the step never changes it."""
-        tensor = numpy_helper.from_array(array, name)
+        tensor = initial if isinstance(initial, TensorProto) else numpy_helper.from_array(initial, name)
         (self.initial if changes else self.kept)[name] = tensor
         return self._declared(Var(name, tuple(tensor.dims), tensor.data_type))
 
@@ -67,77 +69,166 @@ class Assembly:
         self.b.values[value.name] = value
         return value
 
-    # --- updates
+    # --- what a source emits beside its operators
+
+    def seed(self, loss: Var) -> Var:
+        """The gradient of the loss: 1, or the loss scale, divided by the number of micro-batches."""
+        share, scale = 1 / self.options.accumulate, self.options.loss_scale
+        if scale == 1.0:
+            return self.b.full(loss.shape, share, loss.dtype)
+        if isinstance(scale, DynamicScale):
+            self._scale = self._declared(Var(LOSS_SCALE, (), TensorProto.FLOAT))
+        else:
+            self._scale = self._declared(Var(f"{PREFIX}{LOSS_SCALE}", (), TensorProto.DOUBLE))
+        seed = self.b.mul(self.b.cast(self._scale, loss.dtype), share)
+        return self.b.reshape(seed, loss.shape)
 
     def flush(self, updates: Iterable[Update], group: LayerGroup) -> None:
         """Emit the updates of a forward layer's own state, in an update group of their own."""
         self.b.group = LayerGroup(f"{group.layer}.{STATISTICS}", group.kind, "update")
         for update in updates:
-            self.following.update(update(self.b))
+            made = update(self.b)
+            self.following.update(made)
+            self._become_state(made)
 
-    def step_count(self, rules: Iterable[Optimizer]) -> None:
-        """Emit the step count and the scales that depend on it, if a rule needs them.
+    def ready(self, name: str, gradient: Var, group: LayerGroup) -> None:
+        """The gradient of parameter `name` is complete, and nothing emitted from here on reads the parameter.
 
-        The rules may differ in all but their betas.
+        `group` is that of the layer which completed it.
         """
-        counted = [rule for rule in dict.fromkeys(rules) if uses_step_count(rule)]
-        if not counted:
-            return
-        slot = step_count_slot()
-        self.b.group = LayerGroup(STEP, "step-count", "update")
-        following, scales = emit_step_count(self.b, counted[0], Var(slot.name, (), TensorProto.FLOAT))
-        self.hold(slot.name, following, slot.initial)
-        for rule in counted:
-            ratio = rule.learning_rate / counted[0].learning_rate if counted[0].learning_rate else 1.0
-            self._scales[rule] = replace(scales, step_size=self.b.mul(scales.step_size, ratio))
+        self._ready.append(Ready(name, gradient, group, len(self.b.nodes)))
+        self._become_state([name])
 
-    def scales(self, rule: Optimizer) -> StepScales | None:
-        """This step's scales of `rule`, None for a rule without any."""
-        return self._scales.get(rule)
+    def _become_state(self, names: Iterable[str]) -> None:
+        """Tensors that were declared constant change after all."""
+        self.initial.update({name: self.kept.pop(name) for name in names if name in self.kept})
 
-    def update(self, name: str, rule: Optimizer, gradient: Var, group: LayerGroup) -> None:
-        """Emit the step of `rule` for parameter `name` in the update group of `group`'s layer."""
-        self.b.group = LayerGroup(group.layer, group.kind, "update")
-        parameter = self.b.values[name]
-        gradient = self.b.cast(gradient, parameter.dtype)
-        following = emit_update(self.b, rule, parameter, gradient, self.slot_values(name, rule), self.scales(rule))
-        self.hold_all(name, rule, following)
+    def hold(self, name: str, following: Var, zeros: Array | None) -> None:
+        """Record a state's next value, and its initial one unless training elsewhere left another.
 
-    def slot_values(self, name: str, rule: Optimizer) -> list[Var]:
-        """The state inputs that `rule` keeps for parameter `name`."""
-        parameter = self.b.values[name]
-        kept = slots(rule, parameter)
-        return [Var(slot.name, parameter.shape, parameter.dtype) for slot in kept]
-
-    def hold_all(self, name: str, rule: Optimizer, following: Sequence[Var]) -> None:
-        """Record the next values of parameter `name` and of the state that `rule` keeps for it."""
-        kept = slots(rule, self.b.values[name])
-        self.following[name] = following[0]
-        for slot, value in zip(kept, following[1:], strict=True):
-            self.hold(slot.name, value, slot.initial)
-
-    def hold(self, name: str, following: Var, zeros: Array) -> None:
-        """Record one state tensor: its next value, and its initial one unless training elsewhere left another."""
+        None for `zeros`: the state is declared already, or starts as the parameter it averages.
+        """
         self.following[name] = following
-        self.initial[name] = numpy_helper.from_array(self.gathered.get(name, zeros), name)
+        if name in self.gathered:
+            self.initial[name] = numpy_helper.from_array(self.gathered[name], name)
+        elif zeros is not None:
+            self.initial[name] = self._beside(name, zeros)
+        elif name not in self.initial:
+            copy = TensorProto()
+            copy.CopyFrom(self.initial[name.removesuffix(AVERAGE)])
+            copy.name = name
+            self.initial[name] = copy
+
+    def _beside(self, name: str, zeros: Array) -> TensorProto:
+        """The initial value of a state; without values where its parameter has none."""
+        owner = self.initial.get(name.rpartition(".")[0])
+        if owner is not None and is_undrawn(owner):
+            return TensorProto(name=name, dims=zeros.shape, data_type=owner.data_type)
+        return numpy_helper.from_array(zeros, name)
 
     # --- the model
 
-    def finished(self, loss: Var, index_sizes: Mapping[str, int]) -> onnx.ModelProto:
-        """The ONNX model; `index_sizes` says how many classes or rows each integer tensor indexes."""
-        shell = onnx.ModelProto()
-        shell.graph.input.extend(helper.make_tensor_value_info(v.name, v.dtype, v.shape) for v in self.batch)
-        shell.graph.initializer.extend(self.kept.values())
-        named = self._named({LOSS: loss, **{f"{name}.next": value for name, value in self.following.items()}})
-        following = {name: named[f"{name}.next"] for name in self.following}
-        model = finish(self.b, Prepared(shell, self.b.values, OPSET), named[LOSS], following, self.initial)
+    def finished(
+        self,
+        loss: Var,
+        index_sizes: Mapping[str, int] | None = None,
+        outputs: Mapping[str, Var] | None = None,
+        title: str = LOSS,
+    ) -> onnx.ModelProto:
+        """The ONNX model; `index_sizes` says how many classes or rows each integer tensor indexes, `outputs` names what
+        the step returns beside the loss, whose name is `title`."""
+        carried = dict(self.following)
+        passes = self._passes(carried)
+        weave = Weave(self.b, passes.repeated())
+        first = min((ready.position for ready in self._ready), default=len(passes.body))
+        schedule = Schedule(weave, self.groups, weave.section(first))
+        updates = self._updates(weave, schedule, passes)
+        results = self._joined(weave, passes, {title: loss, **(outputs or {})}) | updates.outputs
+        self.following.update({name: passes.value(value, passes.count - 1) for name, value in carried.items()})
+        self.b.nodes = weave.woven()
+        return self._model(results, title, schedule, passes, index_sizes or {})
+
+    def _passes(self, carried: Mapping[str, Var]) -> MicroBatches:
+        """The pass over each micro-batch, with inputs and draws of its own."""
+        count = self.options.accumulate
+        replaced = [{v.name: titled(v.name, copy) for v in self.batch} for copy in range(count)]
+        for copy in range(1, count):
+            for value in self.batch:
+                self._declared(replace(value, name=titled(value.name, copy)))
+        return MicroBatches(self.b, self.b.nodes, count, carried, replaced)
+
+    def _updates(self, weave: Weave, schedule: Schedule, passes: MicroBatches) -> Updates:
+        """Emit the updates of all parameters whose gradient is ready and that a group holds, and the step count's."""
+        group_of = {name: at for at, group in enumerate(self.groups) for name in group.members}
+        if self._scale is not None and not isinstance(self.options.loss_scale, DynamicScale):
+            schedule.shared(LOSS_SCALE, self.options.loss_scale)
+        ready = [entry for entry in self._ready if entry.name in group_of]
+        if passes.count > 1:
+            ready = [passes.accumulated(weave, r, self.b.values[r.name].dtype) for r in ready]
+        updates = Updates(weave, schedule, self.options, group_of, self.hold, self._scale)
+        updates.emit(ready, len(weave.body))
+        if schedule.following_step is not None:
+            held = self.b.values[STEP]
+            following = updates.counted(schedule.following_step, held, len(weave.body))
+            self.hold(STEP, following, np.zeros((), np.float32))
+        return updates
+
+    def _joined(self, weave: Weave, passes: MicroBatches, results: Mapping[str, Var]) -> dict[str, Var]:
+        """Outputs over all micro-batches: the mean of scalars, other tensors one behind the other."""
+        if passes.count == 1:
+            return dict(results)
+        found = {}
+        with weave.filling(weave.section(len(weave.body)), LayerGroup("micro_batches", "mean", "update")) as b:
+            for name, value in results.items():
+                parts = [passes.value(value, copy) for copy in range(passes.count)]
+                if value.rank:
+                    found[name] = b.concat(parts, 0)
+                else:
+                    total = b.op("Sum", parts, ())
+                    found[name] = b.mul(total, 1 / passes.count)
+        return found
+
+    def _model(
+        self,
+        results: Mapping[str, Var],
+        title: str,
+        schedule: Schedule,
+        passes: MicroBatches,
+        index_sizes: Mapping[str, int],
+    ) -> onnx.ModelProto:
+        """Nodes, inputs, outputs and metadata as an ONNX model."""
+        named = self._named({**results, **{f"{name}.next": value for name, value in self.following.items()}})
+        batches = {v.name: [titled(v.name, copy) for copy in range(passes.count)] for v in self.batch}
+        defaults = schedule.initial
+        model = finish(
+            self.b,
+            batch=[self.b.values[name] for names in zip(*batches.values(), strict=True) for name in names],
+            defaults=defaults,
+            constants={**self.kept, **self.b.initializers},
+            outputs=[named[name] for name in results],
+            state={name: (tensor, named[f"{name}.next"]) for name, tensor in self.initial.items()},
+        )
         ranges = {**annotations.read_json(model, annotations.INPUT_RANGES), **self._ranges(index_sizes)}
-        annotations.write_model(model, {annotations.INPUT_RANGES: json.dumps(ranges)})
+        ignored = annotations.read_json(model, annotations.IGNORED)
+        ranges, ignored = (
+            {titled(n, copy): found for n, found in of.items() for copy in range(passes.count)} for of in (ranges, ignored)
+        )
+        annotations.write_model(model, {
+            annotations.LOSS: named[title].name,
+            annotations.INPUT_RANGES: json.dumps(ranges),
+            annotations.IGNORED: json.dumps(ignored),
+            annotations.HYPERPARAMETERS: json.dumps(schedule.inputs),
+            **({annotations.MICRO_BATCHES: json.dumps(batches)} if passes.count > 1 else {}),
+        })  # fmt: skip
         return model
 
     def _named(self, wanted: Mapping[str, Var]) -> dict[str, Var]:
-        """Each output under its usual name, if no other tensor has that."""
-        renamed = {value.name: name for name, value in wanted.items() if name not in self.b.values}
+        """Each output under its usual name, if no other tensor but one of the first micro-batch has that."""
+        made = {o for node in self.b.nodes for o in node.output} if self.options.accumulate > 1 else set()
+        ours = {value.name: name for name, value in wanted.items()}
+        renamed = {value: name for value, name in ours.items() if name not in self.b.values or name in made}
+        renamed |= {name: f"{name}@1" for name in renamed.values() if name in made and name not in renamed}
+        self.b.values.update({n: replace(self.b.values[old], name=n) for old, n in renamed.items()})
         for node in self.b.nodes:
             for names in (node.input, node.output):
                 for position, name in enumerate(names):

@@ -10,26 +10,15 @@ from dataclasses import replace
 from itertools import groupby
 
 import onnx
-from onnx import TensorProto, numpy_helper
 
 from planc.errors import ModelError, UsageError
 from planc.graph.annotations import node_annotation
-from planc.graph.wellformed import is_undrawn
+from planc.training.assembly import Assembly
 from planc.training.emit.builder import FLOATS, Builder, LayerGroup, Var
 from planc.training.emit.forms import OperatorForms, table_for
 from planc.training.emit.opset import expressed, opset_for
 from planc.training.emit.widen import widen
-from planc.training.finish import finish
-from planc.training.optimizers import (
-    STEP,
-    Optimizer,
-    StepScales,
-    emit_step_count,
-    emit_update,
-    slots,
-    step_count_slot,
-    uses_step_count,
-)  # fmt: skip
+from planc.training.optimizers import Optimizer
 from planc.training.prepare.fold import fold_constants
 from planc.training.prepare.losses import append_loss
 from planc.training.prepare.parameters import trainable
@@ -37,11 +26,9 @@ from planc.training.prepare.precision import set_precision
 from planc.training.prepare.prepare import Prepared, canonical, infer_shapes, prepare
 from planc.training.registry import ForwardNode, attributes_of
 from planc.training.rules import FORWARD_RULES, GRADIENTS
+from planc.training.step_options import PLAIN, ParameterGroup, StepOptions
 
 __all__ = ["differentiate"]
-
-STATISTICS = "running_statistics"
-"""Suffix of the layer that updates a forward layer's own state; `<layer>` itself updates its parameters."""
 
 
 def differentiate(
@@ -53,19 +40,18 @@ def differentiate(
     dims: Mapping[str, int] | None = None,
     parameters: Collection[str] | None = None,
     precision: str = "float32",
-    loss_scale: float = 1.0,
+    options: StepOptions = PLAIN,
+    outputs: Collection[str] = (),
 ) -> onnx.ModelProto:
     """The training graph of `forward`: one step of `optimizer` on `loss`.
 
     `loss` is `cross-entropy`, `mse` or `output` (see planc.training.prepare.losses). `device` (`cpu` or `cuda`) picks
     among equivalent operator forms. `dims` binds symbolic dimensions. `parameters` lists the trained initializers where
     the rule of `planc.training.prepare.parameters.trainable` is not wanted. `precision` float16 or bfloat16 runs in that
-    type what `torch.autocast` would, with float32 parameters, pure-bfloat16 everything; `loss_scale` multiplies the loss
-    before differentiation and divides every gradient before its update, which keeps small float16 gradients from
-    vanishing. Raises ModelError for a model planc cannot differentiate and UsageError for a wrong option.
+    type what `torch.autocast` would, with float32 parameters, pure-bfloat16 everything. `options` are clipping,
+    accumulation, loss scale and averaged weights; `outputs` names tensors of the forward model that the step returns
+    beside the loss. Raises ModelError for a model planc cannot differentiate and UsageError for a wrong option.
     """
-    if not loss_scale > 0:
-        raise UsageError(f"the loss scale must be positive, not {loss_scale}")
     table = table_for(device)
     model = canonical(forward, dims or {})
     fold_constants(model)
@@ -75,7 +61,11 @@ def differentiate(
     set_precision(model, precision, trained)
     loss_name = append_loss(infer_shapes(model), loss)
     prepared = prepare(infer_shapes(model), GRADIENTS, trained)
-    return widen(_Step(prepared, optimizer, table, loss_name, trained, loss_scale).build(), table.device)
+    missing = [name for name in outputs if name not in prepared.values]
+    if missing:
+        raise UsageError(f"output {missing[0]!r} is no tensor of the model")
+    step = _Step(prepared, optimizer, table, loss_name, trained, options)
+    return widen(step.build(outputs), table.device)
 
 
 def _statistics(model: onnx.ModelProto) -> set[str]:
@@ -89,35 +79,43 @@ class _Step:
 
     def __init__(
         self, prepared: Prepared, optimizer: Optimizer, table: OperatorForms, loss: str,
-        parameters: list[str], loss_scale: float,
+        parameters: list[str], options: StepOptions,
     ) -> None:  # fmt: skip
-        self.prepared, self.optimizer, self.table, self.loss = prepared, optimizer, table, loss
-        self.initial, self.loss_scale = prepared.initializers, loss_scale
+        self.prepared, self.table, self.loss = prepared, table, loss
+        self.initial = prepared.initializers
         self.parameters = [name for name in parameters if name in self.initial]
         trained = set(self.parameters)
         changing = trained | _statistics(prepared.model)
         fixed = {n: t for n, t in self.initial.items() if n not in changing}
         self.opset = opset_for(v.dtype for v in prepared.values.values())
         self.builder = Builder(values=dict(prepared.values), fixed=fixed)
-        self.state: dict[str, Var] = {}
-        self.state_initial: dict[str, TensorProto] = {}
+        self.step = Assembly(self.builder, [ParameterGroup(optimizer, self.parameters)], options)
         self.grads: dict[str, Var] = {}
-        self.scales: StepScales | None = None
         self.active = self._active()
+        self._declare()
 
-    def build(self) -> onnx.ModelProto:
+    def _declare(self) -> None:
+        """Batch inputs, and all weights: those that something updates become state."""
+        values = self.prepared.values
+        for info in self.prepared.model.graph.input:
+            if info.name not in self.initial:
+                self.step.batch_input(info.name, values[info.name].shape, values[info.name].dtype)
+        for name, tensor in self.initial.items():
+            self.step.tensor(name, tensor, changes=False)
+
+    def build(self, outputs: Collection[str]) -> onnx.ModelProto:
         groups = [list(nodes) for _, nodes in groupby(self.prepared.model.graph.node, key=node_annotation)]
         lowered = [self._forward(group) for group in groups]
-        if uses_step_count(self.optimizer):
-            self._step_count()
         loss = self.builder.values[self.loss]
-        self.grads[self.loss] = self.builder.full(loss.shape, self.loss_scale, loss.dtype)
+        layer, kind, _ = node_annotation(lowered[-1][0].proto) or ("", "", "")
+        self.builder.group = LayerGroup(layer, kind, "backward")
+        self.grads[self.loss] = self.step.seed(loss)
         pending = self._completed_by(lowered)
         for position in reversed(range(len(lowered))):
             self._backward(lowered[position])
             for name in pending.get(position, ()):
-                self._update(name, lowered[position])
-        return finish(self.builder, self.prepared, loss, self.state, self.state_initial)
+                self._complete(name, lowered[position])
+        return self.step.finished(loss, outputs={name: self.builder.values[name] for name in outputs}, title=self.loss)
 
     # --- phases
 
@@ -135,10 +133,8 @@ class _Step:
             else:
                 b.adopt(expressed(proto, self.prepared.version, self.opset))
             emitted.append(node)
-        b.group = LayerGroup(f"{layer}.{STATISTICS}", kind, "update")
-        for update in updates:
-            for name, following in update(b).items():
-                self._hold(name, following, self.initial[name])
+        if updates:
+            self.step.flush(updates, LayerGroup(layer, kind, "update"))
         return emitted
 
     def _backward(self, group: list[ForwardNode]) -> None:
@@ -174,34 +170,12 @@ class _Step:
         joined = known is None or self.builder.scattered_onto(known, gradient)
         self.grads[name] = gradient if joined or known is None else self.builder.add(known, gradient)
 
-    def _update(self, name: str, group: list[ForwardNode]) -> None:
-        """Emit the optimizer's step for one parameter whose gradient is complete."""
+    def _complete(self, name: str, group: list[ForwardNode]) -> None:
+        """Hand over the gradient of a parameter, if the loss depends on it."""
         gradient = self.grads.pop(name, None)
-        if gradient is None:
-            return
-        layer, kind, _ = node_annotation(group[0].proto) or ("", "", "")
-        self.builder.group = LayerGroup(layer, kind, "update")
-        parameter, initial = self.builder.values[name], self.initial[name]
-        gradient = self.builder.mul(self.builder.cast(gradient, parameter.dtype), 1 / self.loss_scale)
-        drawn = not is_undrawn(initial)  # the optimizer's state of a parameter without values has none either
-        kept = slots(self.optimizer, parameter)
-        state = [Var(slot.name, parameter.shape, parameter.dtype) for slot in kept]
-        following = emit_update(self.builder, self.optimizer, parameter, gradient, state, self.scales)
-        self._hold(name, following[0], initial)
-        for slot, value in zip(kept, following[1:], strict=True):
-            undrawn = TensorProto(name=slot.name, dims=parameter.shape, data_type=parameter.dtype)
-            self._hold(slot.name, value, numpy_helper.from_array(slot.initial, slot.name) if drawn else undrawn)
-
-    def _step_count(self) -> None:
-        slot = step_count_slot()
-        self.builder.group = LayerGroup(STEP, "step-count", "update")
-        step = Var(slot.name, (), TensorProto.FLOAT)
-        following, self.scales = emit_step_count(self.builder, self.optimizer, step)
-        self._hold(slot.name, following, numpy_helper.from_array(slot.initial, slot.name))
-
-    def _hold(self, name: str, following: Var, initial: TensorProto) -> None:
-        self.state[name] = following
-        self.state_initial[name] = initial
+        if gradient is not None:
+            layer, kind, _ = node_annotation(group[0].proto) or ("", "", "")
+            self.step.ready(name, gradient, LayerGroup(layer, kind, "backward"))
 
     # --- analysis
 

@@ -1,7 +1,7 @@
 """Assembles the finished training graph: live nodes, inputs, outputs, value_info and metadata."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 from onnx import TensorProto, helper
@@ -12,20 +12,26 @@ from planc.kernels import DOMAIN, opset_id
 from planc.kernels.cross_entropy import CROSS_ENTROPY
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.opset import opset_for
-from planc.training.prepare.prepare import Prepared
 
 
 def finish(
-    b: Builder, prepared: Prepared, loss: Var, state: Mapping[str, Var], initial: Mapping[str, TensorProto]
+    b: Builder,
+    *,
+    batch: Sequence[Var],
+    defaults: Mapping[str, TensorProto],
+    constants: Mapping[str, TensorProto],
+    outputs: Sequence[Var],
+    state: Mapping[str, tuple[TensorProto, Var]],
 ) -> onnx.ModelProto:
-    """The ONNX model: batch inputs and state in, the loss and next state out."""
-    outputs = [loss, *state.values()]
-    nodes = live_nodes(b.nodes, {v.name for v in outputs})
-    read = {name for node in nodes for name in node.input if name} | set(state)
-    batch = [i for i in prepared.model.graph.input if i.name in read and i.name not in prepared.initializers]
-    states = [_info(Var(name, tuple(t.dims), t.data_type)) for name, t in initial.items()]
-    constants = {**prepared.initializers, **b.initializers}
-    final = {v.name for v in outputs}
+    """The ONNX model of the builder's nodes that something wanted depends on.
+
+    Inputs are the batch, the hyper-parameters with their `defaults`, and the state; `state` gives the initial and the next
+    value of each, `outputs` what a step returns.
+    """
+    wanted = [*outputs, *(following for _, following in state.values())]
+    nodes = live_nodes(b.nodes, {v.name for v in wanted})
+    read = {name for node in nodes for name in node.input if name}
+    initial = {name: tensor for name, (tensor, _) in state.items()} | dict(defaults)
     model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="planc")
     model.opset_import.append(helper.make_opsetid("", opset_for(v.dtype for v in b.values.values())))
     used = dict.fromkeys(node.op_type for node in nodes if node.domain == DOMAIN)
@@ -37,16 +43,18 @@ def finish(
     graph = model.graph
     graph.name = "training_step"
     graph.node.extend(nodes)
-    graph.input.extend([*batch, *states])
-    graph.output.extend(_info(v) for v in outputs)
+    graph.input.extend(_info(v) for v in batch)
+    tensors = [*(defaults[name] for name in defaults), *(tensor for tensor, _ in state.values())]
+    graph.input.extend(_info(Var(t.name, tuple(t.dims), t.data_type)) for t in tensors)
+    graph.output.extend(_info(v) for v in wanted)
     graph.initializer.extend(initial.values())
     graph.initializer.extend(t for n, t in constants.items() if n in read and n not in initial)
-    graph.value_info.extend(_info(b.values[o]) for n in nodes for o in n.output if o and o not in final)
+    made = {v.name for v in wanted}
+    graph.value_info.extend(_info(b.values[o]) for n in nodes for o in n.output if o and o not in made)
     annotations.write_model(model, {
-        annotations.STATE: json.dumps({name: v.name for name, v in state.items()}),
-        annotations.LOSS: loss.name,
-        annotations.INPUT_RANGES: json.dumps(_index_ranges(nodes, b, {i.name for i in batch})),
-        annotations.IGNORED: json.dumps(_ignored(b, {i.name for i in batch})),
+        annotations.STATE: json.dumps({name: following.name for name, (_, following) in state.items()}),
+        annotations.INPUT_RANGES: json.dumps(_index_ranges(nodes, b, {v.name for v in batch})),
+        annotations.IGNORED: json.dumps(_ignored(b, {v.name for v in batch})),
     })  # fmt: skip
     return model
 

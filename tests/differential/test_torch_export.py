@@ -33,7 +33,8 @@ class Unplanned:
     def __init__(self, model: onnx.ModelProto, batch: Any) -> None:
         self.session, self.pairs = session(model), state_pairs(model)
         self.state = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer if i.name in self.pairs}
-        names = [i.name for i in model.graph.input if i.name not in self.pairs]
+        given = {t.name for t in model.graph.initializer}
+        names = [i.name for i in model.graph.input if i.name not in given]
         self.feeds = {name: t.numpy() for name, t in zip(names, tree_leaves(batch), strict=True)}
         self.outputs = [o.name for o in model.graph.output]
 

@@ -117,7 +117,7 @@ def update_placement(step: onnx.ModelProto) -> list[str]:
 
 def waste(step: onnx.ModelProto) -> list[str]:
     """No dead node, no chain of views, no doubled constant, no operator that changes nothing, no giant Concat."""
-    graph, state = step.graph, state_pairs(step)
+    graph = step.graph
     read = {i for n in graph.node for i in n.input} | {o.name for o in graph.output}
     problems = [f"{n.name} is dead" for n in graph.node if not any(o in read for o in n.output)]
     views = {n.output[0] for n in graph.node if n.op_type == "Reshape"}
@@ -129,8 +129,9 @@ def waste(step: onnx.ModelProto) -> list[str]:
         problems += [f"{n.name} transposes a transpose"] if chained else []
         problems += [f"{n.name} joins {len(n.input)} tensors"] if n.op_type == "Concat" and len(n.input) > 32 else []
     frozen = {i for n in graph.node if n.op_type == "BatchNormalization" for i in n.input[1:]}
-    fixed = [t for t in graph.initializer if t.name not in state and t.name not in frozen]
+    inputs = {i.name for i in graph.input}  # state, and hyper-parameters, which may happen to be equal
+    fixed = [t for t in graph.initializer if t.name not in inputs and t.name not in frozen]
     constants = Counter((t.data_type, tuple(t.dims), numpy_helper.to_array(t).tobytes()) for t in fixed)
     problems += [f"{count} equal constants of shape {k[1]}" for k, count in constants.items() if count > 1]
-    unused = {t.name for t in graph.initializer} - read - set(state)
+    unused = {t.name for t in graph.initializer} - read - set(state_pairs(step))
     return problems + [f"initializer {name} is unused" for name in unused]

@@ -25,8 +25,11 @@ def loss_name(step: onnx.ModelProto) -> str:
 
 
 def random_batch(step: onnx.ModelProto, seed: int = 3) -> Arrays:
-    """A value for every input that is not state."""
-    state, ranges = state_pairs(step), json.loads(json.dumps(annotations.read_json(step, annotations.INPUT_RANGES)))
+    """A value for every input that is neither state nor a hyper-parameter, which has one."""
+    state, ranges = (
+        {t.name for t in step.graph.initializer} | set(state_pairs(step)),
+        json.loads(json.dumps(annotations.read_json(step, annotations.INPUT_RANGES))),
+    )
     random, feeds = np.random.default_rng(seed), {}
     for info in step.graph.input:
         if info.name in state:

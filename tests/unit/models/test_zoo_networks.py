@@ -13,6 +13,7 @@ from planc.errors import UsageError
 from planc.graph.annotations import INPUT_RANGES, read_json
 from planc.training import Optimizer, differentiate
 from planc.training.prepare.parameters import trainable
+from planc.training.step_options import StepOptions
 from planc.zoo import ZooOptions, build_forward, families, summarize
 
 STEPS = 4
@@ -50,7 +51,11 @@ def test_other_forms_keep_the_contract(name: str, optimizer: Optimizer) -> None:
 def test_half_precision_keeps_the_contract(name: str) -> None:
     exact = small_step(name, MOMENTUM)
     half = differentiate(
-        small_forward(name).model, loss="cross-entropy", optimizer=MOMENTUM, precision="float16", loss_scale=256.0
+        small_forward(name).model,
+        loss="cross-entropy",
+        optimizer=MOMENTUM,
+        precision="float16",
+        options=StepOptions(loss_scale=256.0),
     )
     assert violations(half) == []
     states = {i.name: i.type.tensor_type.elem_type for i in half.graph.input if i.name in state_pairs(half)}

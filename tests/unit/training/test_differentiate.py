@@ -12,6 +12,7 @@ from support.training_steps import random_batch, run_steps, state_pairs
 from planc.errors import ModelError, UsageError
 from planc.graph import annotations
 from planc.training import Optimizer, differentiate
+from planc.training.step_options import StepOptions
 
 SGD = Optimizer("sgd", 0.1)
 LIGHT = sorted((Path(onnx.__file__).parent / "backend" / "test" / "data" / "light").glob("light_*.onnx"))
@@ -76,7 +77,8 @@ def test_shape_arithmetic_is_folded() -> None:
     for name, value in {"zero": np.array(0), "axes": np.array([0]), "rest": np.array([2, 1])}.items():
         model.graph.initializer.append(numpy_helper.from_array(value, name))
     step = differentiate(model, loss="mse", optimizer=SGD, dims={"batch": 3})
-    assert {n.op_type for n in step.graph.node} <= {"MatMul", "Gemm", "Reshape", "Sub", "Mul", "Div", "ReduceSumSquare"}
+    kinds = {n.op_type for n in step.graph.node}  # Cast: of the learning rate
+    assert kinds <= {"MatMul", "Gemm", "Reshape", "Sub", "Mul", "Div", "ReduceSumSquare", "Cast"}
 
 
 def test_metadata_and_names() -> None:
@@ -157,7 +159,7 @@ def test_what_is_refused_is_named(model: onnx.ModelProto, words: str) -> None:
         ({"loss": "mse:y"}, "unknown loss"),
         ({"device": "tpu"}, "device kind 'tpu'"),
         ({"precision": "int8"}, "unknown precision"),
-        ({"loss_scale": 0.0}, "must be positive"),
+        ({"outputs": ["nothing"]}, "'nothing' is no tensor"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, object], words: str) -> None:
@@ -165,7 +167,23 @@ def test_wrong_options_are_refused(options: dict[str, object], words: str) -> No
         differentiate(linear(), **({"loss": "mse", "optimizer": SGD} | options))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("settings", [{"kind": "lion"}, {"learning_rate": -1.0}, {"betas": (0.9, 1.0)}])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"loss_scale": 0.0}, "loss scale must be positive"),
+        ({"clip_norm": 0.0}, "bound on gradients must be positive"),
+        ({"clip_value": -1.0}, "bound on gradients must be positive"),
+        ({"clip_norm": 1.0, "norm_order": 1.0}, "order 2 or infinity"),
+        ({"accumulate": 0}, "at least 1"),
+        ({"ema_decay": 1.0}, "averaged weights"),
+    ],
+)
+def test_wrong_step_options_are_refused(options: dict[str, float], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        StepOptions(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("settings", [{"kind": "sgdm"}, {"learning_rate": -1.0}, {"betas": (0.9, 1.0)}])
 def test_wrong_optimizers_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         Optimizer(**settings)  # type: ignore[arg-type]
