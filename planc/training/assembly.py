@@ -211,7 +211,8 @@ class Assembly:
         ranges = {**annotations.read_json(model, annotations.INPUT_RANGES), **self._ranges(index_sizes)}
         ignored = annotations.read_json(model, annotations.IGNORED)
         ranges, ignored = (
-            {titled(n, copy): found for n, found in of.items() for copy in range(passes.count)} for of in (ranges, ignored)
+            {titled(n, copy): found for n, found in of.items() for copy in range(passes.count)}
+            for of in (ranges, ignored)
         )
         annotations.write_model(model, {
             annotations.LOSS: named[title].name,
