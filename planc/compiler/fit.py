@@ -113,9 +113,13 @@ class PlanSearch:
                 error.layer,
                 self.limits.capacity + beside,
             )
+        says = f"the smallest feasible one is {need} bytes ({format_bytes(need)}), set by layer {error.layer!r}"
+        if (
+            error.minimum_budget_bytes > minimum_budget(self.planning.problem)[0]
+        ):  # what one policy needs, not the least
+            says = f"{error}; that is {need} bytes ({format_bytes(need)}) in all"
         return InfeasibleBudgetError(
-            f"a budget of {format_bytes(self.limits.capacity + beside)} is too small: the smallest feasible one is "
-            f"{need} bytes ({format_bytes(need)}), set by layer {error.layer!r}",
+            f"a budget of {format_bytes(self.limits.capacity + beside)} is too small: {says}",
             need,
             error.layer,
             self.limits.capacity + beside,

@@ -74,3 +74,11 @@ def test_costs_of_another_model_are_a_mismatch(planc: Planc, train: Path) -> Non
     code, out, err = _compare(planc, train, "--budgets", "50%", "--solvers", "keep-all")
     assert (code, out) == (7, "")
     assert "another model" in err
+
+
+def test_the_error_of_one_policy_is_not_told_as_the_smallest_budget_of_all(planc: Planc, train: Path) -> None:
+    options = ("--costs", train.parent / "costs.json", "--budget", "90%", "-o", train.parent / "plan.json")
+    code, _, err = planc("compile", train, *options, "--solver", "keep-all")
+    assert code == 4
+    assert "keep-all needs" in err
+    assert "smallest feasible" not in err
