@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,8 @@ NETWORKS = {
 and later papers."""
 
 EXACT = ("checkmate", "checkmate-lp", "poet", "moccasin", "offmate")
-QUICK_S = 4.0
-"""Time limit of policies that do not search; packing takes most of it."""
+QUICK_S, EXACT_S = 2.0, 10.0
+"""Time limits of policies that do not search, where packing takes most of it, and of exact ones."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def rows_of_pair(pair: Pair) -> list[dict[str, Any]]:
     for share in pair.shares:
         budget = int(job.usual.liveness_peak_bytes * share)
         for name in pair.solvers:
-            limit = pair.time_limit_s if name in (*EXACT, "mip") else QUICK_S
+            limit = pair.time_limit_s if name == "mip" else EXACT_S if name in EXACT else QUICK_S
             (row,) = rows_of(job, [Trial(budget, name)], Effort(limit, remember=False))
             rows.append(
                 {
@@ -196,13 +197,11 @@ def _pairs(options: argparse.Namespace, kind: str) -> Iterator[Pair]:
     """The pairs that are not there yet, with the solvers that are missing."""
     have = {(r["network"], r["card"], r["solver"], r.get("budget_fraction")) for r in read_results()[kind]}
     shares = tuple(map(float, options.shares.split(","))) if kind == "rows" else (None,)
-    for card in options.cards.split(","):
-        for network in options.networks.split(",") if options.networks else NETWORKS:
-            missing = tuple(
-                name for name in options.solvers if any((network, card, name, share) not in have for share in shares)
-            )
-            if missing:
-                yield Pair(network, card, shares, missing, options.time_limit)  # type: ignore[arg-type]
+    networks = options.networks.split(",") if options.networks else tuple(NETWORKS)
+    for card, share, network in product(options.cards.split(","), shares, networks):
+        missing = tuple(name for name in options.solvers if (network, card, name, share) not in have)
+        if missing:
+            yield Pair(network, card, () if share is None else (share,), missing, options.time_limit)
 
 
 def _run(kind: str, work: Any, pairs: Iterable[Pair], jobs: int) -> None:

@@ -1,0 +1,95 @@
+"""docs/results/policies.md from benchmarks/results/policies.json."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[1] / "docs" / "results" / "policies.md"
+_BEGIN, _END = "<!-- tables: benchmarks/policies.py table -->", "<!-- end of tables -->"
+
+Rows = Sequence[dict[str, Any]]
+
+
+def write_table(found: dict[str, list[dict[str, Any]]]) -> None:
+    """Replace the part of the page between its marks by the tables."""
+    text = PAGE.read_text()
+    before, _, rest = text.partition(_BEGIN)
+    after = rest.partition(_END)[2]
+    tables = "\n".join([*_overheads(found["rows"]), *_smallest(found["smallest"]), *_deepest(found["deepest"])])
+    PAGE.write_text(f"{before}{_BEGIN}\n\n{tables}\n{_END}{after}")
+
+
+def _overheads(rows: Rows) -> list[str]:
+    """A table for each network and card: policies by budget."""
+    lines = []
+    for network, batch, card in dict.fromkeys((r["network"], r["batch"], r["card"]) for r in rows):
+        mine = [r for r in rows if (r["network"], r["card"]) == (network, card)]
+        shares = sorted({r["budget_fraction"] for r in mine}, reverse=True)
+        lines += [f"### {network}, batch {batch}, {card}", "", _line(["policy", *(f"{100 * s:g} %" for s in shares)])]
+        lines.append("|---" * (len(shares) + 1) + "|")
+        by_cell = {(r["solver"], r["budget_fraction"]): r for r in mine}
+        for solver in _by_merit(mine):
+            lines.append(_line([solver, *(_cell(by_cell.get((solver, s)), mine) for s in shares)]))
+        lines.append("")
+    return lines
+
+
+def _by_merit(rows: Rows) -> list[str]:
+    """Solvers, those with most plans first, then the fastest."""
+    names = dict.fromkeys(r["solver"] for r in rows)
+
+    def key(name: str) -> tuple[bool, int, float]:
+        plans = [r["overhead"] for r in rows if r["solver"] == name and r["overhead"] is not None]
+        return name != "mip", -len(plans), sum(plans)
+
+    return sorted(names, key=key)
+
+
+def _cell(row: dict[str, Any] | None, rows: Rows) -> str:
+    if row is None:
+        return ""
+    if row["overhead"] is None:
+        return {"infeasible": "–", "timeout": "time-out", "refused": "refuses"}[row["status"]]
+    best = min(
+        r["overhead"] for r in rows if r["budget_fraction"] == row["budget_fraction"] and r["overhead"] is not None
+    )
+    text = f"{100 * row['overhead']:+.2f} %"
+    return f"**{text}**" if row["overhead"] <= best else text
+
+
+def _smallest(rows: Rows) -> list[str]:
+    if not rows:
+        return []
+    points = list(dict.fromkeys((r["network"], r["card"]) for r in rows))
+    lines = ["### The least budget of each policy, in % of the liveness peak", ""]
+    lines += [_line(["policy", *(f"{network}, {card}" for network, card in points)]), "|---" * (len(points) + 1) + "|"]
+    cells = {(r["solver"], r["network"], r["card"]): r for r in rows}
+    alone = {(r["network"], r["card"]): r["layer_alone"] for r in rows}
+    lines.append(_line(["*a layer alone*", *(f"{100 * alone[point]:.1f}" for point in points)]))
+    for solver in sorted({r["solver"] for r in rows}, key=lambda name: (name != "mip", name)):
+        texts = []
+        for point in points:
+            row = cells.get((solver, *point))
+            share = row["smallest_fraction"] if row else None
+            texts.append("refuses" if row is None else "over 100" if share is None else f"{100 * share:.1f}")
+        lines.append(_line([solver, *texts]))
+    return [*lines, ""]
+
+
+def _deepest(rows: Rows) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        "### The deepest ResNet at batch 16 within 12 GB (Titan X)",
+        "",
+        _line(["policy", "depth", "overhead there"]),
+    ]
+    lines.append("|---|---|---|")
+    for row in sorted(rows, key=lambda r: -(r["depth"] or 0)):
+        over = "" if row["depth"] is None else f"{100 * row['overhead']:+.1f} %"
+        lines.append(_line([row["solver"], f"{row['depth']:,}" if row["depth"] else "none", over]))
+    return [*lines, ""]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
