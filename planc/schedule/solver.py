@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from typing import Protocol
 
+from planc.clock import WALL, StoppableClock
 from planc.enums import Status
 from planc.errors import InternalError, UsageError
 from planc.problem.bounds import check_feasible
@@ -29,9 +30,11 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class SolveOptions:
-    """Limits of one solve. With `workers` = 1 the same seed gives the same schedule.
+    """Limits of one solve. With `workers` = 1 the same seed gives the same schedule: time is then work counted, by `clock`
+    if that counts it and else by one of the solve's own.
 
-    A solve that has no schedule at its time limit goes on until it has one, for `patience_s` seconds in all at most.
+    A solve that has no schedule at its time limit goes on until it has one, for `patience_s` seconds in all at most. It
+    ends early when the gap is at most `gap`, a fraction; None leaves it to the policy when more time is not worth it.
     `start` is a schedule from which a policy may begin its search, of this problem or of one with other sizes, times and
     limits but the same tasks and values; it need not fit.
     """
@@ -42,6 +45,8 @@ class SolveOptions:
     on_progress: Callable[[Progress], None] = field(default=lambda _: None)
     start: Schedule | None = None
     patience_s: float = 0.0
+    gap: float | None = None
+    clock: StoppableClock = WALL
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ Every incumbent is a complete schedule that has been simulated.
 from dataclasses import replace
 from math import inf
 
+from planc.clock import WorkClock
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import check_feasible
 from planc.problem.problem import Problem
@@ -21,7 +22,6 @@ from planc_solvers.baselines.starts import policy_schedules
 from planc_solvers.evaluation.evaluate import ready_evaluation
 from planc_solvers.plan_memory import KnownPlan, known_plan, recall, remember
 from planc_solvers.portfolio import Portfolio
-from planc_solvers.ready import CLOCK
 from planc_solvers.search.joint_order import free_order, reordered
 from planc_solvers.search.task_order import better_order, first_executions, greedy_ns, permuted, ready_order, renumbered
 
@@ -46,14 +46,16 @@ class Mip:
             return Candidate(keep, problem.least_duration_ns, EVERY)
         ready_evaluation()
         ready_order()
-        started = CLOCK.now()
-        order = better_order(problem, options.time_limit_s, options.seed)
+        if options.workers == 1 and not options.clock.counted:
+            options = replace(options, clock=WorkClock())
+        started = options.clock.now()
+        order = better_order(problem, options)
         if order is not None and fastest and _fits(problem, Schedule(order)):
             return Candidate(Schedule(order), problem.least_duration_ns, EVERY)
         given = tuple(range(len(problem.tasks)))
         order = order or given
         if free_order(problem) and greedy_ns(permuted(problem, order), options.seed) == inf:
-            found = reordered(permuted(problem, order), options.time_limit_s, options.seed, options.workers)
+            found = reordered(permuted(problem, order), options)
             start = renumbered(found, order)
             order, options = first_executions(start), replace(options, start=options.start or start)
         policies = [known_plan(problem, schedule) for schedule in policy_schedules(problem, options)]
@@ -69,7 +71,7 @@ class Mip:
     ) -> Candidate:
         """Search with first executions in `order`, unless `options.start` or a known plan has a better one."""
         ranks = tuple(sorted(order, key=order.__getitem__))
-        before = [*(recall(problem) if options.workers > 1 else []), *policies]
+        before = [*([] if options.clock.counted else recall(problem)), *policies]
         before.sort(key=lambda known: known.step_ns)
         starts = [known.schedule for known in before] + ([] if options.start is None else [options.start])
         portfolio = Portfolio(permuted(problem, order), options)
@@ -80,7 +82,8 @@ class Mip:
         found = portfolio.schedule
         if found is not None:
             found = renumbered(found, order)
-            remember(problem, found, portfolio.best_ns)
+            if not options.clock.counted:
+                remember(problem, found, portfolio.best_ns)
         if before and before[0].step_ns < portfolio.best_ns:
             found = before[0].schedule
         if found is None:
@@ -94,10 +97,8 @@ class Mip:
 
 
 def _with_time_left(options: SolveOptions, started: float) -> SolveOptions:
-    """`options` for what is left of the time limit; one worker counts its moves, whatever the clock says."""
-    if options.workers == 1:
-        return options
-    spent = CLOCK.now() - started
+    """`options` for what is left of the time limit."""
+    spent = options.clock.now() - started
     return replace(options, time_limit_s=max(0.0, options.time_limit_s - spent), patience_s=options.patience_s - spent)
 
 

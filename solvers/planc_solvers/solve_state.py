@@ -3,38 +3,54 @@
 import threading
 from math import inf
 
-from planc.schedule.solver import OPTIMAL_GAP
-from planc_solvers.ready import CLOCK
+from ortools.util.python.solve_interrupter import SolveInterrupter
+
+from planc.clock import StoppableClock
+from planc.schedule.solver import OPTIMAL_GAP, SolveOptions
 
 PROOF_SHARE = 0.4
 """Part of the time limit that the proof may take where one worker proves first and searches then."""
 
 
 class SolveState:
-    """Of a solve that has no schedule below `bound_ns`, and so many seconds, or `patience_s` while it has none at all."""
+    """Of a solve that has no schedule below `bound_ns`, within the limits of `options`."""
 
-    def __init__(self, bound_ns: int, seconds: float, patience_s: float) -> None:
-        self.bound_ns, self.best_ns, self.patience_s = bound_ns, inf, max(seconds, patience_s)
+    def __init__(self, bound_ns: int, options: SolveOptions) -> None:
+        self.bound_ns, self.best_ns = bound_ns, inf
+        self.seconds, self.patience_s = options.time_limit_s, max(options.time_limit_s, options.patience_s)
+        self.gap_wanted = OPTIMAL_GAP if options.gap is None else options.gap
         self.infeasible = False
         self.proved, self.stop = threading.Event(), threading.Event()
-        self.seconds, self.started = seconds, CLOCK.now()
+        self.clock: StoppableClock = options.clock
+        self.started = self.clock.now()
+        self.interrupter = SolveInterrupter()
+        """Ends a model under way, where its solver can be interrupted."""
 
     def begin(self) -> None:
         """Let the time limit begin now."""
-        self.started = CLOCK.now()
+        self.started = self.clock.now()
 
     def elapsed(self) -> float:
         """Seconds since the beginning."""
-        return CLOCK.now() - self.started
+        return self.clock.now() - self.started
 
     def left(self) -> float:
         """Seconds until the time limit."""
         return (self.seconds if self.best_ns < inf else self.patience_s) - self.elapsed()
+
+    def proof_left(self) -> float:
+        """Seconds that the proof still has: the search comes after it where work is counted, and beside it otherwise."""
+        return self.left() - (self.seconds * (1 - PROOF_SHARE) if self.clock.counted else 0.0)
+
+    def end(self) -> None:
+        """Let both halves come to an end."""
+        self.stop.set()
+        self.interrupter.interrupt()
 
     def gap(self) -> float:
         """Of the best plan; infinite before the first."""
         return (self.best_ns - self.bound_ns) / self.best_ns if self.best_ns < inf else inf
 
     def finished(self) -> bool:
-        """Whether the gap is closed, the problem proved infeasible, the time over, or the solve stopped."""
-        return self.gap() <= OPTIMAL_GAP or self.infeasible or self.left() <= 0 or self.stop.is_set()
+        """Whether the gap is what was wanted, the problem proved infeasible, the time over, or the solve stopped."""
+        return self.gap() <= self.gap_wanted or self.infeasible or self.left() <= 0 or self.stop.is_set()

@@ -49,7 +49,7 @@ def test_branches_run_one_after_the_other_where_all_at_once_do_not_fit() -> None
 def test_an_order_keeps_every_dependency_and_state_version(seed: int) -> None:
     problem = replace(random_problem(seed, tasks=14), budget_bytes=1)
     problem = replace(problem, budget_bytes=int(0.8 * _peak(problem)))
-    order = better_order(problem, 2.0, seed)
+    order = better_order(problem, SolveOptions(2.0, seed))
     if order is not None:
         assert sorted(order) == list(range(14))
         residencies(problem, Schedule(order))
@@ -60,7 +60,7 @@ def test_an_order_keeps_every_dependency_and_state_version(seed: int) -> None:
 
 def test_orders_are_found_for_many_random_problems() -> None:
     tight = [replace(p, budget_bytes=int(0.9 * _peak(p))) for p in map(random_problem, range(40))]
-    assert sum(better_order(problem, 2.0, 0) is not None for problem in tight) > 10
+    assert sum(better_order(problem, SolveOptions(2.0)) is not None for problem in tight) > 10
 
 
 def _solved(seed: int) -> tuple[Problem, Solution | None]:
@@ -100,7 +100,7 @@ def test_a_bound_holds_for_the_class_that_it_names(monkeypatch: pytest.MonkeyPat
     """Whatever order is taken, also a useless one: a task of these problems makes the value of its own number."""
     if shuffled:
         monkeypatch.setattr(
-            mip, "better_order", lambda p, _, seed: _random_order(p, random.Random(seed + len(p.tasks)))
+            mip, "better_order", lambda p, options: _random_order(p, random.Random(options.seed + len(p.tasks)))
         )
     scopes = set()
     for seed in range(40):

@@ -9,9 +9,18 @@ import numpy.typing as npt
 from ortools.math_opt import model_pb2
 from ortools.math_opt.python import mathopt
 from ortools.math_opt.solvers import highs_pb2
+from ortools.util.python.solve_interrupter import SolveInterrupter
+
+from planc.clock import WALL, StoppableClock
 
 Terms = list[tuple[int, float]]
 """Variables with their coefficients."""
+
+SECONDS_PER_ENTRY = 4e-8
+"""Time that an iteration of the simplex method counts for each entry of the matrix."""
+
+LEAST_ITERATIONS = 100
+"""Iterations that every counted solve may take."""
 
 _SOLVED = (mathopt.TerminationReason.OPTIMAL, mathopt.TerminationReason.FEASIBLE)
 
@@ -28,25 +37,46 @@ class Answer:
     """One a row, of a relaxation solved to its optimum."""
 
 
-def _run(
-    proto: model_pb2.ModelProto, seconds: float, glop: bool, gap: float, nodes: int | None
-) -> mathopt.SolveResult | None:
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a solve may take: `seconds` of the clock, and nodes of a search for integers.
+
+    Where work is counted there is no time limit, which would stop at another point on every run, but one of iterations, and
+    each counts as many seconds as it takes an ordinary machine or more.
+    """
+
+    seconds: float
+    nodes: int | None = None
+    clock: StoppableClock = WALL
+    interrupter: SolveInterrupter | None = None
+
+    def iterations(self, entries: int) -> int:
+        """Iterations of the simplex method in those seconds for a matrix of so many entries."""
+        return max(LEAST_ITERATIONS, int(self.seconds / (entries * SECONDS_PER_ENTRY)))
+
+
+def _run(proto: model_pb2.ModelProto, effort: Effort, glop: bool, gap: float) -> mathopt.SolveResult | None:
     """By HiGHS, or by GLOP's dual simplex, whose bound holds even when time cuts it short."""
-    limit = timedelta(seconds=max(seconds, 0.01))
+    entries, relaxed = len(proto.linear_constraint_matrix.coefficients), not any(proto.variables.integers)
+    parameters = mathopt.SolveParameters(node_limit=effort.nodes)
+    if not effort.clock.counted:
+        parameters.time_limit = timedelta(seconds=max(effort.seconds, 0.01))
+    elif relaxed:
+        parameters.iteration_limit = effort.iterations(entries)
     if glop:
-        solver = mathopt.SolverType.GLOP
-        parameters = mathopt.SolveParameters(time_limit=limit, lp_algorithm=mathopt.LPAlgorithm.DUAL_SIMPLEX)
+        solver, parameters.lp_algorithm = mathopt.SolverType.GLOP, mathopt.LPAlgorithm.DUAL_SIMPLEX
+        parameters.node_limit = None
     else:
-        solver = mathopt.SolverType.HIGHS
-        options = highs_pb2.HighsOptionsProto(string_options={"parallel": "off"})
-        parameters = mathopt.SolveParameters(
-            time_limit=limit, relative_gap_tolerance=gap, node_limit=nodes, highs=options
-        )
+        solver, parameters.relative_gap_tolerance = mathopt.SolverType.HIGHS, gap
+        parameters.highs = highs_pb2.HighsOptionsProto(string_options={"parallel": "off"})
     try:
-        return mathopt.solve(mathopt.Model.from_model_proto(proto), solver, params=parameters)
+        model = mathopt.Model.from_model_proto(proto)
+        result = mathopt.solve(model, solver, params=parameters, interrupter=effort.interrupter)
     except (AttributeError, RuntimeError, ValueError):
         # MathOpt raises the first of these where HiGHS ends with a status that MathOpt does not know.
         return None
+    effort.clock.spend(result.solve_stats.simplex_iterations * entries * SECONDS_PER_ENTRY)
+    return result
 
 
 @dataclass(slots=True)
@@ -107,20 +137,16 @@ class LinearModel:
         return proto
 
     def solve(
-        self,
-        seconds: float,
-        *,
-        relaxed: bool = False,
-        staged: bool = False,
-        gap: float = 1e-5,
-        nodes: int | None = None,
+        self, effort: Effort | float, *, relaxed: bool = False, staged: bool = False, gap: float = 1e-5
     ) -> Answer:
-        """Solve within `seconds` and `nodes`; `relaxed` drops integrality. The bound of a failed solve is -infinity.
+        """Solve with an effort, or for so many seconds; `relaxed` drops integrality. The bound of a failed solve is
+        -infinity.
 
         Relaxations go to GLOP, but `staged` ones, which have several critical tasks, to HiGHS: seven of them on a graph of
         1,000 tasks take it 0.6 s, and GLOP more than 30 s.
         """
-        result = _run(self._proto(relaxed), seconds, relaxed and not staged, gap, nodes)
+        chosen = effort if isinstance(effort, Effort) else Effort(effort)
+        result = _run(self._proto(relaxed), chosen, relaxed and not staged, gap)
         if result is None:
             return Answer(-inf, inf, None)
         reason = result.termination.reason

@@ -5,18 +5,17 @@ few rounds: a deep network's repeated blocks then share their variables. Equal v
 optimum is a point of the whole relaxation and not a bound on it; its duals give a bound all the same (Lagrange).
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from planc_solvers.bounds.linear_model import LinearModel
+from planc_solvers.bounds.colour_refinement import Matrix, colours
+from planc_solvers.bounds.linear_model import Effort, LinearModel
 from planc_solvers.bounds.relaxation import Coarse
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Hashes = npt.NDArray[np.uint64]
 
 GOLDEN = (5**0.5 - 1) / 2
 """Multiples of it, modulo 1, spread evenly over [0, 1)."""
@@ -29,29 +28,12 @@ equally fast, those are better that leave memory free between the critical task 
 LEAST = 1e-6
 """Smallest part that counts as some of a variable."""
 
-_MIX = (np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
-
 
 class Merged(NamedTuple):
     """Of one merged model: a point of the whole relaxation with presence rounded, and a bound on the whole relaxation."""
 
     point: Floats
     bound: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Matrix:
-    """Entries of a model's matrix by row: those of row i are at [row_ptr[i], row_ptr[i + 1])."""
-
-    rows: Ints
-    columns: Ints
-    values: Floats
-    row_ptr: Ints
-
-    @classmethod
-    def of(cls, model: LinearModel) -> "_Matrix":
-        rows, columns, values = model.entries()  # rows are added one after the other, so they are in order
-        return cls(rows, columns, values, np.searchsorted(rows, np.arange(len(model.row_lower) + 1)))
 
 
 class Merger:
@@ -61,12 +43,14 @@ class Merger:
     """
 
     def __init__(self, coarse: Coarse, rounds: int) -> None:
-        self.coarse, self.matrix = coarse, _Matrix.of(coarse.model)
-        self.of_column, self.of_row = _colours(coarse.model, self.matrix, rounds)
+        self.coarse, self.matrix = coarse, Matrix.of(coarse.model)
+        self.of_column, self.of_row = colours(coarse.model, self.matrix, rounds)
         self.cost = np.bincount(self.of_column, weights=_priced(coarse))
         self.threshold = (GOLDEN * (_ranks(self.of_column, _makers(coarse)) + 0.5)) % 1.0
 
-    def solve(self, seconds: float, budget: float = 1.0, slowness: float = 1.0, host: float = 1.0) -> Merged | None:
+    def solve(
+        self, effort: Effort | float, budget: float = 1.0, slowness: float = 1.0, host: float = 1.0
+    ) -> Merged | None:
         """A point for those parts of the budget and of the host's and copies that take so much longer; None if late or
         infeasible.
 
@@ -74,7 +58,7 @@ class Merger:
         were merged into one; it is -infinity for other budgets or speeds.
         """
         coarse = self.coarse
-        answer = self._small(budget, slowness, host).solve(seconds, relaxed=True)
+        answer = self._small(budget, slowness, host).solve(effort, relaxed=True)
         if answer.point is None:
             return None
         rounded = self._rounded(answer.point[self.of_column])
@@ -150,41 +134,3 @@ def _ranks(colours: Ints, makers: Ints) -> Ints:
     ranks = np.empty_like(colours)
     ranks[order] = changes - changes[begin[colours[order]]]
     return ranks
-
-
-def _mixed(*parts: Hashes) -> Hashes:
-    """One hash of several numbers an element, their order counting (SplitMix64, Steele et al. 2014)."""
-    mixed = np.zeros_like(parts[0])
-    for part in parts:
-        mixed = (mixed + part) * _MIX[0] + _MIX[1]
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[1]
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX[2]
-        mixed = mixed ^ (mixed >> np.uint64(31))
-    return mixed
-
-
-def _bits(numbers: npt.ArrayLike) -> Hashes:
-    """Numbers as hashes: equal to 12 decimals is equal."""
-    return (np.round(np.minimum(np.maximum(np.asarray(numbers, np.float64), -1e18), 1e18), 12) + 0.0).view(np.uint64)
-
-
-def _colours(model: LinearModel, matrix: _Matrix, rounds: int) -> tuple[Ints, Ints]:
-    """Colours 0, 1, … of the columns and of the rows."""
-    of_column = _mixed(_bits(model.lower), _bits(model.upper), _bits(model.cost))
-    of_row = _mixed(_bits(model.row_lower), _bits(model.row_upper))
-    by_column = np.argsort(matrix.columns, kind="stable")
-    column_ptr = np.searchsorted(matrix.columns[by_column], np.arange(of_column.size + 1))
-    row_values = _bits(matrix.values)
-    column_values, column_rows = row_values[by_column], matrix.rows[by_column]
-    for _ in range(rounds):
-        of_row = _mixed(of_row, _sums(_mixed(row_values, of_column[matrix.columns]), matrix.row_ptr))
-        of_column = _mixed(of_column, _sums(_mixed(column_values, of_row[column_rows]), column_ptr))
-    of_row = _mixed(of_row, _sums(_mixed(row_values, of_column[matrix.columns]), matrix.row_ptr))
-    return np.unique(of_column, return_inverse=True)[1], np.unique(of_row, return_inverse=True)[1]
-
-
-def _sums(hashes: Hashes, pointers: Ints) -> Hashes:
-    """Sums modulo 2^64 of hashes[pointers[i]:pointers[i + 1]]: equal for equal multisets."""
-    total: Hashes = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes, dtype=np.uint64)])
-    parts: Hashes = total[pointers[1:]] - total[pointers[:-1]]
-    return parts

@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
@@ -25,26 +26,65 @@ from planc_solvers.search.annealing import (
     start,
 )
 from planc_solvers.search.greedy import greedy_plans, ready_greedy
-from planc_solvers.solve_state import PROOF_SHARE, SolveState
+from planc_solvers.solve_state import SolveState
 
-CHUNK_S = 0.1
-"""Time between two looks at the clock and at the other half."""
 
-FAMILIES, GREEDY_SHARE, FIRST_TRIALS, GREEDY_TRIALS = 4, 0.1, 8, 40
-"""Families of greedy plans, share of the time that goes to them, how many of each are tried even if they take longer, and
-how many one worker tries."""
+@dataclass(frozen=True, slots=True)
+class ImproverSettings:
+    """What the search does with its time."""
+
+    chunk_s: float = 0.1
+    """Time between two looks at the clock and at the other half."""
+    greedy_share: float = 0.1
+    """Share of the time that goes to greedy plans."""
+    call_s: float = 5e-4
+    """What a greedy plan and a stretch of annealing count besides their moves: what Python does around them."""
+    first_trials: int = 8
+    """Greedy plans of each family that are tried even if they take longer."""
+    pace: float = 5e-5
+    """Pace of the price on excess. A price that moves faster than the plans can follow freezes the search: with 1e-4 from
+    the start `layered 1000` at 90 % had no plan after 30 s."""
+    first_pace: float = 1e-3
+    """The same without swaps until a first plan fits."""
+    settled_gap: float = 1e-3
+    """Without swaps, a solve ends early when its gap is below this and a whole cycle gained next to nothing: what is left
+    is not worth a user's minute. A gap that the user asks for (`SolveOptions.gap`) takes its place."""
+    settled_gap_swapping: float = 5e-3
+    """The same with swaps, where bounds are further from what can be reached."""
+    settled_gain: float = 1e-4
+    """Next to nothing, relative to the time of all tasks."""
+    settled_s: float = 2.0
+    """Shortest cycle that can say so."""
+    moves: int = 200
+    """Moves between two changes of temperature when work is counted, and at first."""
+    rebuilt_values: int = 80
+    """A rebuilt plan takes about as long as one move for so many values."""
+
+
+SETTINGS = ImproverSettings()
+
+ACCESSES_PER_S = 2e7
+"""Accesses that one worker evaluates in a second, at least: what a move counts where work is counted."""
+
+FAMILIES = 4
+"""Families of greedy plans. Annealing does not leave the basin of a bad start, so that each is annealed for a while."""
 
 
 class Cycle(NamedTuple):
-    """One annealing cycle: its end as a share of the time limit, its first and last temperatures relative to the duration
-    of 350 tasks and of the whole, the part of its time that goes to rebuilding, and the greedy family whose best plan it
-    begins with, if not with the best plan so far."""
+    """One annealing cycle."""
 
     end: float
+    """Its end as a share of the time limit."""
     heat: float
+    """Its first temperature, relative to the duration of 350 tasks. Three times as much, or one long cooling instead of
+    cycles, changed no more than another seed does."""
     cold: float = 2e-6
+    """Its last temperature, relative to the duration of the whole."""
     rebuilding: float = 0.0
+    """The part of its time that goes to rebuilding: half and more of it, as that changes together what small moves
+    cannot."""
     family: int | None = None
+    """The greedy family whose best plan it begins with, if not with the best plan so far."""
 
 
 RECOMPUTING = (
@@ -59,29 +99,12 @@ SWAPPING = (
 )
 """Annealing does not leave the basin of a bad start, so that the best plan of each family has a short cycle first."""
 
-PACE, FIRST_PACE = 5e-5, 1e-3
-"""Pace of the price on excess, and that until a first plan fits. A price that moves faster than the plans can follow
-freezes the search."""
-
-SETTLED_GAP, SETTLED_GAIN, SETTLED_S = (1e-3, 5e-3), 1e-4, 2.0
-"""A solve ends early when its gap is below the first (without and with swaps) and a whole cycle of at least that many
-seconds gained less than the second: what is left is not worth a user's minute."""
-
-ACCESSES_PER_S = 2e7
-"""Accesses that one worker evaluates in a second, at least: with one worker the moves are counted, not timed."""
-
-CHUNK = 200
-"""Moves between two changes of temperature when they are counted, and at first."""
-
-REBUILT_VALUES = 80
-"""A rebuilt plan takes about as long as one move for so many values."""
-
 
 class Improver:
-    """One search for plans of the problem with these `arrays`, which goes on until `standing` says that it is finished."""
+    """One search for plans of the problem with these `arrays`, which goes on until `state` says that it is finished."""
 
-    def __init__(self, arrays: Arrays, options: SolveOptions, standing: SolveState) -> None:
-        self.arrays, self.options, self.standing = arrays, options, standing
+    def __init__(self, arrays: Arrays, options: SolveOptions, state: SolveState) -> None:
+        self.arrays, self.options, self.state = arrays, options, state
         self.proposals: deque[SearchPlan] = deque([empty_plan(arrays)])
         self.scratch = workspace(arrays)
         self.search = annealing(arrays)
@@ -91,9 +114,11 @@ class Improver:
         self.scale = self.base * (max(1.0, typical) if self.swaps else typical)
         self.cycles = SWAPPING if self.swaps else RECOMPUTING
         self.price = self.base * 0.02 / (max(arrays.budget, 1) * 0.01 * max(1.0, tasks / 50))
-        self.chunks = {False: CHUNK, True: CHUNK // 20} if arrays.reads.size <= LARGE else {False: 1, True: 1}
+        self.move_s = (arrays.reads.size + 64) / ACCESSES_PER_S
+        large = arrays.reads.size > LARGE
+        self.chunks = {False: 1 if large else SETTINGS.moves, True: 1 if large else SETTINGS.moves // 20}
         self.starts: dict[int, SearchPlan] = {}
-        self.spent, self.counted, self.begun = 0.0, self._counted_moves(), 0.0
+        self.spent, self.turns, self.begun = 0.0, 0, 0.0
         start(arrays, self.search, self.proposals[0], self.price)
         self.search.state[BEST] = inf
         self._settled_forms(empty_plan(arrays))
@@ -109,32 +134,33 @@ class Improver:
             return
         ready_greedy()
         for family in range(FAMILIES):
-            until = self.options.time_limit_s * GREEDY_SHARE * (family + 1) / FAMILIES
+            until = self.options.time_limit_s * SETTINGS.greedy_share / FAMILIES + self.state.elapsed()
             plans = greedy_plans(self.arrays, workspace(self.arrays), self.options.seed, family)
             for trial, plan in enumerate(plans, start=1):
                 if plan is not None:
                     self.starts[family] = plan
                     self.proposals.append(plan)
-                late = trial >= FIRST_TRIALS and self.standing.elapsed() > until
-                if self.standing.finished() or (trial >= GREEDY_TRIALS if self.counted else late):
+                self.state.clock.spend(self.move_s * self._rebuilt_moves() + SETTINGS.call_s)
+                late = self.state.elapsed() > until and (trial >= SETTINGS.first_trials or self.state.clock.counted)
+                if self.state.finished() or late:
                     break
 
     def improve(self) -> None:
         """Anneal in cycles until finished, or until a cycle says that more time will not help."""
-        self.begun = self.standing.left()
+        self.begun = self.state.left()
         for cycle in self.cycles:
             if cycle.family is not None and cycle.family not in self.starts:
                 continue
-            before, since = self.best_ns, self.standing.left()
+            before, since = self.best_ns, self.state.left()
             self._run(cycle)
-            if self.standing.finished() or self._settled(before, since - self.standing.left()):
+            if self.state.finished() or self._settled(before, since - self.state.left()):
                 return
 
     def consider(self, restart: bool = False) -> None:
         """Take up proposals: resume from the best where it beats the current plan; on a `restart` from the best known."""
         if self.proposals or restart:
             self._take_up(restart)
-        self.standing.best_ns = min(self.standing.best_ns, self.best_ns)
+        self.state.best_ns = min(self.state.best_ns, self.best_ns)
 
     def _run(self, cycle: Cycle) -> None:
         """Anneal from the cycle's first temperature to its last, taking up proposals as they come."""
@@ -143,9 +169,9 @@ class Improver:
             start(self.arrays, self.search, self.starts[cycle.family], self.price)
         begin, since, rebuilt = self._done(), self.spent, 0.0
         hot, cold = self.scale * cycle.heat, self.base * cycle.cold
-        while not self.standing.finished() and (done := self._done()) < cycle.end:
+        while not self.state.finished() and (done := self._done()) < cycle.end:
             if self._awaits_proof():
-                time.sleep(CHUNK_S)
+                time.sleep(SETTINGS.chunk_s)
                 self.consider()
                 continue
             heat = hot * (cold / hot) ** min(1.0, (done - begin) / (cycle.end - begin))
@@ -157,45 +183,42 @@ class Improver:
 
     def _awaits_proof(self) -> bool:
         """Whether the proving half must find the first plan: it does so in seconds, and a move takes as long as that."""
-        return (
-            self.arrays.reads.size > LARGE and self.swaps and self.best_ns == inf and not self.standing.proved.is_set()
-        )
+        return self.arrays.reads.size > LARGE and self.swaps and self.best_ns == inf and not self.state.proved.is_set()
 
     def _done(self) -> float:
-        """Part of the search that is over: of its moves where they are counted, else of its time."""
-        return self.spent / self.counted if self.counted else 1 - self.standing.left() / max(self.begun, 1e-9)
+        """Part of the search's time that is over."""
+        return 1 - self.state.left() / max(self.begun, 1e-9)
 
-    def _counted_moves(self) -> int:
-        """Moves of a solve with one worker, whatever the clock says; 0 for several, which go by the clock."""
-        if self.options.workers > 1:
-            return 0
-        seconds = self.options.time_limit_s * (1 - PROOF_SHARE)
-        return max(1000, int(seconds * ACCESSES_PER_S / (self.arrays.reads.size + 64)))
+    def _rebuilt_moves(self) -> int:
+        """Moves that take as long as a rebuilt plan."""
+        return max(1, self.arrays.size.size // SETTINGS.rebuilt_values)
 
     def _anneal(self, heat: float, rebuilding: bool) -> float:
-        """Anneal for a while at that temperature; what it cost, in moves where they are counted, else in seconds."""
+        """Anneal for a while at that temperature; the seconds that it took, or counts."""
         ready_search()
-        began = time.monotonic()
-        seed = int(self.options.seed * 1_000_003 + self.spent * 997) % (1 << 32)
-        dear = max(1, self.arrays.size.size // REBUILT_VALUES) if rebuilding else 1
-        chunk = max(1, CHUNK // dear) if self.counted else self.chunks[rebuilding]
-        pace = PACE if self.swaps or self.best_ns < inf else FIRST_PACE
+        clock, dear = self.state.clock, self._rebuilt_moves() if rebuilding else 1
+        chunk = max(1, SETTINGS.moves // dear) if clock.counted else self.chunks[rebuilding]
+        pace = SETTINGS.pace if self.swaps or self.best_ns < inf else SETTINGS.first_pace
+        seed = int(self.options.seed * 1_000_003 + self.turns) % (1 << 32)
+        began, self.turns = clock.now(), self.turns + 1
         anneal(self.arrays, self.search, Turn(REBUILDING if rebuilding else SMALL_MOVES, chunk, heat, pace, seed))
-        seconds = time.monotonic() - began
+        clock.spend(chunk * dear * self.move_s + SETTINGS.call_s)
+        seconds = clock.now() - began
         # Moves that fail cost nothing: a chunk of them must not make the next one endless.
-        most = chunk / max(seconds, 1e-6) * min(CHUNK_S, max(self.standing.left(), 0.01))
+        most = chunk / max(seconds, 1e-6) * min(SETTINGS.chunk_s, max(self.state.left(), 0.01))
         self.chunks[rebuilding] = min(2 * chunk, max(1 if rebuilding else 10, int(most)))
-        return chunk * dear if self.counted else seconds
+        return seconds
 
     def _settled(self, before: float, seconds: float) -> bool:
         """Whether a cycle that began with the best plan at `before` says that more time will not help."""
-        if seconds < SETTLED_S or self.standing.gap() > SETTLED_GAP[self.swaps]:
+        settled_gap = SETTINGS.settled_gap_swapping if self.swaps else SETTINGS.settled_gap
+        if self.options.gap is not None or seconds < SETTINGS.settled_s or self.state.gap() > settled_gap:
             return False
-        return before - self.best_ns <= SETTLED_GAIN * self.base
+        return before - self.best_ns <= SETTINGS.settled_gain * self.base
 
     def _report(self) -> None:
-        best, bound = self.standing.best_ns, self.standing.bound_ns
-        self.options.on_progress(Progress(self.standing.elapsed(), None if best == inf else int(best), bound))
+        best, bound = self.state.best_ns, self.state.bound_ns
+        self.options.on_progress(Progress(self.state.elapsed(), None if best == inf else int(best), bound))
 
     def _take_up(self, restart: bool) -> None:
         price = float(self.search.state[PRICE])

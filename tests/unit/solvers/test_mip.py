@@ -1,11 +1,14 @@
 """The planner's promises: status, limits, errors, determinism, and the minimum budget by swapping."""
 
+import itertools
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.problems import FREE, random_problem
 
+from planc.clock import WALL, WorkClock
 from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.instances.instance import read_instance
@@ -15,8 +18,8 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Progress, SolveOptions, solve
 from planc_solvers.mip import Mip
-from planc_solvers.ready import CLOCK
 from planc_solvers.search.task_order import first_executions
+from planc_solvers.solve_state import SolveState
 
 INSTANCES = Path(__file__).parents[3] / "benchmarks" / "solver" / "instances"
 
@@ -83,9 +86,9 @@ def test_time_limit_holds_and_progress_improves() -> None:
     read = read_instance(INSTANCES / "resnet50_train.json")
     problem = read.with_budget(int(read.peak_bytes * 0.3))
     seen: list[Progress] = []
-    began = CLOCK.now()
+    began = WALL.now()
     solve(Mip(), problem, SolveOptions(time_limit_s=3.0, on_progress=seen.append))
-    assert CLOCK.now() - began < 6.0
+    assert WALL.now() - began < 6.0
     incumbents = [p.incumbent_ns for p in seen if p.incumbent_ns is not None]
     bounds = [p.bound_ns for p in seen if p.bound_ns is not None]
     assert incumbents == sorted(incumbents, reverse=True)
@@ -120,3 +123,30 @@ def test_a_larger_budget_never_predicts_a_slower_step() -> None:
         for budget in range(least, peak + 1, max(1, (peak - least) // 6))
     ]
     assert times == sorted(times, reverse=True)
+
+
+def test_work_counted_ends_at_the_same_point_whatever_the_machine_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = read_instance(INSTANCES / "resnet50_train.json")
+    problem = read.with_budget(int(read.peak_bytes * 0.3))
+    clocks = [WorkClock(), WorkClock()]
+    options = SolveOptions(time_limit_s=2.0, workers=1, seed=1)
+    first = solve(Mip(), problem, replace(options, clock=clocks[0]))
+    # A clock that jumps an hour at each look must not matter.
+    jumps = itertools.count(0, 3600)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(jumps)))
+    second = solve(Mip(), problem, replace(options, clock=clocks[1]))
+    assert (first.schedule, first.lower_bound_ns) == (second.schedule, second.lower_bound_ns)
+    assert clocks[0].now() == clocks[1].now() <= 2.0 * 1.1 + 1
+
+
+def test_a_gap_that_is_asked_for_ends_the_search_and_a_smaller_one_lets_it_go_on() -> None:
+    read = read_instance(INSTANCES / "resnet50_train.json")
+    problem = read.with_budget(int(read.peak_bytes * 0.3))
+    began = WALL.now()
+    assert solve(Mip(), problem, SolveOptions(20.0, gap=0.05)).gap <= 0.05
+    assert WALL.now() - began < 10
+    state = SolveState(990, SolveOptions(60.0, gap=0.0))
+    state.best_ns = 990.05
+    assert not state.finished()
+    state.best_ns = 990.0
+    assert state.finished()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from planc.clock import WorkClock
 from planc.problem.problem import Origin, Problem, Task, Value
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
@@ -25,14 +26,18 @@ def layered() -> Problem:
 
 def test_a_schedule_near_the_budget_computes_every_task_in_another_order(layered: Problem) -> None:
     given = max(memory_profile(layered, Schedule(tuple(range(len(layered.tasks))))))
-    schedule = reordered(layered, 5.0, 0, 1)
+    schedule = reordered(layered, SolveOptions(5.0, workers=1, clock=WorkClock()))
     assert greedy_ns(layered, 0) == inf
     assert sorted(first_executions(schedule)) == list(range(len(layered.tasks)))
     assert max(memory_profile(layered, schedule)) < layered.budget_bytes * 1.05 < given * 0.8
 
 
+def _quick(problem: Problem) -> Schedule:
+    return reordered(problem, SolveOptions(0.5, 3, workers=1, clock=WorkClock()))
+
+
 def test_one_worker_finds_the_same_schedule_twice(layered: Problem) -> None:
-    assert reordered(layered, 0.5, 3, 1) == reordered(layered, 0.5, 3, 1)
+    assert _quick(layered) == _quick(layered)
 
 
 def test_a_plan_is_found_where_greedy_plans_do_not_fit(layered: Problem) -> None:
