@@ -4,6 +4,7 @@
                                       [--time-limit 20] [--jobs 2]
     python benchmarks/policies.py smallest [--networks …] [--cards …]       the least budget of each policy
     python benchmarks/policies.py deepest [--solvers layrub,mip]            ResNets of batch 16 within 12 GB
+    python benchmarks/policies.py published --solvers checkmate,moccasin,mip [--time-limit 60]
     python benchmarks/policies.py table                                     docs/results/policies.md from the results
 
 Results go to benchmarks/results/policies.json, pair by pair; pairs that are there already are left alone, so that a run
@@ -26,9 +27,10 @@ from typing import Any
 
 from planc.compiler.job import CompileJob
 from planc.costs.catalogue import estimate
-from planc.errors import InfeasibleBudgetError, PlancError
+from planc.errors import InfeasibleBudgetError, PlancError, PolicyScopeError, SolverTimeoutError
 from planc.importer.import_model import import_model
 from planc.importer.save import write_structure
+from planc.instances.instance import read_instance
 from planc.problem.bounds import minimum_budget
 from planc.report.trials import Effort, Trial, rows_of
 from planc.schedule.solver import SolveOptions, load_solver, solve, solver_names
@@ -36,7 +38,8 @@ from planc.training.differentiate import differentiate
 from planc.training.optimizers import Optimizer
 from planc.zoo import ZooOptions, build_forward
 
-RESULTS = Path(__file__).parent / "results" / "policies.json"
+RESULTS = [Path(__file__).parent / "results" / "policies.json"]
+"""Where results are, by default."""
 
 NETWORKS = {
     "alexnet": 128,
@@ -156,41 +159,82 @@ def _least(fits: Any, low: float, high: float) -> float | None:
     return high
 
 
-def deepest(solver: str, card: str = "titan-x-maxwell", budget: int = 12 * 10**9) -> dict[str, Any]:
-    """The deepest ResNet, of the depths 50 · 1.25ᵏ, that the solver trains at batch 16 within the budget."""
-    depth, reached = 50.0, None
-    while depth < 12_000:
-        job = job_of("resnet_deep", card, depth=round(depth / 3) * 3 + 2, batch=16)
-        try:
-            solution = solve(
-                load_solver(solver),
-                replace(job.usual.problem, budget_bytes=budget),
-                SolveOptions(time_limit_s=60, patience_s=120),
-            )
-        except PlancError:
-            break
-        reached = {
-            "depth": round(depth / 3) * 3 + 2,
-            "overhead": round(solution.timeline.step_ns / job.usual.problem.base_duration_ns - 1, 4),
-            "peak_bytes": job.usual.liveness_peak_bytes,
-        }
-        print(solver, reached, flush=True)
-        depth *= 1.25
-    return {"solver": solver, "card": card, "budget_bytes": budget, **(reached or {"depth": None})}
+def deepest(solvers: Iterable[str], time_limit_s: float, card: str = "titan-x-maxwell") -> Iterator[dict[str, Any]]:
+    """For each solver the deepest ResNet, of the depths 50 · 1.4ᵏ, that it trains at batch 16 within 12 GB, as it is found.
+
+    SuperNeurons' network: most blocks lie in the third stage. The schedule counts, before packing.
+    """
+    alive, depth, budget = list(solvers), 50.0, 12 * 10**9
+    while alive and depth < 9_000:
+        layers = round(depth / 3) * 3 + 2
+        job = job_of("resnet_deep", card, depth=layers, batch=16)
+        problem = replace(job.usual.problem, budget_bytes=budget)
+        options = SolveOptions(time_limit_s=time_limit_s, patience_s=4 * time_limit_s)
+        for name in tuple(alive):
+            started = time.perf_counter()
+            try:
+                solution = solve(load_solver(name), problem, options)
+            except PlancError as error:
+                print(name, layers, error, flush=True)
+                alive.remove(name)
+                continue
+            yield {
+                "solver": name,
+                "card": card,
+                "budget_bytes": budget,
+                "depth": layers,
+                "overhead": round(solution.timeline.step_ns / problem.base_duration_ns - 1, 4),
+                "keep_all_bytes": job.usual.liveness_peak_bytes,
+                "solve_s": round(time.perf_counter() - started, 1),
+            }
+        depth *= 1.4
+
+
+PUBLISHED = ("vgg16_train", "random_layered_100", "resnet50_train", "random_layered_250")
+"""Instances of Checkmate's and MOCCASIN's tables (benchmarks/solver/instances)."""
+
+
+def published(time_limit_s: float, solvers: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Overheads at 0.9 and 0.8 of the peak of the given order, recomputing only, one solve at a time."""
+    for name in PUBLISHED:
+        instance = read_instance(Path(__file__).parent / "solver" / "instances" / f"{name}.json")
+        for share, solver in product((0.9, 0.8), solvers):
+            started = time.perf_counter()
+            problem = instance.with_budget(int(instance.peak_bytes * share))
+            status, overhead = "", None
+            try:
+                solution = solve(load_solver(solver), problem, SolveOptions(time_limit_s=time_limit_s))
+                status = str(solution.status)
+                overhead = round(solution.timeline.step_ns / problem.base_duration_ns - 1, 6)
+            except InfeasibleBudgetError:
+                status = "infeasible"
+            except PolicyScopeError:
+                status = "refused"
+            except SolverTimeoutError:
+                status = "timeout"
+            yield {
+                "instance": name,
+                "nodes": len(instance.nodes),
+                "solver": solver,
+                "budget_fraction": share,
+                "status": status,
+                "overhead": overhead,
+                "solve_s": round(time.perf_counter() - started, 1),
+            }
 
 
 def read_results() -> dict[str, list[dict[str, Any]]]:
     """What is there so far."""
-    if not RESULTS.exists():
-        return {"rows": [], "smallest": [], "deepest": []}
-    found: dict[str, list[dict[str, Any]]] = json.loads(RESULTS.read_text())
+    if not RESULTS[0].exists():
+        return {"rows": [], "smallest": [], "deepest": [], "published": []}
+    found: dict[str, list[dict[str, Any]]] = json.loads(RESULTS[0].read_text())
     return found
 
 
 def write_results(found: dict[str, list[dict[str, Any]]]) -> None:
     """One row a line."""
     parts = [f'"{kind}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for kind, rows in found.items()]
-    RESULTS.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+    RESULTS[0].write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 
 def _pairs(options: argparse.Namespace, kind: str) -> Iterator[Pair]:
@@ -213,6 +257,14 @@ def _run(kind: str, work: Any, pairs: Iterable[Pair], jobs: int) -> None:
             print(pair.network, pair.card, len(rows), "rows", time.strftime("%H:%M:%S"), flush=True)
 
 
+def _replace(kind: str, row: dict[str, Any], key: tuple[str, ...]) -> None:
+    """Write a row in place of the one that was there for the same `key`."""
+    found = read_results()
+    found[kind] = [other for other in found.get(kind, []) if any(other[k] != row[k] for k in key)] + [row]
+    write_results(found)
+    print(row, flush=True)
+
+
 def violations(rows: list[dict[str, Any]]) -> list[str]:
     """Points at which mip is slower than another policy, or has no plan where one has."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
@@ -230,23 +282,26 @@ def violations(rows: list[dict[str, Any]]) -> list[str]:
 def main() -> None:
     """Run a part of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["run", "smallest", "deepest", "table"])
+    parser.add_argument("part", choices=["run", "smallest", "deepest", "published", "table"])
     parser.add_argument("--networks", default="")
     parser.add_argument("--cards", default="titan-x-maxwell,h100")
     parser.add_argument("--shares", default="0.8,0.5,0.3,0.2")
     parser.add_argument("--solvers", type=lambda text: tuple(text.split(",")), default=solver_names())
     parser.add_argument("--time-limit", type=float, default=20.0)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=RESULTS[0])
     options = parser.parse_args()
+    RESULTS[0] = options.results
     if options.part == "run":
         _run("rows", rows_of_pair, _pairs(options, "rows"), options.jobs)
     elif options.part == "smallest":
         _run("smallest", smallest_of_pair, _pairs(options, "smallest"), options.jobs)
     elif options.part == "deepest":
-        for name in options.solvers:
-            found = read_results()
-            found["deepest"] = [row for row in found["deepest"] if row["solver"] != name] + [deepest(name)]
-            write_results(found)
+        for row in deepest(options.solvers, options.time_limit):
+            _replace("deepest", row, ("solver",))
+    elif options.part == "published":
+        for row in published(options.time_limit, options.solvers):
+            _replace("published", row, ("instance", "solver", "budget_fraction"))
     else:
         from policies_table import write_table
 

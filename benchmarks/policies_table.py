@@ -15,7 +15,14 @@ def write_table(found: dict[str, list[dict[str, Any]]]) -> None:
     text = PAGE.read_text()
     before, _, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2]
-    tables = "\n".join([*_overheads(found["rows"]), *_smallest(found["smallest"]), *_deepest(found["deepest"])])
+    tables = "\n".join(
+        [
+            *_overheads(found["rows"]),
+            *_smallest(found["smallest"]),
+            *_deepest(found["deepest"]),
+            *_published(found["published"]),
+        ]
+    )
     PAGE.write_text(f"{before}{_BEGIN}\n\n{tables}\n{_END}{after}")
 
 
@@ -88,6 +95,25 @@ def _deepest(rows: Rows) -> list[str]:
     for row in sorted(rows, key=lambda r: -(r["depth"] or 0)):
         over = "" if row["depth"] is None else f"{100 * row['overhead']:+.1f} %"
         lines.append(_line([row["solver"], f"{row['depth']:,}" if row["depth"] else "none", over]))
+    return [*lines, ""]
+
+
+def _published(rows: Rows) -> list[str]:
+    if not rows:
+        return []
+    solvers = list(dict.fromkeys(r["solver"] for r in rows))
+    lines = ["### Instances of Checkmate's and MOCCASIN's tables, overhead and seconds", ""]
+    lines += [_line(["instance (nodes)", "budget", *solvers]), "|---" * (len(solvers) + 2) + "|"]
+    cells = {(r["instance"], r["budget_fraction"], r["solver"]): r for r in rows}
+    for name, nodes, share in dict.fromkeys((r["instance"], r["nodes"], r["budget_fraction"]) for r in rows):
+        texts = []
+        for solver in solvers:
+            row = cells.get((name, share, solver))
+            known = row is not None and row["overhead"] is not None
+            texts.append(
+                "" if row is None else f"{100 * row['overhead']:.3f} %, {row['solve_s']} s" if known else row["status"]
+            )
+        lines.append(_line([f"{name} ({nodes})", f"{share:g}", *texts]))
     return [*lines, ""]
 
 

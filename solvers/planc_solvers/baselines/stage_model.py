@@ -26,9 +26,16 @@ COPY_PRICE = 1e-4
 """What a nanosecond of copying costs beside one of computing: POET's copies take no time, so this breaks ties only."""
 
 
+_SCALE, _MARGIN = 1e4, 1e-7
+"""Largest number of bytes or ns in the model, and the part of the budget that is left to a solver's rounding."""
+
+
 @dataclass
 class StageModel:
-    """The model of one problem; variables by stage and task or value."""
+    """The model of one problem; variables by stage and task or value.
+
+    Bytes and times are told in units that keep its numbers below about `_SCALE`: solvers' tolerances are absolute.
+    """
 
     problem: Problem
     budget: int
@@ -45,6 +52,8 @@ class StageModel:
         self._computed = {v for v, info in enumerate(self.problem.values) if info.origin is Origin.COMPUTED}
         everything = last_needs(self.problem, self._computed, 0, len(self.problem.tasks))[1]
         end = len(self.problem.tasks)
+        self._byte = min(1.0, _SCALE / max(self.budget, 1))
+        self._ns = min(1.0, _SCALE / max(self.problem.base_duration_ns, 1))
         self._needed = {v: end if self.problem.values[v].needed_after_step else everything[v] for v in self._computed}
         self._add_variables()
         self._add_flow()
@@ -59,13 +68,19 @@ class StageModel:
                 info = problem.tasks[task]
                 if task == stage or (info.recomputable and stage <= last[task]):
                     first = 1.0 if task == stage else 0.0
-                    self.runs[stage, task] = self.model.variable(first, 1, info.duration_ns, integer=task != stage)
+                    self.runs[stage, task] = self.model.variable(
+                        first, 1, info.duration_ns * self._ns, integer=task != stage
+                    )
             for value in self._alive(stage):
                 self.there[stage, value] = self.model.variable(0, 1, integer=True)
                 if self.paging and problem.values[value].swappable:
                     info_v = problem.values[value]
-                    self.fetched[stage, value] = self.model.variable(0, 1, COPY_PRICE * info_v.copy_in_ns, integer=True)
-                    self.sent[stage, value] = self.model.variable(0, 1, COPY_PRICE * info_v.copy_out_ns, integer=True)
+                    self.fetched[stage, value] = self.model.variable(
+                        0, 1, COPY_PRICE * self._ns * info_v.copy_in_ns, integer=True
+                    )
+                    self.sent[stage, value] = self.model.variable(
+                        0, 1, COPY_PRICE * self._ns * info_v.copy_out_ns, integer=True
+                    )
                     self.on_host[stage, value] = self.model.variable(0, 1)
 
     def _alive(self, stage: int) -> list[int]:
@@ -108,8 +123,10 @@ class StageModel:
 
     def _add_memory(self, stage: int) -> None:
         problem, row = self.problem, self.model.row
-        size = [float(info.bytes) for info in problem.values]
-        room = float(self.budget - self._fixed_bytes(stage))
+        size = [info.bytes * self._byte for info in problem.values]
+        room = (self.budget - self._fixed_bytes(stage)) * self._byte
+        if self._byte < 1:
+            room -= _MARGIN * _SCALE
         present = [(var, -size[v]) for v in self._alive(stage) for var, _ in self._stored(stage, v)]
         held = self.model.variable(0, max(room, 0.0))
         row([(held, 1.0), *present], lower=0, upper=0)
@@ -118,7 +135,7 @@ class StageModel:
             if runs is None:
                 continue
             info = problem.tasks[task]
-            row([(held, 1.0), (runs, float(info.working_bytes))], upper=room)
+            row([(held, 1.0), (runs, info.working_bytes * self._byte)], upper=room)
             made = [v for v in info.writes if v in self._computed]
             freed = [(self._free(stage, task, v, runs), size[v]) for v in {*info.reads, *made} & self._computed]
             after = self.model.variable(0, max(room, 0.0)) if task < stage else None

@@ -46,6 +46,18 @@ def test_checkmate_is_optimal_among_schedules_by_stages(seed: int, share: float)
     assert _duration("checkmate", problem) == best_by_stages(problem)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_checkmate_does_not_mind_gigabytes_and_milliseconds(seed: int) -> None:
+    small = _tight(random_dag(seed, 7), 0.4)
+    values = tuple(replace(v, bytes=v.bytes * 500_000_003) for v in small.values)
+    tasks = [
+        replace(t, working_bytes=t.working_bytes * 500_000_003, duration_ns=t.duration_ns * 10**6) for t in small.tasks
+    ]
+    large = Problem(tuple(tasks), values, small.budget_bytes * 500_000_003 + 10**6)
+    best = best_by_stages(small)
+    assert _duration("checkmate", large) == (None if best is None else best * 10**6)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("share", [0.6, 0.3])
 def test_moccasin_is_optimal_with_two_runs_a_task(seed: int, share: float) -> None:
