@@ -84,7 +84,7 @@ register(
         indexed=False,
         usable_part="planc.runtime.cpu:usable",
         device_part="planc.runtime.cpu:open_cpu",
-        session_part="planc.runtime.cpu:cpu_session",
+        session_part="planc.runtime.cpu_session:open_session",
         meter_part="planc.profiling.cpu:open_meter",
         identity_part="planc.profiling.host:identity",
         fuses_part="planc.runtime.cpu:fuses",

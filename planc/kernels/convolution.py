@@ -14,7 +14,7 @@ from typing import Any
 
 from onnx import TensorProto
 
-from planc.kernels.device import CudnnKernel, CudnnTensor
+from planc.kernels.device import ConvolutionKernel, CudnnKernel, CudnnTensor, Pass, Strided
 from planc.kernels.function import Body
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 
@@ -246,8 +246,61 @@ def _build(kind: str, settings: Mapping[str, Any], graph: Any, tensors: Sequence
     return [getattr(graph, kind)(**named, **settings)]
 
 
+# --- on the CPU
+
+
+def _library(which: Pass, call: Call) -> ConvolutionKernel | None:
+    """The convolution for a library of the CPU; none for empty tensors."""
+    window = _WINDOWS[which](call)
+    types = (*call.inputs, *call.outputs)
+    if any(not t.size for t in types):
+        return None
+    layout, group, n = _layout(call), call.whole("group"), len(window.x) - 2
+    named = dict(zip((*call.operator.inputs, *call.operator.outputs), range(3), strict=True))
+    x, w, y = (named.get(a, named.get(f"d{a}", 0)) for a in "xwy")
+    pads = call.ints("pads")
+    return ConvolutionKernel(
+        which,
+        (_strided(layout, types[x]), _grouped(_strided(layout, types[w]), group), _strided(layout, types[y])),
+        (x, w, y),
+        call.ints("strides"),
+        call.ints("dilations"),
+        (pads[:n], pads[n:]),
+    )
+
+
+def _strided(layout: _Layout, type_: TensorType) -> Strided:
+    dims, at = layout.planar(type_.shape), 1
+    strides = [0] * len(dims)
+    for axis in (1, *range(len(dims) - 1, 1, -1), 0) if layout.last else range(len(dims) - 1, -1, -1):
+        strides[axis], at = at, at * dims[axis]
+    return Strided(dims, tuple(strides), type_.dtype)
+
+
+def _grouped(w: Strided, group: int) -> Strided:
+    """Weights [O, C / G, ...] as [G, O / G, C / G, ...]."""
+    if group == 1:
+        return w
+    share = w.dims[0] // group
+    return Strided((group, share, *w.dims[1:]), (share * w.strides[0], *w.strides), w.dtype)
+
+
+_WINDOWS = {
+    Pass.FORWARD: _forward_window, Pass.INPUT_GRADIENT: _input_window, Pass.WEIGHT_GRADIENT: _weight_window,
+}  # fmt: skip
+
+
 CONVOLUTION = register(
-    Operator("Convolution", ("x", "w"), ("y",), _forward_types, _forward, _COMMON, cuda=partial(_cudnn, "conv_fprop"))
+    Operator(
+        "Convolution",
+        ("x", "w"),
+        ("y",),
+        _forward_types,
+        _forward,
+        _COMMON,
+        cuda=partial(_cudnn, "conv_fprop"),
+        cpu=partial(_library, Pass.FORWARD),
+    )
 )
 """Y of X and W, without bias."""
 
@@ -260,6 +313,7 @@ INPUT_GRADIENT = register(
         _input_gradient,
         {**_COMMON, "size": ()},
         cuda=partial(_cudnn, "conv_dgrad"),
+        cpu=partial(_library, Pass.INPUT_GRADIENT),
     )
 )
 """dX, whose spatial sizes are `size`, of dY and W."""
@@ -273,6 +327,7 @@ WEIGHT_GRADIENT = register(
         _weight_gradient,
         {**_COMMON, "kernel": ()},
         cuda=partial(_cudnn, "conv_wgrad"),
+        cpu=partial(_library, Pass.WEIGHT_GRADIENT),
     )
 )
 """dW, whose kernel has the sizes `kernel`, of X and dY."""

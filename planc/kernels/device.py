@@ -1,10 +1,11 @@
-"""What a kernel of an operator is on a card: CUDA source and its launches, or a graph for cuDNN. Data only.
+"""What a kernel of an operator is: CUDA source and its launches, a graph for cuDNN, a convolution for oneDNN. Data only.
 
-The runtime compiles, builds, measures and launches (`planc.runtime.cuda`); nothing here needs a card or a library.
+The runtime compiles, builds, measures and launches (`planc.runtime`); nothing here needs a card or a library.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 
@@ -80,3 +81,36 @@ class CudnnKernel:
 
 
 CudaKernel = SourceKernel | CudnnKernel
+
+
+class Pass(StrEnum):
+    """Which of a convolution's three computations."""
+
+    FORWARD = "forward"
+    INPUT_GRADIENT = "input gradient"
+    WEIGHT_GRADIENT = "weight gradient"
+
+
+@dataclass(frozen=True, slots=True)
+class Strided:
+    """An operand of any layout: dimensions, strides in elements, ONNX element type."""
+
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: int
+
+
+@dataclass(frozen=True)
+class ConvolutionKernel:
+    """A convolution for a library of the CPU.
+
+    `operands` are X [N, C, ...], W [O, C, ...], with groups [G, O / G, C / G, ...], and Y [N, O, ...]; `places` the
+    positions of the three among the operator's operands, inputs first, then the output.
+    """
+
+    which: Pass
+    operands: tuple[Strided, Strided, Strided]
+    places: tuple[int, int, int]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[tuple[int, ...], tuple[int, ...]]

@@ -15,7 +15,7 @@ from onnx import TensorProto
 from planc.errors import InternalError, ModelError
 
 if TYPE_CHECKING:
-    from planc.kernels.device import CudaKernel
+    from planc.kernels.device import ConvolutionKernel, CudaKernel
     from planc.kernels.function import Body
 
 DOMAIN = "planc.kernels"
@@ -104,7 +104,8 @@ class Operator:
     `types` gives the types of the outputs of a call; `meaning` writes the function's body and returns the names of its
     outputs. `saved` are the outputs that exist for the gradient's sake. `cuda` gives the kernel of a call on an NVIDIA
     card, None where the function's own operators run there (a type that the kernel lacks, say): a kernel says itself
-    which workspace it takes. `random` operators draw numbers from a generator, so that they must run exactly once.
+    which workspace it takes. `cpu` gives that of a library on the CPU likewise. `random` operators draw numbers from a
+    generator, so that they must run exactly once.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Operator:
     """How many of the last inputs may be left out."""
     saved: frozenset[str] = frozenset()
     cuda: "Callable[[Call], CudaKernel | None] | None" = None
+    cpu: "Callable[[Call], ConvolutionKernel | None] | None" = None
     in_place: tuple[int, ...] = ()
     """Positions of inputs whose bytes the first output may take: each element is read before it is written."""
 

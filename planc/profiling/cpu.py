@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 from planc.costs.table import DeviceInfo, FormCost, LayerCost, Link
@@ -17,6 +18,8 @@ from planc.profiling.boundary import measure_boundary
 from planc.profiling.cpu_link import measure_link
 from planc.profiling.host import host_info
 from planc.profiling.meter import Array, sample_value
+from planc.runtime.cpu_session import cpu_session
+from planc.runtime.onednn.operators import workspace_bytes
 from planc.runtime.ort.sessions import bound_run, faithful_options, read_scratch, record_scratch, versions
 
 _WARM_RUNS = 1
@@ -107,7 +110,7 @@ def _bind(
 
 
 def _times(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> Sequence[int]:
-    session = ort.InferenceSession(model.model_bytes, faithful_options(), providers=["CPUExecutionProvider"])
+    session = cpu_session(model.model_bytes)
     binding = _bind(imported, model, session, arrays)
     run, options = bound_run(session, binding), ort.RunOptions()
 
@@ -128,8 +131,8 @@ def _scratch(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> int:
         stats = Path(folder) / "stats.csv"
         options = faithful_options()
         record_scratch(options, stats)
-        session = ort.InferenceSession(model.model_bytes, options, providers=["CPUExecutionProvider"])
+        session = cpu_session(model.model_bytes, options)
         binding = _bind(imported, model, session, arrays)
         bound_run(session, binding)(ort.RunOptions())
         del binding, session
-        return read_scratch(stats)
+        return max(read_scratch(stats), workspace_bytes(onnx.load_model_from_string(model.model_bytes)))

@@ -18,6 +18,7 @@ import onnxruntime as ort
 
 from planc.errors import DeviceError, InternalError
 from planc.importer.submodel import SubModel
+from planc.runtime.cpu_session import cpu_session
 from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.ort.sessions import (
     Run,
@@ -147,7 +148,7 @@ class CpuDevice:
                 record_scratch(options, Path(self._stats.name) / f"{len(self._sessions)}.csv")
             try:
                 with signals_wait():  # it calls the allocator, in Python, where nothing may be raised
-                    session = ort.InferenceSession(model.model_bytes, options, providers=["CPUExecutionProvider"])
+                    session = cpu_session(model.model_bytes, options)
             except Exception as error:  # ONNX Runtime raises types of its own that share no base
                 raise DeviceError(f"ONNX Runtime refuses a segment of the model: {error}") from error
             self._sessions[model.session_key] = session
@@ -302,11 +303,6 @@ def open_cpu(
 ) -> CpuDevice:
     """The CPU with memory for one plan; there is one only."""
     return CpuDevice(slab_bytes, host_bytes, scratch_bytes, host_tier, measure)
-
-
-def cpu_session(source: str | bytes, _index: int) -> ort.InferenceSession:
-    """A session of the CPU provider that manages its own memory."""
-    return ort.InferenceSession(source, faithful_options(), providers=["CPUExecutionProvider"])
 
 
 def usable() -> bool:

@@ -1,18 +1,16 @@
 """Gives a model's fused operators and planc's own ones kernels, before a session on a card opens it."""
 
-from collections.abc import Mapping
-
 import onnx
 import onnxruntime as ort
 
 from planc.errors import DeviceError
 from planc.graph.fused import DOMAIN as FUSED
 from planc.kernels import DOMAIN as OWN
-from planc.kernels import TensorType
 from planc.runtime.cuda.fused import can_fuse, fused_operators
 from planc.runtime.cuda.kernels import Engines, own_operators
 from planc.runtime.cuda.source import Operand
 from planc.runtime.ort.custom_ops import register
+from planc.runtime.ort.own import declared_types
 
 _PROVIDER = "CUDAExecutionProvider"
 _NO_ENGINES: Engines = {}
@@ -33,7 +31,7 @@ def with_kernels(model_bytes: bytes, options: ort.SessionOptions, engines: Engin
             "pip install 'planc[cuda]', or compile with --no-fuse"
         )
     model = onnx.load_model_from_string(model_bytes)
-    types = _types(model)
+    types = declared_types(model)
     if fused:
         operands = {name: Operand(t.dtype, t.shape) for name, t in types.items()}
         register(options, FUSED, fused_operators(model, operands), _PROVIDER)
@@ -43,11 +41,3 @@ def with_kernels(model_bytes: bytes, options: ort.SessionOptions, engines: Engin
     if own:
         register(options, OWN, own_operators(model, types, engines), _PROVIDER)
     return bytes(model.SerializeToString())
-
-
-def _types(model: onnx.ModelProto) -> Mapping[str, TensorType]:
-    """The types of all tensors that the model declares."""
-    graph = model.graph
-    values = {v.name: v.type.tensor_type for v in (*graph.value_info, *graph.input, *graph.output)}
-    found = {name: TensorType(t.elem_type, tuple(d.dim_value for d in t.shape.dim)) for name, t in values.items()}
-    return found | {i.name: TensorType(i.data_type, tuple(i.dims)) for i in graph.initializer}

@@ -11,11 +11,12 @@ from functools import partial
 
 import onnx
 
-from planc.kernels import DOMAIN, Call, TensorType, call_of
+from planc.kernels import Call, TensorType
 from planc.kernels.device import WORKSPACE, Buffer, CudnnKernel, SourceKernel
 from planc.runtime.cuda.compiler import allow_shared, handles, launch, load
 from planc.runtime.cuda.cudnn import built
 from planc.runtime.ort.custom_ops import Operator
+from planc.runtime.ort.own import replaced
 
 Engines = Mapping[str, str]
 """The engine that computes a call, by the name of its function."""
@@ -26,22 +27,7 @@ def own_operators(model: onnx.ModelProto, types: Mapping[str, TensorType], engin
 
     Calls that `engines` does not name run by the engine that the library prefers. Raises DeviceError.
     """
-    made: dict[str, Operator] = {}
-    taken = set()
-    for node in model.graph.node:
-        if node.domain != DOMAIN:
-            continue
-        name = node.op_type
-        operator = made.get(name) or _operator(name, call_of(node, types), engines.get(name, ""))
-        if operator is not None:
-            made[name] = operator
-            taken.add(name)
-            node.op_type = operator.name
-            del node.attribute[:]
-    kept = [f for f in model.functions if f.domain != DOMAIN or f.name not in taken]
-    del model.functions[:]
-    model.functions.extend(kept)
-    return list(made.values())
+    return replaced(model, types, lambda name, call: _operator(name, call, engines.get(name, "")))
 
 
 def _operator(name: str, call: Call, engine: str) -> Operator | None:
