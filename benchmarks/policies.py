@@ -234,6 +234,7 @@ def read_results() -> dict[str, list[dict[str, Any]]]:
 def write_results(found: dict[str, list[dict[str, Any]]]) -> None:
     """One row a line."""
     parts = [f'"{kind}": [\n' + ",\n".join(json.dumps(row) for row in rows) + "\n]" for kind, rows in found.items()]
+    RESULTS[0].parent.mkdir(parents=True, exist_ok=True)
     RESULTS[0].write_text("{\n" + ",\n".join(parts) + "\n}\n")
 
 

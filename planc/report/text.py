@@ -185,10 +185,11 @@ def comparison_view(comparison: Comparison) -> RenderableType:
     peak = comparison.liveness_peak_bytes
     table = plain_table(f"unlimited memory: {format_ns(comparison.unconstrained_step_ns)}, {format_bytes(peak)}")
     table.padding = (0, 1, 0, 0)
-    for name in ("budget", "solver", "status"):
-        table.add_column(name, no_wrap=name != "solver", overflow="fold")
     run = any(row.measured_step_ns is not None for row in comparison.rows)
-    for name in ("step", "overhead", "swapped", "again", *(["run", "bits"] if run else []), "solve"):
+    table.add_column("budget", no_wrap=True)
+    table.add_column("solver", overflow="fold", min_width=12)
+    table.add_column("status", no_wrap=True)
+    for name in ("step", "overhead", *(("run", "bits") if run else ("swapped", "again")), "solve"):
         table.add_column(name, justify="right", no_wrap=True)
     for budget in dict.fromkeys(row.budget_bytes for row in comparison.rows):
         rows = [row for row in comparison.rows if row.budget_bytes == budget]
@@ -209,11 +210,17 @@ def comparison_view(comparison: Comparison) -> RenderableType:
 
 
 def _outcome(row: Row) -> list[str]:
-    """Step, overhead, swapped bytes and recomputed layers of a plan."""
+    """Step and overhead of a plan."""
     if row.predicted_step_ns is None or row.overhead is None:
-        return [""] * 4
-    swapped, again = format_bytes(row.swapped_bytes or 0), str(row.recomputed_layers)
-    return [format_ns(row.predicted_step_ns), percent(row.overhead, signed=True), swapped, again]
+        return [""] * 2
+    return [format_ns(row.predicted_step_ns), percent(row.overhead, signed=True)]
+
+
+def _decided(row: Row) -> list[str]:
+    """Swapped bytes and recomputed layers of a plan."""
+    if row.overhead is None:
+        return [""] * 2
+    return [format_bytes(row.swapped_bytes or 0), str(row.recomputed_layers)]
 
 
 def _run_outcome(row: Row) -> list[str]:
