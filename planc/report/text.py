@@ -202,7 +202,7 @@ def comparison_view(comparison: Comparison) -> RenderableType:
                 row.solver,
                 row.status,
                 *_outcome(row),
-                *(_run_outcome(row) if run else []),
+                *(_run_outcome(row) if run else _decided(row)),
                 f"{row.solve_s:.1f} s",
             ]
             table.add_row(cell, *values, style="bold" if fastest else "", end_section=row is rows[-1])

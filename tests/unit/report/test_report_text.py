@@ -2,6 +2,7 @@
 
 import io
 import re
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -135,3 +136,14 @@ def test_words() -> None:
     assert [plural(1, "copy"), plural(2, "copy"), plural(2, "residency"), plural(1200, "layer")] == [
         "1 copy", "2 copies", "2 residencies", "1,200 layers",
     ]  # fmt: skip
+
+
+def test_comparison_with_runs_fits_a_terminal_of_80_columns() -> None:
+    row = Row("pytorch-knapsack", 500_000_000, "feasible", 12.5, 1_500_000_000, 0.5, 0.0, 480_000_000, 64, 3, 400)
+    run = replace(row, measured_step_ns=1_600_000_000, bitwise_equal=True)
+    console = _console(80)
+    print_comparison(console, Comparison((row, run), 1_000_000_000, 1_000_000_000))
+    text = _text(console)
+    assert re.search(r"\+6.67 %\s+equal\s+12.5 s", text)
+    assert "pytorch-knap" in text
+    assert max(map(len, text.splitlines())) <= 80
