@@ -160,20 +160,27 @@ class TrainingStep:
         """
         self._replace(values, Generators(self._executor.drawn, self.seed))
 
+    @property
+    def generators(self) -> Generators | None:
+        """Where random operators are, None for a step without any."""
+        return Generators(self._executor.drawn, self.seed) if self._executor.draws else None
+
     def save_state(self, path: str | Path) -> None:
         """Write the state as a safetensors file, whole or not at all."""
         with self._guard.use():
-            generators = Generators(self._executor.drawn, self.seed) if self._executor.draws else None
-            state = self.state()
+            generators, state = self.generators, self.state()
         write_state(state, Path(path), generators)
 
     def load_state(self, path: str | Path) -> None:
         """Read a file that `save_state` wrote; random generators go on from where they were. Raises FeedError when it
         does not fit the model."""
-        values, generators = read_checkpoint(Path(path))
+        self.go_on_from(*read_checkpoint(Path(path)), str(path))
+
+    def go_on_from(self, values: Mapping[str, Any], generators: Generators | None, title: str = "the state") -> None:
+        """Replace the state and, where they are given, the positions of random generators. Raises FeedError."""
         if generators is not None and self._executor.draws and generators.seed != self.seed:
             raise FeedError(
-                f"{path}: it was saved by a step of seed {generators.seed}, this one has {self.seed}: load the plan "
+                f"{title}: it was saved by a step of seed {generators.seed}, this one has {self.seed}: load the plan "
                 f"with seed={generators.seed}, or random numbers would not go on"
             )
         self._replace(values, generators or Generators(self._executor.drawn, self.seed))

@@ -7,7 +7,19 @@ try:
 except ImportError as error:
     raise UsageError("PyTorch is not installed: install planc[torch]") from error
 
+from planc.torch.batches import Batches
+from planc.torch.compile_step import compile_step
 from planc.torch.export import export_training_step
 from planc.torch.state import load_into
+from planc.torch.step import CompiledStep
+from planc.training.step_options import DynamicScale, StepOptions
 
-__all__ = ["export_training_step", "load_into"]
+__all__ = [
+    "Batches",
+    "CompiledStep",
+    "DynamicScale",
+    "StepOptions",
+    "compile_step",
+    "export_training_step",
+    "load_into",
+]

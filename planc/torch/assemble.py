@@ -73,8 +73,9 @@ class _TorchStep:
                 gradient = self.c.value(self.c.known[self.grads[name]])
                 self.step.ready(name, gradient, group)
         self._follow_buffers()
-        outputs = {name: self.c.value(self.c.known[node]) for name, node in self.others.items()}
-        return self.step.finished(self._loss(), self.c.index_ranges, outputs)
+        loss, *others = self._results()
+        outputs = dict(zip(self.others, others, strict=True))
+        return self.step.finished(loss, self.c.index_ranges, outputs)
 
     def _seed(self) -> None:
         """The gradient of the loss, once the backward pass begins."""
@@ -107,6 +108,8 @@ class _TorchStep:
                 )
             elif declared.kind == "seed":
                 continue
+            elif declared.name in self.settings.held:
+                value = self._held(declared)
             elif declared.kind == "parameter" or self._is_written(node, declared):
                 value = self.step.tensor(declared.name, to_numpy(declared.value), self._changes(declared))
             else:
@@ -114,6 +117,13 @@ class _TorchStep:
             self.c.known[node] = by_name[declared.name] = value
             if isinstance(value, Var):
                 self.c.resident.add(value.name)
+
+    def _held(self, declared: Input) -> Var:
+        """A state whose next value is itself."""
+        value = self.step.tensor(declared.name, to_numpy(declared.value), True)
+        self.b.group = LayerGroup(declared.name, "state", "update")
+        self.step.following[declared.name] = self.b.unary("Identity", value)
+        return value
 
     def _changes(self, declared: Input) -> bool:
         trained = declared.name in self.grads and declared.name in self.trained
@@ -187,13 +197,15 @@ class _TorchStep:
         """A tensor of its own: a state's next value cannot be another input, a constant or another state's."""
         return self.b.unary("Identity", value)
 
-    def _loss(self) -> Var:
-        """The loss, in a tensor that some node makes."""
-        value = self.c.value(self.c.known[self.loss])
-        made = any(value.name in node.output for node in self.b.nodes)
-        if not made:
-            self.b.group = LayerGroup("loss", "loss", "forward" if not self.grads else "backward")
-        return value if made else self._copied(value)
+    def _results(self) -> list[Var]:
+        """The loss and what was returned beside it, each in a tensor of its own that some node makes."""
+        made, found = {output for node in self.b.nodes for output in node.output}, list[Var]()
+        self.b.group = LayerGroup("loss", "loss", "backward" if self.grads else "forward")
+        for node in (self.loss, *self.others.values()):
+            value = self.c.value(self.c.known[node])
+            own = value.name in made and value not in found
+            found.append(value if own else self._copied(value))
+        return found
 
     def _follow_buffers(self) -> None:
         """Buffers whose next value the step computes anyway get a copy of it."""

@@ -1,7 +1,8 @@
 """`export_training_step`: a PyTorch module, its loss and its optimizer as the ONNX graph of one training step."""
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch.utils._pytree as pytree
 from planc.errors import ModelError, UsageError
 from planc.importer.save import write_model
 from planc.torch.assemble import assemble
+from planc.torch.batch import Batch, batch_of
 from planc.torch.rules import HANDLERS
-from planc.torch.settings import settings_of
+from planc.torch.settings import Settings, settings_of
 from planc.torch.trace import trace_step
 from planc.training.emit.forms import table_for
 from planc.training.emit.widen import widen
 from planc.training.optimizers import Optimizer
-from planc.training.prepare.losses import LABELS, TARGET
 from planc.training.step_options import PLAIN, StepOptions
 
 
@@ -46,58 +47,77 @@ def export_training_step(
     Raises UsageError for a module in evaluation mode or an optimizer planc has no rule for, and ModelError for a module
     that torch cannot trace to one graph of fixed shapes or whose operators have no lowering.
     """
-    if not model.training:
-        raise UsageError("the module is in evaluation mode: call model.train() before exporting its training step")
-    if not isinstance(example_batch, tuple) or len(example_batch) != 2:
-        raise UsageError("example_batch must be (inputs, targets)")
-    positional, named = _arguments(example_batch[0])
-    targets = _targets(example_batch[1])
-    table = table_for(device)
-    traced = trace_step(model, loss, positional, named, targets, list(HANDLERS))
-    names = _batch_names(model, positional, named, targets, {i.name for i in traced.inputs if i.kind != "batch"})
-    parameters = {i.name: i.value for i in traced.inputs if i.kind == "parameter"}
-    if not parameters:
-        raise ModelError(f"{type(model).__name__} has no parameter that requires a gradient")
-    step = widen(assemble(traced, names, settings_of(optimizer, parameters, options), table), table.device)
+    step = exported(model, loss, batch_of(example_batch), optimizer, device, options).model
     if path is not None:
         write_model(step, Path(path))
     return step
 
 
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, dict):
-        return (), inputs
-    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+@dataclass(frozen=True)
+class Exported:
+    """A training graph; `inputs` names the tensors of a batch in order, `others` what the loss returned beside a scalar."""
+
+    model: onnx.ModelProto
+    inputs: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The graph's names of the loss and of the others."""
+        return tuple(value.name for value in self.model.graph.output[: 1 + len(self.others)])
 
 
-def _targets(targets: Any) -> tuple[Any, ...]:
-    if targets is None:
-        return ()
-    return tuple(targets) if isinstance(targets, (tuple, list)) else (targets,)
+def exported(
+    model: torch.nn.Module,
+    loss: Callable[..., Any],
+    batch: Batch,
+    optimizer: Optimizer | torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    device: str,
+    options: StepOptions,
+) -> Exported:
+    """As `export_training_step`, of a batch taken apart, with the names of what goes in and comes out."""
+    if not model.training:
+        raise UsageError("the module is in evaluation mode: call model.train() before exporting its training step")
+    table = table_for(device)
+    traced = trace_step(model, loss, batch.positional, dict(batch.named), batch.targets, list(HANDLERS))
+    names = batch.names(model, {i.name for i in traced.inputs if i.kind != "batch"})
+    parameters = {i.name: i.value for i in traced.inputs if i.kind == "parameter"}
+    if not parameters:
+        raise ModelError(f"{type(model).__name__} has no parameter that requires a gradient")
+    step = widen(assemble(traced, names, settings_of(optimizer, parameters, options), table), table.device)
+    return Exported(step, tuple(names), traced.others)
 
 
-def _batch_names(
-    model: torch.nn.Module, positional: tuple[Any, ...], named: Mapping[str, Any], targets: tuple[Any, ...],
-    taken: Iterable[str],
-) -> list[str]:  # fmt: skip
-    """A name per tensor of the batch, in the order of the traced inputs."""
-    parameters = list(inspect.signature(model.forward).parameters)
-    heads = [parameters[i] if i < len(parameters) else f"input{i}" for i in range(len(positional))]
-    labelled: list[tuple[str, Any]] = [*zip(heads, positional, strict=True), *named.items()]
-    labelled += [(_target_name(t, i, targets), t) for i, t in enumerate(targets)]
-    names: list[str] = []
-    for head, value in labelled:
-        for key, _ in pytree.tree_flatten_with_path(value)[0]:
-            names.append(head + "".join(f".{_key(part)}" for part in key))
-    used = set(taken)
-    return [f"batch.{name}" if name in used else name for name in names]
+def exported_evaluation(
+    model: torch.nn.Module, batch: Batch, held: Collection[str], device: str
+) -> tuple[Exported, Any]:
+    """The forward pass in evaluation mode, with the parameters and buffers in `held` as state that it never changes.
+
+    Also the structure of what the module returns. Raises ModelError where it cannot be traced.
+    """
+    spec: list[Any] = []
+
+    def leaves(output: Any) -> tuple[torch.Tensor, ...]:
+        flat, structure = pytree.tree_flatten(output)
+        spec.append(structure)
+        return tuple(flat)
+
+    table = table_for(device)
+    with in_evaluation(model):
+        traced = trace_step(model, leaves, batch.positional, dict(batch.named), (), list(HANDLERS), gradients=False)
+    names = batch.names(model, {i.name for i in traced.inputs if i.kind != "batch"})
+    settings = Settings((), held=frozenset(held))
+    step = widen(assemble(traced, names, settings, table), table.device)
+    return Exported(step, tuple(names), traced.others), spec[-1]
 
 
-def _target_name(target: Any, position: int, targets: Sequence[Any]) -> str:
-    if len(targets) > 1 or not isinstance(target, torch.Tensor):
-        return f"{TARGET}.{position}" if len(targets) > 1 else TARGET
-    return TARGET if target.dtype.is_floating_point else LABELS
-
-
-def _key(part: Any) -> str:
-    return str(getattr(part, "key", getattr(part, "idx", getattr(part, "name", part))))
+@contextmanager
+def in_evaluation(model: torch.nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode; afterwards each as it was."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -30,11 +30,15 @@ _LION = {"exp_avg": "momentum"}
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameter groups, initial optimizer state by planc's state name, and the options of the step."""
+    """The parameter groups, initial optimizer state by planc's state name, and the options of the step.
+
+    `held` names parameters and buffers that are state although nothing changes them, as in evaluation.
+    """
 
     groups: Sequence[ParameterGroup]
     initial: Mapping[str, Array] = field(default_factory=dict)
     options: StepOptions = field(default_factory=StepOptions)
+    held: frozenset[str] = frozenset()
 
 
 def settings_of(

@@ -2,5 +2,6 @@
 
 from planc.training.differentiate import differentiate
 from planc.training.optimizers import Optimizer
+from planc.training.step_options import DynamicScale, StepOptions
 
-__all__ = ["Optimizer", "differentiate"]
+__all__ = ["DynamicScale", "Optimizer", "StepOptions", "differentiate"]
