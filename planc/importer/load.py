@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from planc.errors import ModelError
 from planc.graph import annotations
+from planc.graph.functions import function_body, instantiated, is_inlined
 from planc.graph.operators import CONTROL_FLOW
 from planc.graph.wellformed import is_external, malformed, unfilled
 from planc.importer.inference import Type, infer_types
@@ -128,12 +129,15 @@ def skeleton(file: ModelFile) -> Skeleton:
         raise ModelError(f"{file.title}: the metadata names the loss {loss!r}, which is no output of the model")
     defaulted = {name for names in hyperparameters.values() for name in names if name}
     bare, constants = _strip(file, set(states) | defaulted)
+    types = infer_types(bare, constants, file.title)
+    if _expand(bare, constants, types):
+        types = infer_types(bare, constants, file.title)
     return Skeleton(
-        nodes=tuple(node for node in proto.graph.node if node.op_type != "Constant"),
+        nodes=tuple(bare.graph.node),
         opsets=tuple(proto.opset_import),
         inputs=tuple(value.name for value in proto.graph.input),
         outputs=tuple(value.name for value in proto.graph.output),
-        types=infer_types(bare, constants, file.title),
+        types=types,
         constants=constants,
         state_names=states,
         loss=loss,
@@ -226,6 +230,25 @@ def _strip(file: ModelFile, states: set[str]) -> tuple[onnx.ModelProto, dict[str
         if name not in inputs and name not in small
     )
     return bare, constants
+
+
+def _expand(bare: onnx.ModelProto, constants: dict[str, np.ndarray], types: Mapping[str, Type]) -> bool:
+    """Replace operators that a session would replace by their function bodies, in place; whether there were any."""
+    if not any(is_inlined(node, types) for node in bare.graph.node):
+        return False
+    version = next(o.version for o in bare.opset_import if o.domain in ("", "ai.onnx"))
+    nodes = []
+    for serial, node in enumerate(bare.graph.node):
+        body = function_body(node, version, types) if is_inlined(node, types) else None
+        for part in [node] if body is None else instantiated(node, body, version, f"{node.name}@{serial}"):
+            if part.op_type == "Constant":
+                constants[part.output[0]] = _constant_value(part)
+                bare.graph.initializer.append(numpy_helper.from_array(constants[part.output[0]], part.output[0]))
+            else:
+                nodes.append(onnx.NodeProto.FromString(part.SerializeToString()))
+    del bare.graph.node[:]
+    bare.graph.node.extend(nodes)
+    return True
 
 
 def _constant_value(node: onnx.NodeProto) -> np.ndarray:

@@ -77,7 +77,10 @@ def reserve_arena(size: int) -> None:
 
 def faithful_options() -> ort.SessionOptions:
     """Options of a session whose operators run as given, in file order: no rewriting, no memory pattern, one thread
-    pool for the process. The unplanned reference runs with these, so planned and unplanned kernels are the same."""
+    pool for the process. The unplanned reference runs with these, so planned and unplanned kernels are the same.
+
+    Nothing is packed beforehand: a constant operand that is packed is summed in another order, so that its bits would
+    depend on whether a session holds it as a constant or is given it, as a segment of a plan is."""
     prepare_threads()
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -86,6 +89,7 @@ def faithful_options() -> ort.SessionOptions:
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     options.enable_mem_pattern = False
     options.use_per_session_threads = False
+    options.add_session_config_entry("session.disable_prepacking", "1")
     return options
 
 

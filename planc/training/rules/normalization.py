@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from onnx import TensorProto
+
 from planc.training.emit.builder import Builder, Var
 from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.reductions import channel_mean, channel_sum, leading_sum
@@ -113,6 +115,12 @@ def _leading(b: Builder, node: ForwardNode, a: Var, kept: int, like: Var) -> Var
 def _standardise(b: Builder, x: Var, axis: int, epsilon: float) -> tuple[Var, Var]:
     """((x - mean) inv, inv) with the statistics over the axes from `axis` on."""
     statistics = (*x.shape[:axis], *[1] * (x.rank - axis))
+    if x.dtype == TensorProto.DOUBLE:  # the operator's second and third output are float32 then
+        axes = list(range(axis, x.rank))
+        centred = b.sub(x, b.mean(x, axes))
+        deviation = b.unary("Sqrt", b.add(b.mean(b.mul(centred, centred), axes), epsilon))
+        inverse = b.unary("Reciprocal", deviation)
+        return b.mul(centred, inverse), inverse
     unit = b.full(x.shape[axis:], 1.0, x.dtype)
     xhat, _, inverse = b.emit(
         "LayerNormalization", [x, unit], [(x.shape, x.dtype), (statistics, x.dtype), (statistics, x.dtype)],
