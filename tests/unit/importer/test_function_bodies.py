@@ -33,6 +33,7 @@ def _single_functions() -> dict[str, onnx.ModelProto]:
     return found
 
 
+@pytest.mark.slow  # ONNX makes all its operator tests to find these
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_the_list_is_what_the_runtime_inlines(tmp_path: Path) -> None:
     saved = tmp_path / "run.onnx"
