@@ -15,14 +15,14 @@ def write_table(found: dict[str, list[dict[str, Any]]]) -> None:
     text = PAGE.read_text()
     before, _, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2]
-    tables = "\n".join(
-        [
-            *_overheads(found["rows"]),
-            *_smallest(found["smallest"]),
-            *_deepest(found["deepest"]),
-            *_published(found["published"]),
-        ]
+    parts = (
+        _overheads(found.get("rows", [])),
+        _smallest(found.get("smallest", [])),
+        _claims(found.get("claims", [])),
+        _deepest(found.get("deepest", [])),
+        _published(found.get("published", [])),
     )
+    tables = "\n".join(line for part in parts for line in part)
     PAGE.write_text(f"{before}{_BEGIN}\n\n{tables}\n{_END}{after}")
 
 
@@ -96,6 +96,24 @@ def _deepest(rows: Rows) -> list[str]:
         over = "" if row["depth"] is None else f"{100 * row['overhead']:+.1f} %"
         lines.append(_line([row["solver"], f"{row['depth']:,}" if row["depth"] else "none", over]))
     return [*lines, ""]
+
+
+def _claims(rows: Rows) -> list[str]:
+    if not rows:
+        return []
+    heads = ("policy", "network", "saved at the peak", "saved on average", "overhead", "mip in the same peak")
+    lines = ["### What policies save against Caffe's allocations, and planc within the same peak", "", _line(heads)]
+    lines.append("|---" * len(heads) + "|")
+    for row in rows:
+        cells = [row["policy"], f"{row['network']}, batch {row['batch']}"]
+        cells += [_share(row.get("saved_peak")), _share(row.get("saved_mean"))]
+        cells += [_share(row["overhead"], "+") or "no plan", _share(row["mip_overhead"], "+") or "no plan"]
+        lines.append(_line(cells))
+    return [*lines, ""]
+
+
+def _share(value: float | None, sign: str = "") -> str:
+    return "" if value is None else f"{100 * value:{sign}.1f} %"
 
 
 def _published(rows: Rows) -> list[str]:
