@@ -51,12 +51,15 @@ class _TorchStep:
         self.needed = _ancestors([self.loss, *self.grads.values(), *self.others.values()], read_by)
         self.late = _ancestors(self.following.values(), _inputs) - self.needed
         self.update_start = 0
+        self.masters: dict[torch.fx.Node, tuple[Var, int]] = {}
+        """float32 parameters that are read in half precision, until the first reader comes."""
         self._declare(batch_names)
 
     def build(self) -> onnx.ModelProto:
         """Lower every run of nodes, and emit each update as soon as nothing waits for the old value any more."""
         due = self._due()
         for group, run in self._runs():
+            self._narrow_for(run)
             self.b.group = group
             if group.phase == "backward":
                 self._seed()
@@ -76,6 +79,13 @@ class _TorchStep:
         loss, *others = self._results()
         outputs = dict(zip(self.others, others, strict=True))
         return self.step.finished(loss, self.c.index_ranges, outputs)
+
+    def _narrow_for(self, run: Sequence[torch.fx.Node]) -> None:
+        """Narrow the masters that a run is the first to read, each in a layer of its own that a plan may run again."""
+        for node in (source for reader in run for source in reader.all_input_nodes if source in self.masters):
+            master, dtype = self.masters.pop(node)
+            self.b.group = LayerGroup(f"{master.name}.narrow", "cast", "forward")
+            self.c.known[node] = self.b.cast(master, dtype)
 
     def _seed(self) -> None:
         """The gradient of the loss, once the backward pass begins."""
@@ -99,7 +109,7 @@ class _TorchStep:
 
     def _declare(self, batch_names: Sequence[str]) -> None:
         """Give every placeholder its tensor: a batch input, a state input, or a constant."""
-        names, by_name = iter(batch_names), dict[str, Var | Constant]()
+        names = iter(batch_names)
         for node, declared in zip(self.placeholders, self.traced.inputs, strict=True):
             if declared.kind == "batch":
                 name = next(names)
@@ -111,16 +121,19 @@ class _TorchStep:
             elif declared.name in self.settings.held:
                 value = self._held(declared)
             elif declared.kind == "parameter" or self._is_written(node, declared):
-                value = self.step.tensor(declared.name, to_numpy(declared.value), self._changes(declared))
+                value = self.step.tensor(declared.name, to_numpy(_master(declared)), self._changes(declared))
             else:
                 value = Constant(declared.value.detach())
-            self.c.known[node] = by_name[declared.name] = value
+            if isinstance(value, Var) and value.dtype != onnx_dtype(declared.value.dtype):
+                self.masters[node] = value, onnx_dtype(declared.value.dtype)
+                continue
+            self.c.known[node] = value
             if isinstance(value, Var):
                 self.c.resident.add(value.name)
 
     def _held(self, declared: Input) -> Var:
         """A state whose next value is itself."""
-        value = self.step.tensor(declared.name, to_numpy(declared.value), True)
+        value = self.step.tensor(declared.name, to_numpy(_master(declared)), True)
         self.b.group = LayerGroup(declared.name, "state", "update")
         self.step.following[declared.name] = self.b.unary("Identity", value)
         return value
@@ -218,6 +231,16 @@ class _TorchStep:
 
 def _inputs(node: torch.fx.Node) -> list[torch.fx.Node]:
     return list(node.all_input_nodes)
+
+
+def _master(declared: Input) -> torch.Tensor:
+    """A parameter in the type that it is trained in: float32 where the module has it in half precision."""
+    value = declared.value
+    return (
+        value.float()
+        if declared.kind == "parameter" and value.is_floating_point() and value.element_size() < 4
+        else value
+    )
 
 
 def _ancestors(

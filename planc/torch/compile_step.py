@@ -22,6 +22,7 @@ def compile_step(
     *,
     budget: str | int | float | None = None,
     device: str = "auto",
+    autocast: torch.dtype | None = None,
     accumulate: int = 1,
     clip_norm: float | None = None,
     clip_value: float | None = None,
@@ -38,7 +39,8 @@ def compile_step(
     `example_batch` is (inputs, targets) as for `export_training_step`; with `loss` None it is the module's inputs alone,
     whose output is the loss or holds it under the key `loss`. `budget` is a size (`"8GB"`, bytes), a share of the
     liveness peak (`"60%"`, 0.6), `"min"`, or None for 90 % of what the device has free. With `accumulate` the example is
-    one micro-batch, and a step takes so many at once. `loss_scale` may be a GradScaler, whose settings are taken over.
+    one micro-batch, and a step takes so many at once. `autocast` runs module and loss under `torch.autocast` in that type;
+    parameters in half precision get float32 masters. `loss_scale` may be a GradScaler, whose settings are taken over.
     A batch of another shape needs a plan of its own: `add_shape`, or `new_shapes` to compile when one comes. Costs are
     cached by model, device and versions.
 
@@ -53,7 +55,7 @@ def compile_step(
         seed=seed,
     )
     compiling = CompileOptions(_budget(budget), time_limit_s=time_limit, seed=seed)
-    maker = Maker(model, loss or _itself, optimizer, options, compiling, device, host_tier, on_progress)
+    maker = Maker(model, loss or _itself, optimizer, options, compiling, device, host_tier, autocast, on_progress)
     example = (example_batch, None) if loss is None and not _is_pair(example_batch) else example_batch
     step = CompiledStep(maker, new_shapes)
     step.add(batch_of(example))

@@ -32,6 +32,7 @@ def export_training_step(
     *,
     device: str = "cpu",
     options: StepOptions = PLAIN,
+    autocast: torch.dtype | None = None,
 ) -> onnx.ModelProto:
     """The training graph of `loss(model(*inputs), *targets)` and one step of `optimizer`, written to `path` if given.
 
@@ -42,12 +43,13 @@ def export_training_step(
     where it has already run. `optimizer` is planc's, one of torch.optim or several; learning rates and other
     hyper-parameters are inputs of the graph. `device` (`cpu` or `cuda`) picks among equivalent operator forms; `options`
     are clipping, accumulation (the example is one micro-batch then), loss scale and averaged weights. What the loss
-    returns beside a scalar (a tuple, or a mapping with the key `loss`) are further outputs.
+    returns beside a scalar (a tuple, or a mapping with the key `loss`) are further outputs. `autocast` runs module and loss
+    under `torch.autocast` in that type. Parameters in half precision get float32 masters, which are the state.
 
     Raises UsageError for a module in evaluation mode or an optimizer planc has no rule for, and ModelError for a module
     that torch cannot trace to one graph of fixed shapes or whose operators have no lowering.
     """
-    step = exported(model, loss, batch_of(example_batch), optimizer, device, options).model
+    step = exported(model, loss, batch_of(example_batch), optimizer, device, options, autocast).model
     if path is not None:
         write_model(step, Path(path))
     return step
@@ -74,12 +76,14 @@ def exported(
     optimizer: Optimizer | torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     device: str,
     options: StepOptions,
+    autocast: torch.dtype | None = None,
 ) -> Exported:
     """As `export_training_step`, of a batch taken apart, with the names of what goes in and comes out."""
     if not model.training:
         raise UsageError("the module is in evaluation mode: call model.train() before exporting its training step")
     table = table_for(device)
-    traced = trace_step(model, loss, batch.positional, dict(batch.named), batch.targets, list(HANDLERS))
+    given = (batch.positional, dict(batch.named), batch.targets)
+    traced = trace_step(model, loss, *given, list(HANDLERS), autocast=autocast)
     names = batch.names(model, {i.name for i in traced.inputs if i.kind != "batch"})
     parameters = {i.name: i.value for i in traced.inputs if i.kind == "parameter"}
     if not parameters:
@@ -89,7 +93,7 @@ def exported(
 
 
 def exported_evaluation(
-    model: torch.nn.Module, batch: Batch, held: Collection[str], device: str
+    model: torch.nn.Module, batch: Batch, held: Collection[str], device: str, autocast: torch.dtype | None = None
 ) -> tuple[Exported, Any]:
     """The forward pass in evaluation mode, with the parameters and buffers in `held` as state that it never changes.
 
@@ -104,7 +108,8 @@ def exported_evaluation(
 
     table = table_for(device)
     with in_evaluation(model):
-        traced = trace_step(model, leaves, batch.positional, dict(batch.named), (), list(HANDLERS), gradients=False)
+        given = (batch.positional, dict(batch.named), ())
+        traced = trace_step(model, leaves, *given, list(HANDLERS), gradients=False, autocast=autocast)
     names = batch.names(model, {i.name for i in traced.inputs if i.kind != "batch"})
     settings = Settings((), held=frozenset(held))
     step = widen(assemble(traced, names, settings, table), table.device)

@@ -22,7 +22,7 @@ from planc.torch.tensors import (
     to_numpy,
 )
 from planc.training.apply import Update
-from planc.training.emit.builder import Operand, Shape, Var
+from planc.training.emit.builder import HALVES, Operand, Shape, Var
 from planc.training.emit.forms import CPU, OperatorForms
 
 aten = torch.ops.aten
@@ -94,7 +94,7 @@ class TorchLowering(LazyViews):
         self.node = node
         self.specs = [(tuple(v.shape), onnx_dtype(v.dtype)) for v in _values(node) if isinstance(v, torch.Tensor)]
         ready = {name: self._argument(v, name in registered.raw) for name, v in given.items()}
-        result = registered.handler(self, **ready)
+        result = self._narrowed(node, registered.handler(self, **ready))
         self._check(node, result)
         self.known[node] = result
 
@@ -107,6 +107,19 @@ class TorchLowering(LazyViews):
         if isinstance(given, (list, tuple)):
             return [self._argument(item, raw) for item in given]
         return given
+
+    def _narrowed(self, node: torch.fx.Node, result: Any) -> Any:
+        """Results in the half type that torch gives them, where a rule of the library sums and returns float32."""
+        if isinstance(result, tuple):
+            pairs = zip(result, _values(node), strict=False)
+            return (*(self._in_type(made, value) for made, value in pairs), *result[len(_values(node)) :])
+        return self._in_type(result, _values(node)[0])
+
+    def _in_type(self, made: Any, value: Any) -> Any:
+        if not isinstance(made, Var) or not isinstance(value, torch.Tensor) or made.dtype != TensorProto.FLOAT:
+            return made
+        wanted = onnx_dtype(value.dtype)
+        return self.b.cast(made, wanted) if wanted in HALVES else made
 
     def _check(self, node: torch.fx.Node, result: Any) -> None:
         """What a handler returns must be what torch says the operator returns."""

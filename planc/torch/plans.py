@@ -40,16 +40,17 @@ class Maker:
     compiling: CompileOptions
     device: str
     host_tier: str
+    autocast: torch.dtype | None
     on_progress: Progress
 
     def training(self, batch: Batch) -> Planned:
         """A training step for batches like `batch`, from the state that module and optimizer have now."""
         forms = target_of(self.device).forms
-        return self._loaded(exported(self.model, self.loss, batch, self.optimizer, forms, self.options))
+        return self._loaded(exported(self.model, self.loss, batch, self.optimizer, forms, self.options, self.autocast))
 
     def evaluation(self, batch: Batch, held: Collection[str]) -> Planned:
         """The forward pass in evaluation mode, with `held` as state."""
-        found, structure = exported_evaluation(self.model, batch, held, target_of(self.device).forms)
+        found, structure = exported_evaluation(self.model, batch, held, target_of(self.device).forms, self.autocast)
         return self._loaded(found, structure)
 
     def _loaded(self, found: Exported, structure: Any = None) -> Planned:

@@ -60,12 +60,16 @@ class TracedStep:
 class _Step(torch.nn.Module):  # type: ignore[misc]
     """The module and its loss as one module, so that a loss with parameters is part of the hierarchy."""
 
-    def __init__(self, model: torch.nn.Module, loss: Callable[..., Any]) -> None:
+    def __init__(self, model: torch.nn.Module, loss: Callable[..., Any], autocast: torch.dtype | None) -> None:
         super().__init__()
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.autocast = model, loss, autocast
 
     def forward(self, inputs: tuple[Any, ...], named: dict[str, Any], targets: tuple[Any, ...]) -> Any:
-        return self.loss(self.model(*inputs, **named), *targets)
+        if self.autocast is None:
+            return self.loss(self.model(*inputs, **named), *targets)
+        place = next((p.device.type for p in self.model.parameters()), "cpu")
+        with torch.autocast(place, self.autocast, cache_enabled=False):
+            return self.loss(self.model(*inputs, **named), *targets)
 
 
 def trace_step(
@@ -77,14 +81,17 @@ def trace_step(
     kept: Sequence[Any],
     *,
     gradients: bool = True,
+    autocast: torch.dtype | None = None,
 ) -> TracedStep:
     """Trace loss and gradients of `loss(model(*inputs, **named), *targets)`; operators in `kept` stay whole.
+
+    `autocast` runs module and loss under `torch.autocast` in that type.
 
     The loss may return a tensor, a tuple that begins with it, or a mapping with the key `loss`; what else it returns
     follows as `others`. Without `gradients` the graph ends with the forward pass. Raises ModelError with torch's own
     reason and the line of code where the step cannot be traced to one graph of fixed shapes.
     """
-    wrapped, examples = _Step(model, loss), (inputs, named, targets)
+    wrapped, examples = _Step(model, loss, autocast), (inputs, named, targets)
     listed = [*_state(wrapped), *_batch(examples), Input("seed", "seed", torch.ones(()))]
     step = _Traced(wrapped, listed, pytree.tree_structure(examples), gradients)
     decompositions = {k: v for k, v in _decompositions().items() if k not in set(kept)}
