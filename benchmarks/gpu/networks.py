@@ -30,6 +30,11 @@ CASES = {
     "gpt2": Case("gpt2", ZooOptions(batch=8, seq=1024), Optimizer("adamw")),
     "r50-32-half": Case("resnet50", ZooOptions(batch=32), Optimizer("momentum"), "float16"),
     "deep-152": Case("resnet", ZooOptions(batch=16, depth=152), Optimizer("momentum")),
+    "r50-32-bf16": Case("resnet50", ZooOptions(batch=32), Optimizer("momentum"), "bf16"),
+    "gpt2-bf16": Case("gpt2", ZooOptions(batch=8, seq=1024), Optimizer("adamw"), "bf16"),
+    "gpt-small-bf16": Case(
+        "gpt2", ZooOptions(batch=4, seq=128, depth=4, width=256, classes=2000), Optimizer("adamw"), "bf16"
+    ),
     "gpt2-half": Case("gpt2", ZooOptions(batch=8, seq=1024), Optimizer("adamw"), "float16"),
 }
 

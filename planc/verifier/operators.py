@@ -20,7 +20,7 @@ _ELEMENTWISE = {
         "Sin": 1, "Softplus": 1, "Softsign": 1, "Sqrt": 1, "Tanh": 1,
         "Add": 2, "Div": 2, "Mul": 2, "Pow": 2, "Sub": 2,
     },
-    _OWN: {"CrossEntropyGradient": 1},
+    _OWN: {"CrossEntropyGradient": 1, "Dropout": 1},
 }  # fmt: skip
 """By domain and operator: how many of the first inputs are read, element for element, before the same element of the first
 output is written. Names of planc's own operators end with a hash of the call, which does not count."""
