@@ -10,7 +10,7 @@ import argparse
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ import torch
 from onnx import TensorProto, helper
 
 from planc.graph.annotations import IR_VERSION
-from planc.kernels import Call, Operator, TensorType, function_of, node_of, opset_id
+from planc.kernels import OPERATORS, Call, Operator, TensorType, function_of, node_of, opset_id
 from planc.kernels.cross_entropy import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT
+from planc.kernels.device import SourceKernel, Variants
+from planc.kernels.dropout import DROPOUT
+from planc.kernels.linear_cross_entropy import LINEAR_CROSS_ENTROPY
 from planc.kernels.row_sum import ROW_SUM
 from planc.runtime.cuda.provider import cuda_session, run_options
 
@@ -77,6 +80,34 @@ def row_sum(rows: int, columns: int, dtype: torch.dtype, squares: int = 0) -> Ca
     return Case(ROW_SUM, [x], {"squares": squares}, lambda t: [(x.to(t) ** (1 + squares)).sum(0)])
 
 
+def dropout(elements: int, dtype: torch.dtype) -> Case:
+    x = torch.randn(elements, device="cuda").to(dtype)
+    return Case(DROPOUT, [x, torch.tensor([1, 2], device="cuda")], {"ratio": 0.1, "stream": 7}, None)
+
+
+def projection(rows: int, width: int, classes: int, dtype: torch.dtype, chunks: int) -> Case:
+    x, weight = (torch.randn(n, width, device="cuda").to(dtype) / width**0.5 for n in (rows, classes))
+    _, labels = _logits(rows, 2, dtype)
+    share = torch.tensor(1 / rows, device="cuda")
+
+    def by_torch(t: torch.dtype) -> Sequence[torch.Tensor]:
+        leaves = [a.to(t).requires_grad_() for a in (x, weight)]
+        loss = F.cross_entropy(
+            F.linear(*leaves).to(max(t, torch.float32, key=lambda d: d.itemsize)), labels, reduction="none"
+        )
+        loss.backward(share.to(loss.dtype).expand(rows))
+        return [loss.detach(), *(leaf.grad for leaf in leaves)]
+
+    def only(call: Call) -> Variants | None:
+        kernel = LINEAR_CROSS_ENTROPY.cuda(call) if LINEAR_CROSS_ENTROPY.cuda else None
+        return (
+            Variants({f"chunks_{chunks}": kernel.kernels[f"chunks_{chunks}"]}) if isinstance(kernel, Variants) else None
+        )
+
+    OPERATORS[LINEAR_CROSS_ENTROPY.name] = replace(LINEAR_CROSS_ENTROPY, cuda=only)
+    return Case(LINEAR_CROSS_ENTROPY, [x, weight, labels, share], {}, by_torch)
+
+
 BRAIN, FLOAT = torch.bfloat16, torch.float32
 CASES: dict[str, Callable[[], Case]] = {
     "cross-entropy 8192 x 50257 bf16": lambda: cross_entropy(8192, 50257, BRAIN),
@@ -88,6 +119,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "row-sum 8192 x 768 bf16": lambda: row_sum(8192, 768, BRAIN),
     "row-sum 8192 x 768 fp32": lambda: row_sum(8192, 768, FLOAT),
     "row-sum 8192 x 1 fp32": lambda: row_sum(8192, 1, FLOAT),
+    "dropout 8192 x 3072 bf16": lambda: dropout(8192 * 3072, BRAIN),
+    "dropout 8192 x 3072 fp32": lambda: dropout(8192 * 3072, FLOAT),
+    "projection 8192 x 768 x 50257 bf16, 1": lambda: projection(8192, 768, 50257, BRAIN, 1),
+    "projection 8192 x 768 x 50257 bf16, 4": lambda: projection(8192, 768, 50257, BRAIN, 4),
+    "projection 8192 x 768 x 50257 bf16, 16": lambda: projection(8192, 768, 50257, BRAIN, 16),
+    "projection 8192 x 768 x 50257 fp32, 4": lambda: projection(8192, 768, 50257, FLOAT, 4),
+    "projection 8192 x 1024 x 32000 bf16, 4": lambda: projection(8192, 1024, 32000, BRAIN, 4),
     "squares 150000 x 256 fp32": lambda: row_sum(150_000, 256, FLOAT, 1),
 }
 
@@ -112,6 +150,9 @@ class Running:
             self.binding.bind_input(name, "cuda", 0, KINDS[tensor.dtype], list(tensor.shape), tensor.data_ptr())
         for name, tensor in zip(ends, self.outputs, strict=True):
             self.binding.bind_output(name, "cuda", 0, KINDS[tensor.dtype], list(tensor.shape), tensor.data_ptr())
+        kernel = call.operator.cuda(call) if call.operator.cuda else None
+        kernel = next(iter(kernel.kernels.values())) if isinstance(kernel, Variants) else kernel
+        self.workspace = kernel.workspace if isinstance(kernel, SourceKernel) else 0
         self.options = run_options()
         self.bytes = sum(t.numel() * t.element_size() for t in (*self.held, *self.outputs))
 
@@ -141,7 +182,7 @@ def _timed(run: Callable[[], object]) -> float:
         run()
         end.record()
         torch.cuda.synchronize()
-        times.append(start.elapsed_time(end) * 1e3)
+        times.append(float(start.elapsed_time(end)) * 1e3)
     return statistics.median(times)
 
 
@@ -155,14 +196,16 @@ def measured(case: Case) -> dict[str, Any]:
     first = running.run()
     repeats = all(all(map(torch.equal, running.run(), first)) for _ in range(REPEATS))
     facts: dict[str, Any] = {"repeats": repeats, "us": round(running.microseconds(), 1)}
+    facts["workspace_MiB"] = round(running.workspace / 2**20)
     facts["floor"] = round(facts["us"] / (running.bytes / BANDWIDTH * 1e6), 2)
-    if case.by_torch is not None:
-        exact = case.by_torch(torch.float64)
+    by_torch = case.by_torch
+    if by_torch is not None:
+        exact = by_torch(torch.float64)
         facts["error"] = [_error(a, e) for a, e in zip(first, exact, strict=False)]
         kind = case.inputs[0].dtype
-        facts["torch_error"] = [_error(a, e) for a, e in zip(case.by_torch(kind), exact, strict=True)]
+        facts["torch_error"] = [_error(a, e) for a, e in zip(by_torch(kind), exact, strict=True)]
         del exact
-        facts["torch_us"] = round(_timed(lambda: case.by_torch(kind)), 1)
+        facts["torch_us"] = round(_timed(lambda: by_torch(kind)), 1)
     return facts
 
 

@@ -12,6 +12,7 @@ from support.training_steps import random_batch, state_pairs
 
 from planc.importer.import_model import import_model
 from planc.importer.submodel import sub_model
+from planc.runtime.cuda.driver import Context
 from planc.runtime.cuda.provider import cuda_session
 from planc.training import Optimizer, differentiate
 from planc.zoo import ZooOptions, build_forward
@@ -60,6 +61,7 @@ def losses(name: str, precision: str, fused: bool) -> tuple[list[float], bool, f
 
 
 if __name__ == "__main__":
+    Context()
     for name in sys.argv[1:] or NETWORKS:
         for precision, fused in (("float32", True), ("bf16", True), ("bf16", False), ("fp16", True)):
             try:

@@ -90,10 +90,19 @@ def _gradient(call: Call, body: Body) -> Sequence[str]:
 # --- kernels for a card
 
 
-def _threads(classes: int, width: int) -> int:
+def row_constants(call: Call, logits: TensorType, stride: int, one_share: bool, wide: bool) -> dict[str, int | float]:
+    """The constants of this file's kernels on logits whose rows are `stride` elements apart."""
+    width, smoothing = VECTOR_BYTES // (logits.nbytes // logits.size), call.real("smoothing")
+    return {
+        "K": logits.shape[1], "STRIDE": stride, "W": width, "WIDE": wide, "THREADS": row_threads(logits),
+        "IGNORED": call.whole("ignored"), "SMOOTH": smoothing != 0, "SMOOTHING": smoothing, "ONE_SHARE": one_share,
+    }  # fmt: skip
+
+
+def row_threads(logits: TensorType) -> int:
     """Threads of a row: a power of two of warps, as many as there are vectors, up to a limit."""
-    threads = 32
-    while threads < _MOST_THREADS and threads * width < classes:
+    threads, width = 32, VECTOR_BYTES // (logits.nbytes // logits.size)
+    while threads < _MOST_THREADS and threads * width < logits.shape[1]:
         threads *= 2
     return threads
 
@@ -103,17 +112,10 @@ def _kernel(call: Call, file: str, function: str, wide: bool = True) -> SourceKe
     logits, operands = call.inputs[0], len(call.inputs) + len(call.outputs)
     if not logits.size:
         return None
-    width = VECTOR_BYTES // (logits.nbytes // logits.size)
-    threads = _threads(logits.shape[1], width)
-    constants = {
-        "K": logits.shape[1], "W": width, "WIDE": wide, "THREADS": threads, "IGNORED": call.whole("ignored"),
-        "SMOOTH": call.real("smoothing") != 0, "SMOOTHING": call.real("smoothing"),
-        "ONE_SHARE": len(call.inputs) > 3 and not call.inputs[3].shape,
-    }  # fmt: skip
+    constants = row_constants(call, logits, logits.shape[1], len(call.inputs) > 3 and not call.inputs[3].shape, wide)
     written = frozenset(range(len(call.inputs), operands))
-    launch = Launch(
-        f"PREFIX_{function}", (logits.shape[0], 1, 1), threads, tuple(map(Buffer, range(operands))), written
-    )
+    arguments, threads = tuple(map(Buffer, range(operands))), row_threads(logits)
+    launch = Launch(f"PREFIX_{function}", (logits.shape[0], 1, 1), threads, arguments, written)
     narrow = _kernel(call, file, function, wide=False) if wide else None
     return SourceKernel(
         source_of(constants, logits.dtype, "rows.cuh", file), (launch,), alignment=VECTOR_BYTES, narrow=narrow

@@ -3,7 +3,7 @@
 The runtime compiles, builds, measures and launches (`planc.runtime`); nothing here needs a card or a library.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -36,21 +36,50 @@ class Launch:
     shared: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A product of matrices by the BLAS library, whose matrices are columns one after the other: C [m, n] = op(A) op(B),
+    with op(A) [m, k] and op(B) [k, n], transposed where the flags say so; added to what C holds where `add`.
+
+    `leads` are the distances of columns in elements, `dtypes` the ONNX element types of A and B, and of C; sums are
+    float32. The library's own workspace are the `scratch_bytes` at `scratch`.
+    """
+
+    a: Buffer
+    b: Buffer
+    c: Buffer
+    sizes: tuple[int, int, int]
+    transposed: tuple[bool, bool]
+    leads: tuple[int, int, int]
+    dtypes: tuple[int, int]
+    add: bool
+    scratch: Buffer
+    scratch_bytes: int
+
+
 @dataclass(frozen=True)
 class SourceKernel:
-    """CUDA C and its launches, in order, with the bytes of workspace that they share.
+    """CUDA C and its launches, products between them, in order, with the bytes of workspace that they share.
 
     `PREFIX` in the source and in the functions' names stands for a prefix that keeps kernels of one module apart.
     Products and sums are contracted only where `contract` says so.
     """
 
     source: str
-    launches: tuple[Launch, ...]
+    launches: tuple[Launch | Product, ...]
     workspace: int = 0
     contract: bool = False
     alignment: int = 1
     """Bytes that every address must be a multiple of; `narrow` serves others."""
     narrow: "SourceKernel | None" = None
+
+
+@dataclass(frozen=True)
+class Variants:
+    """Kernels of one call that take different workspaces and need not give the same bits, by name: the first is the
+    fastest, and what runs where nothing else was chosen."""
+
+    kernels: Mapping[str, SourceKernel]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +109,7 @@ class CudnnKernel:
     notes: tuple[str, ...] = field(default=())
 
 
-CudaKernel = SourceKernel | CudnnKernel
+CudaKernel = SourceKernel | Variants | CudnnKernel
 
 
 class Pass(StrEnum):

@@ -12,6 +12,7 @@ from planc.kernels import DOMAIN, opset_id
 from planc.kernels.cross_entropy import CROSS_ENTROPY
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.opset import opset_for
+from planc.training.layout.projected_loss import join_projections
 
 
 def finish(
@@ -29,7 +30,8 @@ def finish(
     value of each, `outputs` what a step returns.
     """
     wanted = [*outputs, *(following for _, following in state.values())]
-    nodes = live_nodes(b.nodes, {v.name for v in wanted})
+    names = {v.name for v in wanted}
+    nodes = live_nodes(join_projections(b, live_nodes(b.nodes, names), names), names)
     read = {name for node in nodes for name in node.input if name}
     initial = {name: tensor for name, (tensor, _) in state.items()} | dict(defaults)
     model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="planc")

@@ -8,15 +8,16 @@ import ctypes
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from onnx import helper
 
-from planc.kernels.device import WORKSPACE, SourceKernel
+from planc.kernels.device import WORKSPACE, Buffer, Launch, Product, SourceKernel
 
 _SHIM = r"""
 #include <cmath>
@@ -136,11 +137,17 @@ def _library(source: str, functions: tuple[str, ...]) -> ctypes.CDLL:
 def run(kernel: SourceKernel, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
     """Run the launches on host arrays; `outputs` are written. The workspace begins as NaNs."""
     source = kernel.source.replace("PREFIX", "kernel")
-    names = tuple(dict.fromkeys(step.function.replace("PREFIX", "kernel") for step in kernel.launches))
+    launched = [step for step in kernel.launches if isinstance(step, Launch)]
+    names = tuple(dict.fromkeys(step.function.replace("PREFIX", "kernel") for step in launched))
     library = _library(source, names)
     workspace = np.full(kernel.workspace + 16, 0xFF, np.uint8)
     addresses = [a.ctypes.data for a in (*inputs, *outputs)]
     for step in kernel.launches:
+        if isinstance(step, Product):
+            _multiply(
+                step, lambda b: (workspace.ctypes.data if b.position == WORKSPACE else addresses[b.position]) + b.offset
+            )
+            continue
         given = [
             (workspace.ctypes.data if b.position == WORKSPACE else addresses[b.position]) + b.offset
             for b in step.arguments
@@ -149,3 +156,23 @@ def run(kernel: SourceKernel, inputs: Sequence[Array], outputs: Sequence[Array])
             getattr(library, f"run_{step.function.replace('PREFIX', 'kernel')}"), *step.grid, step.block,
             ctypes.c_size_t(step.shared), (ctypes.c_void_p * len(given))(*given),
         )  # fmt: skip
+
+
+def _multiply(product: Product, address: Callable[[Buffer], int]) -> None:
+    """What the BLAS library does: columns one after the other, sums in float32."""
+    (m, n, k), (given, made) = product.sizes, product.dtypes
+
+    def columns(buffer: Buffer, rows: int, count: int, lead: int, dtype: int) -> Array:
+        kind = np.dtype(helper.tensor_dtype_to_np_dtype(dtype))
+        size = (lead * (count - 1) + rows) * kind.itemsize
+        memory = np.frombuffer((ctypes.c_char * size).from_address(address(buffer)), kind)
+        return np.lib.stride_tricks.as_strided(memory, (rows, count), (kind.itemsize, lead * kind.itemsize))
+
+    operands = []
+    for at, (buffer, rows, count) in enumerate(((product.a, m, k), (product.b, k, n))):
+        turned = product.transposed[at]
+        held = columns(buffer, *((count, rows) if turned else (rows, count)), product.leads[at], given)
+        operands.append((held.T if turned else held).astype(np.float32))
+    to = columns(product.c, m, n, product.leads[2], made)
+    summed = operands[0] @ operands[1] + (to.astype(np.float32) if product.add else 0)
+    to[...] = summed.astype(to.dtype)

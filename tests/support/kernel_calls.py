@@ -11,7 +11,7 @@ from onnx import helper
 
 from planc.graph.annotations import IR_VERSION
 from planc.kernels import Call, Operator, TensorType, function_of, node_of, opset_id
-from planc.kernels.device import SourceKernel
+from planc.kernels.device import SourceKernel, Variants
 from planc.runtime.ort.sessions import faithful_options
 from support import host_cuda
 
@@ -48,9 +48,11 @@ def by_meaning(call: Call, arrays: Sequence[Array]) -> list[Array]:
     return results
 
 
-def by_kernel(call: Call, arrays: Sequence[Array], narrow: bool = False) -> list[Array]:
+def by_kernel(call: Call, arrays: Sequence[Array], narrow: bool = False, variant: str = "") -> list[Array]:
     """What the operator's CUDA source gives, run on the host; the kernel for any address where `narrow`."""
     kernel = call.operator.cuda(call) if call.operator.cuda else None
+    if isinstance(kernel, Variants):
+        kernel = kernel.kernels[variant]
     assert isinstance(kernel, SourceKernel)
     results = blank(call)
     chosen = kernel.narrow if narrow else kernel

@@ -12,7 +12,8 @@ from functools import partial
 import onnx
 
 from planc.kernels import Call, TensorType
-from planc.kernels.device import WORKSPACE, Buffer, CudnnKernel, SourceKernel
+from planc.kernels.device import WORKSPACE, Buffer, CudnnKernel, Product, SourceKernel, Variants
+from planc.runtime.cuda import blas
 from planc.runtime.cuda.compiler import allow_shared, handles, launch, load
 from planc.runtime.cuda.cudnn import built
 from planc.runtime.ort.custom_ops import Operator
@@ -39,8 +40,11 @@ def _operator(name: str, call: Call, engine: str) -> Operator | None:
     if isinstance(kernel, CudnnKernel):
         graph = built(name, kernel, engine)
         run, workspace, suffix = graph.run, graph.workspace, hashlib.sha256(graph.engine.encode()).hexdigest()[:8]
+    elif isinstance(kernel, Variants):
+        suffix = engine or next(iter(kernel.kernels))
+        run, workspace = source_kernel(name, kernel.kernels[suffix]), kernel.kernels[suffix].workspace
     else:
-        run, workspace, suffix = _source_kernel(name, kernel), kernel.workspace, "source"
+        run, workspace, suffix = source_kernel(name, kernel), kernel.workspace, "source"
     return Operator(
         name=f"{name}_{suffix}",
         inputs=[t.dtype for t in call.inputs],
@@ -62,22 +66,27 @@ class _Step:
     arguments: tuple[Buffer, ...]
 
 
-def _source_kernel(name: str, kernel: SourceKernel) -> Callable[[Sequence[int], int], None]:
+def source_kernel(name: str, kernel: SourceKernel) -> Callable[[Sequence[int], int], None]:
     """What a run does, the kernel compiled."""
-    narrow = _source_kernel(f"{name}_narrow", kernel.narrow) if kernel.narrow is not None else None
+    narrow = source_kernel(f"{name}_narrow", kernel.narrow) if kernel.narrow is not None else None
     steps = [
-        _Step(step.function.replace("PREFIX", name), step.grid, step.block, step.shared, step.arguments)
+        step
+        if isinstance(step, Product)
+        else _Step(step.function.replace("PREFIX", name), step.grid, step.block, step.shared, step.arguments)
         for step in kernel.launches
     ]
+    own = [step for step in steps if isinstance(step, _Step)]
+    if len(own) < len(steps):
+        blas.prepare()
     text = f"namespace of_{name} {{\n{kernel.source.replace('PREFIX', name)}}}\n"
-    load({step.function: text for step in steps}, contract=kernel.contract)
-    for step in steps:
+    load({step.function: text for step in own}, contract=kernel.contract)
+    for step in own:
         allow_shared(handles()[step.function], step.shared)
     return partial(_launch, steps, kernel.alignment, narrow)
 
 
 def _launch(
-    steps: Sequence[_Step],
+    steps: Sequence[_Step | Product],
     alignment: int,
     narrow: Callable[[Sequence[int], int], None] | None,
     addresses: Sequence[int],
@@ -88,5 +97,13 @@ def _launch(
         return
     known = handles()
     for step in steps:
-        given = [addresses[WORKSPACE if b.position == WORKSPACE else b.position] + b.offset for b in step.arguments]
+        if isinstance(step, Product):
+            blas.multiply(step, [_at(b, addresses) for b in (step.a, step.b, step.c, step.scratch)], stream)
+            continue
+        given = [_at(b, addresses) for b in step.arguments]
         launch(known[step.function], step.grid, step.block, given, stream, step.shared)
+
+
+def _at(buffer: Buffer, addresses: Sequence[int]) -> int:
+    """The address of an argument; that of the workspace is the last."""
+    return addresses[WORKSPACE if buffer.position == WORKSPACE else buffer.position] + buffer.offset

@@ -1,0 +1,1 @@
+"""Rewrites a finished step for kernels of planc's own."""
