@@ -6,6 +6,7 @@ has one (`planc.kernels.device`).
 """
 
 import math
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,7 +131,17 @@ class Operator:
         least = len(self.inputs) - self.optional
         if not least <= len(inputs) <= len(self.inputs):
             raise ModelError(f"{DOMAIN}.{self.name} takes {least} to {len(self.inputs)} inputs, not {len(inputs)}")
-        return Call(self, {**self.attributes, **attributes}, tuple(inputs))
+        given = {name: _as_written(value) for name, value in {**self.attributes, **attributes}.items()}
+        return Call(self, given, tuple(inputs))
+
+
+def _as_written(value: Attribute) -> Attribute:
+    """What a model gives back of an attribute: ONNX has real numbers in float32."""
+    if isinstance(value, float):
+        return struct.unpack("f", struct.pack("f", value))[0]  # type: ignore[no-any-return]
+    if isinstance(value, tuple) and any(isinstance(part, float) for part in value):
+        return tuple(float(_as_written(part)) for part in value)  # type: ignore[arg-type]
+    return value
 
 
 OPERATORS: dict[str, Operator] = {}

@@ -2,11 +2,13 @@
 
 import ml_dtypes
 import numpy as np
+import onnx
 import pytest
 from support.host_cuda import why_not
 from support.kernel_calls import by_kernel, by_meaning, call_on
 
 from planc.errors import ModelError
+from planc.kernels import call_of, node_of
 from planc.kernels.dropout import DROPOUT
 
 needs_compiler = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
@@ -76,3 +78,10 @@ def test_ratios_and_keys_out_of_range_are_refused() -> None:
             _ = call_on(DROPOUT, [x, key], **settings).outputs
     with pytest.raises(ModelError, match="Dropout"):
         _ = call_on(DROPOUT, [x, key.astype(np.int32)]).outputs
+
+
+def test_a_call_is_found_again_in_a_model_whose_attributes_are_float32() -> None:
+    x, key = np.ones(4, np.float32), np.array([0, 0])
+    call = call_on(DROPOUT, [x, key], ratio=0.1)
+    node = onnx.NodeProto.FromString(node_of(call, ["x", "key"], ["y"]).SerializeToString())
+    assert call_of(node, {"x": call.inputs[0], "key": call.inputs[1]}) == call
