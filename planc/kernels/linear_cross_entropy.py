@@ -125,30 +125,55 @@ class _Chunks:
             "PREFIX_gradient", grid, threads, (logits, labels, statistics, share, logits), frozenset({4})
         )  # fmt: skip
         products = self._products(rows, x, dx, logits, first > 0)
-        return [products[0], forward, gradient, *products[1:]]
+        cut = len(products) // 3
+        return [*products[:cut], forward, gradient, *products[cut:]]
 
     def _products(self, rows: int, x: Buffer, dx: Buffer, logits: Buffer, add: bool) -> list[Product]:
-        """Logits, dX and dW. A matrix of rows is, for the library, its transposed of columns."""
-        dtype, width, classes, weight, dw = self.logits.dtype, self.width, self.classes, Buffer(1), Buffer(6)
-        scratch, columns = Buffer(WORKSPACE, self.scratch), bool(self.call.whole("columns"))
-        lead = classes if columns else width
+        """Logits, dX and dW, each for the classes up to a multiple of a vector and for the rest: the library's fast
+        products want sizes that vectors divide. A matrix of rows is, for it, its transposed of columns."""
+        vector = VECTOR_BYTES // self.itemsize
+        whole = self.classes // vector * vector
+        parts = [(first, end) for first, end in ((whole, self.classes), (0, whole)) if first < end]
+        made = [self._logits_of(rows, x, logits, *part) for part in parts]
+        # dX sums over classes: the small part first, since what is there already is rounded before the next is added.
+        made += [self._dx(rows, dx, logits, *part, part != parts[0]) for part in parts]
+        return made + [self._dweight(rows, x, logits, *part, add) for part in parts]
 
-        def product(a: Buffer, b: Buffer, c: Buffer, sizes: tuple[int, int, int], transposed: tuple[bool, bool],
-                    leads: tuple[int, int, int], wide: bool = False) -> Product:  # fmt: skip
-            made = TensorProto.FLOAT if wide else dtype
-            return Product(a, b, c, sizes, transposed, leads, (dtype, made), wide and add, scratch, _SCRATCH)
+    def _weight(self, position: int, first: int, itemsize: int) -> tuple[Buffer, int, bool]:
+        """The weight, or its gradient, from class `first` on; the distance of its columns; whether they are of one row."""
+        columns = bool(self.call.whole("columns"))
+        at = Buffer(position, first * (1 if columns else self.width) * itemsize)
+        return at, self.classes if columns else self.width, columns
 
-        made = [
-            product(weight, x, logits, (classes, rows, width), (not columns, False), (lead, width, self.stride)),
-            product(weight, logits, dx, (width, rows, classes), (columns, False), (lead, self.stride, width)),
-        ]
+    def _product(
+        self, a: Buffer, b: Buffer, c: Buffer, sizes: tuple[int, int, int], transposed: tuple[bool, bool],
+        leads: tuple[int, int, int], add: bool = False, made: int | None = None,
+    ) -> Product:  # fmt: skip
+        dtype = self.logits.dtype
+        scratch = Buffer(WORKSPACE, self.scratch)
+        return Product(a, b, c, sizes, transposed, leads, (dtype, made or dtype), add, scratch, _SCRATCH)
+
+    def _logits_of(self, rows: int, x: Buffer, logits: Buffer, first: int, end: int) -> Product:
+        weight, lead, columns = self._weight(1, first, self.itemsize)
+        to = Buffer(WORKSPACE, logits.offset + first * self.itemsize)
+        sizes, leads = (end - first, rows, self.width), (lead, self.width, self.stride)
+        return self._product(weight, x, to, sizes, (not columns, False), leads)
+
+    def _dx(self, rows: int, dx: Buffer, logits: Buffer, first: int, end: int, add: bool) -> Product:
+        weight, lead, columns = self._weight(1, first, self.itemsize)
+        slope = Buffer(WORKSPACE, logits.offset + first * self.itemsize)
+        sizes, leads = (self.width, rows, end - first), (lead, self.stride, self.width)
+        return self._product(weight, slope, dx, sizes, (columns, False), leads, add)
+
+    def _dweight(self, rows: int, x: Buffer, logits: Buffer, first: int, end: int, add: bool) -> Product:
+        dw, lead, columns = self._weight(6, first, 4)
+        slope = Buffer(WORKSPACE, logits.offset + first * self.itemsize)
+        count, made = end - first, TensorProto.FLOAT
         if columns:
-            sizes, leads = (classes, width, rows), (self.stride, width, classes)
-            made.append(product(logits, x, dw, sizes, (False, True), leads, wide=True))
-        else:
-            sizes, leads = (width, classes, rows), (width, self.stride, width)
-            made.append(product(x, logits, dw, sizes, (False, True), leads, wide=True))
-        return made
+            sizes, leads = (count, self.width, rows), (self.stride, self.width, lead)
+            return self._product(slope, x, dw, sizes, (False, True), leads, add, made)
+        sizes, leads = (self.width, count, rows), (self.width, self.stride, lead)
+        return self._product(x, slope, dw, sizes, (False, True), leads, add, made)
 
 
 def _variants(call: Call) -> Variants | None:

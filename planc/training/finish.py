@@ -10,6 +10,7 @@ from planc.graph import annotations
 from planc.graph.annotations import IR_VERSION
 from planc.kernels import DOMAIN, opset_id
 from planc.kernels.cross_entropy import CROSS_ENTROPY
+from planc.kernels.linear_cross_entropy import LINEAR_CROSS_ENTROPY
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.opset import opset_for
 from planc.training.layout.projected_loss import join_projections
@@ -71,8 +72,17 @@ def live_nodes(nodes: list[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeP
     return kept[::-1]
 
 
-_INDEXED = {"Gather": 1, "GatherElements": 1, "ScatterElements": 1, CROSS_ENTROPY.name: 1}
-"""By operator: the position of its indices into the first input, along axis `axis`, or 1 for scores of classes."""
+def _indexed(node: onnx.NodeProto) -> tuple[str, str, int] | None:
+    """(indices, what they index, along which axis) of a node that reads one tensor at places that another one names."""
+    given = {a.name: a.i for a in node.attribute}
+    if node.domain == DOMAIN:
+        kind = node.op_type.rpartition("_")[0]
+        if kind == CROSS_ENTROPY.name:
+            return node.input[1], node.input[0], 1
+        return (node.input[2], node.input[1], given["columns"]) if kind == LINEAR_CROSS_ENTROPY.name else None
+    if node.op_type in ("Gather", "GatherElements", "ScatterElements"):
+        return node.input[1], node.input[0], given.get("axis", 0)
+    return None
 
 
 def _index_ranges(nodes: list[onnx.NodeProto], b: Builder, inputs: set[str]) -> dict[str, list[int]]:
@@ -82,13 +92,11 @@ def _index_ranges(nodes: list[onnx.NodeProto], b: Builder, inputs: set[str]) -> 
     for node in nodes:
         if node.op_type in ("Reshape", "Cast", "Expand") and node.input[0] in source:
             source[node.output[0]] = source[node.input[0]]
-        own = node.domain == DOMAIN
-        position = _INDEXED.get(node.op_type.rpartition("_")[0] if own else node.op_type)
-        if position is None or node.input[position] not in source:
+        found = _indexed(node)
+        if found is None or found[0] not in source:
             continue
-        axis = next((a.i for a in node.attribute if a.name == "axis"), int(own))
-        size = b.values[node.input[0]].shape[axis]
-        name = source[node.input[position]]
+        size = b.values[found[1]].shape[found[2]]
+        name = source[found[0]]
         ranges[name] = [0, min(size, ranges.get(name, [0, size])[1])]
     return ranges
 

@@ -142,13 +142,13 @@ class _Reader:
 
     def _columns(self, product: onnx.NodeProto) -> bool | None:
         """Whether the weight is [D, V]; None where the product is none of rows with a weight alone."""
-        if product.domain not in ("", "ai.onnx") or self._value(product.input[1]).rank != 2:
+        if product.op_type not in ("MatMul", "Gemm") or self._value(product.input[1]).rank != 2:
             return None
         if product.op_type == "MatMul":
             return True
         given = attributes_of(product)
         plain = len(product.input) == 2 and not given.get("transA", 0) and given.get("alpha", 1.0) == 1.0
-        return not given.get("transB", 0) if product.op_type == "Gemm" and plain else None
+        return not given.get("transB", 0) if plain else None
 
     def _is_dx(self, node: onnx.NodeProto, product: onnx.NodeProto, slope: str, columns: bool) -> bool:
         """dX = dlogits W, or times its transposed."""

@@ -8,6 +8,7 @@ from support.training_contract import violations
 from support.training_steps import random_batch, run_steps
 from support.zoo_networks import MOMENTUM, small_forward
 
+from planc.graph.annotations import INPUT_RANGES, read_json
 from planc.kernels.linear_cross_entropy import LINEAR_CROSS_ENTROPY
 from planc.training import Optimizer, differentiate
 from planc.training.layout import projected_loss
@@ -40,6 +41,7 @@ def test_a_language_model_computes_the_same_step(monkeypatch: pytest.MonkeyPatch
     plain, joined = _both(monkeypatch, small_forward("gpt2").model, "cross-entropy", optimizer)
     assert (len(_joined(plain)), len(_joined(joined))) == (0, 1)
     assert violations(joined) == []
+    assert read_json(joined, INPUT_RANGES) == read_json(plain, INPUT_RANGES)
     feeds = random_batch(plain)
     for wanted, found in zip(run_steps(plain, feeds, 2), run_steps(joined, feeds, 2), strict=True):
         for name in wanted:
