@@ -165,7 +165,7 @@ def _multiply(product: Product, address: Callable[[Buffer], int]) -> None:
     def columns(buffer: Buffer, rows: int, count: int, lead: int, dtype: int) -> Array:
         kind = np.dtype(helper.tensor_dtype_to_np_dtype(dtype))
         size = (lead * (count - 1) + rows) * kind.itemsize
-        memory = np.frombuffer((ctypes.c_char * size).from_address(address(buffer)), kind)
+        memory = np.frombuffer(memoryview((ctypes.c_char * size).from_address(address(buffer))).cast("B"), kind)
         return np.lib.stride_tricks.as_strided(memory, (rows, count), (kind.itemsize, lead * kind.itemsize))
 
     operands = []
