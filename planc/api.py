@@ -28,16 +28,18 @@ def compile(
     seed: int = 0,
     host_memory: str | None = None,
     fuse: bool = True,
+    host_tier: str | None = None,
 ) -> Plan:
     """Compile a training step into a verified plan.
 
     `budget` is a size such as `8GiB`, `60%` of the liveness peak, or `min`; None takes 90 % of the device's free
     memory. Costs are measured on `device` on first use and cached unless given. `time_limit` is in seconds. `host_memory`
     is the most that swapped values may take on the host; None sets no limit. With `fuse`,
-    stretches of element-wise operators become one kernel where the device has such.
+    stretches of element-wise operators become one kernel where the device has such. `host_tier` is where a plan for the
+    CPU swaps to: `file` (the default), `file:PATH`, or `ram`, which stands for a card's host and saves no memory here.
     Raises ModelError, UsageError, DeviceError, InfeasibleBudgetError or SolverTimeoutError.
     """
-    job = CompileRequest(model, device, costs, fuse).resolve()
+    job = CompileRequest(model, device, costs, fuse, host_tier=host_tier).resolve()
     return job.compile(CompileOptions(budget, solver, time_limit, seed, host_memory)).plan
 
 

@@ -40,6 +40,8 @@ class DeviceKind:
     """() → whether operators' scratch can lie inside the slab."""
     forms: str
     """Operator forms that suit it (`planc.training.emit.forms`)."""
+    in_process: bool = False
+    """Whether its memory is that of the process, so that what is swapped to memory saves none."""
 
     def _part(self, name: str) -> Callable[..., Any]:
         part: Callable[..., Any] = resolve_name(name)
@@ -48,7 +50,7 @@ class DeviceKind:
     def usable(self) -> bool:
         return bool(self._part(self.usable_part)())
 
-    def open(self, sizes: tuple[int, int, int], host_tier: str, measure: bool, index: int) -> Any:
+    def open(self, sizes: tuple[int, int, int], host_tier: str | None, measure: bool, index: int) -> Any:
         """A device with slab, host slab and scratch of `sizes` bytes. Raises DeviceError where it refuses."""
         return self._part(self.device_part)(*sizes, host_tier, measure, index)
 
@@ -90,6 +92,7 @@ register(
         fuses_part="planc.runtime.cpu:fuses",
         places_scratch_part="planc.runtime.ort.c_api:can_place_scratch",
         forms="cpu",
+        in_process=True,
     )
 )
 register(

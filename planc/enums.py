@@ -1,4 +1,4 @@
-"""Words with a fixed set of values that several rooms use: what is known of a result, and the copy engines."""
+"""Words with a fixed set of values that several rooms use: what is known of a result, the copy engines, host tiers."""
 
 from enum import StrEnum
 
@@ -22,3 +22,10 @@ class Direction(StrEnum):
 
     OUT = "out"
     IN = "in"
+
+
+class HostTierKind(StrEnum):
+    """Where swapped bytes go: memory of the host, or a file."""
+
+    RAM = "ram"
+    FILE = "file"

@@ -7,8 +7,10 @@ from hypothesis import settings
 
 from planc.packing.pack import CHECK_UP_TO
 from planc.runtime.scratch import reserve_scratch
+from planc.runtime.tiers import TIER_VARIABLE
 
 os.environ.setdefault(CHECK_UP_TO, "300")
+os.environ.setdefault(TIER_VARIABLE, "ram")  # tests of files say so
 
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("searching", derandomize=False)

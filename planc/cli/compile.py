@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from planc.cli.console import err, infeasible_as_json, out, print_json, progress
-from planc.cli.options import Costs, Device, Fuse, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
+from planc.cli.options import Costs, Device, Fuse, HostTier, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
 from planc.cli.outputs import require_outputs
 from planc.compiler.job import CompileJob
 from planc.compiler.options import Compilation, CompileOptions
@@ -41,6 +41,7 @@ def compile_command(
     optimizer: Annotated[str, typer.Option(help="Optimizer of a forward model.")] = "sgd",
     dim: Annotated[list[str] | None, typer.Option(help="Bind a symbolic dimension of a forward model.")] = None,
     fuse: Fuse = True,
+    host_tier: HostTier = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The plan; by default beside the model.")
     ] = None,
@@ -61,7 +62,7 @@ def compile_command(
             f"or in one go with  planc compile {model} --loss cross-entropy"
         )
     with progress("profiling") as update:
-        job = CompileRequest(file, device, costs, fuse, update).resolve()
+        job = CompileRequest(file, device, costs, fuse, update, host_tier).resolve()
     with infeasible_as_json(json):
         result = _solved(job, CompileOptions(budget, solver, time_limit, seed, host_memory))
     write_plan(result.plan, target)

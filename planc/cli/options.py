@@ -16,7 +16,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 Model = Annotated[
     Path | None, typer.Option("--model", help="The model; by default the file the plan names, beside it.")
 ]
-HostTier = Annotated[str, typer.Option("--host-tier", help="Where swapped bytes go: ram or file:PATH.")]
+HostTier = Annotated[
+    str | None,
+    typer.Option("--host-tier", help="Where swapped bytes go on the CPU: file (the default), file:PATH, or ram."),
+]
 TimeLimit = Annotated[float, typer.Option("--time-limit", help="Seconds the solver may take.", min=0.1)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the solver's search.")]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:INDEX, a catalogue card, or auto.")]

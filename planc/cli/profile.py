@@ -7,7 +7,7 @@ import msgspec
 import typer
 
 from planc.cli.console import err, print_json, progress
-from planc.cli.options import Device, Fuse, Json
+from planc.cli.options import Device, Fuse, HostTier, Json
 from planc.cli.outputs import require_outputs
 from planc.costs.store import write_costs
 from planc.profiling.cache import fresh_costs
@@ -24,13 +24,14 @@ def profile(
         typer.Option("--forms", help="Measure other forms of convolutions too; a plan may then choose other bits."),
     ] = False,
     fuse: Fuse = True,
+    host_tier: HostTier = None,
     json: Json = False,
 ) -> None:
     """Measure every layer of MODEL, its scratch memory, and the copies to the host tier."""
     require_outputs((model,), {"-o": output})
     imported = import_to_run_on(model, device, fuse)
     with progress("profiling") as update:
-        table = fresh_costs(imported, device, update, forms)
+        table = fresh_costs(imported, device, update, forms, host_tier)
     write_costs(msgspec.structs.replace(table, model_file=model.name), output)
     total = sum(table.layer(i).compute_ns for i in range(len(table.layers)))
     if json:

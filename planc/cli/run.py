@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from planc.cli.console import out, print_json, progress
+from planc.cli.console import err, out, print_json, progress
 from planc.cli.options import HostTier, Json, Model, beside
 from planc.cli.outputs import require_outputs
+from planc.devices import find_device
 from planc.errors import VerificationError
 from planc.importer.import_model import import_for
 from planc.plan.files import read_plan
@@ -15,8 +16,10 @@ from planc.plan.plan import Plan
 from planc.report.page import write_page
 from planc.report.text import print_measurement
 from planc.runtime.measure import Measurement, measure
-from planc.runtime.step import load
-from planc.units import NS_PER_MS
+from planc.runtime.ort.sessions import prepare_threads
+from planc.runtime.resident import reset_peak, resident_bytes
+from planc.runtime.step import TrainingStep, load
+from planc.units import NS_PER_MS, format_bytes
 
 
 def run(
@@ -26,7 +29,7 @@ def run(
     compare: Annotated[
         bool, typer.Option("--compare", help="Run the unplanned graph too and compare every bit.")
     ] = False,
-    host_tier: HostTier = "ram",
+    host_tier: HostTier = None,
     seed: Annotated[int, typer.Option(help="Seed of the batches.")] = 0,
     save_state: Annotated[Path | None, typer.Option(help="Write the trained state here (safetensors).")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report page with these measurements.")] = None,
@@ -36,9 +39,11 @@ def run(
     loaded = read_plan(plan)
     source = beside(plan, loaded.model.file, model)
     require_outputs((plan, source), {"--save-state": save_state, "--html": html})
+    before = _resident_before(loaded)
     imported = import_for(source, loaded.model.hash)
     with progress("training") as update, load(loaded, imported, host_tier=host_tier, measure=True) as step:
-        result = measure(step, steps, seed, compare, update)
+        _tell_of_memory(step)
+        result = measure(step, steps, seed, compare, update, before)
         if save_state is not None:
             step.save_state(save_state)
     data = run_json(loaded, result)
@@ -50,6 +55,27 @@ def run(
         print_measurement(out(), loaded, data)
     if result.bitwise_equal is False:
         raise VerificationError(f"{plan}: {result.differing_values} values differ from the unplanned run")
+
+
+def _resident_before(plan: Plan) -> int | None:
+    """What the process holds before the model is read; None for a card, whose memory is another."""
+    found = find_device(plan.costs.kind)
+    if found is None or not found[0].in_process:
+        return None
+    prepare_threads()
+    reset_peak()
+    return resident_bytes()
+
+
+def _tell_of_memory(step: TrainingStep) -> None:
+    """Say where swapped bytes lie in the memory that the plan is to save."""
+    host, memory = step.plan.memory.host_bytes, step.plan.memory
+    kept = getattr(step.device, "memory_bytes", 0) - memory.slab_bytes - memory.scratch_bytes
+    if host and kept >= host:
+        err().print(
+            f"swapped bytes stay in this machine's memory, {format_bytes(host)} beside the plan: this models a card; "
+            "--host-tier file:FOLDER on a disk makes memory free"
+        )
 
 
 def run_json(plan: Plan, result: Measurement) -> dict[str, object]:
@@ -64,6 +90,12 @@ def run_json(plan: Plan, result: Measurement) -> dict[str, object]:
         "predicted_step_ns": plan.prediction.step_ns,
         "losses": list(result.losses),
     }
+    sizes = {
+        "resident_growth_bytes": result.resident_growth_bytes,
+        "predicted_growth_bytes": result.predicted_growth_bytes,
+        "unplanned_growth_bytes": result.unplanned_growth_bytes,
+    }
+    data |= {name: size for name, size in sizes.items() if size is not None}
     if result.unplanned_step_ns is not None:
         data |= {
             "unplanned_step_ms": result.unplanned_step_ns / NS_PER_MS,

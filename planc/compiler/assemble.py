@@ -96,6 +96,7 @@ def _memory(result: Result, costs: CostTable) -> p.Memory:
         slab_scratch_bytes=max((region.bytes for region in lowered.scratch), default=0),
         session_bytes=result.found.session_bytes,
         host_limit_bytes=planning.problem.host_budget_bytes,
+        host_tier=costs.link.tier,
     )
 
 

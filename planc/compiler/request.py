@@ -24,7 +24,8 @@ class CompileRequest:
     """A training step, and the device to plan for or the costs measured there.
 
     With `costs`, a table or its file, `device` and `fuse` are those of the table. With `fuse`, stretches of
-    element-wise operators become one kernel where the device has such. `on_progress` hears of profiling: layers done,
+    element-wise operators become one kernel where the device has such. `host_tier` is where swapped bytes are to go:
+    copies there are measured; None is the device's usual place. `on_progress` hears of profiling: layers done,
     layers in all, and what is measured.
     """
 
@@ -33,6 +34,7 @@ class CompileRequest:
     costs: str | Path | CostTable | None = None
     fuse: bool = True
     on_progress: Progress = field(default=lambda *_: None)
+    host_tier: str | None = None
 
     def resolve(self) -> CompileJob:
         """Import, measure where costs are neither given nor cached, and state the planning problems.
@@ -45,4 +47,4 @@ class CompileRequest:
         return CompileJob.of(imported, table if table is not None else self._measured(imported))
 
     def _measured(self, imported: ImportedModel) -> CostTable:
-        return costs_for(imported, self.device, self.on_progress)
+        return costs_for(imported, self.device, self.on_progress, self.host_tier)

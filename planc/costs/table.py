@@ -6,6 +6,7 @@ another. Identical layers (equal canonical sub-model) share one entry.
 
 import msgspec
 
+from planc.enums import HostTierKind
 from planc.errors import DeviceError
 from planc.problem.problem import Contention
 
@@ -56,9 +57,11 @@ class CopyPoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """The way to the host tier: copy times by size (ascending) and what engines cost each other, in ppm."""
+    """The way to the host tier, of the kind `tier`: copy times by size (ascending) and what engines cost each other, in
+    ppm."""
 
     points: tuple[CopyPoint, ...]
+    tier: HostTierKind = HostTierKind.RAM
     compute_one_copy_ppm: int = 0
     compute_two_copies_ppm: int = 0
     copy_duplex_ppm: int = 0

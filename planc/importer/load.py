@@ -18,6 +18,7 @@ from planc.graph.functions import function_body, instantiated, is_inlined
 from planc.graph.operators import CONTROL_FLOW
 from planc.graph.wellformed import is_external, malformed, unfilled
 from planc.importer.inference import Type, infer_types
+from planc.importer.lean import lean_model
 from planc.importer.weights import InitialValues, filled, misplaced
 from planc.kernels import DOMAIN
 
@@ -50,10 +51,14 @@ class Skeleton:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An ONNX model and where it came from; `path` is None for a model built in memory."""
+    """An ONNX model and where it came from; `path` is None for a model built in memory.
+
+    `stamp` tells the file that was read from any other that may take its place: weights are read from it later.
+    """
 
     proto: onnx.ModelProto
     path: Path | None
+    stamp: tuple[int, ...] = ()
 
     @property
     def title(self) -> str:
@@ -69,12 +74,27 @@ class ModelFile:
     def initial_values(self) -> InitialValues:
         """Initial values of the state inputs, and of inputs that have a default, by name, read when asked for."""
         inputs = {value.name for value in self.proto.graph.input}
-        return InitialValues({i.name: i for i in self.proto.graph.initializer if i.name in inputs}, self.folder)
+        tensors = {i.name: i for i in self.proto.graph.initializer if i.name in inputs}
+        return InitialValues(tensors, self.folder, self.require_unchanged)
+
+    def require_unchanged(self) -> None:
+        """Raise ModelError where the file is another one by now than when it was read."""
+        if self.stamp and self.path and _stamp(self.path) != self.stamp:
+            raise ModelError(f"{self.path}: the file was changed after it was read; load the model again")
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Different for a file that was replaced or written to; empty where there is none."""
+    try:
+        info = path.stat()
+    except OSError:
+        return ()
+    return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
 
 
 def read_model(source: str | Path | onnx.ModelProto, whole: bool = False) -> ModelFile:
-    """The model in a file, or one that is already in memory. External data, which must lie beside the model, is left
-    where it is until it is asked for, or read at once for a `whole` model.
+    """The model in a file, or one that is already in memory. Weights, in the file or as external data beside it, are left
+    where they are until they are asked for, or read at once for a `whole` model.
 
     Raises ModelError when the file is missing,
     is no ONNX model, or does not pass onnx's checker.
@@ -83,7 +103,10 @@ def read_model(source: str | Path | onnx.ModelProto, whole: bool = False) -> Mod
         return _checked(ModelFile(source, None))
     path = Path(source)
     try:
-        return _checked(ModelFile(onnx.load(path, load_external_data=whole), path))
+        if whole:
+            return _checked(ModelFile(onnx.load(path), path))
+        stamp = _stamp(path)
+        return _checked(ModelFile(lean_model(path), path, stamp))
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such model file, or its external data is missing ({error})") from error
     except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:

@@ -4,7 +4,7 @@ ONNX keeps what does not fit a protocol buffer (2 GiB) in files beside the model
 are read from there, one tensor at a time; compiling a plan needs no state at all.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, external_data_helper, numpy_helper
 
 from planc.errors import ModelError
+from planc.files import opened
 from planc.graph.wellformed import is_external
 
 
@@ -50,14 +51,34 @@ def misplaced(tensor: TensorProto, folder: Path | None) -> str | None:
     return None
 
 
+def _read_alone(tensor: TensorProto, folder: Path | None) -> np.ndarray | None:
+    """External data straight from its file into one array: the library's way holds it three times. None where the data
+    are not the array's bytes, as with types of less than a byte, or its place cannot be right."""
+    if misplaced(tensor, folder) is not None:
+        return None
+    info = external_data_helper.ExternalDataInfo(tensor)
+    dtype, count = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), prod(tensor.dims)
+    if info.length != count * dtype.itemsize or dtype.kind not in "fiubcV":
+        return None
+    with opened((folder or Path()) / info.location) as stream:
+        data = np.fromfile(stream, np.uint8, info.length, offset=info.offset or 0)
+    return data.view(dtype).reshape(tensor.dims) if data.size == info.length else None
+
+
 class InitialValues(Mapping[str, np.ndarray]):
     """The values of some initializers by name; none is kept."""
 
-    def __init__(self, tensors: Mapping[str, TensorProto], folder: Path | None) -> None:
-        self._tensors, self._folder = tensors, folder
+    def __init__(
+        self, tensors: Mapping[str, TensorProto], folder: Path | None, check: Callable[[], None] = lambda: None
+    ) -> None:
+        """`check` raises what is to be raised before a value is read."""
+        self._tensors, self._folder, self._check = tensors, folder, check
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return numpy_helper.to_array(filled(self._tensors[name], self._folder))
+        self._check()
+        tensor = self._tensors[name]
+        found = _read_alone(tensor, self._folder) if is_external(tensor) else None
+        return numpy_helper.to_array(filled(tensor, self._folder)) if found is None else found
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors  # the mapping's own way would read the value

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import msgspec
 
-from planc.enums import Direction
+from planc.enums import Direction, HostTierKind
 
 FORMAT = 1
 
@@ -83,7 +83,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes: `slab_bytes` + `scratch_bytes` + `session_bytes` ≤ `budget_bytes`. `minimum_budget_bytes` is set by
     `minimum_layer`; `session_bytes` is what the plan's distinct sessions are expected to take of the device.
 
-    The host slab of `host_bytes` is within `host_limit_bytes`, where the user gave one.
+    The host slab of `host_bytes` is within `host_limit_bytes`, where the user gave one. The costs of copies hold for a
+    `host_tier` of this kind.
 
     `scratch_bytes` is an arena beside the slab; `slab_scratch_bytes` the largest scratch region inside the slab. A plan
     has one of the two, see `Plan.scratch`.
@@ -100,6 +101,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     slab_scratch_bytes: Int = 0
     session_bytes: Int = 0
     host_limit_bytes: Int | None = None
+    host_tier: HostTierKind = HostTierKind.RAM
 
 
 class Residency(msgspec.Struct, frozen=True):

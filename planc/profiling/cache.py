@@ -16,24 +16,28 @@ from planc.profiling.meter import Progress
 from planc.profiling.profile import profile
 from planc.profiling.target import Target, target_of
 from planc.runtime.ort.sessions import versions
+from planc.runtime.tiers import chosen_tier
 
 
-def costs_for(imported: ImportedModel, device: str, progress: Progress = lambda *_: None) -> CostTable:
-    """The cost table of a model on `device`, measured on first use, or estimated for a card of the catalogue.
+def costs_for(
+    imported: ImportedModel, device: str, progress: Progress = lambda *_: None, host_tier: str | None = None
+) -> CostTable:
+    """The cost table of a model on `device` with `host_tier`, measured on first use, or estimated for a card of the
+    catalogue.
 
     `auto` is the best device that is usable. Raises UsageError for an unknown device.
     """
     target = target_of(device)
     if target.card is not None:
         return estimate(imported.graph, target.card)
-    path = _folder() / f"{_key(imported, target)}.json"
+    path = _folder() / f"{_key(imported, target, host_tier)}.json"
     try:
         table = read_costs(path)
         table.check_model(imported.graph.content_hash, len(imported.graph.layers))
         return table
     except DeviceError:
         pass  # not there yet, damaged or outdated: measured again
-    table = fresh_costs(imported, target.name, progress)
+    table = fresh_costs(imported, target.name, progress, host_tier=host_tier)
     _keep(table, path)
     return table
 
@@ -49,13 +53,17 @@ def _keep(table: CostTable, path: Path) -> None:
 
 
 def fresh_costs(
-    imported: ImportedModel, device: str, progress: Progress = lambda *_: None, forms: bool = False
+    imported: ImportedModel,
+    device: str,
+    progress: Progress = lambda *_: None,
+    forms: bool = False,
+    host_tier: str | None = None,
 ) -> CostTable:
     """The same, measured now; with `forms` other forms of layers too, see `planc.profiling.profile.profile`."""
     target = target_of(device)
     if target.card is not None:
         return estimate(imported.graph, target.card)
-    return profile(imported, target.name, progress, forms)
+    return profile(imported, target.name, progress, forms, host_tier)
 
 
 def _folder() -> Path:
@@ -63,7 +71,12 @@ def _folder() -> Path:
     return Path(given) if given else user_cache_path("planc") / "costs"
 
 
-def _key(imported: ImportedModel, target: Target) -> str:
+def _key(imported: ImportedModel, target: Target, host_tier: str | None) -> str:
     machine = target.kind.identity(target.index)
-    parts = [imported.graph.content_hash, *machine, *sorted(f"{k}={v}" for k, v in versions().items())]
+    parts = [
+        imported.graph.content_hash,
+        chosen_tier(host_tier),
+        *machine,
+        *sorted(f"{k}={v}" for k, v in versions().items()),
+    ]
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]

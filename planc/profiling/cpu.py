@@ -21,6 +21,7 @@ from planc.profiling.meter import Array, sample_value
 from planc.runtime.cpu_session import cpu_session
 from planc.runtime.onednn.operators import workspace_bytes
 from planc.runtime.ort.sessions import bound_run, faithful_options, read_scratch, record_scratch, versions
+from planc.runtime.tiers import chosen_tier
 
 _WARM_RUNS = 1
 _MIN_RUNS, _MAX_RUNS = 3, 30
@@ -60,9 +61,9 @@ class CpuMeter:
         """Median time of the stretch; not asked for, since a layer alone takes as long as in company here."""
         return int(statistics.median(_times(imported, model, _arrays(imported, model))))
 
-    def link(self) -> Link:
-        """Copies through memory."""
-        return measure_link()
+    def link(self, host_tier: str | None) -> Link:
+        """Copies to a file and back, or through memory where that was asked for."""
+        return measure_link(chosen_tier(host_tier))
 
     def boundary_ns(self) -> int:
         """Host time of one more segment."""

@@ -12,7 +12,7 @@ from onnx import helper
 
 from planc.costs.table import CopyPoint, Link, monotone
 from planc.runtime.ort.sessions import faithful_options
-from planc.runtime.tiers import HostTier, open_tier
+from planc.runtime.tiers import HostTier, open_tier, tier_kind
 
 _SIZES = tuple(4096 * 4**step for step in range(7))
 """4 KiB … 16 MiB."""
@@ -20,14 +20,15 @@ _REGION = 64 << 20
 _PPM = 1_000_000
 
 
-def measure_link(host_tier: str = "ram") -> Link:
-    """Copy times of the tier and the contention between copies and compute on this machine."""
+def measure_link(host_tier: str) -> Link:
+    """Copy times of the tier, as `planc.runtime.tiers` names it, and the contention between copies and compute on this
+    machine."""
     tier = open_tier(host_tier, _REGION)
     slab = np.ones(_REGION, np.uint8)
     try:
         tier.store(0, slab.data)  # touch every page once, as the runtime does before its first step
         points = tuple(_point(tier, slab, size) for size in _SIZES)
-        return Link(points=monotone(points), **_contention(tier, slab))
+        return Link(points=monotone(points), tier=tier_kind(host_tier), **_contention(tier, slab))
     finally:
         tier.close()
 

@@ -26,6 +26,7 @@ from planc.runtime.cuda.graph import Replay, record
 from planc.runtime.cuda.handle_sharing import shared_handle
 from planc.runtime.cuda.provider import FORMS, cuda_session, library_versions, load_libraries, run_options
 from planc.runtime.ort.sessions import Run, bound_run, versions
+from planc.runtime.tiers import require_pinned
 from planc.units import ALIGNMENT, align_up
 
 _COLD_BYTES = 128 << 20
@@ -216,8 +217,9 @@ class CudaMeter:
         call("cuEventDestroy", end)
         return time
 
-    def link(self) -> Link:
-        """Copies between device and page-locked memory."""
+    def link(self, host_tier: str | None) -> Link:
+        """Copies between device and page-locked memory. Raises UsageError for another `host_tier`."""
+        require_pinned(host_tier)
         self._release()
         gc.collect()
         self._link = LinkMeter(self._index)

@@ -9,6 +9,7 @@ import onnx
 from onnx import helper
 
 from planc.costs.table import CopyPoint, Link, monotone
+from planc.enums import HostTierKind
 from planc.graph.annotations import IR_VERSION
 from planc.runtime.cuda.driver import allocate, allocate_pinned, call, elapsed_ns, new_event, new_stream
 from planc.runtime.cuda.graph import Replay, record
@@ -41,7 +42,7 @@ class LinkMeter:
             CopyPoint(size=size, out_ns=self._copy_ns(Engine.OUT, size), in_ns=self._copy_ns(Engine.IN, size))
             for size in _SIZES
         )
-        return Link(points=monotone(points), **self._contention())
+        return Link(points=monotone(points), tier=HostTierKind.RAM, **self._contention())
 
     def _copy(self, engine: Engine, size: int, index: int) -> None:
         region = 0 if engine is Engine.OUT else _REGION

@@ -30,8 +30,8 @@ class Meter(Protocol):
         """Time in ns of consecutive layers in each other's company."""
         ...
 
-    def link(self) -> Link:
-        """Copies to the host tier and back, and what the engines cost each other."""
+    def link(self, host_tier: str | None) -> Link:
+        """Copies to the host tier and back, and what the engines cost each other; None means the device's usual tier."""
         ...
 
     def boundary_ns(self) -> int:

@@ -34,21 +34,27 @@ def open_meter(device: str) -> Meter:
 
 
 def profile(
-    imported: ImportedModel, device: str, progress: Progress = lambda *_: None, forms: bool = False
+    imported: ImportedModel,
+    device: str,
+    progress: Progress = lambda *_: None,
+    forms: bool = False,
+    host_tier: str | None = None,
 ) -> CostTable:
-    """Measure `imported` on `device`, with `forms` other forms of layers too.
+    """Measure `imported` on `device`, with `forms` other forms of layers too, and copies to `host_tier`.
 
     A plan may choose among forms that were measured; they need not give the bits of the default one. Raises DeviceError
     naming the layer that does not run, UsageError.
     """
     meter = open_meter(device)
     try:
-        return _profile(imported, meter, device, progress, forms)
+        return _profile(imported, meter, device, progress, forms, host_tier)
     finally:
         meter.close()
 
 
-def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progress, forms: bool) -> CostTable:
+def _profile(
+    imported: ImportedModel, meter: Meter, device: str, progress: Progress, forms: bool, host_tier: str | None
+) -> CostTable:
     graph = imported.graph
     models = [sub_model(imported, range(layer.start, layer.stop)) for layer in graph.layers]
     first: dict[str, int] = {}
@@ -73,7 +79,7 @@ def _profile(imported: ImportedModel, meter: Meter, device: str, progress: Progr
         model_hash=graph.content_hash,
         unique=tuple(costs),
         layers=layers,
-        link=meter.link(),
+        link=meter.link(host_tier),
         boundary_ns=meter.boundary_ns(),
         device=msgspec.structs.replace(meter.device(), session_bytes=session_bytes),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

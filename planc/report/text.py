@@ -239,6 +239,17 @@ def _needs(comparison: Comparison) -> list[Text]:
     return [Text(f"{solver} needs at least {format_bytes(size)}", style="dim") for solver, size in needs.items()]
 
 
+def _resident_facts(data: Mapping[str, object]) -> list[tuple[str, str]]:
+    """By how much processes grew, as the system counts it."""
+    if "resident_growth_bytes" not in data:
+        return []
+    grown, predicted = (int(_number(data[f"{name}_growth_bytes"])) for name in ("resident", "predicted"))
+    text = f"the process grew by {format_bytes(grown)}, predicted {format_bytes(predicted)}"
+    if "unplanned_growth_bytes" in data:
+        text += f"; unplanned by {format_bytes(int(_number(data['unplanned_growth_bytes'])))}"
+    return [("resident", text)]
+
+
 def _measured_facts(plan: Plan, data: Mapping[str, object]) -> list[tuple[str, str]]:
     step, predicted = _number(data["step_ms"]), plan.prediction.step_ns / NS_PER_MS
     off = f", {percent(step / predicted - 1, signed=True)} on the prediction" if predicted else ""
@@ -257,6 +268,7 @@ def _measured_facts(plan: Plan, data: Mapping[str, object]) -> list[tuple[str, s
     slab, scratch = int(_number(data["peak_slab_bytes"])), int(_number(data["peak_scratch_bytes"]))
     used = f"slab {format_bytes(slab)} + scratch {format_bytes(scratch)} = {format_bytes(slab + scratch)}"
     rows.append(("memory", f"{used}, budget {format_bytes(plan.memory.budget_bytes)}"))
+    rows += _resident_facts(data)
     losses = data.get("losses")
     if isinstance(losses, list) and losses:
         rows.append(("loss", f"{losses[0]:.4f} → {losses[-1]:.4f}" if len(losses) > 1 else f"{losses[0]:.4f}"))

@@ -31,7 +31,7 @@ from planc.runtime.ort.sessions import (
 )
 from planc.runtime.scratch import ScratchRegion, scratch_allocator
 from planc.runtime.signals import signals_wait
-from planc.runtime.tiers import open_tier, populated
+from planc.runtime.tiers import chosen_tier, open_tier, populated
 from planc.units import HOST_ALIGNMENT, format_bytes
 
 
@@ -98,9 +98,15 @@ class CpuDevice:
     kind = "cpu"
     index = 0
     bound_to_thread = False
+    counts_seeds_up = True
 
     def __init__(
-        self, slab_bytes: int, host_bytes: int, scratch_bytes: int, host_tier: str = "ram", measure: bool = False
+        self,
+        slab_bytes: int,
+        host_bytes: int,
+        scratch_bytes: int,
+        host_tier: str | None = "ram",
+        measure: bool = False,
     ) -> None:
         self._allocator = scratch_allocator()
         if self._allocator is None:
@@ -112,7 +118,7 @@ class CpuDevice:
         self._inside: list[ScratchRegion] = []
         self._stats = tempfile.TemporaryDirectory(prefix="planc-") if measure and not self._allocator else None
         self._size = slab_bytes
-        self._tier = open_tier(host_tier, host_bytes)
+        self._tier = open_tier(chosen_tier(host_tier), host_bytes)
         self._sessions: dict[tuple[object, ...], ort.InferenceSession] = {}
         self._workers = {Engine.OUT: _Worker("copy-out"), Engine.IN: _Worker("copy-in")}
         for worker in self._workers.values():
@@ -130,6 +136,11 @@ class CpuDevice:
     def peak_slab_scratch_bytes(self) -> int:
         """Most scratch inside the slab that was in use at once since loading."""
         return max((region.peak for region in self._inside), default=0)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the plan takes here: slab, scratch beside it, and what of the host tier lies in memory."""
+        return self._size + self._beside.size + self._tier.memory_bytes
 
     @property
     def session_count(self) -> int:
@@ -299,7 +310,7 @@ def _mapped(size: int, purpose: str) -> tuple[mmap.mmap, np.ndarray]:
 
 
 def open_cpu(
-    slab_bytes: int, host_bytes: int, scratch_bytes: int, host_tier: str, measure: bool, _index: int
+    slab_bytes: int, host_bytes: int, scratch_bytes: int, host_tier: str | None, measure: bool, _index: int
 ) -> CpuDevice:
     """The CPU with memory for one plan; there is one only."""
     return CpuDevice(slab_bytes, host_bytes, scratch_bytes, host_tier, measure)

@@ -53,6 +53,9 @@ class Device(Protocol):
     bound_to_thread: bool
     """Whether only the thread that made the device may use it; else any, one at a time."""
 
+    counts_seeds_up: bool
+    """Whether a Dropout draws in each run what one of the next seed would have drawn in the run before."""
+
     @property
     def index(self) -> int: ...
 

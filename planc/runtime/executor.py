@@ -128,6 +128,11 @@ class Executor:
                 self._trial = None
 
     @property
+    def parts(self) -> int:
+        """How many parts run in a step."""
+        return sum(part.loaded is not None for part in self._parts)
+
+    @property
     def draws(self) -> bool:
         """Whether a step draws random numbers; `drawn` counts the steps that have, those of `rewind` included."""
         return bool(self._generators)
@@ -144,7 +149,7 @@ class Executor:
         is, begins there. Random operators write where they write in a step: what lies there must be put anew. Raises
         DeviceError where the device fails, and then nothing is known of the generators.
         """
-        counted = advanced(self._imported, steps) if self._device.kind == "cpu" else self._imported
+        counted = advanced(self._imported, steps) if self._device.counts_seeds_up else self._imported
         for part in self._generators:
             if part.executes is None or part.loaded is None:
                 raise InternalError("a random operator is not loaded")

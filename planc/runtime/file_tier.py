@@ -33,8 +33,9 @@ _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"}
 class FileTier:
     """`size` bytes in an unnamed file of the folder `place`, or of the folder in which `place` would be a new file.
 
-    `in_memory` tells whether its bytes stay in memory after all: in the page cache, or on a file system that is memory.
-    Raises DeviceError where `place` is an existing file, or there is no room for the file or no right to make one.
+    `memory_bytes` is `size` where its bytes stay in memory after all, in the page cache or on a file system that is
+    memory, else what transfers need on their way. Raises DeviceError where `place` is an existing file, or there is no
+    room for the file or no right to make one.
     """
 
     def __init__(self, place: Path, size: int) -> None:
@@ -53,7 +54,8 @@ class FileTier:
         except OSError as error:
             os.close(self._file)
             raise self._refused(size, error) from error
-        self.in_memory = not self._direct or _file_system(self._file) in _MEMORY_FILE_SYSTEMS
+        in_memory = not self._direct or _file_system(os.fstat(self._file).st_dev) in _MEMORY_FILE_SYSTEMS
+        self.memory_bytes = size if in_memory else _IN_FLIGHT * _PIECE_BYTES
         self._pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="planc-file")
         self._bounce: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
 
@@ -183,9 +185,13 @@ def _memory_alignment(file: int) -> int:
     return 512
 
 
-def _file_system(file: int) -> str:
-    """Name of the file system on which an open file lies, empty where the system does not tell."""
-    device = os.fstat(file).st_dev
+def lies_in_memory(folder: Path) -> bool:
+    """Whether files in a folder are memory, so that swapping to them saves none."""
+    return _file_system(folder.stat().st_dev) in _MEMORY_FILE_SYSTEMS
+
+
+def _file_system(device: int) -> str:
+    """Name of the file system of a device number, empty where the system does not tell."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()

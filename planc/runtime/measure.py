@@ -17,6 +17,7 @@ from planc.importer.load import ModelFile
 from planc.importer.seeds import seeded
 from planc.importer.weights import filled
 from planc.runtime.open import open_session
+from planc.runtime.resident import peak_resident_bytes, unplanned_growth_bytes
 from planc.runtime.step import TrainingStep
 
 Feeds = Mapping[str, np.ndarray[Any, Any]]
@@ -26,7 +27,9 @@ Feeds = Mapping[str, np.ndarray[Any, Any]]
 class Measurement:
     """Medians in ns over the steps after the first, which warms up. The unplanned half is None without comparison.
 
-    `differing_values` counts elements of outputs and state whose bits differ, over all steps.
+    `resident_growth_bytes` is by how much the process grew until the end of the first planned step with `compare`, else
+    of the last one; `unplanned_growth_bytes` the same of a process of its own that runs the unplanned graph. None on a
+    card. `differing_values` counts elements of outputs and state whose bits differ, over all steps.
     """
 
     steps: int
@@ -37,6 +40,9 @@ class Measurement:
     peak_slab_scratch_bytes: int = 0
     unplanned_step_ns: int | None = None
     differing_values: int | None = None
+    resident_growth_bytes: int | None = None
+    predicted_growth_bytes: int | None = None
+    unplanned_growth_bytes: int | None = None
 
     @property
     def bitwise_equal(self) -> bool | None:
@@ -103,6 +109,7 @@ class UnplannedStep:
 
 def _stateless(file: ModelFile, state: Collection[str], seed: int) -> onnx.ModelProto:
     """The model without the initial values of its state: a session would hold a second copy of each."""
+    file.require_unchanged()
     proto, graph = file.proto, file.proto.graph
     kept = [filled(tensor, file.folder) for tensor in graph.initializer if tensor.name not in state]
     nodes = seeded(graph.node, seed)
@@ -118,10 +125,13 @@ def measure(
     seed: int,
     compare: bool,
     progress: Callable[[int, int, str], None] = lambda *_: None,
+    resident_before: int | None = None,
 ) -> Measurement:
-    """Run `steps` steps on synthetic batches; with `compare` take turns with the unplanned graph and compare every bit."""
-    graph = step.imported.graph
-    unplanned = UnplannedStep(step.imported, step.device.kind, step.device.index, step.seed) if compare else None
+    """Run `steps` steps on synthetic batches; with `compare` take turns with the unplanned graph and compare every bit.
+
+    `resident_before` has the bytes that the process held before the model was read, for its growth to be measured.
+    """
+    graph, unplanned, peak = step.imported.graph, None, 0
     loss = next((name for name, tensor in step.imported.outputs.items() if tensor == graph.loss), None)
     planned_ns, unplanned_ns, losses, differing = list[int](), list[int](), list[float](), 0
     for index in range(steps):
@@ -130,12 +140,16 @@ def measure(
         if unplanned is not None and index % 2:  # which goes first takes turns too: the second finds warmer caches
             expected = _timed(unplanned, feeds, unplanned_ns)
         outputs = _timed(step, feeds, planned_ns)
+        if compare and unplanned is None:
+            peak = peak_resident_bytes()
+            unplanned = UnplannedStep(step.imported, step.device.kind, step.device.index, step.seed)
         if loss in outputs:
             losses.append(float(outputs[loss]))
         if unplanned is not None:
             if not index % 2:
                 expected = _timed(unplanned, feeds, unplanned_ns)
             differing += _differing({**outputs, **step.state()}, {**expected, **unplanned.state})
+    growth = (peak or peak_resident_bytes()) - resident_before if resident_before is not None else None
     return Measurement(
         steps=steps,
         step_ns=_median(planned_ns),
@@ -145,7 +159,15 @@ def measure(
         peak_slab_scratch_bytes=getattr(step.device, "peak_slab_scratch_bytes", 0),
         unplanned_step_ns=_median(unplanned_ns) if unplanned is not None else None,
         differing_values=differing if unplanned is not None else None,
+        resident_growth_bytes=growth,
+        predicted_growth_bytes=step.predicted_growth_bytes if growth is not None else None,
+        unplanned_growth_bytes=_unplanned_growth(step, seed) if growth is not None and compare else None,
     )
+
+
+def _unplanned_growth(step: TrainingStep, seed: int) -> int | None:
+    path = step.imported.file.path
+    return unplanned_growth_bytes(path, 2, seed) if path is not None else None
 
 
 def _timed(step: Callable[[Feeds], dict[str, np.ndarray[Any, Any]]], feeds: Feeds, times: list[int]) -> dict[str, Any]:

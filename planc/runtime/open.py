@@ -3,13 +3,15 @@
 import onnxruntime as ort
 
 from planc.devices import device_words, find_device
+from planc.enums import HostTierKind
 from planc.errors import DeviceError
 from planc.plan.plan import Memory
 from planc.runtime.device import Device
 
 
-def open_device(name: str, memory: Memory, host_tier: str = "ram", measure: bool = False) -> Device:
-    """The device `name` (`cpu`, `cuda`, `cuda:1`) with the plan's memory.
+def open_device(name: str, memory: Memory, host_tier: str | None = None, measure: bool = False) -> Device:
+    """The device `name` (`cpu`, `cuda`, `cuda:1`) with the plan's memory; without a `host_tier` one of the kind that the
+    plan's costs hold for.
 
     Raises DeviceError for one that planc has no runtime for, and where the device refuses.
     """
@@ -19,6 +21,8 @@ def open_device(name: str, memory: Memory, host_tier: str = "ram", measure: bool
             f"the plan is for a {name!r} device; this runtime has {device_words()}: compile for one of them"
         )
     kind, index = found
+    if host_tier is None and memory.host_tier is HostTierKind.RAM:
+        host_tier = memory.host_tier
     device: Device = kind.open((memory.slab_bytes, memory.host_bytes, memory.scratch_bytes), host_tier, measure, index)
     return device
 

@@ -20,6 +20,7 @@ from planc.runtime.feeds import checked, checked_feeds
 from planc.runtime.guard import Guard
 from planc.runtime.inputs import StepInputs
 from planc.runtime.open import open_device
+from planc.runtime.resident import predicted_growth_bytes, release_unused
 from planc.runtime.state import Generators, read_checkpoint, write_state
 from planc.runtime.values import Values
 from planc.verifier.verify import require_valid
@@ -76,6 +77,13 @@ class TrainingStep:
     def _batch(self) -> list[Tensor]:
         tensors, storages = self._graph.tensors, self._graph.storages
         return [tensors[i] for i in self._graph.inputs if storages[tensors[i].storage].role is Role.BATCH]
+
+    @property
+    def predicted_growth_bytes(self) -> int:
+        """By how much the process is expected to grow from before the model was read to the end of a step; 0 on a card."""
+        memory = getattr(self.device, "memory_bytes", 0)
+        feeds = sum(tensor.nbytes for tensor in self._batch)
+        return predicted_growth_bytes(memory, self._executor.parts, feeds) if memory else 0
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -221,17 +229,17 @@ def load(
     plan: str | Path | Plan,
     model: str | Path | onnx.ModelProto | ImportedModel,
     *,
-    host_tier: str = "ram",
+    host_tier: str | None = None,
     measure: bool = False,
     replay: bool | None = None,
     seed: int = 0,
 ) -> TrainingStep:
     """Verify a plan against its model and make it ready to run on the plan's kind of device.
 
-    `host_tier` is `ram` or `file:PATH`; `measure` records the scratch that is really used; `replay` says whether a
-    CUDA step is replayed as one CUDA graph or launched; None takes what is faster. `seed` is for random operators that
-    have none of their own. Raises PlanError or ModelError for
-    unreadable files, VerificationError when the plan does not compute the model, DeviceError when the device refuses.
+    `host_tier` is `ram`, `file` or `file:PATH`, None what the plan was made for; `measure` records the scratch that is
+    really used; `replay` says whether a CUDA step is replayed as one CUDA graph or launched; None takes what is faster.
+    `seed` is for random operators that have none of their own. Raises PlanError or ModelError for unreadable files,
+    VerificationError when the plan does not compute the model, DeviceError when the device refuses.
     """
     name = str(plan) if isinstance(plan, (str, Path)) else "the plan"
     loaded = plan if isinstance(plan, Plan) else read_plan(Path(plan))
@@ -244,7 +252,9 @@ def load(
     require_valid(imported.graph, loaded, name)
     device = open_device(loaded.costs.kind, loaded.memory, host_tier, measure)
     try:
-        return TrainingStep(loaded, imported, device, replay, seed)
+        step = TrainingStep(loaded, imported, device, replay, seed)
     except BaseException:
         device.close()
         raise
+    release_unused()
+    return step

@@ -2,14 +2,20 @@
 
 import contextlib
 import mmap
+import os
+import tempfile
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from planc.enums import HostTierKind
 from planc.errors import DeviceError, UsageError
-from planc.runtime.file_tier import FileTier
+from planc.runtime.file_tier import FileTier, lies_in_memory
 from planc.units import format_bytes
+
+TIER_VARIABLE, FOLDER_VARIABLE = "PLANC_HOST_TIER", "PLANC_SWAP_FOLDER"
+"""Environment variables: the tier of CPU plans that nothing else names, and where its files go."""
 
 
 def populated(size: int) -> mmap.mmap:
@@ -23,7 +29,12 @@ def _move(target: memoryview, source: memoryview) -> None:
 
 
 class HostTier(Protocol):
-    """Bytes outside the slab. `store` and `fetch` move whole ranges and may run on different threads at once."""
+    """Bytes outside the slab. `store` and `fetch` move whole ranges and may run on different threads at once.
+
+    `memory_bytes` of them lie in memory all the same.
+    """
+
+    memory_bytes: int
 
     def store(self, offset: int, source: memoryview) -> None: ...
 
@@ -43,6 +54,7 @@ class RamTier:
                 f"the host tier needs {format_bytes(size)} of memory, which the system refuses"
             ) from error
         self._bytes = np.frombuffer(self._map, np.uint8)
+        self.memory_bytes = size
 
     def store(self, offset: int, source: memoryview) -> None:
         """Copy `source` in."""
@@ -59,10 +71,42 @@ class RamTier:
             self._map.close()
 
 
-def open_tier(specification: str, size: int) -> HostTier:
-    """The tier meant by `ram` or `file:PATH`, of `size` bytes. Raises UsageError or DeviceError."""
+def chosen_tier(specification: str | None) -> str:
+    """What the user asked for, else what the environment names, else a file: memory is what a plan saves."""
+    return specification or os.environ.get(TIER_VARIABLE) or "file"
+
+
+def tier_kind(specification: str) -> HostTierKind:
+    """`ram` or `file`. Raises UsageError for anything that `open_tier` does not take."""
+    kind, colon, place = specification.partition(":")
+    if kind == "file" and (place or not colon):
+        return HostTierKind.FILE
     if specification == "ram":
+        return HostTierKind.RAM
+    raise UsageError(f"host tier {specification!r}: expected ram, file or file:PATH")
+
+
+def open_tier(specification: str, size: int) -> HostTier:
+    """The tier meant by `ram`, `file` (in the folder of `swap_folder`) or `file:PATH`, of `size` bytes.
+
+    Raises UsageError or DeviceError. Where nothing is swapped, no file is made.
+    """
+    kind = tier_kind(specification)
+    if kind is HostTierKind.RAM or not size:
         return RamTier(size)
-    if specification.startswith("file:") and len(specification) > len("file:"):
-        return FileTier(Path(specification.removeprefix("file:")), size)
-    raise UsageError(f"host tier {specification!r}: expected ram or file:PATH")
+    place = specification.partition(":")[2]
+    return FileTier(Path(place) if place else swap_folder(), size)
+
+
+def require_pinned(host_tier: str | None) -> None:
+    """Raise UsageError for a host tier that is not page-locked memory."""
+    if host_tier not in (None, HostTierKind.RAM):
+        raise UsageError(f"host tier {host_tier!r}: swapped bytes of a CUDA plan go to page-locked memory (ram)")
+
+
+def swap_folder() -> Path:
+    """Where files go that no path was given for: the first folder that is on a disk and can be written to."""
+    given = [os.environ[name] for name in (FOLDER_VARIABLE,) if os.environ.get(name)]
+    folders = [Path(name) for name in (*given, "/var/tmp", tempfile.gettempdir(), ".")]
+    usable = [folder for folder in folders if folder.is_dir() and os.access(folder, os.W_OK)]
+    return next((folder for folder in usable if not lies_in_memory(folder)), usable[0] if usable else folders[0])

@@ -18,7 +18,7 @@ from typing import Any, cast
 import numpy as np
 import onnxruntime as ort
 
-from planc.errors import DeviceError, FeedError, InternalError, UsageError
+from planc.errors import DeviceError, FeedError, InternalError
 from planc.importer.submodel import SubModel
 from planc.runtime.cuda.driver import Context, allocate, allocate_pinned, call, new_event, new_stream
 from planc.runtime.cuda.graph import Replay, record
@@ -29,6 +29,7 @@ from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
 from planc.runtime.ort.sessions import Run, bound_run, faithful_options, read_scratch, record_scratch, share_scratch
 from planc.runtime.scratch import ScratchRegion
+from planc.runtime.tiers import require_pinned
 from planc.units import ALIGNMENT
 
 _UNSHARED = (
@@ -56,18 +57,18 @@ class CudaDevice:
 
     kind = "cuda"
     bound_to_thread = True
+    counts_seeds_up = False
 
     def __init__(
         self,
         slab_bytes: int,
         host_bytes: int,
         scratch_bytes: int,
-        host_tier: str = "ram",
+        host_tier: str | None = "ram",
         measure: bool = False,
         index: int = 0,
     ) -> None:
-        if host_tier != "ram":
-            raise UsageError(f"host tier {host_tier!r}: swapped bytes of a CUDA plan go to page-locked memory (ram)")
+        require_pinned(host_tier)
         load_libraries()
         self._context = Context(index)
         self._closed = False

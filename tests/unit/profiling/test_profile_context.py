@@ -41,7 +41,7 @@ class CountingMeter:
         self.stretches += 1
         return 500 * _operators(model)
 
-    def link(self) -> Link:
+    def link(self, _host_tier: str | None) -> Link:
         return Link(points=(CopyPoint(size=64, out_ns=1, in_ns=1),))
 
     def boundary_ns(self) -> int:
