@@ -74,7 +74,8 @@ def _tell_of_memory(step: TrainingStep) -> None:
     if host and kept >= host:
         err().print(
             f"swapped bytes stay in this machine's memory, {format_bytes(host)} beside the plan: this models a card; "
-            "--host-tier file:FOLDER on a disk makes memory free"
+            "--host-tier file:FOLDER on a disk makes memory free",
+            soft_wrap=True,
         )
 
 

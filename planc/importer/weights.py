@@ -57,12 +57,14 @@ def _read_alone(tensor: TensorProto, folder: Path | None) -> np.ndarray | None:
     if misplaced(tensor, folder) is not None:
         return None
     info = external_data_helper.ExternalDataInfo(tensor)
-    dtype, count = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), prod(tensor.dims)
-    if info.length != count * dtype.itemsize or dtype.kind not in "fiubcV":
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    data = np.empty(prod(tensor.dims) * dtype.itemsize, np.uint8)
+    if info.length != data.size or dtype.kind not in "fiubcV":
         return None
     with opened((folder or Path()) / info.location) as stream:
-        data = np.fromfile(stream, np.uint8, info.length, offset=info.offset or 0)
-    return data.view(dtype).reshape(tensor.dims) if data.size == info.length else None
+        stream.seek(info.offset or 0)
+        size = stream.readinto(data)
+    return data.view(dtype).reshape(tensor.dims) if size == data.size else None
 
 
 class InitialValues(Mapping[str, np.ndarray]):

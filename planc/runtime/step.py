@@ -83,7 +83,8 @@ class TrainingStep:
         """By how much the process is expected to grow from before the model was read to the end of a step; 0 on a card."""
         memory = getattr(self.device, "memory_bytes", 0)
         feeds = sum(tensor.nbytes for tensor in self._batch)
-        return predicted_growth_bytes(memory, self._executor.parts, feeds) if memory else 0
+        largest = max((self._graph.tensors[i].nbytes for i in self._graph.state), default=0)
+        return predicted_growth_bytes(memory, self._executor.parts, feeds, largest) if memory else 0
 
     @property
     def output_names(self) -> tuple[str, ...]:

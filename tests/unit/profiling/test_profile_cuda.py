@@ -23,7 +23,7 @@ HANDLES = (64 << 10) + (64 << 10)
 @pytest.fixture(autouse=True)
 def small_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies are not measured: their buffers are too large for emulated memory."""
-    monkeypatch.setattr(CudaMeter, "link", lambda _: LINK)
+    monkeypatch.setattr(CudaMeter, "link", lambda *_: LINK)
     monkeypatch.setattr(CudaMeter, "boundary_ns", lambda _: 10)
 
 
