@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from planc.cli.console import err, infeasible_as_json, out, print_json, progress
-from planc.cli.options import Costs, Device, Fuse, HostTier, Json, Seed, TimeLimit, dimensions, forms_for, optimizer_of
+from planc.cli.options import (
+    Costs,
+    Deterministic,
+    Device,
+    Fuse,
+    Gap,
+    HostTier,
+    Json,
+    Seed,
+    TimeLimit,
+    dimensions,
+    forms_for,
+    gap_of,
+    optimizer_of,
+)
 from planc.cli.outputs import require_outputs
 from planc.compiler.job import CompileJob
 from planc.compiler.options import Compilation, CompileOptions
@@ -42,6 +56,8 @@ def compile_command(
     dim: Annotated[list[str] | None, typer.Option(help="Bind a symbolic dimension of a forward model.")] = None,
     fuse: Fuse = True,
     host_tier: HostTier = None,
+    gap: Gap = None,
+    deterministic: Deterministic = False,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The plan; by default beside the model.")
     ] = None,
@@ -61,10 +77,11 @@ def compile_command(
             f"  planc grad {model} --loss cross-entropy --optimizer momentum -o {_training_path(model)}\n"
             f"or in one go with  planc compile {model} --loss cross-entropy"
         )
+    chosen = CompileOptions(budget, solver, time_limit, seed, host_memory, gap=gap_of(gap), deterministic=deterministic)
     with progress("profiling") as update:
         job = CompileRequest(file, device, costs, fuse, update, host_tier).resolve()
     with infeasible_as_json(json):
-        result = _solved(job, CompileOptions(budget, solver, time_limit, seed, host_memory))
+        result = _solved(job, chosen)
     write_plan(result.plan, target)
     if json:
         print_json(compile_json(result, job.imported.graph, target))

@@ -22,6 +22,13 @@ HostTier = Annotated[
 ]
 TimeLimit = Annotated[float, typer.Option("--time-limit", help="Seconds the solver may take.", min=0.1)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the solver's search.")]
+Gap = Annotated[
+    str | None,
+    typer.Option("--gap", help="The gap to the bound at which to stop, 0.1% or 0; else when little is left."),
+]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="Count work instead of seconds: one plan, byte for byte.")
+]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:INDEX, a catalogue card, or auto.")]
 Fuse = Annotated[bool, typer.Option(help="Join element-wise operators into kernels of planc's own (CUDA).")]
 Forms = Annotated[str, typer.Option("--device", help="Operator forms that suit cpu or cuda.")]
@@ -36,6 +43,19 @@ def optimizer_of(kind: str, learning_rate: float | None) -> "Optimizer":
         if kind == known:
             return Optimizer(known) if learning_rate is None else Optimizer(known, learning_rate=learning_rate)
     raise UsageError(f"unknown optimizer {kind!r}: choose one of {', '.join(get_args(Kind))}")
+
+
+def gap_of(text: str | None) -> float | None:
+    """`0.1%` or `0.001` as a fraction; None stays None. Raises UsageError for anything else."""
+    if text is None:
+        return None
+    try:
+        found = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < 1:
+        raise UsageError(f"--gap {text!r}: expected a part of the step's time, for example 0.1% or 0.001 or 0")
+    return found
 
 
 def dimensions(bindings: Iterable[str]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from planc.cli.console import err, infeasible_as_json, out, print_json
-from planc.cli.options import Json, Seed, TimeLimit
+from planc.cli.options import Deterministic, Gap, Json, Seed, TimeLimit, gap_of
 from planc.errors import UsageError
 from planc.instances.instance import Bandwidths, Instance, read_instance
 from planc.problem.bounds import minimum_budget
@@ -25,6 +25,8 @@ def solve(
     time_limit: TimeLimit = 60.0,
     seed: Seed = 0,
     workers: Annotated[int, typer.Option(help="1 gives the same answer for the same seed.", min=1)] = 2,
+    gap: Gap = None,
+    deterministic: Deterministic = False,
     d2h: Annotated[float | None, typer.Option("--d2h", help="Bytes per second to the host; costs are µs then.")] = None,
     h2d: Annotated[float | None, typer.Option("--h2d", help="Bytes per second from the host.")] = None,
     json: Json = False,
@@ -33,7 +35,7 @@ def solve(
     read = read_instance(instance, _link(d2h, h2d))
     least, layer = minimum_budget(read.problem)
     problem = read.with_budget(least if budget == "min" else parse_size(budget, read.peak_bytes))
-    options = SolveOptions(time_limit, seed, workers, _Printer(read, json))
+    options = SolveOptions(time_limit, seed, 1 if deterministic else workers, _Printer(read, json), gap=gap_of(gap))
     started = time.monotonic()
     with infeasible_as_json(json):
         solution = run_solver(load_solver(solver), problem, options)

@@ -30,7 +30,7 @@ def assemble_plan(imported: ImportedModel, costs: CostTable, result: Result, opt
     lowered = result.found.lowered
     return p.Plan(
         planc=version("planc"),
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        created="" if options.deterministic else datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         model=_model(imported),
         costs=_costs(costs),
         certificate=_certificate(result, options),

@@ -6,7 +6,6 @@ from planc.costs.table import CostTable
 from planc.devices import find_device
 from planc.graph.graph import Graph
 from planc.planning.build import PlanningProblem, build_problem, least_arena_bytes
-from planc.problem.bounds import minimum_budget
 from planc.units import align_up, parse_size
 
 _ARENA_SLACK = 4096
@@ -14,11 +13,9 @@ _ARENA_SLACK = 4096
 
 
 def budget_bytes(text: str | None, planning: PlanningProblem, costs: CostTable) -> int:
-    """Bytes meant by a budget as `CompileOptions` takes it. Raises UsageError when it cannot be read."""
+    """Bytes meant by a budget as `CompileOptions` takes it, other than `min`. Raises UsageError when it cannot be read."""
     if text is None:
         return costs.device.memory_bytes * 9 // 10
-    if text == "min":
-        return minimum_budget(planning.problem)[0] + arena_bytes_of(planning) + costs.device.session_bytes
     return parse_size(text, planning.liveness_peak_bytes)
 
 

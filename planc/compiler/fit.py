@@ -9,22 +9,20 @@ A schedule that fits the budget by its load may still not pack. What is tried, c
 4. as a last resort a problem whose whole budget shrinks step by step.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from planc.clock import WALL, StoppableClock
+from planc.compiler.trial import Trial, lowerings, variants
 from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, InternalError, SolverTimeoutError
 from planc.graph.graph import Graph
-from planc.lowering.lower import Lowered, Lowering
-from planc.lowering.slack import slackened
-from planc.packing.buffers import Packing
+from planc.lowering.lower import Lowered
 from planc.planning.build import PlanningProblem
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
-from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import OPTIMAL_GAP, Progress, Solution, SolveOptions, Solver, solve
 from planc.units import format_bytes
@@ -54,19 +52,10 @@ class Limits:
     time_limit_s: float
     seed: int = 0
     on_progress: Callable[[Progress], None] = field(default=lambda _: None)
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """A solution and a packing of what it keeps."""
-
-    solution: Solution
-    lowering: Lowering
-    packing: Packing
-
-    def packed(self, capacity: int, limit_s: float) -> "_Trial":
-        """The same, its packing improved on until it fits `capacity` or the time is over."""
-        return replace(self, packing=self.lowering.pack(capacity, limit_s, self.packing))
+    gap: float | None = None
+    """The gap at which a solve may end; None leaves it to the solver."""
+    clock: StoppableClock = WALL
+    """By which the seconds are kept; one that counts work lets one worker solve."""
 
 
 @dataclass
@@ -86,46 +75,37 @@ class PlanSearch:
         Raises InfeasibleBudgetError with the smallest budget (bytes) when a layer alone does not fit, or with one known
         to be enough when nothing packs; SolverTimeoutError when the first solve found no schedule.
         """
-        self._deadline = time.perf_counter() + self.limits.time_limit_s
+        self._deadline = self.limits.clock.now() + self.limits.time_limit_s
         problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
         try:
             first = self._solve(problem, self._left() * _FIRST_SHARE, patience_s=self._left())
         except InfeasibleBudgetError as error:
             raise self._too_small(error) from error
         found = self._lowest(self._fitting(problem, first))
-        return _bounded(found.solution, first), found.lowering.lowered(found.packing)
+        return bounded(found.solution, first), found.lowering.lowered(found.packing)
 
-    def _lowest(self, found: _Trial) -> _Trial:
+    def _lowest(self, found: Trial) -> Trial:
         """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""
         limit_s, load = min(_PACK_S, self._left() / 2), found.packing.lower_bound
         if found.packing.height <= load * (1 + _LOWEST_SHARE) or limit_s < _LEAST_PACK_S:
             return found
-        return found.packed(load, limit_s)
+        return found.packed(load, limit_s, self.limits.clock)
 
     def _too_small(self, error: InfeasibleBudgetError) -> InfeasibleBudgetError:
-        need, beside = error.minimum_budget_bytes + self.limits.beside, self.limits.beside
-        host = self.planning.problem.host_budget_bytes
+        """`error` with the bytes beside the slab; what is enough is told by who knows a plan."""
+        need, budget = error.minimum_budget_bytes + self.limits.beside, self.limits.capacity + self.limits.beside
+        host, floor = self.planning.problem.host_budget_bytes, minimum_budget(self.planning.problem)[0]
+        message = f"a budget of {format_bytes(budget)} is too small"
         if host is not None and error.minimum_budget_bytes <= self.limits.capacity:
-            return InfeasibleBudgetError(
-                f"no plan fits a budget of {format_bytes(self.limits.capacity + beside)} with {format_bytes(host)} of host "
-                "memory: allow more of either (--budget, --host-memory)",
-                need,
-                error.layer,
-                self.limits.capacity + beside,
+            message = (
+                f"no plan fits a budget of {format_bytes(budget)} with {format_bytes(host)} of host memory "
+                "(allow more of either: --budget, --host-memory)"
             )
-        says = f"the smallest feasible one is {need} bytes ({format_bytes(need)}), set by layer {error.layer!r}"
-        if (
-            error.minimum_budget_bytes > minimum_budget(self.planning.problem)[0]
-        ):  # what one policy needs, not the least
-            says = f"{error}; that is {need} bytes ({format_bytes(need)}) in all"
-        return InfeasibleBudgetError(
-            f"a budget of {format_bytes(self.limits.capacity + beside)} is too small: {says}",
-            need,
-            error.layer,
-            self.limits.capacity + beside,
-        )
+        elif error.minimum_budget_bytes > floor:
+            message = f"{message}: {error}"
+        return InfeasibleBudgetError(message, need, error.layer, budget)
 
-    def _fitting(self, problem: Problem, solution: Solution) -> _Trial:
+    def _fitting(self, problem: Problem, solution: Solution) -> Trial:
         """Repair `solution` of `problem` until it packs."""
         best = self._packed(solution)
         while best.packing.height > self.limits.capacity:
@@ -142,52 +122,48 @@ class PlanSearch:
         return best
 
     def _left(self) -> float:
-        return max(0.0, self._deadline - time.perf_counter())
+        return max(0.0, self._deadline - self.limits.clock.now())
 
     def _solve(
         self, problem: Problem, limit_s: float, start: Schedule | None = None, patience_s: float = 0.0
     ) -> Solution:
         limits = self.limits
-        options = SolveOptions(limit_s, limits.seed, on_progress=limits.on_progress, start=start, patience_s=patience_s)
+        options = SolveOptions(
+            limit_s,
+            limits.seed,
+            workers=1 if limits.clock.counted else 2,
+            on_progress=limits.on_progress,
+            start=start,
+            patience_s=patience_s,
+            gap=limits.gap,
+            clock=limits.clock,
+        )
         return solve(self.solver, problem, options)
 
-    def _packed(self, solution: Solution) -> _Trial:
+    def _packed(self, solution: Solution) -> Trial:
         """The first variant of the solution that packs, else the one with the lowest packing after an exact search."""
-        lowest: _Trial | None = None
+        lowest: Trial | None = None
         for variant in self._variants(solution):
-            for lowering in self._lowerings(variant):
-                trial = _Trial(variant, lowering, lowering.pack(self.limits.capacity, self._pack_s(_TRIAL_SHARE)))
+            for lowering in lowerings(self.graph, self.planning, variant):
+                limit_s, clock = self._pack_s(_TRIAL_SHARE), self.limits.clock
+                trial = Trial(variant, lowering, lowering.pack(self.limits.capacity, limit_s, clock=clock))
                 if lowest is None or trial.packing.height < lowest.packing.height:
                     lowest = trial
                 if lowest.packing.height <= self.limits.capacity:
                     return lowest
         if lowest is None:
             raise InternalError("a solution has no variant to pack")
-        return lowest.packed(self.limits.capacity, self._pack_s(_PACK_SHARE))
-
-    def _lowerings(self, solution: Solution) -> Iterator[Lowering]:
-        """The solution with Concats by placement where it has some, and without."""
-        lowering = Lowering.of(self.graph, self.planning, solution.schedule)
-        yield lowering
-        if lowering.has_inside:
-            yield Lowering.of(self.graph, self.planning, solution.schedule, inside=False)
+        return lowest.packed(self.limits.capacity, self._pack_s(_PACK_SHARE), self.limits.clock)
 
     def _pack_s(self, share: float) -> float:
         return min(_PACK_S, max(_LEAST_PACK_S, self._left() * share))
 
     def _variants(self, solution: Solution) -> Iterator[Solution]:
-        """The solution, then the same with shorter copies, the leanest last; that alone where no time is left."""
-        in_time = self._left() > 0
-        if in_time:
-            yield solution
-        problem = self.planning.problem
-        leaner = (
-            replace(solution, schedule=schedule, timeline=timeline, peak_bytes=max(memory_profile(problem, schedule)))
-            for schedule, timeline in slackened(problem, solution.schedule, solution.timeline)
-        )
-        yield from leaner if in_time else [solution, *leaner][-1:]
+        """The solution and its variants; the leanest alone where no time is left."""
+        found = variants(self.planning.problem, solution)
+        yield from found if self._left() > 0 else [*found][-1:]
 
-    def _narrowed(self, problem: Problem, found: _Trial) -> Problem:
+    def _narrowed(self, problem: Problem, found: Trial) -> Problem:
         """Every layer that some byte over the capacity lives through needs as many bytes more, as far as it can."""
         slots, capacity = found.lowering.slots, self.limits.capacity
         begin = np.array(slots.begin)
@@ -203,7 +179,7 @@ class PlanSearch:
         tasks = (replace(t, working_bytes=t.working_bytes + missing.get(i, 0)) for i, t in enumerate(problem.tasks))
         return replace(problem, tasks=tuple(tasks))
 
-    def _last_resort(self, known: _Trial) -> _Trial:
+    def _last_resort(self, known: Trial) -> Trial:
         """A schedule within a smaller budget, found from the `known` one, which needs more."""
         problem, capacity, known_bytes = self.planning.problem, self.limits.capacity, known.packing.height
         room = capacity - minimum_budget(problem)[0]
@@ -225,7 +201,7 @@ class PlanSearch:
         )
 
 
-def _bounded(solution: Solution, first: Solution) -> Solution:
+def bounded(solution: Solution, first: Solution) -> Solution:
     """`solution` with the bound of `first`: one that was proved for a narrowed problem says nothing of the original."""
     gap = max(0.0, 1 - first.lower_bound_ns / solution.timeline.step_ns) if solution.timeline.step_ns else 0.0
     status = Status.OPTIMAL if gap <= OPTIMAL_GAP else Status.FEASIBLE

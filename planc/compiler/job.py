@@ -1,11 +1,14 @@
 """The compiler's whole way: graph and costs → problems → schedule → plan, verified."""
 
-import time
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import onnx
 
+from planc.clock import WALL, StoppableClock, WorkClock
 from planc.compiler.assemble import Result, assemble_plan
 from planc.compiler.budget import (
     arena_bytes_of,
@@ -13,13 +16,15 @@ from planc.compiler.budget import (
     on_host,
     planning_problems,
 )
-from planc.compiler.fit import Limits
+from planc.compiler.fit import Limits, bounded
+from planc.compiler.history import Known, fastest_within
 from planc.compiler.options import Compilation, CompileOptions
-from planc.compiler.sessions import Found, search_plan
+from planc.compiler.sessions import Found, least_plan, search_plan
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.importer.import_model import ImportedModel, import_for
 from planc.planning.build import PlanningProblem
+from planc.problem.bounds import minimum_budget
 from planc.schedule.solver import load_solver
 from planc.verifier.verify import require_valid
 
@@ -34,6 +39,7 @@ class CompileJob:
     imported: ImportedModel
     costs: CostTable
     plannings: tuple[PlanningProblem, ...]
+    _leasts: dict[tuple[int, str, str | None], Found | None] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, imported: ImportedModel, costs: CostTable) -> "CompileJob":
@@ -45,36 +51,83 @@ class CompileJob:
         """The problem that percentages and the unlimited step are told of."""
         return self.plannings[0]
 
-    def budget_bytes(self, text: str | None) -> int:
-        """Bytes meant by a budget. Raises UsageError when it cannot be read."""
+    def budget_bytes(self, text: str | None, solver: str = "mip") -> int:
+        """Bytes meant by a budget, `min` being the least that a plan of `solver` is known to need.
+
+        Raises UsageError when it cannot be read, and InfeasibleBudgetError for `min` where no plan is known.
+        """
+        if text == "min":
+            return self._least_budget(solver, None)
         return min(budget_bytes(text, planning, self.costs) for planning in self.plannings)
 
     def compile(self, options: CompileOptions) -> Compilation:
         """A verified plan.
 
-        Raises UsageError (unknown solver, unreadable budget), InfeasibleBudgetError with the smallest feasible budget,
-        SolverTimeoutError.
+        Raises UsageError (unknown solver, unreadable budget), InfeasibleBudgetError with the smallest budget known to be
+        feasible, SolverTimeoutError.
         """
-        budget, started = self.budget_bytes(options.budget), time.perf_counter()
-        planning, found = self._fastest(budget, options)
-        result = Result(planning, found, budget, arena_bytes_of(planning), time.perf_counter() - started)
+        clock: StoppableClock = WorkClock() if options.deterministic else WALL
+        started, least = clock.now(), options.budget == "min"
+        budget = self._least_budget(options.solver, options.host_memory) if least else self.budget_bytes(options.budget)
+        spent = clock.now() - started
+        planning, found = self._fastest(budget, options, options.time_limit_s - spent, clock)
+        if not options.deterministic:
+            planning, found = self._recalled(planning, found, budget, options)
+        seconds = 0.0 if options.deterministic else clock.now() - started
+        result = Result(planning, found, budget, arena_bytes_of(planning), seconds)
         plan = assemble_plan(self.imported, self.costs, result, options)
         require_valid(self.imported.graph, plan, "the compiled plan")
         return Compilation(plan, planning, found.solution, found.repairs)
 
-    def _fastest(self, budget: int, options: CompileOptions) -> tuple[PlanningProblem, Found]:
+    def _recalled(
+        self, planning: PlanningProblem, found: Found, budget: int, options: CompileOptions
+    ) -> tuple[PlanningProblem, Found]:
+        """The plan found, or a faster one that was made for a smaller budget, with the bound proved for this one."""
+        costs = hashlib.sha256(msgspec.json.encode(self.costs)).hexdigest()
+        key = (self.imported.graph.content_hash, costs, options.solver, str(options.host_memory))
+        new = Known(planning, found, found.need + arena_bytes_of(planning))
+        best = fastest_within(key, budget, new)
+        if best is new:
+            return planning, found
+        return best.planning, replace(best.found, solution=bounded(best.found.solution, found.solution))
+
+    def _least_budget(self, solver: str, host_memory: str | None) -> int:
+        """The least bytes that a plan is known to need."""
+        needs = [
+            plan.need + arena_bytes_of(planning)
+            for index, planning in enumerate(self.plannings)
+            if (plan := self._least(index, solver, host_memory)) is not None
+        ]
+        if needs:
+            return min(needs)
+        need, layer = minimum_budget(self.usual.problem)
+        raise InfeasibleBudgetError(f"{solver} has no plan of this step at any budget that was tried", need, layer)
+
+    def _least(self, index: int, solver: str, host_memory: str | None) -> Found | None:
+        """The least plan of one of the problems, made once."""
+        key = index, solver, host_memory
+        if key not in self._leasts:
+            limited, policy = on_host(self.plannings[index], host_memory), load_solver(solver)
+            self._leasts[key] = least_plan(self.imported, limited, policy, self.costs.device.session_bytes)
+        return self._leasts[key]
+
+    def _fastest(
+        self, budget: int, options: CompileOptions, seconds: float, clock: StoppableClock
+    ) -> tuple[PlanningProblem, Found]:
         """The problem with the fastest plan, and the plan. The problems share the time limit.
 
         Raises what the search raises for each of them: for the one that needs the least, where budgets are too small.
         """
-        solver, share = load_solver(options.solver), options.time_limit_s / len(self.plannings)
+        solver, ends = load_solver(options.solver), clock.now() + seconds
         found: list[tuple[PlanningProblem, Found]] = []
         failed: list[InfeasibleBudgetError | SolverTimeoutError] = []
-        for planning in self.plannings:
+        for index, planning in enumerate(self.plannings):
             limited, scratch = on_host(planning, options.host_memory), arena_bytes_of(planning)
-            limits = Limits(budget - scratch, scratch, share, options.seed, options.on_progress)
+            share = max(0.0, ends - clock.now()) / (len(self.plannings) - index)
+            limits = Limits(budget - scratch, scratch, share, options.seed, options.on_progress, options.gap, clock)
+            least = partial(self._least, index, options.solver, options.host_memory)
             try:
-                plan = search_plan(self.imported, limited, solver, limits, self.costs.device.session_bytes)
+                plan = search_plan(self.imported, limited, solver, limits, self.costs.device.session_bytes, least)
                 found.append((limited, plan))
             except (InfeasibleBudgetError, SolverTimeoutError) as error:
                 failed.append(error)

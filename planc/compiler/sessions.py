@@ -7,10 +7,11 @@ those of the first; the third, as a plan with less memory may have more segments
 second has; the last without copies, which needs one session. Devices whose sessions take nothing need one search.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from planc.compiler.fit import Limits, PlanSearch
+from planc.compiler.least import least_trial
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import sub_model
@@ -18,6 +19,7 @@ from planc.lowering.lower import Lowered
 from planc.plan.executed import executed
 from planc.plan.residency_index import ResidencyIndex
 from planc.planning.build import PlanningProblem
+from planc.problem.bounds import minimum_budget
 from planc.schedule.solver import Solution, Solver
 from planc.units import format_bytes
 
@@ -38,6 +40,11 @@ class Found:
     session_bytes: int
     repairs: int
 
+    @property
+    def need(self) -> int:
+        """Bytes of slab and sessions."""
+        return self.lowered.slab_bytes + self.session_bytes
+
 
 def distinct_sessions(imported: ImportedModel, lowered: Lowered) -> int:
     """Number of sessions that the segments need: segments of equal sub-models and forms share one, unless they
@@ -49,17 +56,59 @@ def distinct_sessions(imported: ImportedModel, lowered: Lowered) -> int:
 
 
 def search_plan(
-    imported: ImportedModel, planning: PlanningProblem, solver: Solver, limits: Limits, session_bytes: int
+    imported: ImportedModel,
+    planning: PlanningProblem,
+    solver: Solver,
+    limits: Limits,
+    session_bytes: int,
+    least: Callable[[], Found | None] | None = None,
 ) -> Found:
     """A plan whose slab and sessions fit `limits.capacity`, each distinct session taking `session_bytes`.
 
-    Raises InfeasibleBudgetError and SolverTimeoutError as PlanSearch does, and InfeasibleBudgetError, with a budget
-    that is enough, where only the sessions do not fit.
+    Where the search has none, the `least` plan (by default `least_plan`) is the answer if it fits. Else raises
+    InfeasibleBudgetError with the budget that plan needs, which is feasible whenever it is tried, and SolverTimeoutError as
+    PlanSearch does.
     """
     search = _Search(imported, planning, solver, limits, session_bytes)
-    if not session_bytes:
-        return search.once(planning, 0, limits.time_limit_s)
-    return search.rounds()
+    try:
+        return search.rounds() if session_bytes else search.once(planning, 0, limits.time_limit_s)
+    except (InfeasibleBudgetError, SolverTimeoutError) as error:
+        known = least_plan(imported, planning, solver, session_bytes) if least is None else least()
+        if known is not None and known.need <= limits.capacity:
+            return known
+        if known is None or isinstance(error, SolverTimeoutError):
+            raise
+        raise _too_small(planning, limits, known.need, error) from error
+
+
+def least_plan(imported: ImportedModel, planning: PlanningProblem, solver: Solver, session_bytes: int) -> Found | None:
+    """The plan that needs the least of those known (`planc.compiler.least`); None where there is none.
+
+    Where sessions take memory, a plan without copies, which needs one session, may need less.
+    """
+    found = list[Found]()
+    for each in (planning, _resident(planning)) if session_bytes else (planning,):
+        trial = least_trial(imported.graph, each, solver)
+        if trial is not None:
+            lowered = trial.lowering.lowered(trial.packing)
+            sessions = distinct_sessions(imported, lowered) if session_bytes else 0
+            found.append(Found(trial.solution, lowered, sessions * session_bytes, 0))
+    return min(found, key=lambda plan: plan.need, default=None)
+
+
+def _too_small(
+    planning: PlanningProblem, limits: Limits, need: int, error: InfeasibleBudgetError
+) -> InfeasibleBudgetError:
+    """`error`, naming the budget with which there is a plan, that needs `need` bytes of the capacity."""
+    enough, floor = need + limits.beside, minimum_budget(planning.problem)[0]
+    size = f"{enough} bytes ({format_bytes(enough)})"
+    # Below the floor no policy has a plan; above, another one may.
+    says = (
+        f"the smallest feasible one is {size}, set by layer {error.layer!r}"
+        if limits.capacity < floor
+        else (f"{size} are enough")
+    )
+    return InfeasibleBudgetError(f"{error}: {says}", enough, error.layer, limits.capacity + limits.beside)
 
 
 @dataclass
@@ -80,7 +129,7 @@ class _Search:
         return Found(solution, lowered, sessions * self.session_bytes, search.repairs)
 
     def rounds(self) -> Found:
-        """The first plan that fits; else the least that one of those found needs is told."""
+        """The first plan that fits. Raises InfeasibleBudgetError where none does."""
         seconds, one = self.limits.time_limit_s, self.session_bytes
         left = seconds * (1 - sum(share for share, _ in _SEARCHES))
         room = max(one, min(self.limits.capacity // _ROOM, _MOST * one) // one * one)
@@ -96,13 +145,12 @@ class _Search:
         for candidate in found:
             if self._fits(candidate):
                 return candidate
-        found.append(self._roomy(left))
-        raise self._too_small(min(map(self._need, found)))
-
-    def _roomy(self, seconds: float) -> Found:
-        """A plan without copies that has as much memory as it wants."""
-        limits = replace(self.limits, capacity=2 * self.planning.liveness_peak_bytes + self.session_bytes)
-        return replace(self, limits=limits).once(_resident(self.planning), self.session_bytes, seconds)
+        raise InfeasibleBudgetError(
+            f"no plan was found whose sessions fit beside its slab, each taking {format_bytes(one)}",
+            min((plan.need for plan in found), default=one),
+            "the step's sessions",
+            self.limits.capacity,
+        )
 
     def _tried(self, planning: PlanningProblem, reserve: int, seconds: float) -> Iterator[Found]:
         try:
@@ -110,22 +158,8 @@ class _Search:
         except (InfeasibleBudgetError, SolverTimeoutError):
             return
 
-    @staticmethod
-    def _need(found: Found) -> int:
-        return found.lowered.slab_bytes + found.session_bytes
-
     def _fits(self, found: Found) -> bool:
-        return self._need(found) <= self.limits.capacity
-
-    def _too_small(self, need: int) -> InfeasibleBudgetError:
-        enough, budget = need + self.limits.beside, self.limits.capacity + self.limits.beside
-        return InfeasibleBudgetError(
-            f"in a budget of {format_bytes(budget)} no plan was found whose sessions fit beside its slab, each taking "
-            f"{format_bytes(self.session_bytes)}: {enough} bytes ({format_bytes(enough)}) are enough",
-            enough,
-            "the step's sessions",
-            budget,
-        )
+        return found.need <= self.limits.capacity
 
 
 def _resident(planning: PlanningProblem) -> PlanningProblem:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from planc.clock import WALL, StoppableClock
 from planc.graph.footprint import padded_bytes
 from planc.graph.graph import Graph
 from planc.lowering.blocks import Blocks
@@ -86,10 +87,16 @@ class Lowering:
                    for s in self.segments)  # fmt: skip
         return (*blocks, *scratch)
 
-    def pack(self, capacity: int | None = None, time_limit_s: float = 10.0, known: Packing | None = None) -> Packing:
+    def pack(
+        self,
+        capacity: int | None = None,
+        time_limit_s: float = 10.0,
+        known: Packing | None = None,
+        clock: StoppableClock = WALL,
+    ) -> Packing:
         """Addresses of the buffers, at most `capacity` bytes high where possible, else as low as found; from those
         `known` where there are some."""
-        return pack(self.buffers, capacity=capacity, time_limit=time_limit_s, known=known)
+        return pack(self.buffers, capacity=capacity, time_limit=time_limit_s, known=known, clock=clock)
 
     def lowered(self, packing: Packing) -> Lowered:
         """The executable part of the plan, with the addresses of `packing`."""

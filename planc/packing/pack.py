@@ -6,12 +6,12 @@ fixed and whose offset is free; the height of the packing is the highest byte us
 
 import math
 import os
-import time
 from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 
+from planc.clock import WALL, StoppableClock
 from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, InternalError, SolverTimeoutError
 from planc.packing.buffers import Buffer, Packing, PackingError
@@ -32,18 +32,20 @@ def pack(
     time_limit: float = 10.0,
     seed: int = 0,
     known: Packing | None = None,
+    clock: StoppableClock = WALL,
 ) -> Packing:
     """Pack `buffers` as low as possible, or, with a `capacity` in bytes, low enough: fitting it ends the search.
 
     Greedy packings come first; where they miss the lower bound (the maximum load over time) and the capacity, each
     group of buffers that no cut in time separates goes to heuristic and exact searches on two threads, for
     `time_limit` seconds in all, besides the greedy packings and, on a machine's first use, some four seconds of
-    compiling. Groups of more than 3,000 buffers are not searched exactly, those of more than 8,000 get further greedy
+    compiling. By a `clock` that counts work the result depends on the buffers and the seed alone.
+    Groups of more than 3,000 buffers are not searched exactly, those of more than 8,000 get further greedy
     packings only. A packing of the same buffers that is `known` takes the place of the greedy ones.
     Raises PackingError for a negative size or capacity, a bad alignment or time limit, lifetimes that are empty,
     unsorted or overlapping, or a known packing of another number of buffers.
     """
-    started = time.monotonic()
+    started = clock.now()
     _check_options(capacity, time_limit)
     _check_buffers(buffers)
     if known is not None and len(known.offsets) != len(buffers):
@@ -60,13 +62,11 @@ def pack(
             # numba takes half a second to import, and the easy cases do not get here.
             from planc.packing.portfolio import improve
 
-            offsets, bound = improve(model, offsets, bound, capacity, time.monotonic() + time_limit, seed)
+            offsets, bound = improve(model, offsets, bound, capacity, clock.now() + time_limit, seed, clock)
     result = np.zeros(len(buffers), np.int64)
     result[model.source] = offsets
     height = model.height(offsets)
-    packing = Packing(
-        tuple(result.tolist()), height, bound, _status(height, bound, capacity), time.monotonic() - started
-    )
+    packing = Packing(tuple(result.tolist()), height, bound, _status(height, bound, capacity), clock.now() - started)
     if len(buffers) <= int(os.environ.get(CHECK_UP_TO, "0")):
         _require_good(buffers, packing)
     return packing

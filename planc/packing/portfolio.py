@@ -7,14 +7,14 @@ order.
 """
 
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 
+from planc.clock import WALL, StoppableClock
 from planc.packing.exact.restarts import SearchRun, SearchRuns
 from planc.packing.exact.search import FAILED, LOWEST, search
-from planc.packing.exact.state import NONE, STOP, build_problem, new_memory
+from planc.packing.exact.state import NODES, NONE, STOP, build_problem, new_memory
 from planc.packing.heuristics.greedy import best_greedy, shuffled_packings
 from planc.packing.heuristics.squeaky_wheel import WHEEL_BUFFERS, Wheels, spin
 from planc.packing.model import Array, Model
@@ -27,13 +27,16 @@ _SEARCH_S = 1e-6
 # Time of the wheels as a part of that of the search, for lifetimes without gaps, at which the search is better.
 _WHEEL_SHARE = 0.3
 PAIR, HALVINGS = 2, 6
+# Seconds that count for a turn of the wheels, for each buffer at a node of the exact search, and in a shuffled skyline.
+_TURN_S, _NODE_S, _SHUFFLED_S = 0.04, 2e-8, 2e-6
 
 
 class BufferGroup:
     """Buffers that pack on their own, on `base` bytes: the best offsets (bytes) known, from 0, their height, and the
     proven bound."""
 
-    def __init__(self, model: Model, offsets: Array, seed: int, base: int = 0) -> None:
+    def __init__(self, model: Model, offsets: Array, seed: int, base: int = 0, clock: StoppableClock = WALL) -> None:
+        self._clock = clock
         self.model, self.offsets, self.base = model, offsets, base
         self.height, self.bound = model.height(offsets), model.load_bound()
         self._seed, self._halvings, self._pairs = seed, 1, 0
@@ -56,34 +59,41 @@ class BufferGroup:
         """More heuristic packings: all that is affordable for a group too large to search, and often enough for others."""
         for offsets in shuffled_packings(self.model, self._seed):
             self._take(offsets)
-            if self.height <= target or time.monotonic() >= deadline:
+            self._clock.spend(_SHUFFLED_S * self.model.count)
+            if self.height <= target or self._clock.now() >= deadline:
                 break
 
     def step(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
         """The wheels, unless they have had their part of the time, then a pair of exact searches unless the goal is met."""
         goal = target if capacity is None else capacity
         searched = self.model.count <= SEARCH_BUFFERS
-        while self.height > goal and time.monotonic() < deadline:
+        while self.height > goal and self._clock.now() < deadline:
             if searched and self._wheel_s >= self._search_s * self._wheel_share:
                 break
             self._turn(pool, goal, capacity is None, deadline)
             if not searched:
                 break
-        started = time.monotonic()
+        started = self._clock.now()
         if self.height > goal and started < deadline and searched:
             self._search(pool, target, capacity, deadline)
-            self._search_s += time.monotonic() - started
+            self._search_s += self._clock.now() - started
 
     def _turn(self, pool: ThreadPoolExecutor, goal: int, minimise: bool, deadline: float) -> None:
         """One turn of two wheels. When minimising, a bound far below what is possible says little about which buffers to
         blame, so that every other turn aims halfway."""
-        started = time.monotonic()
+        started = self._clock.now()
         if self._wheels is None:
             self._wheels = Wheels(self.model, self._seed)
         self._turns += 1
         aim = max(goal, self._below()) if minimise and self._turns % 2 else goal
-        self._take(self._wheels.turn(pool, aim, deadline))
-        self._wheel_s += time.monotonic() - started
+        self._take(self._wheels.turn(pool, aim, self._patience(deadline)))
+        self._clock.spend(_TURN_S)
+        self._wheel_s += self._clock.now() - started
+
+    def _patience(self, deadline: float) -> float:
+        """Seconds of wall time for which a job is awaited: as long as it takes where work is counted."""
+        left = threading.TIMEOUT_MAX if self._clock.counted else deadline - self._clock.now()
+        return min(max(0.0, left), threading.TIMEOUT_MAX)
 
     def _search(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
         """One pair of runs, at goals between the bound, or the capacity, and the height."""
@@ -119,8 +129,9 @@ class BufferGroup:
         runs.append((self._runs.start(pool, goal, place), None))
 
     def _collect(self, run: SearchRun, tied: Tied | None, target: int, deadline: float) -> None:
-        if self.height > target:
-            wait([run.future], timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))
+        if self.height > target or self._clock.counted:
+            wait([run.future], timeout=self._patience(deadline))
+            self._clock.spend(int(run.control[NODES]) * self.model.count * _NODE_S)
         # Too late, or not needed any more; without effect on a run that has ended.
         run.control[STOP] = 1
         result = run.future.result()
@@ -150,42 +161,47 @@ class BufferGroup:
             self.offsets, self.height = offsets, height
 
 
-def load_search(model: Model) -> float:
-    """Load the compiled search, or compile it on a machine's first use, by runs that stop at once; the seconds it took."""
-    started = time.monotonic()
+def load_search(model: Model) -> None:
+    """Load the compiled search, or compile it on a machine's first use, by runs that stop at once."""
     single = model.select(np.zeros(1, np.int64))
     rank, weight = np.zeros(1, np.int64), np.ones(single.sections)
     search(build_problem(single), rank, LOWEST, np.array([0, 0, 0, NONE], np.int64), weight, new_memory())
     spin(single, single.meetings(), rank, 0, 1, 0, np.zeros(1, np.int64))
-    return time.monotonic() - started
 
 
 def improve(
-    model: Model, offsets: Array, bound: int, capacity: int | None, deadline: float, seed: int
+    model: Model,
+    offsets: Array,
+    bound: int,
+    capacity: int | None,
+    deadline: float,
+    seed: int,
+    clock: StoppableClock = WALL,
 ) -> tuple[Array, int]:
-    """Better offsets (bytes) and lower bound, by working on the highest group until `deadline` (time.monotonic, s), to
-    which the seconds that loading the search takes are added.
+    """Better offsets (bytes) and lower bound, by working on the highest group until `deadline` (by the clock, s),
+    which stands still while the search is compiled.
 
     Ends early when the highest group meets the bound or fits the capacity, or the bound exceeds the capacity.
     """
     fixed, parts = strata(model)
     target = bound if capacity is None else capacity
-    groups = [_group(part, offsets, target, seed) for part in parts]
+    groups = [_group(part, offsets, target, seed, clock) for part in parts]
     for group in sorted(groups, key=lambda group: -group.top):
         if group.top > target:
             group.shuffle(target - group.base, deadline)
     if any(group.top > target and group.model.count <= WHEEL_BUFFERS for group in groups):
-        deadline += load_search(model)
-        bound = _search(groups, bound, capacity, deadline)
+        with clock.stopped():
+            load_search(model)
+        bound = _search(groups, bound, capacity, deadline, clock)
     for part, group in zip(parts, groups, strict=True):
         fixed[part.chosen] = group.base + group.offsets
     return (fixed if model.height(fixed) < model.height(offsets) else offsets), bound
 
 
-def _search(groups: list[BufferGroup], bound: int, capacity: int | None, deadline: float) -> int:
+def _search(groups: list[BufferGroup], bound: int, capacity: int | None, deadline: float, clock: StoppableClock) -> int:
     """Lower the groups in place, the highest one first; the proven bound of all of them together (bytes)."""
     with ThreadPoolExecutor(PAIR) as pool:
-        while time.monotonic() < deadline:
+        while clock.now() < deadline:
             highest = max(groups, key=lambda group: group.top)
             if highest.top <= (bound if capacity is None else capacity) or highest.model.count > WHEEL_BUFFERS:
                 break
@@ -197,9 +213,9 @@ def _search(groups: list[BufferGroup], bound: int, capacity: int | None, deadlin
     return bound
 
 
-def _group(part: Stratum, offsets: Array, target: int, seed: int) -> BufferGroup:
+def _group(part: Stratum, offsets: Array, target: int, seed: int, clock: StoppableClock) -> BufferGroup:
     """A stratum to work on, from what the packing of all buffers made of it, or from one of its own if it lies higher."""
     known = offsets[part.chosen] - part.base
     if known.min() < 0:
         known = best_greedy(part.model, target - part.base)
-    return BufferGroup(part.model, known, seed, part.base)
+    return BufferGroup(part.model, known, seed, part.base, clock)

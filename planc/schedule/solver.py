@@ -35,6 +35,7 @@ class SolveOptions:
 
     A solve that has no schedule at its time limit goes on until it has one, for `patience_s` seconds in all at most. It
     ends early when the gap is at most `gap`, a fraction; None leaves it to the policy when more time is not worth it.
+    Without `prove` a bound is not asked for.
     `start` is a schedule from which a policy may begin its search, of this problem or of one with other sizes, times and
     limits but the same tasks and values; it need not fit.
     """
@@ -46,6 +47,7 @@ class SolveOptions:
     start: Schedule | None = None
     patience_s: float = 0.0
     gap: float | None = None
+    prove: bool = True
     clock: StoppableClock = WALL
 
 

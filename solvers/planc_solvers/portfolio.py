@@ -80,15 +80,19 @@ class Portfolio:
         """Search until finished. Raises what the proving half raised."""
         if self.improver.swaps:
             self.improver.proposals.append(give_up_all(self.small, self.arrays, lambda _: True))
-        self.proving.start()
-        if self.state.clock.counted:
+        if self.options.prove:
+            self.proving.start()
+        else:
+            self.state.proved.set()
+        if self.options.prove and self.state.clock.counted:
             self.proving.join()
         self.improver.begin()
         self._await_proof()
         self.improver.improve()
         self.state.end()
         # HiGHS cannot be interrupted: a model of its ends by its own time limit, or with the process.
-        self.proving.join(timeout=SETTINGS.chunk_s)
+        if self.options.prove:
+            self.proving.join(timeout=SETTINGS.chunk_s)
         if self.failure is not None:
             raise self.failure
 

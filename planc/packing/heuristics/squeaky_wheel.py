@@ -8,8 +8,6 @@ the exact search cannot exhaust.
 
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from threading import TIMEOUT_MAX
-from time import monotonic
 
 import numpy as np
 import numpy.typing as npt
@@ -113,14 +111,14 @@ class Wheels:
         order: Array = np.lexsort((rank, ~self._large))
         return order
 
-    def turn(self, pool: ThreadPoolExecutor, goal: int, deadline: float) -> Array:
-        """Offsets (bytes), the lower ones of two wheels turned until a height of `goal` or `deadline` (monotonic, s)."""
+    def turn(self, pool: ThreadPoolExecutor, goal: int, patience_s: float) -> Array:
+        """Offsets (bytes), the lower ones of two wheels turned until a height of `goal`, or for so long."""
         pair = sorted(self._wheels, key=lambda wheel: wheel.turns)[:2]
         stop = np.zeros(1, np.int64)
         seeds = self._random.integers(1 << 31, size=len(pair)).tolist()
         jobs = [pool.submit(self._spin, w, goal, seed, stop) for w, seed in zip(pair, seeds, strict=True)]
         try:
-            wait(jobs, timeout=min(max(0.0, deadline - monotonic()), TIMEOUT_MAX))
+            wait(jobs, timeout=patience_s)
         finally:
             stop[0] = 1
         found, success = [], False

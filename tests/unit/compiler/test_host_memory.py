@@ -5,13 +5,14 @@ import pytest
 from support import networks
 from support.costs import made_up_costs
 
-from planc.compiler.budget import budget_bytes, planning_problem
+from planc.compiler.budget import arena_bytes_of, planning_problem
 from planc.compiler.job import compile_model
 from planc.compiler.options import CompileOptions
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
 from planc.importer.import_model import ImportedModel
 from planc.plan.plan import Plan
+from planc.problem.bounds import minimum_budget
 from planc.verifier.verify import verify
 
 
@@ -20,7 +21,7 @@ def _case() -> tuple[ImportedModel, CostTable, int]:
     imported = networks.cnn()
     costs = made_up_costs(imported.graph, scratch=1 << 10)
     planning = planning_problem(imported.graph, costs)
-    least = budget_bytes("min", planning, costs)
+    least = minimum_budget(planning.problem)[0] + arena_bytes_of(planning) + costs.device.session_bytes
     return imported, costs, least + (planning.liveness_peak_bytes - least) // 2
 
 

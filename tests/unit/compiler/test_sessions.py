@@ -11,7 +11,7 @@ from support.costs import made_up_costs
 from support.emulated import card, open_step
 from support.schedules import random_schedule
 
-from planc.compiler.budget import budget_bytes, planning_problem
+from planc.compiler.budget import arena_bytes_of, planning_problem
 from planc.compiler.fit import Limits
 from planc.compiler.job import compile_model
 from planc.compiler.options import Compilation, CompileOptions
@@ -21,6 +21,7 @@ from planc.errors import InfeasibleBudgetError, PlancError
 from planc.importer.import_model import ImportedModel
 from planc.lowering.lower import Lowered
 from planc.plan.plan import Plan
+from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, Solution, SolveOptions
@@ -45,7 +46,7 @@ def _tight(imported: ImportedModel, share: int = 3) -> int:
     """A budget that needs copies or recomputation: so many tenths of the way from the least one to the peak."""
     costs = _costs(imported, 0)
     planning = planning_problem(imported.graph, costs)
-    least = budget_bytes("min", planning, costs)
+    least = minimum_budget(planning.problem)[0] + arena_bytes_of(planning) + costs.device.session_bytes
     return least + (planning.liveness_peak_bytes - least) * share // 10
 
 

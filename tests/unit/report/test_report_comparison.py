@@ -56,7 +56,7 @@ def test_the_smallest_budget_is_resolved_once_for_all_solvers() -> None:
     imported = mlp()
     costs = made_up_costs(imported.graph, scratch=1 << 10)
     (row,) = compare(CompileJob.of(imported, costs), ("min",), ("keep-all",), FRESH).rows
-    assert row.budget_bytes == budget_bytes("min", planning_problem(imported.graph, costs), costs)
+    assert row.budget_bytes == CompileJob.of(imported, costs).budget_bytes("min")
     assert row.status == "infeasible"
 
 
