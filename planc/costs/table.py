@@ -125,8 +125,9 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def identity(self) -> str:
         """Short text that names the table in plans and reports."""
-        kind = "estimated" if self.estimated else "measured"
-        return f"{self.device.name}, {kind} {self.created}".strip()
+        if self.estimated:
+            return f"{self.device.name}, estimated"  # the same whenever it is made
+        return f"{self.device.name}, measured {self.created}".strip()
 
     def check_model(self, model_hash: str, layers: int) -> None:
         """Raise DeviceError unless the table was made for this model."""
