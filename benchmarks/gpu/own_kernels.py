@@ -213,6 +213,7 @@ def main() -> None:
     """Prints a line for each case."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--alone", action="store_true", help="without torch beside it")
     parser.add_argument("names", nargs="*")
     options = parser.parse_args()
     found = {}
@@ -220,7 +221,8 @@ def main() -> None:
         if options.names and not any(wanted in name for wanted in options.names):
             continue
         try:
-            found[name] = measured(make())
+            case = make()
+            found[name] = measured(replace(case, by_torch=None) if options.alone else case)
         except Exception as error:
             found[name] = {"FAILED": f"{type(error).__name__}: {str(error)[:300]}"}
         print(f"{name:<34}", json.dumps(found[name]), flush=True)
