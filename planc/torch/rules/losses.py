@@ -1,21 +1,50 @@
 """Log-probabilities and the negative log-likelihood of labels."""
 
+from dataclasses import dataclass
 from typing import Any
+
+from onnx import TensorProto
 
 from planc.torch.lowering import TorchLowering, aten, lower
 from planc.torch.tensors import Picked
 from planc.training.apply import forward_node, gradients_of
 from planc.training.emit.builder import Var
-from planc.training.rules.likelihood import Labels, label_gradient, likelihood, likelihood_gradient, read_labels
+from planc.training.rules.likelihood import (
+    Labels,
+    fused_cross_entropy,
+    fused_cross_entropy_gradient,
+    label_gradient,
+    likelihood,
+    likelihood_gradient,
+    read_labels,
+)  # fmt: skip
+from planc.training.rules.reductions import total
 
 _REDUCTIONS = ("none", "mean", "sum")
+
+_SCORES, _LOSS = "scores of log-probabilities", "fused loss"
+"""What is noted of log-probabilities, by their name."""
+
+
+@dataclass
+class _FusedLoss:
+    """A loss that planc's own operator computes: `share` is the gradient of each row's loss, once it is known."""
+
+    logits: Var
+    labels: Var
+    ignored: int
+    statistics: Var | None = None
+    share: Var | None = None
 
 
 @lower(aten._log_softmax.default)
 def log_softmax(c: TorchLowering, self: Var, dim: int, half_to_float: bool = False) -> Var:
     """x - log sum exp(x) along an axis."""
     del half_to_float
-    return c.b.unary("LogSoftmax", self, axis=dim % self.rank)
+    made = c.b.unary("LogSoftmax", self, axis=dim % self.rank)
+    if c.table.kernels and self.rank == 2 and dim % 2 == 1 and made.dtype == TensorProto.FLOAT:
+        c.forward_of[_SCORES, made.name] = c.b.unwidened(self)
+    return made
 
 
 @lower(aten._log_softmax_backward_data.default, raw=("grad_output",))
@@ -23,6 +52,12 @@ def log_softmax_backward(c: TorchLowering, grad_output: Any, output: Var, dim: i
     """From the output; of picked labels in one pass over the classes."""
     del input_dtype
     axis = dim % output.rank
+    fused = c.forward_of.get((_LOSS, output.name))
+    if isinstance(grad_output, Picked) and fused is not None and fused.share is not None:
+        slope = fused_cross_entropy_gradient(
+            c.b, fused.logits, fused.labels, fused.statistics, fused.share, fused.ignored
+        )  # fmt: skip
+        return c.b.cast(slope, output.dtype)
     if isinstance(grad_output, Picked) and axis == 1:
         return likelihood_gradient(c.b, output, grad_output.index, grad_output.share)
     node = forward_node(c.b, c.table, "LogSoftmax", [None], [output], axis=axis)
@@ -40,8 +75,17 @@ def nll_loss(
 ) -> tuple[Var, Var]:
     """The loss and the number of labels that count, as torch returns them."""
     labels = _labels(c, self, target, weight, ignore_index)
-    loss = likelihood(c.b, c.table, self, labels, _REDUCTIONS[reduction])
-    return loss, labels.count(c.b, c.table, self.dtype)
+    count = labels.count(c.b, c.table, self.dtype)
+    logits = c.forward_of.get((_SCORES, self.name))
+    if logits is None or weight is not None:
+        return likelihood(c.b, c.table, self, labels, _REDUCTIONS[reduction]), count
+    fused = _FusedLoss(logits, c.b.cast(target, TensorProto.INT64), ignore_index)
+    each, fused.statistics = fused_cross_entropy(c.b, fused.logits, fused.labels, ignore_index)
+    c.forward_of[_LOSS, self.name] = fused
+    if _REDUCTIONS[reduction] == "none":
+        return each, count
+    summed = total(c.b, c.table, each)
+    return (c.b.div(summed, count) if _REDUCTIONS[reduction] == "mean" else summed), count
 
 
 @lower(aten.nll_loss_backward.default, aten.nll_loss2d_backward.default)
@@ -52,4 +96,8 @@ def nll_loss_backward(
     """Nothing but the gradients at the labels; the labels are read anew, which is cheaper than keeping them."""
     del total_weight
     labels = _labels(c, self, target, weight, ignore_index)
+    fused = c.forward_of.get((_LOSS, self.name))
+    if fused is not None:
+        mean = _REDUCTIONS[reduction] == "mean"
+        fused.share = c.b.div(grad_output, labels.count(c.b, c.table, self.dtype)) if mean else grad_output
     return Picked(self, labels.index, label_gradient(c.b, c.table, labels, _REDUCTIONS[reduction], grad_output))

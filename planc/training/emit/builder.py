@@ -298,6 +298,9 @@ class Builder:
     def cast(self, a: Var, dtype: int, name: str | None = None) -> Var:
         if a.dtype == dtype and name is None:
             return a
+        half = self.unwidened(a)
+        if half.dtype == dtype and name is None:  # narrowing gives back what was widened
+            return half
         made = self.op("Cast", [a], a.shape, dtype, name, to=dtype)
         self._note_widening(a, made)
         return made
