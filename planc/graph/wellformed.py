@@ -13,6 +13,11 @@ INFERENCE_ERRORS = (
 )  # fmt: skip
 """What ONNX's checker and shape inference raise for a model that they refuse, absurd sizes included."""
 
+MOST_NODES = 1 << 20
+"""More than ten times those of the deepest network that planc is measured on."""
+
+_LONGEST_NAME = 4096
+
 _PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 """Several elements share a byte."""
 
@@ -21,6 +26,7 @@ def malformed(model: onnx.ModelProto) -> Iterator[str]:
     """What is wrong with the structure of `model`, each naming the node or tensor: text that is none, unknown element
     types, tensors read before they are made, made twice, or never."""
     texts = list(_not_text(model))
+    texts += _too_long(model.graph)
     yield from texts
     if not texts:
         yield from _types(model.graph)
@@ -40,6 +46,12 @@ def _not_text(model: onnx.ModelProto) -> Iterator[str]:
         for text in _texts(model):
             if not isinstance(text, str):
                 yield f"the name {text!r} is not UTF-8 text; the file is damaged"
+
+
+def _too_long(graph: onnx.GraphProto) -> Iterator[str]:
+    for named in chain(graph.node, graph.input, graph.output, graph.initializer):
+        if len(named.name) > _LONGEST_NAME:
+            yield f"the name {named.name[:40]!r}… has {len(named.name)} characters, at most {_LONGEST_NAME} are expected"
 
 
 def _texts(model: onnx.ModelProto) -> Iterator[str]:

@@ -16,10 +16,10 @@ from planc.graph.annotations import annotate_node, node_annotation
 from planc.graph.concat import is_concat
 from planc.graph.fused import DOMAIN, VERSION
 from planc.graph.graph import Graph, Layer, Op, Role, Storage, Tensor
+from planc.graph.inference import Type
 from planc.graph.operators import PIECES, VIEWS, is_random
 from planc.importer.concat_reads import ReadsInside
 from planc.importer.fuse import Fusion
-from planc.importer.inference import Type
 from planc.importer.live_bytes import StepMemory
 from planc.importer.load import INLINE_CONSTANT_BYTES, ModelFile, Skeleton, read_model, skeleton
 from planc.importer.order import order_for_updates

@@ -1,6 +1,5 @@
 """Reading an ONNX file into a skeleton without large weights, the constants' values, and a content hash."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,17 +12,27 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from planc.errors import ModelError
+from planc.files import read_file
 from planc.graph import annotations
 from planc.graph.functions import function_body, instantiated, is_inlined
+from planc.graph.inference import Type, infer_types
 from planc.graph.operators import CONTROL_FLOW
-from planc.graph.wellformed import is_external, malformed, unfilled
-from planc.importer.inference import Type, infer_types
+from planc.graph.wellformed import MOST_NODES, is_external, malformed, unfilled
+from planc.importer.identity import content_hash
 from planc.importer.lean import lean_model
-from planc.importer.weights import InitialValues, filled, misplaced
+from planc.importer.weights import InitialValues, fill_all, filled, misplaced, tensors_of
 from planc.kernels import DOMAIN
+
+_LARGEST_FILE = 1 << 31
+"""Bytes that a protocol buffer can hold."""
 
 INLINE_CONSTANT_BYTES = 1024
 """Constants up to this size are kept inside a session; larger ones get a place in the slab."""
+
+_CONSTANTS = {
+    "value": None, "value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64
+}  # fmt: skip
+"""Attributes that a Constant node may hold its value in. Strings have no planned address, sparse tensors no dense form."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +112,29 @@ def read_model(source: str | Path | onnx.ModelProto, whole: bool = False) -> Mod
         return _checked(ModelFile(source, None))
     path = Path(source)
     try:
-        if whole:
-            return _checked(ModelFile(onnx.load(path), path))
         stamp = _stamp(path)
-        return _checked(ModelFile(lean_model(path), path, stamp))
+        if whole or path.is_symlink():  # data of a lean model is looked for beside it, where a link does not lie
+            file = _checked(ModelFile(onnx.load_model_from_string(read_file(path, _LARGEST_FILE)), path))
+        else:
+            file = _checked(ModelFile(lean_model(path), path, stamp))
     except FileNotFoundError as error:
-        raise ModelError(f"{path}: no such model file, or its external data is missing ({error})") from error
-    except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{path}: not a readable ONNX model ({error}); expected a binary .onnx file") from error
+        raise ModelError(f"{path}: no such model file") from error
+    except (DecodeError, ValueError, OSError) as error:
+        text = f"{path}: not a readable ONNX model ({getattr(error, 'strerror', None) or error})"
+        raise ModelError(f"{text}; expected a binary .onnx file") from error
+    if whole:
+        try:
+            fill_all(file.proto, file.folder)
+        except ModelError as error:
+            raise ModelError(f"{path}: {error}") from error
+    return file
 
 
 def _checked(file: ModelFile) -> ModelFile:
     """The file, if its model hangs together."""
     proto = file.proto
+    if len(proto.graph.node) > MOST_NODES:
+        raise ModelError(f"{file.title}: {len(proto.graph.node)} nodes, more than the {MOST_NODES} that planc plans")
     if not proto.graph.node:
         raise ModelError(f"{file.title}: the model has no nodes; expected the ONNX graph of one training step")
     for text in chain(malformed(proto), unfilled(proto), _misplaced(file)):
@@ -124,7 +143,7 @@ def _checked(file: ModelFile) -> ModelFile:
 
 
 def _misplaced(file: ModelFile) -> Iterator[str]:
-    for tensor in file.proto.graph.initializer:
+    for tensor in tensors_of(file.proto):
         reason = misplaced(tensor, file.folder) if is_external(tensor) else None
         if reason is not None:
             yield f"external data of initializer {tensor.name!r}: {reason}"
@@ -144,7 +163,7 @@ def skeleton(file: ModelFile) -> Skeleton:
         ignored = {k: _whole(v) for k, v in annotations.read_json(proto, annotations.IGNORED).items()}
         hyperparameters = _input_lists(proto, annotations.HYPERPARAMETERS)
         micro_batches = _input_lists(proto, annotations.MICRO_BATCHES)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{file.title}: the metadata {error}") from error
     loss = next((prop.value for prop in proto.metadata_props if prop.key == annotations.LOSS), None)
     _check_states(proto, states, file.title)
@@ -153,7 +172,7 @@ def skeleton(file: ModelFile) -> Skeleton:
     defaulted = {name for names in hyperparameters.values() for name in names if name}
     bare, constants = _strip(file, set(states) | defaulted)
     types = infer_types(bare, constants, file.title)
-    if _expand(bare, constants, types):
+    if _expand(bare, constants, types, file):
         types = infer_types(bare, constants, file.title)
     return Skeleton(
         nodes=tuple(bare.graph.node),
@@ -168,7 +187,7 @@ def skeleton(file: ModelFile) -> Skeleton:
         ignored=ignored,
         hyperparameters=hyperparameters,
         micro_batches=micro_batches,
-        content_hash=_content_hash(bare, constants, states),
+        content_hash=content_hash(bare, len(proto.graph.input), constants, states, loss),
     )
 
 
@@ -239,7 +258,7 @@ def _strip(file: ModelFile, states: set[str]) -> tuple[onnx.ModelProto, dict[str
             constants[initializer.name] = numpy_helper.to_array(filled(initializer, file.folder))
     for node in proto.graph.node:
         if node.op_type == "Constant":
-            constants[node.output[0]] = _constant_value(node)
+            constants[node.output[0]] = _constant_value(node, file)
         else:
             graph.node.append(node)
     graph.input.extend(proto.graph.input)
@@ -255,7 +274,9 @@ def _strip(file: ModelFile, states: set[str]) -> tuple[onnx.ModelProto, dict[str
     return bare, constants
 
 
-def _expand(bare: onnx.ModelProto, constants: dict[str, np.ndarray], types: Mapping[str, Type]) -> bool:
+def _expand(
+    bare: onnx.ModelProto, constants: dict[str, np.ndarray], types: Mapping[str, Type], file: ModelFile
+) -> bool:
     """Replace operators that a session would replace by their function bodies, in place; whether there were any."""
     if not any(is_inlined(node, types) for node in bare.graph.node):
         return False
@@ -265,7 +286,7 @@ def _expand(bare: onnx.ModelProto, constants: dict[str, np.ndarray], types: Mapp
         body = function_body(node, version, types) if is_inlined(node, types) else None
         for part in [node] if body is None else instantiated(node, body, version, f"{node.name}@{serial}"):
             if part.op_type == "Constant":
-                constants[part.output[0]] = _constant_value(part)
+                constants[part.output[0]] = _constant_value(part, file)
                 bare.graph.initializer.append(numpy_helper.from_array(constants[part.output[0]], part.output[0]))
             else:
                 nodes.append(onnx.NodeProto.FromString(part.SerializeToString()))
@@ -274,20 +295,17 @@ def _expand(bare: onnx.ModelProto, constants: dict[str, np.ndarray], types: Mapp
     return True
 
 
-def _constant_value(node: onnx.NodeProto) -> np.ndarray:
-    attribute = node.attribute[0]
-    value = onnx.helper.get_attribute_value(attribute)
-    if attribute.name == "value":
-        return numpy_helper.to_array(value)
-    return np.array(value, np.float32 if "float" in attribute.name else np.int64)
-
-
-def _content_hash(bare: onnx.ModelProto, constants: Mapping[str, np.ndarray], states: Mapping[str, str]) -> str:
-    """SHA-256 over structure and constants; state values are left out, so a plan stays valid while the model trains."""
-    digest = hashlib.sha256(bare.SerializeToString(deterministic=True))
-    for name in sorted(constants):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(constants[name]).tobytes())
-    for name in sorted(states):
-        digest.update(f"{name}={states[name]};".encode())
-    return digest.hexdigest()
+def _constant_value(node: onnx.NodeProto, file: ModelFile) -> np.ndarray:
+    names = [attribute.name for attribute in node.attribute]
+    if len(names) != 1 or names[0] not in _CONSTANTS or not node.output:
+        raise ModelError(
+            f"{file.title}: Constant node {node.name or next(iter(node.output), '')!r} holds {names}; expected one of "
+            f"{', '.join(_CONSTANTS)}"
+        )
+    value = onnx.helper.get_attribute_value(node.attribute[0])
+    try:
+        if names[0] == "value":
+            return numpy_helper.to_array(filled(value, file.folder))
+        return np.array(value, _CONSTANTS[names[0]])
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise ModelError(f"{file.title}: Constant node {node.output[0]!r} cannot be read: {error}") from error

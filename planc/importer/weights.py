@@ -1,19 +1,22 @@
-"""Values of initializers, read when they are asked for: a model's external data may be larger than memory.
+"""Values of tensors, read when they are asked for: a model's external data may be larger than memory.
 
 ONNX keeps what does not fit a protocol buffer (2 GiB) in files beside the model. Only the values that something needs
-are read from there, one tensor at a time; compiling a plan needs no state at all.
+are read from there, one tensor at a time; compiling a plan needs no state at all. A model names these files itself, so
+each name is followed only below the model's folder, to a regular file, and sizes are compared before anything is read.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, external_data_helper, numpy_helper
+from onnx import TensorProto, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo
 
 from planc.errors import ModelError
-from planc.files import opened
+from planc.files import below, opened
 from planc.graph.wellformed import is_external
 
 
@@ -21,50 +24,72 @@ def filled(tensor: TensorProto, folder: Path | None) -> TensorProto:
     """The tensor with its values in it. Raises ModelError where its file lies outside `folder` or cannot be read."""
     if not is_external(tensor):
         return tensor
-    copy = TensorProto()
-    copy.CopyFrom(tensor)
-    try:
-        external_data_helper.load_external_data_for_tensor(copy, str(folder or Path()))
-    except (ValueError, OSError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"external data of initializer {tensor.name!r} cannot be read: {error}") from error
+    copy = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    copy.raw_data = _read_alone(tensor, folder).tobytes()
     return copy
 
 
 def misplaced(tensor: TensorProto, folder: Path | None) -> str | None:
     """Why the external data of `tensor` cannot be read, without reading it; None where nothing speaks against it."""
     try:
-        info = external_data_helper.ExternalDataInfo(tensor)
-    except ValueError as error:
-        return str(error)
-    base = (folder or Path()).resolve()
-    path = (base / info.location).resolve()
-    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-    need = prod(tensor.dims) * itemsize
-    if not info.location or not path.is_relative_to(base):
-        return f"{info.location!r} lies outside the model's folder"
-    if not path.is_file():
-        return f"{info.location!r} is missing beside the model"
-    if info.length is not None and info.length != need:
-        return f"it has {info.length} bytes, its shape {list(tensor.dims)} needs {need}"
-    if (info.offset or 0) + need > path.stat().st_size:
-        return f"{info.location!r} is too short"
-    return None
+        path, offset, size = _place(tensor, folder)
+        with opened(path) as stream:
+            there = os.fstat(stream.fileno()).st_size
+    except FileNotFoundError:
+        return f"{path.name!r} is missing beside the model"
+    except OSError as error:
+        return error.strerror or str(error)
+    return f"{path.name!r} is too short" if offset + size > there else None
 
 
-def _read_alone(tensor: TensorProto, folder: Path | None) -> np.ndarray | None:
-    """External data straight from its file into one array: the library's way holds it three times. None where the data
-    are not the array's bytes, as with types of less than a byte, or its place cannot be right."""
-    if misplaced(tensor, folder) is not None:
-        return None
-    info = external_data_helper.ExternalDataInfo(tensor)
+def fill_all(model: onnx.ModelProto, folder: Path | None) -> None:
+    """Read the external data of initializers and constants into `model`. Raises ModelError as `filled`."""
+    for tensor in tensors_of(model):
+        if is_external(tensor):
+            tensor.CopyFrom(filled(tensor, folder))
+
+
+def tensors_of(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor in the graph and in attributes of its nodes and functions. Those of subgraphs are not among them:
+    control flow is refused."""
+    yield from model.graph.initializer
+    nodes = (model.graph.node, *(function.node for function in model.functions))
+    for attribute in (attribute for part in nodes for node in part for attribute in node.attribute):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+
+
+def _place(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int]:
+    """File, first byte and number of bytes of external data. Raises OSError where the model does not say so sensibly."""
+    try:
+        info = ExternalDataInfo(tensor)
+        itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except (ValueError, KeyError, TypeError) as error:
+        raise OSError(f"its entries cannot be read: {error}") from error
+    offset, size = info.offset or 0, prod(tensor.dims) * itemsize
+    if folder is None:
+        raise OSError(f"{info.location[:40]!r}: a model in memory has no folder; read the model from its file")
+    if min(tensor.dims, default=0) < 0 or not 0 <= offset <= 1 << 62 or size > 1 << 62:
+        raise OSError(f"offset {offset} and shape {list(tensor.dims)} are no place in a file")
+    if info.length is not None and info.length != size:
+        raise OSError(f"it has {info.length} bytes, its shape {list(tensor.dims)} needs {size}")
+    return below(folder, info.location), offset, size
+
+
+def _read_alone(tensor: TensorProto, folder: Path | None) -> np.ndarray:
+    """External data straight from its file into one array, which a tensor in between would hold twice."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    data = np.empty(prod(tensor.dims) * dtype.itemsize, np.uint8)
-    if info.length != data.size or dtype.kind not in "fiubcV":
-        return None
-    with opened((folder or Path()) / info.location) as stream:
-        stream.seek(info.offset or 0)
-        size = stream.readinto(data)
-    return data.view(dtype).reshape(tensor.dims) if size == data.size else None
+    try:
+        path, offset, size = _place(tensor, folder)
+        with opened(path) as stream:
+            if offset + size > os.fstat(stream.fileno()).st_size:
+                raise OSError(f"{path.name!r} is too short")
+            stream.seek(offset)
+            data = np.fromfile(stream, np.uint8, size)
+    except OSError as error:
+        raise ModelError(f"external data of initializer {tensor.name!r}: {error.strerror or error}") from error
+    return data.view(dtype).reshape(tensor.dims)
 
 
 class InitialValues(Mapping[str, np.ndarray]):
@@ -79,8 +104,7 @@ class InitialValues(Mapping[str, np.ndarray]):
     def __getitem__(self, name: str) -> np.ndarray:
         self._check()
         tensor = self._tensors[name]
-        found = _read_alone(tensor, self._folder) if is_external(tensor) else None
-        return numpy_helper.to_array(filled(tensor, self._folder)) if found is None else found
+        return _read_alone(tensor, self._folder) if is_external(tensor) else numpy_helper.to_array(tensor)
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors  # the mapping's own way would read the value

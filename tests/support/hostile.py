@@ -79,7 +79,12 @@ for _size in (1 << 31, 1 << 40, (1 << 62), (1 << 63) - 1, -1):
     _one(f"Gather {_size}", N("Gather", ["x", "n"], ["y"]), n=ints(_size))
     _one(f"input of {_size}", N("Relu", ["x"], ["y"]), shape=(_size,))
     _one(f"input of {_size} squared", N("Relu", ["x"], ["y"]), shape=(_size, _size))
-    _one(f"EyeLike {_size}", N("ConstantOfShape", ["n"], ["e"], value=_zero), N("EyeLike", ["e"], ["y"]), n=ints(_size, 2))
+    _one(
+        f"EyeLike {_size}",
+        N("ConstantOfShape", ["n"], ["e"], value=_zero),
+        N("EyeLike", ["e"], ["y"]),
+        n=ints(_size, 2),
+    )
 _one("Range step 0", N("Range", ["a", "b", "d"], ["r"]), N("Cast", ["r"], ["y"], to=1), a=np.int64(0), b=np.int64(9),
      d=np.int64(0))  # fmt: skip
 _one("Range of a float step 0", N("Range", ["a", "b", "d"], ["y"]), a=np.float32(0), b=np.float32(9), d=np.float32(0))

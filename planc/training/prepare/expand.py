@@ -5,14 +5,52 @@ from collections.abc import Collection, Mapping
 import onnx
 from onnx import inliner
 
+from planc.errors import ModelError
 from planc.graph.functions import function_body, instantiated
+from planc.graph.wellformed import MOST_NODES
 from planc.training.emit.builder import FLOATS, Var
 from planc.training.prepare.einsum import einsum_body
 
+_DEEPEST = 100
+"""Functions inside functions."""
+
 
 def inline_local_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`model` with every call of a function it defines itself replaced by the body."""
-    return inliner.inline_local_functions(model) if model.functions else model
+    """`model` with every call of a function it defines itself replaced by the body.
+
+    Raises ModelError for functions that call themselves, and where the bodies would be too many nodes.
+    """
+    if not model.functions:
+        return model
+    size = _Expansion(model).size()
+    if size > MOST_NODES:
+        raise ModelError(f"the model's functions unfold to {size} nodes, more than the {MOST_NODES} that planc plans")
+    return inliner.inline_local_functions(model)
+
+
+class _Expansion:
+    """Counts the nodes of a model whose functions are all replaced by their bodies, before any is."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.bodies = {(f.domain, f.name, f.overload): f for f in model.functions}
+        self.sizes: dict[tuple[str, str, str], int] = {}
+        self.open: set[tuple[str, str, str]] = set()
+
+    def size(self) -> int:
+        return sum(map(self._of, self.model.graph.node))
+
+    def _of(self, node: onnx.NodeProto) -> int:
+        key = (node.domain, node.op_type, node.overload)
+        if key not in self.bodies:
+            return 1
+        if key in self.open or len(self.open) > _DEEPEST:
+            raise ModelError(f"function {node.op_type!r} calls itself, or is nested too deeply")
+        if key not in self.sizes:
+            self.open.add(key)
+            self.sizes[key] = sum(map(self._of, self.bodies[key].node))
+            self.open.remove(key)
+        return self.sizes[key]
 
 
 def expand_operators(model: onnx.ModelProto, ruled: Collection[str], values: Mapping[str, Var]) -> bool:

@@ -6,14 +6,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
+from onnx import TensorProto, numpy_helper
 
+from planc.graph.evaluate import evaluated
 from planc.training.emit.builder import FLOATS, Var
 from planc.training.registry import attributes_of
 
-FOLDED_BYTES = 1 << 28
+FOLDED_BYTES = 1 << 27
 """Results larger than this stay computed: an initializer of that size would cost more memory than it saves time."""
+
+_ALL_BYTES = 1 << 29
+"""All results together."""
 
 
 def fold_constants(model: onnx.ModelProto) -> None:
@@ -26,12 +29,13 @@ def fold_constants(model: onnx.ModelProto) -> None:
     known = {t.name: t for t in graph.initializer}
     fixed = {n for n, t in known.items() if not (len(t.dims) and t.data_type in FLOATS)}
     shapes = _static_shapes(model)
-    kept = []
+    kept, total = [], 0
     for node in graph.node:
-        results = _evaluate(node, known, fixed, shapes, model)
+        results = _evaluate(node, known, fixed, shapes, model) if total <= _ALL_BYTES else None
         if results is None:
             kept.append(node)
             continue
+        total += sum(array.nbytes for array in results.values())
         for name, array in results.items():
             known[name] = numpy_helper.from_array(array, name)
             fixed.add(name)
@@ -59,17 +63,7 @@ def _evaluate(
         return {node.output[0]: shape[slice(attributes.get("start", 0), attributes.get("end"))]}
     if node.op_type in _RANDOM or not all(name in fixed for name in node.input if name):
         return None
-    graph = helper.make_graph(
-        [node], "fold", [], [onnx.ValueInfoProto(name=o) for o in node.output if o],
-        [known[name] for name in dict.fromkeys(node.input) if name],
-    )  # fmt: skip
-    single = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
-    try:
-        results: Any = ReferenceEvaluator(single).run(None, {})
-    except Exception:  # ONNX's reference refuses, or fails at, some valid nodes: they stay computed
-        return None
-    arrays = dict(zip((o for o in node.output if o), (np.asarray(r) for r in results), strict=True))
-    return arrays if sum(a.nbytes for a in arrays.values()) <= FOLDED_BYTES else None
+    return evaluated(node, known, model, FOLDED_BYTES)
 
 
 def _static_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:

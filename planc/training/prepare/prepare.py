@@ -7,14 +7,14 @@ are contiguous. What planc cannot treat is refused by name: control flow, sequen
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import onnx
-from onnx import TensorProto, helper, shape_inference
+from onnx import TensorProto, helper
 
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
-from planc.graph.wellformed import INFERENCE_ERRORS, malformed
+from planc.graph.inference import known_types
+from planc.graph.wellformed import malformed
 from planc.training.emit.builder import Shape, Var
 from planc.training.emit.opset import at_least_target
 from planc.training.prepare.expand import expand_operators, inline_local_functions
@@ -72,11 +72,10 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Fill `value_info` of `model` in place, without copying its weights. Raises ModelError when ONNX refuses it."""
     skeleton = onnx.ModelProto()
     graph = skeleton.graph
-    skeleton.ir_version = model.ir_version
+    skeleton.ir_version = max(model.ir_version, 8)
     skeleton.opset_import.extend(model.opset_import)
-    graph.name = model.graph.name
     graph.node.extend(model.graph.node)
-    graph.output.extend(model.graph.output)
+    graph.output.extend(onnx.ValueInfoProto(name=info.name, type=_kind(info)) for info in model.graph.output)
     known = {i.name for i in model.graph.input}
     graph.input.extend(model.graph.input)
     for tensor in model.graph.initializer:
@@ -84,18 +83,23 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
             graph.initializer.append(tensor)
         elif tensor.name not in known:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    try:
-        inferred = shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
-    except INFERENCE_ERRORS as error:
-        raise ModelError(f"shape inference refuses the model: {str(error).splitlines()[0]}") from error
-    for kept, found in zip(_typed(model.graph), _typed(inferred.graph), strict=True):
-        del kept[:]
-        kept.extend(found)
+    types = known_types(skeleton, "shape inference")
+    outputs = {info.name: info for info in model.graph.output}
+    del model.graph.value_info[:]
+    for name in (name for node in model.graph.node for name in node.output if name in types):
+        info = helper.make_tensor_value_info(name, *types[name])
+        if name in outputs:
+            outputs[name].type.CopyFrom(info.type)
+        else:
+            model.graph.value_info.append(info)
     return model
 
 
-def _typed(graph: onnx.GraphProto) -> tuple[Any, Any]:
-    return graph.value_info, graph.output
+def _kind(info: onnx.ValueInfoProto) -> onnx.TypeProto:
+    """The type of an output without its shape, which is inferred."""
+    kind = onnx.TypeProto()
+    kind.tensor_type.elem_type = info.type.tensor_type.elem_type
+    return kind
 
 
 def _refuse_unsupported(model: onnx.ModelProto) -> None:

@@ -1,5 +1,6 @@
 """Types found operator by operator are those that ONNX infers for the whole model."""
 
+import tracemalloc
 from itertools import chain
 
 import numpy as np
@@ -10,8 +11,8 @@ from support.graphs import step_model
 from support.zoo_networks import MOMENTUM, SMALL, small_step
 
 from planc.errors import ModelError
-from planc.importer import inference
 from planc.importer.import_model import import_model
+from planc.runtime.open import open_session
 
 
 def whole(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
@@ -23,17 +24,8 @@ def whole(model: onnx.ModelProto) -> dict[str, tuple[int, tuple[int, ...]]]:
     }
 
 
-@pytest.fixture
-def no_whole_inference(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object) -> None:
-        raise AssertionError("the whole model was inferred")
-
-    monkeypatch.setattr(inference, "_of_whole_model", refused)
-
-
 @pytest.mark.parametrize("name", sorted(SMALL.keys() - {"vgg19", "resnet34", "resnet101", "resnet152"}))
-@pytest.mark.usefixtures("no_whole_inference")
-def test_networks_need_no_inference_of_the_whole_model(name: str) -> None:
+def test_networks_have_the_types_that_onnx_infers_for_the_whole_model(name: str) -> None:
     model = small_step(name, MOMENTUM)
     expected = whole(model)
     for tensor in import_model(model).graph.tensors:
@@ -58,7 +50,6 @@ def test_shapes_that_depend_on_computed_values_are_found() -> None:
 @pytest.mark.parametrize(
     ("op_type", "attributes"), [("MeanVarianceNormalization", {"axes": [0, 2, 3]}), ("Celu", {"alpha": 2.0})]
 )
-@pytest.mark.usefixtures("no_whole_inference")
 def test_operators_that_are_functions_are_expanded(op_type: str, attributes: dict[str, float | list[int]]) -> None:
     node = helper.make_node(op_type, ["x"], ["a"], **attributes)
     graph = import_model(
@@ -110,3 +101,46 @@ def test_an_inner_tensor_declared_otherwise_is_refused(code: int, shape: list[in
         import_model(model)
     with pytest.raises(onnx.shape_inference.InferenceError):
         whole(model)
+
+
+@pytest.mark.parametrize("opset", [13, 18, 19, 22])
+@pytest.mark.parametrize("op_type", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize(
+    "sizes", [(5, 1, 3, 0, 0), (5, 2, 2, 1, 1), (7, 3, 4, 1, 1), (8, 2, 3, 0, 1), (6, 3, 2, 0, 0), (9, 4, 3, 1, 1)]
+)
+def test_pools_that_round_up_have_the_shape_that_the_runtime_gives_them(
+    op_type: str, sizes: tuple[int, ...], opset: int
+) -> None:
+    """Of a last window that begins in the padding ONNX makes an element in some opsets, the runtime in none."""
+    size, kernel, stride, before, after = sizes
+    pads = [before, before, after, after]
+    node = helper.make_node(
+        op_type, ["x"], ["y"], kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=pads, ceil_mode=1
+    )
+    graph = helper.make_graph(
+        [node], "pool", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, size, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    session = open_session(model.SerializeToString(), "cpu")
+    (run,) = session.run(None, {"x": np.zeros((1, 1, size, size), np.float32)})
+    tensors = {t.name: t.shape for t in import_model(model).graph.tensors}
+    assert tensors["y"] == run.shape
+
+
+def test_a_flat_tensor_costs_no_more_than_any_other() -> None:
+    """Its values are not followed: with ONNX's data propagation this took gigabytes."""
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["z"]),
+        helper.make_node("Shape", ["z"], ["shape"]),
+        helper.make_node("Div", ["shape", "two"], ["half"]),
+        helper.make_node("Concat", ["half", "two"], ["target"], axis=0),
+        helper.make_node("Reshape", ["z", "target"], ["y"]),
+    ]
+    model = step_model(nodes, {"x": [1 << 26]}, {"y": [1 << 25, 2]}, {"two": np.array([2])})
+    tracemalloc.start()
+    shapes = {t.name: t.shape for t in import_model(model).graph.tensors}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert shapes["y"] == (1 << 25, 2)
+    assert peak < 64 << 20

@@ -1,23 +1,38 @@
 """Types of all tensors of a model, each distinct operator checked and inferred once.
 
-Deep networks repeat few operators: equal attributes, input types and small constants give outputs of equal types.
-ONNX's inference of a whole model, which takes many times the model's own memory, is left to models with shapes that
-depend on computed values.
+Deep networks repeat few operators: equal attributes, input types and small constants give outputs of equal types. Shapes
+that depend on computed values are found by computing these, where they are small. ONNX's inference of a whole model is not
+used: it takes many times the model's own memory, and follows the values of every flat tensor, element by element.
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from itertools import chain
 
 import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from planc.errors import ModelError
-from planc.graph.wellformed import INFERENCE_ERRORS
+from planc.graph.evaluate import evaluated
+from planc.graph.operators import RANDOM
+from planc.graph.wellformed import INFERENCE_ERRORS, is_undrawn
 from planc.kernels import DOMAIN, call_of
 
 Type = tuple[int, tuple[int, ...]]
 """ONNX element type code and shape."""
+
+_VALUE_BYTES = 1024
+"""Values up to this size may be shapes, axes or scales, on which the shapes of other tensors depend."""
+
+_LARGEST_TENSOR = 1 << 50
+"""Bytes; more than any machine has, and little enough that sums of them are counted in 64 bits."""
+
+_POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
+
+_POOLS_ROUND_AS_RUN = 22
+"""The first opset whose inference of pools that round up agrees with ONNX Runtime; both know it."""
 
 _Declared = tuple[int, tuple[int | None, ...] | None]
 """What a file says of a tensor: None for a dimension, or a shape, that it leaves open."""
@@ -30,20 +45,24 @@ def infer_types(bare: onnx.ModelProto, constants: Mapping[str, np.ndarray], titl
     Raises ModelError naming the node or tensor: an operator that ONNX refuses, a type that contradicts the declared one,
     a shape that is not concrete, a type that is none of a numeric tensor.
     """
-    declared = _declared(bare.graph, title)
     found: dict[str, Type] = {
         name: (int(helper.np_dtype_to_tensor_dtype(value.dtype)), value.shape) for name, value in constants.items()
     }
-    try:
-        onnx.checker.check_model(_shell(bare, bare.graph.input))
-        work = _Inference(bare, declared, found, title)
-        if not all(map(work.infer, bare.graph.node)):
-            found = _of_whole_model(bare, found, title)
-            _require_concrete(bare.graph.node, found, title)
-    except INFERENCE_ERRORS as error:
-        raise ModelError(f"{title}: not a valid ONNX model: {error}") from error
-    _require_agreement(declared, found, title)
-    return found
+    work = _Inference(bare, found, title)
+    work.run()
+    _require_concrete(bare.graph.node, work.types, title)
+    _require_agreement(work.declared, work.types, title)
+    return work.types
+
+
+def known_types(bare: onnx.ModelProto, title: str) -> dict[str, Type]:
+    """The type of every tensor of the same kind of model that has a concrete one, whether or not all have.
+
+    Raises ModelError as `infer_types`, for what ONNX refuses.
+    """
+    work = _Inference(bare, {t.name: (t.data_type, tuple(t.dims)) for t in bare.graph.initializer}, title)
+    work.run()
+    return work.types
 
 
 def _shell(bare: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
@@ -55,15 +74,16 @@ def _shell(bare: onnx.ModelProto, inputs: Sequence[onnx.ValueInfoProto]) -> onnx
 
 
 class _Inference:
-    """Types found so far; `infer` is told of the nodes in order."""
+    """Types found so far; `infer` is told of the nodes in order. What small nodes compute from constants is a value too:
+    shapes depend on it."""
 
-    def __init__(
-        self, bare: onnx.ModelProto, declared: Mapping[str, _Declared], types: dict[str, Type], title: str
-    ) -> None:
+    def __init__(self, bare: onnx.ModelProto, types: dict[str, Type], title: str) -> None:
         self.bare, self.types, self.title = bare, types, title
-        self.values = {tensor.name: tensor for tensor in bare.graph.initializer}
+        self.declared = _declared(bare.graph, title)
+        drawn = (tensor for tensor in bare.graph.initializer if not is_undrawn(tensor))
+        self.values = {tensor.name: _as_raw(tensor) for tensor in drawn}
         for value in bare.graph.input:
-            concrete = _concrete(*declared[value.name])
+            concrete = _concrete(*self.declared[value.name])
             if concrete is not None:
                 self.types.setdefault(value.name, concrete)
         self.kinds: dict[str, Hashable] = dict(self.types)
@@ -71,8 +91,23 @@ class _Inference:
             self.kinds[name] = (self.types[name], tensor.raw_data)
         self.known: dict[Hashable, tuple[Type | None, ...]] = {}
 
-    def infer(self, node: onnx.NodeProto) -> bool:
-        """Find the types of the node's outputs. False where they depend on more than the node and its inputs' types."""
+    def run(self) -> None:
+        """Find all types that can be found."""
+        try:
+            onnx.checker.check_model(_shell(self.bare, self.bare.graph.input))
+        except INFERENCE_ERRORS as error:
+            raise ModelError(f"{self.title}: not a valid ONNX model: {error}") from error
+        for node in self.bare.graph.node:
+            try:
+                self.infer(node)
+            except ModelError:
+                raise
+            except Exception as error:  # what ONNX says of a damaged node comes in every type
+                text = f"{self.title}: not a valid ONNX model: {_title(node)}: {error}"
+                raise ModelError(text) from error
+
+    def infer(self, node: onnx.NodeProto) -> None:
+        """Find the types of the node's outputs, where those of its inputs are known, and its values, where theirs are."""
         inputs, outputs = tuple(node.input), tuple(node.output)
         key = (
             (node.domain, node.op_type),
@@ -84,14 +119,29 @@ class _Inference:
         made = self.known.get(key)
         if made is None:
             if not all(name in self.kinds for name in inputs if name):
-                return False
+                return
             made = self.known[key] = self._alone(node)
         for name, type_ in zip(outputs, made, strict=True):
             if name:
-                if type_ is None:
-                    return False
-                self.types[name] = self.kinds[name] = type_
-        return True
+                type_ = type_ or _concrete(*self.declared.get(name, (0, None)))
+                if type_ is not None:
+                    self.types[name] = self.kinds[name] = type_
+        self._evaluate(node)
+
+    def _evaluate(self, node: onnx.NodeProto) -> None:
+        """Learn the values of a node whose results are small and depend on shapes and known values alone."""
+        outputs = [name for name in node.output if name]
+        if not all(name in self.types and _bytes(self.types[name]) <= _VALUE_BYTES for name in outputs):
+            return
+        if node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx") and node.input[0] in self.types:
+            results = {outputs[0]: _shape_of(node, self.types[node.input[0]][1])}
+        elif all(name in self.values for name in node.input if name) and not _draws(node):
+            results = evaluated(node, self.values, self.bare, _VALUE_BYTES) or {}
+        else:
+            return
+        for name, value in results.items():
+            tensor = self.values[name] = numpy_helper.from_array(value, name)
+            self.kinds[name] = (self.types[name], tensor.raw_data)
 
     def _alone(self, node: onnx.NodeProto) -> tuple[Type | None, ...]:
         """Check and infer the node in a model of its own; None for outputs that have no concrete shape there."""
@@ -101,12 +151,14 @@ class _Inference:
         _refuse_strings(node, {name: self.types[name] for name in names}, self.title)
         inputs = [helper.make_tensor_value_info(n, *self.types[n]) for n in names if n not in self.values]
         model = _shell(self.bare, inputs)
+        _use_pools_of_the_runtime(model, node)
         model.graph.initializer.extend(self.values[n] for n in names if n in self.values)
         model.graph.node.append(node)
         onnx.checker.check_model(model)
-        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
         declared = _declared(inferred.graph, self.title)
         found = {name: _concrete(*declared[name]) for name in node.output if name in declared}
+        _require_sane(node, found, self.title)
         _refuse_strings(node, found, self.title)
         return tuple(found.get(name) for name in node.output)
 
@@ -121,11 +173,50 @@ class _Inference:
         return tuple((type_.dtype, type_.shape) for type_ in made)
 
 
-def _of_whole_model(bare: onnx.ModelProto, found: Mapping[str, Type], title: str) -> dict[str, Type]:
-    onnx.checker.check_model(bare)
-    inferred = onnx.shape_inference.infer_shapes(bare, check_type=True, strict_mode=True, data_prop=True)
-    concrete = ((name, _concrete(*known)) for name, known in _declared(inferred.graph, title).items())
-    return {**found, **{name: type_ for name, type_ in concrete if type_ is not None}}
+def _use_pools_of_the_runtime(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """Let a pool that rounds up be inferred as of opset 22. Before it, ONNX counts a last window that begins in the
+    padding, which ONNX Runtime leaves out in every opset."""
+    if node.op_type in _POOLS and any(a.name == "ceil_mode" and a.i for a in node.attribute):
+        for entry in model.opset_import:
+            if entry.domain in ("", "ai.onnx"):
+                entry.version = max(entry.version, _POOLS_ROUND_AS_RUN)
+
+
+def _require_sane(node: onnx.NodeProto, types: Mapping[str, Type | None], title: str) -> None:
+    for name, type_ in types.items():
+        if type_ is not None and (min(type_[1], default=0) < 0 or _bytes(type_) > _LARGEST_TENSOR):
+            raise ModelError(
+                f"{title}: tensor {name!r} at {_title(node)} would have the shape {list(type_[1])}; expected sizes from 0, "
+                f"and at most {_LARGEST_TENSOR} bytes"
+            )
+
+
+def _bytes(type_: Type) -> int:
+    return math.prod(type_[1]) * (1 if type_[0] == onnx.TensorProto.STRING else _itemsize(type_[0]))
+
+
+@cache
+def _itemsize(code: int) -> int:
+    return int(helper.tensor_dtype_to_np_dtype(code).itemsize)
+
+
+def _as_raw(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """The same tensor, its values where they can be compared."""
+    if tensor.HasField("raw_data") or tensor.data_type == onnx.TensorProto.STRING:
+        return tensor
+    return numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name)
+
+
+def _shape_of(node: onnx.NodeProto, shape: tuple[int, ...]) -> np.ndarray:
+    """What a Shape or Size node makes of a tensor of `shape`."""
+    if node.op_type == "Size":
+        return np.array(math.prod(shape), np.int64)
+    part = {a.name: a.i for a in node.attribute}
+    return np.array(shape[part.get("start", 0) : part.get("end", len(shape))], np.int64)
+
+
+def _draws(node: onnx.NodeProto) -> bool:
+    return node.op_type in RANDOM or node.op_type == "Dropout"
 
 
 def _declared(graph: onnx.GraphProto, title: str) -> dict[str, _Declared]:
