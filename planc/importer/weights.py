@@ -24,7 +24,10 @@ def filled(tensor: TensorProto, folder: Path | None) -> TensorProto:
     """The tensor with its values in it. Raises ModelError where its file lies outside `folder` or cannot be read."""
     if not is_external(tensor):
         return tensor
-    copy = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    copy = TensorProto()
+    copy.CopyFrom(tensor)
+    copy.ClearField("data_location")
+    copy.ClearField("external_data")
     copy.raw_data = _read_alone(tensor, folder).tobytes()
     return copy
 
