@@ -1,0 +1,1 @@
+"""The models of `benchmarks/coverage.py`, one library a file; random weights, small configurations."""
