@@ -7,53 +7,171 @@ from typing import Any
 from .case import Case, Made
 
 SMALL: dict[str, Any] = {
-    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64,
-    "vocab_size": 120, "max_position_embeddings": 64, "use_cache": False, "d_model": 32, "n_embd": 32, "n_layer": 2,
-    "n_head": 4, "n_positions": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "d_ff": 64, "d_kv": 8, "num_layers": 2,
-    "num_heads": 4, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "ffn_dim": 64, "word_embed_proj_dim": 32,
-    "embedding_size": 32, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "type_vocab_size": 2,
-    "num_decoder_layers": 2, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-    "state_size": 8, "image_size": 32, "patch_size": 8, "num_labels": 5, "embed_dim": 32, "projection_dim": 32,
-    "dropout": 0.0, "attention_dropout": 0.0, "hidden_dropout": 0.0, "hidden_dropout_prob": 0.0, "resid_pdrop": 0.0,
-    "attention_probs_dropout_prob": 0.0, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "activation_dropout": 0.0,
-    "dropout_rate": 0.0, "classifier_dropout": 0.0, "layerdrop": 0.0, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
-}  # fmt: skip
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 120,
+    "max_position_embeddings": 64,
+    "use_cache": False,
+    "d_model": 32,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "d_ff": 64,
+    "d_kv": 8,
+    "num_layers": 2,
+    "num_heads": 4,
+    "dim": 32,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 64,
+    "ffn_dim": 64,
+    "word_embed_proj_dim": 32,
+    "embedding_size": 32,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "type_vocab_size": 2,
+    "num_decoder_layers": 2,
+    "num_local_experts": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "state_size": 8,
+    "image_size": 32,
+    "patch_size": 8,
+    "num_labels": 5,
+    "embed_dim": 32,
+    "projection_dim": 32,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "hidden_dropout": 0.0,
+    "hidden_dropout_prob": 0.0,
+    "resid_pdrop": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "attn_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "activation_dropout": 0.0,
+    "dropout_rate": 0.0,
+    "classifier_dropout": 0.0,
+    "layerdrop": 0.0,
+    "encoder_layerdrop": 0.0,
+    "decoder_layerdrop": 0.0,
+}
 """Settings by name; each configuration takes those that it has."""
 
 DECODERS = {
-    "gpt2": {}, "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8}, "gpt_neox": {}, "opt": {},
-    "gptj": {"rotary_dim": 8}, "bloom": {}, "falcon": {}, "llama": {}, "mistral": {}, "mixtral": {}, "qwen2": {},
-    "qwen2_moe": {}, "qwen3": {}, "qwen3_moe": {}, "phi": {}, "phi3": {}, "gemma": {}, "gemma2": {}, "gemma3_text": {},
-    "olmo": {}, "olmo2": {}, "olmoe": {}, "stablelm": {}, "starcoder2": {}, "cohere": {}, "granite": {}, "codegen": {"rotary_dim": 8},
-    "mamba": {}, "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8}, "smollm3": {}, "gpt_oss": {},
-}  # fmt: skip
+    "gpt2": {},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
+    "gpt_neox": {},
+    "opt": {},
+    "gptj": {"rotary_dim": 8},
+    "bloom": {},
+    "falcon": {},
+    "llama": {},
+    "mistral": {},
+    "mixtral": {},
+    "qwen2": {},
+    "qwen2_moe": {},
+    "qwen3": {},
+    "qwen3_moe": {},
+    "phi": {},
+    "phi3": {},
+    "gemma": {},
+    "gemma2": {},
+    "gemma3_text": {},
+    "olmo": {},
+    "olmo2": {},
+    "olmoe": {},
+    "stablelm": {},
+    "starcoder2": {},
+    "cohere": {},
+    "granite": {},
+    "codegen": {"rotary_dim": 8},
+    "mamba": {},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8},
+    "smollm3": {},
+    "gpt_oss": {},
+}
 MASKED = {
-    "bert": {}, "roberta": {}, "distilbert": {}, "albert": {}, "electra": {}, "deberta": {}, "deberta-v2": {}, "mpnet": {},
-    "xlm-roberta": {}, "camembert": {}, "fnet": {}, "modernbert": {}, "squeezebert": {}, "convbert": {}, "roformer": {},
-}  # fmt: skip
+    "bert": {},
+    "roberta": {},
+    "distilbert": {},
+    "albert": {},
+    "electra": {},
+    "deberta": {},
+    "deberta-v2": {},
+    "mpnet": {},
+    "xlm-roberta": {},
+    "camembert": {},
+    "fnet": {},
+    "modernbert": {},
+    "squeezebert": {},
+    "convbert": {},
+    "roformer": {},
+}
 TRANSLATORS = {"t5": {}, "bart": {}, "mbart": {}, "pegasus": {}, "marian": {}, "blenderbot-small": {}, "longt5": {}}
 IMAGES = {
-    "vit": {}, "deit": {}, "beit": {}, "convnext": {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1]}, "dinov2": {},
-    "swin": {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2, "image_size": 32, "patch_size": 4},
+    "vit": {},
+    "deit": {},
+    "beit": {},
+    "convnext": {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1]},
+    "dinov2": {},
+    "swin": {
+        "embed_dim": 16,
+        "depths": [1, 1],
+        "num_heads": [2, 2],
+        "window_size": 2,
+        "image_size": 32,
+        "patch_size": 4,
+    },
     "segformer": {"hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 2, 2, 2], "depths": [1, 1, 1, 1]},
-    "resnet": {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "embedding_size": 8}, "poolformer": {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]},
-}  # fmt: skip
+    "resnet": {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "embedding_size": 8},
+    "poolformer": {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]},
+}
 SPEECH = {
-    "wav2vec2": {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2], "num_feat_extract_layers": 2,
-                 "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0, "feat_proj_dropout": 0.0},
-    "hubert": {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2], "num_feat_extract_layers": 2,
-               "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "mask_time_prob": 0.0, "feat_proj_dropout": 0.0},
-}  # fmt: skip
+    "wav2vec2": {
+        "conv_dim": [8, 8],
+        "conv_kernel": [10, 3],
+        "conv_stride": [5, 2],
+        "num_feat_extract_layers": 2,
+        "num_conv_pos_embeddings": 8,
+        "num_conv_pos_embedding_groups": 2,
+        "mask_time_prob": 0.0,
+        "feat_proj_dropout": 0.0,
+    },
+    "hubert": {
+        "conv_dim": [8, 8],
+        "conv_kernel": [10, 3],
+        "conv_stride": [5, 2],
+        "num_feat_extract_layers": 2,
+        "num_conv_pos_embeddings": 8,
+        "num_conv_pos_embedding_groups": 2,
+        "mask_time_prob": 0.0,
+        "feat_proj_dropout": 0.0,
+    },
+}
 
 
 def cases() -> Iterator[Case]:
     """Decoders, encoders, encoder-decoders, images and speech."""
     groups: list[tuple[Mapping[str, Any], str, Callable[..., Any]]] = [
-        (DECODERS, "AutoModelForCausalLM", _text), (MASKED, "AutoModelForMaskedLM", _text),
-        (TRANSLATORS, "AutoModelForSeq2SeqLM", _pairs), (IMAGES, "AutoModelForImageClassification", _pictures),
+        (DECODERS, "AutoModelForCausalLM", _text),
+        (MASKED, "AutoModelForMaskedLM", _text),
+        (TRANSLATORS, "AutoModelForSeq2SeqLM", _pairs),
+        (IMAGES, "AutoModelForImageClassification", _pictures),
         (SPEECH, "AutoModelForCTC", _waves),
-    ]  # fmt: skip
+    ]
     for listed, head, batch in groups:
         for name, settings in listed.items():
             yield Case("transformers", name, partial(_made, name, settings, head, batch))
@@ -121,10 +239,23 @@ def _clip() -> Made:
     import torch
     from transformers import CLIPConfig, CLIPModel
 
-    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 120,
-            "max_position_embeddings": 32, "eos_token_id": 2}  # fmt: skip
-    image = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32,
-             "patch_size": 8}  # fmt: skip
+    text = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "vocab_size": 120,
+        "max_position_embeddings": 32,
+        "eos_token_id": 2,
+    }
+    image = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+    }
     module = CLIPModel(CLIPConfig(text_config=text, vision_config=image, projection_dim=16))
     given = _text(None)
     batch = {
@@ -149,8 +280,15 @@ def _whisper() -> Made:
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
     known = {k: v for k, v in SMALL.items() if hasattr(WhisperConfig(), k)}
-    config = WhisperConfig(**{**known, "num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 32,
-                              "decoder_start_token_id": 1})  # fmt: skip
+    config = WhisperConfig(
+        **{
+            **known,
+            "num_mel_bins": 8,
+            "max_source_positions": 16,
+            "max_target_positions": 32,
+            "decoder_start_token_id": 1,
+        }
+    )
     batch = {"input_features": torch.randn(2, 8, 32), "labels": torch.randint(3, 120, (2, 8))}
     return WhisperForConditionalGeneration(config), lambda out: out.loss, (batch, None)
 

@@ -3,15 +3,21 @@
 from pathlib import Path
 from typing import Annotated
 
+import onnx
 import typer
 
-from planc.cli.console import report_written
+from planc.cli.console import err, report_written
 from planc.cli.options import Forms, Json, dimensions, optimizer_of
 from planc.cli.outputs import require_outputs
+from planc.graph.annotations import STATE, read_json
 from planc.importer.load import read_model
 from planc.importer.save import write_model
 from planc.training import differentiate
+from planc.training.prepare.parameters import untrained
 from planc.training.step_options import StepOptions
+
+_NAMED = 8
+"""Tensors that are named in one message."""
 
 
 def grad(
@@ -36,8 +42,9 @@ def grad(
 ) -> None:
     """Differentiate FORWARD: add loss, backward pass and optimizer in standard operators."""
     require_outputs((forward,), {"-o": output})
+    source = read_model(forward, whole=True).proto
     model = differentiate(
-        read_model(forward, whole=True).proto,
+        source,
         loss=loss,
         optimizer=optimizer_of(optimizer, learning_rate),
         device=device,
@@ -46,4 +53,13 @@ def grad(
         options=StepOptions(loss_scale=loss_scale),
     )
     write_model(model, output)
+    _tell_untrained(source, model)
     report_written(model, output, json)
+
+
+def _tell_untrained(forward: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Name the tensors that look like parameters and stay as they are."""
+    frozen = untrained(forward, read_json(model, STATE))
+    if frozen:
+        more = f" and {len(frozen) - _NAMED} more" if len(frozen) > _NAMED else ""
+        err().print(f"not trained: {', '.join(frozen[:_NAMED])}{more}")

@@ -23,7 +23,8 @@ from planc.training.prepare.fold import fold_constants
 from planc.training.prepare.losses import append_loss
 from planc.training.prepare.parameters import trainable
 from planc.training.prepare.precision import set_precision
-from planc.training.prepare.prepare import Prepared, canonical, infer_shapes, prepare
+from planc.training.prepare.prepare import Prepared, canonical, infer_shapes, known_values, prepare
+from planc.training.prepare.recurrent import unroll_recurrent
 from planc.training.registry import ForwardNode, attributes_of
 from planc.training.rules import FORWARD_RULES, GRADIENTS
 from planc.training.step_options import PLAIN, ParameterGroup, StepOptions
@@ -55,6 +56,9 @@ def differentiate(
     table = table_for(device)
     model = canonical(forward, dims or {})
     fold_constants(model)
+    if unroll_recurrent(model, known_values(model)):
+        infer_shapes(model)
+        fold_constants(model)
     trained = trainable(model, parameters)
     if not trained:
         raise ModelError("the model has no trainable parameter: no float initializer is used as a weight")

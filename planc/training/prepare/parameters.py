@@ -1,5 +1,6 @@
 """Which tensors of a forward model are trained."""
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -25,7 +26,7 @@ _WEIGHT_POSITIONS = {
     "Concat": tuple(range(256)),
 }
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div", "Sum"})
-_VIEWS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Expand"})
+_VIEWS = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast", "Expand", "Split"})
 
 
 def trainable(model: onnx.ModelProto, chosen: Collection[str] | None = None) -> list[str]:
@@ -48,7 +49,7 @@ def trainable(model: onnx.ModelProto, chosen: Collection[str] | None = None) -> 
     found: dict[str, None] = {}
     for node in model.graph.node:
         if node.op_type in _VIEWS and node.input[0] in origin:
-            origin[node.output[0]] = origin[node.input[0]]
+            origin.update(dict.fromkeys(node.output, origin[node.input[0]]))
         for position, name in enumerate(node.input):
             source = origin.get(name)
             if source is not None and (
@@ -56,6 +57,13 @@ def trainable(model: onnx.ModelProto, chosen: Collection[str] | None = None) -> 
             ):
                 found[source] = None
     return list(found)
+
+
+def untrained(forward: onnx.ModelProto, trained: Collection[str]) -> list[str]:
+    """Float initializers of more than one element that the step reads but does not train."""
+    read = {name for node in forward.graph.node for name in node.input}
+    floats = (t for t in forward.graph.initializer if t.data_type in FLOATS and math.prod(t.dims) > 1 and t.dims)
+    return [t.name for t in floats if t.name in read and t.name not in trained]
 
 
 def _is_weight(node: onnx.NodeProto, position: int, tensor: TensorProto) -> bool:

@@ -57,7 +57,7 @@ def canonical(forward: onnx.ModelProto, dims: Mapping[str, int]) -> onnx.ModelPr
 def prepare(model: onnx.ModelProto, ruled: Collection[str], trained: Collection[str]) -> Prepared:
     """Expand what is not in `ruled`, fold constants, order layers and resolve every shape of a canonical model."""
     fold_constants(model)
-    while expand_operators(model, ruled, _known_values(infer_shapes(model))):
+    while expand_operators(model, ruled, known_values(infer_shapes(model))):
         infer_shapes(model)
         fold_constants(model)
     bypass_identities(model, _values(infer_shapes(model)))
@@ -136,7 +136,7 @@ def _bind_dimensions(model: onnx.ModelProto, dims: Mapping[str, int]) -> None:
         info.type.tensor_type.ClearField("shape")
 
 
-def _known_values(model: onnx.ModelProto) -> dict[str, Var]:
+def known_values(model: onnx.ModelProto) -> dict[str, Var]:
     """Every tensor whose static shape is known so far."""
     graph = model.graph
     values = {t.name: Var(t.name, tuple(t.dims), t.data_type) for t in graph.initializer}
@@ -156,7 +156,7 @@ def _static_shape(info: onnx.ValueInfoProto) -> Shape | None:
 
 def _values(model: onnx.ModelProto) -> dict[str, Var]:
     """Every tensor of the model. Raises ModelError for one whose shape is not static."""
-    values = _known_values(model)
+    values = known_values(model)
     for node in model.graph.node:
         for name in node.output:
             if name and name not in values:
