@@ -165,6 +165,7 @@ class CompiledStep:
         That is parameters, buffers, optimizer state, hyper-parameters, step count, and the random generators of planc,
         torch, NumPy and Python. `objects` have a `state_dict` (schedulers, `planc.torch.Batches`) or are plain values.
         """
+        self.training.set_hyperparameters(**self._hyper.current(self.training.hyperparameters))
         write_training(Path(path), self.training, self.steps, objects)
 
     def load(self, path: str | Path, **objects: Any) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     def made() -> tuple[Any, Any, Any]:
         module = Net(dropout=0.3)
         optimizer = torch.optim.AdamW(module.parameters(), 0.05)
-        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, 12)
         dataset = torch.utils.data.TensorDataset(*data(24))
         batches = planc.torch.Batches(torch.utils.data.DataLoader(dataset, 8, shuffle=True))
         step = planc.torch.compile_step(module, nn.CrossEntropyLoss(), optimizer, data(), seed=3, **QUICK)
@@ -158,8 +158,6 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     torch.manual_seed(5)
     trained(step, batches, scheduler, 4)  # in the middle of the second epoch
     step.save(tmp_path / "c.safetensors", batches=batches, scheduler=scheduler, note="halfway")
-    drawn = (random.random(), np.random.rand(), torch.rand(1))
-    step.load(tmp_path / "c.safetensors", batches=batches, scheduler=scheduler)
     whole = trained(step, batches, scheduler, 5)
     final = step.training.state()
     step.close()
@@ -168,9 +166,10 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     trained(step, batches, scheduler, 1)
     assert step.load(tmp_path / "c.safetensors", batches=batches, scheduler=scheduler) == {"note": "halfway"}
     assert (step.steps, batches.epoch, batches.batch) == (4, 1, 1)
-    again = (random.random(), np.random.rand(), torch.rand(1))
+    drawn = (random.random(), np.random.rand(), torch.rand(1))
     step.load(tmp_path / "c.safetensors", batches=batches, scheduler=scheduler)
-    assert again == drawn
+    assert drawn == (random.random(), np.random.rand(), torch.rand(1))
+    step.load(tmp_path / "c.safetensors", batches=batches, scheduler=scheduler)
     assert [float(a) for a in trained(step, batches, scheduler, 5)] == [float(b) for b in whole]
     for name, value in step.training.state().items():
         assert value.tobytes() == final[name].tobytes(), name
