@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 from planc.graph import annotations
 from planc.graph.wellformed import is_undrawn
 from planc.training.apply import Update
-from planc.training.emit.builder import Array, Builder, LayerGroup, Var
+from planc.training.emit.builder import RANDOM_KEY, Array, Builder, LayerGroup, Var
 from planc.training.finish import MOVING, finish
 from planc.training.micro_batches import MicroBatches, Ready, titled
 from planc.training.optimizers import STEP
@@ -137,6 +137,7 @@ class Assembly:
     ) -> onnx.ModelProto:
         """The ONNX model; `index_sizes` says how many classes or rows each integer tensor indexes, `outputs` names what
         the step returns beside the loss, whose name is `title`."""
+        self._advance_key()
         carried = dict(self.following)
         passes = self._passes(carried)
         weave = Weave(self.b, passes.repeated())
@@ -147,6 +148,14 @@ class Assembly:
         self.following.update({name: passes.value(value, passes.count - 1) for name, value in carried.items()})
         self.b.nodes = weave.woven()
         return self._model(results, title, schedule, passes, index_sizes or {})
+
+    def _advance_key(self) -> None:
+        """The next step's random numbers: the same seed, one step further, in every pass of several."""
+        key = self.b.values.get(RANDOM_KEY)
+        if key is not None:
+            self.b.group = LayerGroup(RANDOM_KEY, "random", "update")
+            following = self.b.add(key, self.b.ints((0, 1)))
+            self.hold(RANDOM_KEY, following, np.array([self.options.seed, 0], np.int64))
 
     def _passes(self, carried: Mapping[str, Var]) -> MicroBatches:
         """The pass over each micro-batch, with inputs and draws of its own."""

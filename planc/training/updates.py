@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from onnx import TensorProto
 
-from planc.training.emit.builder import Array, Builder, LayerGroup, Var
+from planc.training.emit.builder import RANDOM_KEY, Array, Builder, LayerGroup, Var
 from planc.training.micro_batches import Ready
 from planc.training.optimizers import RULES, STEP, slots
 from planc.training.optimizers.rule import Update
@@ -28,7 +28,7 @@ GRADIENT_NORM = "gradient_norm"
 AVERAGE = ".ema"
 """Suffix of the name of a parameter's exponential moving average."""
 
-STEP_STATES = frozenset({STEP, LOSS_SCALE, CLEAN_STEPS})
+STEP_STATES = frozenset({STEP, LOSS_SCALE, CLEAN_STEPS, RANDOM_KEY})
 """State of the whole step, which belongs to no parameter or buffer."""
 
 CLIP_EPSILON = 1e-6

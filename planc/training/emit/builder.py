@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from planc.graph.annotations import annotate_node
 from planc.graph.operators import VIEWS
 from planc.kernels import Attribute, Operator, TensorType, function_of
+from planc.kernels.dropout import KEY
 from planc.kernels.operator import DOMAIN
 from planc.training.emit.finite import Finiteness
 
@@ -31,6 +32,9 @@ HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 
 SHARED_BYTES = 1 << 10
 """Constants of the forward model up to this size are shared with equal ones that rules need."""
+
+RANDOM_KEY = "random.key"
+"""Name of the state that holds seed and step of random operators."""
 
 MAX_CONCAT_INPUTS = 32
 """CUDA's Concat refuses more inputs than this while a CUDA graph is captured (ONNX Runtime 1.31.1 on an H100)."""
@@ -92,6 +96,12 @@ class Builder:
     _node_names: set[str] = field(default_factory=set)
     _serial: dict[str, int] = field(default_factory=dict)
     _read_backward: set[str] = field(default_factory=set)
+
+    # --- state of the whole step
+
+    def random_key(self) -> Var:
+        """Seed and step, int64 [2], which random operators make their numbers of; the step then has them as state."""
+        return self.values.setdefault(RANDOM_KEY, Var(RANDOM_KEY, KEY.shape, KEY.dtype))
 
     # --- constants
 

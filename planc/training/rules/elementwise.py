@@ -8,7 +8,8 @@ from functools import reduce
 import numpy as np
 from onnx import TensorProto
 
-from planc.training.emit.builder import Builder, Var
+from planc.kernels.dropout import DROPOUT
+from planc.training.emit.builder import HALVES, Builder, Var
 from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 
 
@@ -158,12 +159,17 @@ def where(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 
 @forward_rule("Dropout")
 def lower_dropout(b: Builder, node: ForwardNode) -> ForwardResult:
-    """Training mode: the operator with its one-byte mask and a fixed seed; else the identity (Srivastava, 2014)."""
+    """Training mode: planc's own operator, which keeps nothing, or the standard one with its one-byte mask and a fixed
+    seed; else the identity (Srivastava, 2014)."""
     y = node.output
     training = node.constant(2)
     if training is None or not bool(training):
         b.emit("Dropout", list(node.inputs[:2]), [(y.shape, y.dtype)], [y.name])
         return ForwardResult()
+    if node.table.kernels and not node.has_output(1) and y.dtype in (*HALVES, TensorProto.FLOAT):
+        key = b.random_key()
+        b.kernel(DROPOUT, [node.input(0), key], names=[y.name], ratio=_ratio(node), stream=_stream(node))
+        return ForwardResult({"key": key})
     mask_name = node.outputs[1].name if node.has_output(1) and node.outputs[1] else None
     seed = int(node.attribute("seed", zlib.crc32(node.proto.name.encode()) & 0x7FFFFFFF))
     _, mask = b.emit(
@@ -177,11 +183,21 @@ def lower_dropout(b: Builder, node: ForwardNode) -> ForwardResult:
 def dropout(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """dx = dy mask / (1 - ratio)."""
     dy = sole(grads)
+    if "key" in node.saved:
+        return {0: b.kernel(DROPOUT, [dy, node.saved["key"]], ratio=_ratio(node), stream=_stream(node))[0]}
     if "mask" not in node.saved:
         return {0: dy}
+    return {0: b.mul(masked(b, node.saved["mask"], dy), 1 / (1 - _ratio(node)))}
+
+
+def _ratio(node: ForwardNode) -> float:
     ratio = node.constant(1)
-    kept = 1 - (0.5 if ratio is None else float(ratio))
-    return {0: b.mul(masked(b, node.saved["mask"], dy), 1 / kept)}
+    return 0.5 if ratio is None else float(ratio)
+
+
+def _stream(node: ForwardNode) -> int:
+    """Where among all numbers of a seed and a step the node's are."""
+    return int(node.attribute("seed", zlib.crc32(node.proto.name.encode()))) & 0xFFFFFFFF
 
 
 @gradient("Cast")
