@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from planc.api import compile, load, verify
+    from planc.api import compile, estimate, load, verify
     from planc.plan.plan import Plan
     from planc.runtime.scratch import reserve_scratch
 
-__all__ = ["Plan", "compile", "load", "reserve_scratch", "verify"]
+__all__ = ["Plan", "compile", "estimate", "load", "reserve_scratch", "verify"]
 
 _HOMES = {"Plan": "planc.plan.plan", "reserve_scratch": "planc.runtime.scratch"}
 

@@ -9,10 +9,13 @@ NS_PER_S = 1_000_000_000
 
 _FACTORS = {
     "": 1, "B": 1,
+    "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
     "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
     "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
 }  # fmt: skip
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
+"""`8G` is read as the smaller of what it may mean, so that it always fits."""
+
+_SIZE = re.compile(r"\s*((?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]\+?[0-9]{1,2})?)\s*([A-Za-z]*|%)\s*")
 
 ALIGNMENT = 256
 """Every storage starts at a multiple of this many bytes, as with `cudaMalloc` and ONNX Runtime's arena. Where tensors start
@@ -23,7 +26,7 @@ HOST_ALIGNMENT = 4096
 
 
 def parse_size(text: str, reference: int) -> int:
-    """Bytes meant by `text`: `8GiB`, `512MB`, `1048576`, or `60%` of `reference` bytes.
+    """Bytes meant by `text`: `8GiB`, `8 GB`, `8G`, `.5GiB`, `1048576`, `1e9`, or `60%` of `reference` bytes.
 
     Raises UsageError when the text is none of these or is not positive.
     """

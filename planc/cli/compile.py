@@ -24,14 +24,18 @@ from planc.cli.options import (
 )
 from planc.cli.outputs import require_outputs
 from planc.compiler.job import CompileJob
+from planc.compiler.knee import compile_within
 from planc.compiler.options import Compilation, CompileOptions
 from planc.compiler.request import CompileRequest
 from planc.costs.store import read_costs
+from planc.devices import find_device
 from planc.errors import UsageError
 from planc.graph.graph import Graph
 from planc.importer.load import ModelFile, read_model
 from planc.importer.save import write_model
 from planc.plan.files import write_plan
+from planc.plan.plan import Plan
+from planc.report.curve import print_curve
 from planc.report.summary import summarize, summary_json
 from planc.report.text import print_summary
 from planc.report.view import view_of
@@ -42,7 +46,7 @@ from planc.units import format_ns
 
 def compile_command(
     model: Path,
-    budget: Annotated[str | None, typer.Option(help="8GiB, 512MB, 60% of the liveness peak, or min.")] = None,
+    budget: Annotated[str | None, typer.Option(help="8GiB, 512MB, 60% of the liveness peak, min, max or auto.")] = None,
     device: Device = "auto",
     costs: Costs = None,
     solver: Annotated[str, typer.Option(help="The policy; `planc doctor` lists them.")] = "mip",
@@ -88,6 +92,22 @@ def compile_command(
     else:
         print_summary(out(), result.plan, job.imported.graph)
         err().print(f"wrote {target}")
+        _print_next(result.plan, target)
+
+
+def _print_next(plan: Plan, target: Path) -> None:
+    """What to try now; of a budget that gives nothing up, that it plans nothing."""
+    memory = plan.memory
+    if (
+        not plan.copies
+        and len(plan.runs) == plan.model.layers
+        and memory.minimum_budget_bytes < memory.budget_bytes // 2
+    ):
+        err().print("nothing had to be given up within this budget: try --budget 50%, or auto")
+    runs_here = find_device(plan.costs.kind) is not None and not plan.costs.estimated
+    err().print(
+        f"next: planc run {target} --compare" if runs_here else f"next: planc inspect {target} --html plan.html"
+    )
 
 
 def _training_path(model: Path) -> Path:
@@ -112,7 +132,7 @@ def _solved(job: CompileJob, options: CompileOptions) -> Compilation:
             known += [f"bound {format_ns(state.bound_ns)}"] if state.bound_ns else []
             update(min(seconds, round(state.elapsed_s)), seconds, " ".join([*known, state.message]))
 
-        return job.compile(replace(options, on_progress=show))
+        return compile_within(job, replace(options, on_progress=show), lambda *curve: print_curve(err(), *curve))
 
 
 def compile_json(result: Compilation, graph: Graph, path: Path) -> dict[str, object]:

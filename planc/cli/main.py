@@ -6,9 +6,11 @@ import os
 import sys
 import warnings
 from contextlib import suppress
+from difflib import get_close_matches
 from importlib import import_module
+from importlib.metadata import version
 from io import StringIO
-from typing import Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -18,39 +20,58 @@ from planc.cli.streams import discard_data, prepare_streams
 from planc.errors import OutputError, PlancError, PlancWarning
 from planc.printable import printable
 
+
+class _Command(NamedTuple):
+    """The function, or group of commands, behind a command in the module of the command's name, and what it does."""
+
+    function: str
+    summary: str
+
+
 _COMMANDS = {
-    "grad": "grad",
-    "import-ort": "import_ort",
-    "profile": "profile",
-    "costs": "costs",
-    "compile": "compile_command",
-    "inspect": "inspect",
-    "verify": "verify_command",
-    "run": "run",
-    "compare": "compare_command",
-    "solve": "solve",
-    "pack": "pack",
-    "doctor": "doctor",
-    "zoo": "zoo",
+    "grad": _Command("grad", "Forward ONNX model to training graph."),
+    "import-ort": _Command("import_ort", "Artifacts of onnxruntime-training to training graph."),
+    "zoo": _Command("zoo", "Networks that planc builds itself."),
+    "estimate": _Command("estimate", "What a step needs, before any work."),
+    "profile": _Command("profile", "Measure layers, scratch and copies."),
+    "costs": _Command("costs", "What was profiled, layer by layer."),
+    "compile": _Command("compile_command", "Training graph to memory plan within a budget."),
+    "inspect": _Command("inspect", "A plan for people: text, page, trace."),
+    "verify": _Command("verify_command", "Prove that a plan computes its model in its budget."),
+    "run": _Command("run", "Execute a plan, beside the unplanned step if asked."),
+    "compare": _Command("compare_command", "Solvers against each other over budgets."),
+    "solve": _Command("solve", "The solver alone, on a bare graph instance."),
+    "pack": _Command("pack", "Offsets for buffers, MiniMalloc's CSV format."),
+    "doctor": _Command("doctor", "What is installed and what works here."),
 }
-"""Each command and the function, or group of commands, behind it in the module of the command's name."""
 
 
 _GC_THRESHOLD = 100_000
 """New objects between two searches for garbage cycles: a graph is millions of objects and no cycle."""
 
 
+_CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
 class _Commands(TyperGroup):
-    """Imports a command when it is called, or all of them for the help page."""
+    """Imports a command when it is called; the help page needs none of them."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(_COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, command.summary) for name, command in _COMMANDS.items()])
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in _COMMANDS:
-            return None
-        found = getattr(import_module(f"planc.cli.{cmd_name.replace('-', '_')}"), _COMMANDS[cmd_name])
-        alone = typer.Typer(add_completion=False, rich_markup_mode=None, callback=lambda: None)
+            near = get_close_matches(cmd_name, _COMMANDS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(_COMMANDS)}"
+            ctx.fail(f"unknown command {cmd_name!r}: {hint}")
+        found = getattr(import_module(f"planc.cli.{cmd_name.replace('-', '_')}"), _COMMANDS[cmd_name].function)
+        alone = typer.Typer(
+            add_completion=False, rich_markup_mode=None, callback=lambda: None, context_settings=_CONTEXT
+        )
         if isinstance(found, typer.Typer):
             alone.add_typer(found, name=cmd_name)
         else:
@@ -66,8 +87,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    callback=lambda: None,
+    context_settings=_CONTEXT,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"planc {version('planc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _planc(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Compile a training step into a memory plan that fits: swap, recompute and reuse, certified and verified."""
 
 
 def main() -> None:

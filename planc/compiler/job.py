@@ -51,6 +51,19 @@ class CompileJob:
         """The problem that percentages and the unlimited step are told of."""
         return self.plannings[0]
 
+    @property
+    def roomy_bytes(self) -> int:
+        """A budget within which nothing has to be given up: the liveness peak with what lies beside the slab."""
+        return self.usual.liveness_peak_bytes + arena_bytes_of(self.usual) + self.costs.device.session_bytes
+
+    @property
+    def least_bytes(self) -> int:
+        """A budget below which no plan goes: the neediest layer's, with what lies beside the slab."""
+        return (
+            min(minimum_budget(planning.problem)[0] + arena_bytes_of(planning) for planning in self.plannings)
+            + self.costs.device.session_bytes
+        )
+
     def budget_bytes(self, text: str | None, solver: str = "mip") -> int:
         """Bytes meant by a budget, `min` being the least that a plan of `solver` is known to need.
 

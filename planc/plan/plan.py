@@ -14,6 +14,7 @@ Time inside a plan is counted in *slots*: one slot for each operator that the co
 order. A *run* is one execution of a layer; a repeated layer is a recomputation. Lifetimes are half-open slot ranges.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -185,3 +186,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     scratch: tuple[Region, ...] = ()
     layers: tuple[LayerInfo, ...] = ()
     inputs: dict[str, str] = {}
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan file, whole or not at all. Raises OutputError."""
+        from planc.plan.files import write_plan  # which reads and writes this structure
+
+        write_plan(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> "Plan":
+        """Read a plan file. Raises PlanError naming it when it is missing, damaged or of another format."""
+        from planc.plan.files import read_plan
+
+        return read_plan(Path(path))

@@ -17,7 +17,7 @@ from planc.report.scatter import ScatterScene, scatter_scene
 from planc.report.summary import Summary, summarize
 from planc.report.tensors import tensor_rows
 from planc.report.view import PlanView, view_of
-from planc.report.words import facts, percent, plural
+from planc.report.words import facts, percent, plural, proven
 from planc.units import NS_PER_MS, format_bytes, format_ns
 
 _MAX_TENSORS = 400
@@ -118,7 +118,7 @@ def _cards(view: PlanView, summary: Summary, measured: Mapping[str, object]) -> 
         Headline(
             "step", format_ns(prediction.step_ns), f"{percent(summary.overhead, signed=True)} on unlimited memory"
         ),
-        Headline("proof", proof.status, f"at most {percent(proof.gap)} above the bound"),
+        Headline("proof", proof.status, proven(proof.gap)),
         Headline(
             "swapped",
             format_bytes(summary.swapped_bytes),

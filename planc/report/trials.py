@@ -122,7 +122,7 @@ def _attempt_in_worker(trial: Trial) -> tuple[Row, Plan | None]:
 def attempt(job: CompileJob, trial: Trial, effort: Effort) -> tuple[Row, Plan | None]:
     """Compile one trial: its row, and the plan where there is one."""
     start = time.perf_counter()
-    options = CompileOptions(str(trial.budget_bytes), trial.solver, effort.time_limit_s, effort.seed)
+    options = CompileOptions(f"{trial.budget_bytes}B", trial.solver, effort.time_limit_s, effort.seed)
     try:
         compilation = job.compile(options)
     except InfeasibleBudgetError as error:

@@ -4,6 +4,7 @@ from collections import Counter
 
 from planc.report.summary import Summary
 from planc.report.view import PlanView, ResidencyView
+from planc.schedule.solver import OPTIMAL_GAP
 from planc.units import format_bytes, format_ns
 
 
@@ -68,11 +69,15 @@ def _time(view: PlanView, summary: Summary) -> list[tuple[str, str]]:
         ),
         (
             "proof",
-            f"{proof.status}: at most {percent(proof.gap)} above the bound {format_ns(proof.lower_bound_ns)} "
-            f"for {proof.bound_scope}",
+            f"{proven(proof.gap)}: no plan is faster than {format_ns(proof.lower_bound_ns)}, over {proof.bound_scope}",
         ),
         ("solver", f"{proof.solver}, {proof.solve_s:.1f} s, limit {proof.time_limit_s:g} s a solve, seed {proof.seed}"),
     ]
+
+
+def proven(gap: float) -> str:
+    """How good a plan is, by its gap to the bound."""
+    return "the best possible" if gap <= OPTIMAL_GAP else f"within {percent(gap)} of the best possible"
 
 
 def _movement(view: PlanView, summary: Summary) -> list[tuple[str, str]]:

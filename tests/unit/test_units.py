@@ -12,14 +12,17 @@ from planc.units import align_up, format_bytes, format_ns, parse_size
     ("text", "size"),
     [
         ("8GiB", 8 << 30), ("512MB", 512 * 10**6), ("1048576", 1048576), ("60%", 600), ("1.5 KiB", 1536),
-        ("12.5%", 125), (" 3 gb ", 3 * 10**9), ("1B", 1),
+        ("12.5%", 125), (" 3 gb ", 3 * 10**9), ("1B", 1), ("8G", 8 * 10**9), ("8 GB", 8 * 10**9), (".5GiB", 1 << 29),
+        ("1e9", 10**9), ("1.5e3 MB", 1500 * 10**6), ("1_000_000", 10**6), ("2.GiB", 2 << 30), ("150%", 1500),
     ],
 )  # fmt: skip
 def test_sizes_are_read(text: str, size: int) -> None:
     assert parse_size(text, 1000) == size
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "8 GiBs", "-1", "1e9", "0", "0%", "ten", "5%%", "١٢x"])
+@pytest.mark.parametrize(
+    "text", ["", "GiB", "8 GiBs", "-1", "1e999", "0", "0%", "ten", "5%%", "١٢x", "٥%", ".", "nan", "inf"]
+)
 def test_other_text_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="size"):
         parse_size(text, 1000)

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.metadata import version
 
 import pytest
 
@@ -30,4 +32,22 @@ def test_commands_that_neither_plan_nor_run_import_no_heavy_library(command: str
 def test_the_package_imports_what_it_offers_when_asked() -> None:
     code = "import sys, planc; before = 'onnx' in sys.modules; planc.Plan, planc.compile; print(before, planc.__all__)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("False ['Plan', 'compile', 'load'")
+    assert done.stdout.startswith("False ['Plan', 'compile', 'estimate', 'load'")
+
+
+def test_version_short_help_and_misspelt_commands(planc: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = planc("--version")
+    assert (code, out) == (0, f"planc {version('planc')}\n")
+    code, out, _ = planc("-h")
+    assert code == 0
+    assert all(len(line) <= 80 and not line.endswith("...") for line in out.splitlines()[1:])
+    code, _, err = planc("complie")
+    assert (code, "unknown command 'complie': did you mean 'compile'?" in err) == (2, True)
+
+
+def test_the_help_page_imports_no_command() -> None:
+    code = "import sys; sys.argv = ['planc', '--help']\nfrom planc.cli.main import main\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('onnx', 'onnxruntime', 'numpy', 'ortools') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]"
