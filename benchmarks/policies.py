@@ -336,7 +336,7 @@ def violations(rows: list[dict[str, Any]]) -> list[str]:
     found = []
     for point, by_solver in best.items():
         ours = by_solver.get("mip")
-        for name, theirs in by_solver.items():
+        for name, theirs in by_solver.items() if "mip" in by_solver else ():
             if theirs is not None and (ours is None or ours > theirs + 1e-6):
                 found.append(f"{point}: mip {ours}, {name} {theirs}")
     return found
