@@ -58,7 +58,7 @@ class Mip:
             found = reordered(permuted(problem, order), options)
             start = renumbered(found, order)
             order, options = first_executions(start), replace(options, start=options.start or start)
-        policies = [known_plan(problem, schedule) for schedule in policy_schedules(problem, options)]
+        policies: list[KnownPlan] = []
         try:
             return self._search(problem, order, policies, _with_time_left(options, started))
         except InfeasibleBudgetError:
@@ -71,12 +71,18 @@ class Mip:
     ) -> Candidate:
         """Search with first executions in `order`, unless `options.start` or a known plan has a better one."""
         ranks = tuple(sorted(order, key=order.__getitem__))
-        before = [*([] if options.clock.counted else recall(problem)), *policies]
-        before.sort(key=lambda known: known.step_ns)
-        starts = [known.schedule for known in before] + ([] if options.start is None else [options.start])
+        before = [] if options.clock.counted else recall(problem)
+        starts = [known.schedule for known in (*before, *policies)] + ([] if options.start is None else [options.start])
         portfolio = Portfolio(permuted(problem, order), options)
         portfolio.propose(renumbered(schedule, ranks) for schedule in starts)
-        portfolio.run()
+
+        def ask() -> None:
+            for schedule in policy_schedules(problem, options, portfolio.settled):
+                portfolio.propose([renumbered(schedule, ranks)])
+                policies.append(known_plan(problem, schedule))
+
+        portfolio.run(ask if not policies else lambda: None)
+        before = sorted([*before, *policies], key=lambda known: known.step_ns)
         if portfolio.infeasible and not before:
             raise InfeasibleBudgetError(*portfolio.certificate())
         found = portfolio.schedule

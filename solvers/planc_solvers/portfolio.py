@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import inf
 
 from planc.clock import WALL
@@ -19,6 +19,7 @@ from planc_solvers.evaluation.evaluate import evaluate
 from planc_solvers.evaluation.plan_copies import copied
 from planc_solvers.evaluation.reduction import reduced, reduced_arrays
 from planc_solvers.evaluation.schedule_conversion import plan_of, schedule_of
+from planc_solvers.evaluation.workspace import workspace
 from planc_solvers.search.annealing import anneal, ready_search
 from planc_solvers.search.improver import SETTINGS, Improver
 from planc_solvers.search.mend import mend
@@ -41,14 +42,14 @@ class Portfolio:
         self.state.begin()
 
     def propose(self, schedules: Iterable[Schedule]) -> None:
-        """Let the search consider what these schedules decide."""
-        proposals = self.improver.proposals
+        """Let the search consider what these schedules decide; it may be under way in another thread."""
+        proposals, scratch = self.improver.proposals, workspace(self.arrays)
         for schedule in schedules:
             plan = plan_of(self.small, self.arrays, schedule)
             if plan is not None:
                 proposals.append(plan)
                 mended = copied(self.arrays, plan)
-                if self.improver.swaps and mend(self.arrays, mended, self.improver.scratch):
+                if self.improver.swaps and mend(self.arrays, mended, scratch):
                     proposals.append(mended)
 
     @property
@@ -76,8 +77,16 @@ class Portfolio:
         """Whether it is proved that there is no schedule; a plan that was found all the same has the last word."""
         return self.state.infeasible and self.improver.best_ns == inf
 
-    def run(self) -> None:
-        """Search until finished. Raises what the proving half raised."""
+    def settled(self) -> bool:
+        """Whether the gap is what was wanted, or the problem proved infeasible: more plans would change nothing."""
+        return self.state.gap() <= self.state.gap_wanted or self.state.infeasible
+
+    def run(self, ask: Callable[[], None] = lambda: None) -> None:
+        """Search until finished. Raises what the proving half raised.
+
+        `ask` brings plans from elsewhere (`propose`): beside the search, or between proof and search where work is counted.
+        """
+        asking = threading.Thread(target=ask, daemon=True)
         if self.improver.swaps:
             self.improver.proposals.append(give_up_all(self.small, self.arrays, lambda _: True))
         if self.options.prove:
@@ -86,9 +95,14 @@ class Portfolio:
             self.state.proved.set()
         if self.options.prove and self.state.clock.counted:
             self.proving.join()
+            ask()
+        else:
+            asking.start()
         self.improver.begin()
         self._await_proof()
         self.improver.improve()
+        if asking.is_alive() and not self.settled():
+            asking.join()
         self.state.end()
         # HiGHS cannot be interrupted: a model of its ends by its own time limit, or with the process.
         if self.options.prove:

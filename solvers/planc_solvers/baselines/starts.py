@@ -1,7 +1,7 @@
 """Schedules of published policies as starts of planc's own search: it begins no worse than the best of them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from planc.errors import InfeasibleBudgetError, PolicyScopeError, SolverTimeoutError
 from planc.problem.problem import Problem
@@ -31,15 +31,15 @@ SHARE = 0.3
 """Part of the time limit after which no further policy is asked. All of them take 2 s for the 494 tasks of ResNet-50."""
 
 
-def policy_schedules(problem: Problem, options: SolveOptions) -> Iterator[Schedule]:
-    """What the quick policies answer within the limits of `problem`.
+def policy_schedules(problem: Problem, options: SolveOptions, settled: Callable[[], bool]) -> Iterator[Schedule]:
+    """What the quick policies answer within the limits of `problem`, until the solve is `settled`.
 
-    With one worker the same policies are asked whatever the clock says, so that results repeat.
+    Where work is counted instead of time, all are asked, so that results repeat.
     """
     ends = time.monotonic() + SHARE * options.time_limit_s
     searching = SEARCHING if len(problem.tasks) <= MOST_TASKS else ()
     for policy in (*searching[:1], *QUICK[:2], *searching[1:3], *QUICK[2:], *searching[3:]):
-        if options.workers > 1 and time.monotonic() > ends:
+        if settled() or (not options.clock.counted and time.monotonic() > ends):
             return
         try:
             yield policy().solve(problem, options).schedule
