@@ -35,9 +35,15 @@ def _overheads(rows: Rows) -> list[str]:
         lines += [f"### {network}, batch {batch}, {card}", "", _line(["policy", *(f"{100 * s:g} %" for s in shares)])]
         lines.append("|---" * (len(shares) + 1) + "|")
         by_cell = {(r["solver"], r["budget_fraction"]): r for r in mine}
+        without: dict[str, list[str]] = {}
         for solver in _by_merit(mine):
-            lines.append(_line([solver, *(_cell(by_cell.get((solver, s)), mine) for s in shares)]))
-        lines.append("")
+            cells = [_cell(by_cell.get((solver, s)), mine) for s in shares]
+            if any("%" in cell for cell in cells):
+                lines.append(_line([solver, *cells]))
+            else:
+                what = "no plan in time" if "time-out" in cells else "refuse" if "refuses" in cells else "no plan"
+                without.setdefault(what, []).append(solver)
+        lines += ["", "; ".join(f"{what}: {', '.join(names)}" for what, names in without.items()), ""]
     return lines
 
 
