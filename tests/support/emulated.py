@@ -166,8 +166,8 @@ class PlainSteps:
         graph = self.imported.graph
         self._put(synthetic_feeds(graph, seed))
         self.session.run_with_iobinding(self.binding, ort.RunOptions())
-        wanted = (*graph.state, *(t for t in graph.outputs if t not in graph.state.values()))
-        return {graph.tensors[i].name: self._get(i) for i in wanted}
+        outputs = {name: self._get(tensor) for name, tensor in self.imported.outputs.items()}
+        return outputs | {graph.tensors[i].name: self._get(i) for i in graph.state}
 
     def _put(self, values: Mapping[str, np.ndarray]) -> None:
         for tensor in self.imported.graph.tensors:

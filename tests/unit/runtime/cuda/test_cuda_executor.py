@@ -1,17 +1,20 @@
 """The executor on the emulated card: free of races, right in every byte, within the plan's memory and time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
+import onnx
 import pytest
 from cuda_emulator.emulator import Emulator
 from support import networks
 from support.concats import branches
 from support.emulated import card, cuda_plan, expected, open_step, run_steps
+from support.versions import CASES as VERSIONS
 from support.views import stacked
 
 from planc.errors import DeviceError
+from planc.importer.import_model import import_model
 from planc.plan.plan import Plan
 from planc.runtime.cuda.provider import FORMS
 from planc.runtime.executor import Executor
@@ -189,3 +192,14 @@ def test_unknown_forms_are_refused(card: Emulator) -> None:
     with pytest.raises(DeviceError, match="on the CPU every layer has one form"):
         open_step(card, imported, on_cpu)
     assert card.live == 0
+
+
+@pytest.mark.parametrize("make", VERSIONS, ids=lambda make: make.__name__)
+def test_outputs_are_of_their_version_on_a_card_too(card: Emulator, make: Callable[[], onnx.ModelProto]) -> None:
+    imported = import_model(make())
+    want = expected(card, imported, 3)
+    for seed in range(2):
+        card.reset(seed)
+        with open_step(card, imported, cuda_plan(imported, seed), replay=bool(seed)) as step:
+            assert run_steps(step, imported, 3) == want
+            assert card.problems == []
