@@ -24,6 +24,9 @@ CHECK_UP_TO = "PLANC_CHECK_PACKINGS"
 # Offsets are 64-bit, and searches add a few sizes to them.
 MAX_TOTAL_BYTES = 2**60
 
+# Part of the time limit that is left for searches however long the greedy packings took.
+_LEAST_SHARE = 0.1
+
 
 def pack(
     buffers: Sequence[Buffer],
@@ -38,10 +41,10 @@ def pack(
 
     Greedy packings come first; where they miss the lower bound (the maximum load over time) and the capacity, each
     group of buffers that no cut in time separates goes to heuristic and exact searches on two threads, for
-    `time_limit` seconds in all, besides the greedy packings and, on a machine's first use, some four seconds of
+    `time_limit` seconds in all, and, on a machine's first use, some four seconds of
     compiling. By a `clock` that counts work the result depends on the buffers and the seed alone.
     Groups of more than 3,000 buffers are not searched exactly, those of more than 8,000 get further greedy
-    packings only. A packing of the same buffers that is `known` takes the place of the greedy ones.
+    packings until one fits. A packing of the same buffers that is `known` takes the place of the greedy ones.
     Raises PackingError for a negative size or capacity, a bad alignment or time limit, lifetimes that are empty,
     unsorted or overlapping, or a known packing of another number of buffers.
     """
@@ -62,7 +65,8 @@ def pack(
             # numba takes half a second to import, and the easy cases do not get here.
             from planc.packing.portfolio import improve
 
-            offsets, bound = improve(model, offsets, bound, capacity, clock.now() + time_limit, seed, clock)
+            deadline = max(started + time_limit, clock.now() + _LEAST_SHARE * time_limit)
+            offsets, bound = improve(model, offsets, bound, capacity, deadline, seed, clock)
     result = np.zeros(len(buffers), np.int64)
     result[model.source] = offsets
     height = model.height(offsets)

@@ -7,6 +7,7 @@ order.
 """
 
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
@@ -56,12 +57,21 @@ class BufferGroup:
         return self.base + self.height
 
     def shuffle(self, target: int, deadline: float) -> None:
-        """More heuristic packings: all that is affordable for a group too large to search, and often enough for others."""
-        for offsets in shuffled_packings(self.model, self._seed):
+        """More heuristic packings: a few, which are often enough, or for a group too large to search all the time."""
+        endless = self.model.count > WHEEL_BUFFERS
+        found = self._side_by_side() if endless else shuffled_packings(self.model, self._seed)
+        for offsets in found:
             self._take(offsets)
             self._clock.spend(_SHUFFLED_S * self.model.count)
             if self.height <= target or self._clock.now() >= deadline:
                 break
+
+    def _side_by_side(self) -> Iterator[Array]:
+        """Shuffled packings without end, made on two threads and taken in turns."""
+        sources = [shuffled_packings(self.model, PAIR * self._seed + place, endless=True) for place in range(PAIR)]
+        with ThreadPoolExecutor(PAIR) as pool:
+            while True:
+                yield from [job.result() for job in [pool.submit(next, source) for source in sources]]
 
     def step(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
         """The wheels, unless they have had their part of the time, then a pair of exact searches unless the goal is met."""
