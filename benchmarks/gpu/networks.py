@@ -25,6 +25,7 @@ CASES = {
     "squeezenet-1": Case("squeezenet", ZooOptions(batch=1), Optimizer("momentum")),
     "densenet-1": Case("densenet121", ZooOptions(batch=1), Optimizer("momentum")),
     "r50-32": Case("resnet50", ZooOptions(batch=32), Optimizer("momentum")),
+    "r50-128": Case("resnet50", ZooOptions(batch=128), Optimizer("momentum")),
     "r50-64": Case("resnet50", ZooOptions(batch=64), Optimizer("momentum")),
     "r152-32": Case("resnet152", ZooOptions(batch=32), Optimizer("momentum")),
     "gpt2": Case("gpt2", ZooOptions(batch=8, seq=1024), Optimizer("adamw")),
@@ -40,8 +41,12 @@ CASES = {
 
 
 def build(name: str) -> ImportedModel:
+    """The training step of a case of the table, imported with fused operators."""
+    return import_case(CASES[name])
+
+
+def import_case(case: Case) -> ImportedModel:
     """The training step of a case, imported with fused operators."""
-    case = CASES[name]
     forward = build_forward(case.network, case.options)
     step = differentiate(
         forward.model, loss=forward.loss, optimizer=case.optimizer, device="cuda", precision=case.precision

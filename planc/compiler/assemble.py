@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import starmap
 
 from planc.compiler.options import CompileOptions
 from planc.compiler.sessions import Found
@@ -44,6 +45,7 @@ def assemble_plan(imported: ImportedModel, costs: CostTable, result: Result, opt
         scratch=lowered.scratch,
         layers=tuple(p.LayerInfo(x.name, x.kind, x.phase, x.stop - x.start) for x in imported.graph.layers),
         inputs=input_roles(imported.graph),
+        engines=_engines(costs),
     )
 
 
@@ -55,6 +57,10 @@ def _model(imported: ImportedModel) -> p.ModelInfo:
         layers=len(graph.layers),
         operators=len(graph.ops),
     )
+
+
+def _engines(costs: CostTable) -> dict[str, tuple[p.EnginePin, ...]]:
+    return {name: tuple(starmap(p.EnginePin, listed)) for name, listed in costs.engine_table.items()}
 
 
 def _costs(costs: CostTable) -> p.CostInfo:

@@ -34,6 +34,14 @@ class FormCost(msgspec.Struct, frozen=True, kw_only=True):
     scratch_bytes: int
 
 
+class EngineCost(msgspec.Struct, frozen=True, kw_only=True):
+    """A library's engine for one call of an operator of planc's own: its workspace and its median time."""
+
+    engine: str
+    workspace_bytes: int
+    compute_ns: int
+
+
 class LayerCost(msgspec.Struct, frozen=True, kw_only=True):
     """Median time of one execution, its spread, and the largest scratch allocation of one of its operators.
 
@@ -105,6 +113,7 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True):
 
     `model_file` is the name of the model's file, for people. `boundary_ns` is the host time of one more segment.
     `estimated` marks a table computed from published specifications instead of measured.
+    `engines` has, by the name of a call's function, the engines worth having, from the fastest to the leanest.
     """
 
     format: int = FORMAT
@@ -117,10 +126,16 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True):
     estimated: bool = False
     created: str = ""
     model_file: str = ""
+    engines: dict[str, tuple[EngineCost, ...]] = {}
 
     def layer(self, index: int) -> LayerCost:
         """Cost of the graph's layer `index`."""
         return self.unique[self.layers[index]]
+
+    @property
+    def engine_table(self) -> dict[str, list[tuple[str, int]]]:
+        """Engine and workspace (bytes) by call, as `planc.kernels.engines` takes them."""
+        return {name: [(e.engine, e.workspace_bytes) for e in engines] for name, engines in self.engines.items()}
 
     @property
     def identity(self) -> str:

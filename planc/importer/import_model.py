@@ -29,6 +29,7 @@ from planc.importer.versions import with_copies
 from planc.importer.wired import Wired
 from planc.kernels import DOMAIN as OWN
 from planc.kernels import call_of, function_of, opset_id
+from planc.kernels.engines import EngineTable
 
 COPY_SUFFIX = "@planc.copy"
 """Suffix of the tensor that an added copy of a state's next value writes."""
@@ -62,6 +63,8 @@ class ImportedModel:
     micro_batches: Mapping[str, tuple[str, ...]]
     file: ModelFile
     functions: Mapping[str, onnx.FunctionProto] = field(default_factory=dict)
+    engines: EngineTable = field(default_factory=dict)
+    """Which engines of libraries compute planc's own operators, where that is settled."""
 
 
 def import_model(source: str | Path | onnx.ModelProto | ModelFile, fused: bool = False) -> ImportedModel:

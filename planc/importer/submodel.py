@@ -20,6 +20,7 @@ from planc.graph.annotations import IR_VERSION
 from planc.graph.fused import DOMAIN
 from planc.importer.import_model import ImportedModel
 from planc.kernels import DOMAIN as OWN
+from planc.kernels.engines import write_engines
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ class _Canonical:
         model = helper.make_model(
             graph, opset_imports=self.imported.opsets, ir_version=IR_VERSION, functions=functions
         )  # fmt: skip
+        write_engines(model, self.imported.engines)
         encoded = model.SerializeToString(deterministic=True)
         return SubModel(encoded, tuple(self.inputs), tuple(self.outputs), self.draws, tuple(self.generators))
 

@@ -1,10 +1,13 @@
 """planc's own operators: meaning (an ONNX function), shapes, workspace, kernels per device, one operator a file."""
 
+from planc.kernels import attention as attention
 from planc.kernels import batch_norm as batch_norm
+from planc.kernels import channel_sum as channel_sum
 from planc.kernels import convolution as convolution
 from planc.kernels import cross_entropy as cross_entropy
 from planc.kernels import dropout as dropout
 from planc.kernels import linear_cross_entropy as linear_cross_entropy
+from planc.kernels import pooling as pooling
 from planc.kernels import row_sum as row_sum
 from planc.kernels.function import Body, call_of, checked_functions, function_of, node_of, opset_id
 from planc.kernels.operator import DOMAIN, OPERATORS, Attribute, Call, Operator, TensorType, operator_named, register

@@ -9,15 +9,11 @@ from collections.abc import Mapping, Sequence
 
 from onnx import TensorProto
 
+from planc.kernels.channels import THREADS, Tiling
 from planc.kernels.device import WORKSPACE, Buffer, Launch, SourceKernel
 from planc.kernels.function import Body
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
-from planc.kernels.source import C_TYPES, VECTOR_BYTES, source_of, width_of
-
-_THREADS = 256
-_BLOCKS = 132 * 4
-"""Blocks that a pass is cut into: four for each multiprocessor of an H100, whose figures the choice follows. It decides
-the order of sums, so it is the same on every card."""
+from planc.kernels.source import C_TYPES, VECTOR_BYTES
 
 _ATTRIBUTES: Mapping[str, Attribute] = {"epsilon": 1e-5, "relu": 0, "channels_last": 0}
 
@@ -119,34 +115,9 @@ def _gradient(call: Call, body: Body) -> Sequence[str]:
 # --- kernels for a card
 
 
-class _Tiling:
-    """How [M, C] is cut: a block is `across` threads of `width` channels each by `down` rows; `splits` ranges of rows."""
-
-    def __init__(self, x: TensorType) -> None:
-        self.channels = x.shape[-1]
-        self.rows = x.size // self.channels
-        self.width = width_of(x.nbytes // x.size, self.channels)
-        vectors = self.channels // self.width
-        self.across = next(n for n in (32, 16, 8, 4, 2, 1) if n <= vectors)
-        self.down = _THREADS // self.across
-        self.tiles = -(-vectors // self.across)
-        wanted = max(1, _BLOCKS // self.tiles)
-        self.share = max(self.down, -(-self.rows // wanted))
-        self.splits = -(-self.rows // self.share)
-        self.grid = (self.tiles, self.splits, 1)
-        self.joining = (-(-self.channels // 8), 1, 1)
-        self.workspace = 8 * self.splits * self.channels
-        """Two float32 numbers for each range of rows and channel."""
-
-    def source(self, call: Call, x: TensorType, wide: bool, file: str) -> str:
-        """The file's text for these sizes."""
-        constants = {
-            "C": self.channels, "M": self.rows, "W": self.width, "ACROSS": self.across, "DOWN": self.down,
-            "SPLITS": self.splits, "SHARE": self.share, "WIDE": wide, "RELU": bool(call.whole("relu")),
-            "ADDED": len(call.inputs) == len(call.operator.inputs),
-            "EPSILON": call.real("epsilon"), "INVERSE_M": 1 / self.rows,
-        }  # fmt: skip
-        return source_of(constants, x.dtype, "channels.cuh", file)
+def _constants(call: Call, wide: bool) -> dict[str, bool | float]:
+    added = len(call.inputs) == len(call.operator.inputs)
+    return {"WIDE": wide, "RELU": bool(call.whole("relu")), "ADDED": added, "EPSILON": call.real("epsilon")}
 
 
 def _fits(call: Call, x: TensorType) -> bool:
@@ -158,36 +129,35 @@ def _forward_kernel(call: Call, wide: bool = True) -> SourceKernel | None:
     x, n = call.inputs[0], len(call.inputs)
     if not _fits(call, x):
         return None
-    tiling, part = _Tiling(x), Buffer(WORKSPACE)
+    tiling, part = Tiling(x), Buffer(WORKSPACE)
     y, mean, variance = (Buffer(n + k) for k in range(3))
-    operands = tuple(Buffer(k) for k in range(n))
+    operands = tuple(Buffer(k if k < n else 0) for k in range(4))  # x stands in for a residual that is none
     launches = (
-        Launch("PREFIX_statistics", tiling.grid, _THREADS, (Buffer(0), part), frozenset({1})),
-        Launch("PREFIX_finish", tiling.joining, _THREADS, (part, mean, variance), frozenset({1, 2})),
-        Launch("PREFIX_apply", tiling.grid, _THREADS, (*operands, y, mean, variance), frozenset({n})),
+        Launch("PREFIX_statistics", tiling.grid, THREADS, (Buffer(0), part), frozenset({1})),
+        Launch("PREFIX_finish", tiling.joining, THREADS, (part, mean, variance), frozenset({1, 2})),
+        Launch("PREFIX_apply", tiling.grid, THREADS, (*operands, y, mean, variance), frozenset({4})),
     )
     narrow = _forward_kernel(call, wide=False) if wide else None
-    source = tiling.source(call, x, wide, "batch_norm.cu")
-    return SourceKernel(source, launches, tiling.workspace, alignment=VECTOR_BYTES, narrow=narrow)
+    source = tiling.source(_constants(call, wide), "normalise.cuh", "batch_norm.cu")
+    return SourceKernel(source, launches, 2 * tiling.part_bytes, alignment=VECTOR_BYTES, narrow=narrow)
 
 
 def _gradient_kernel(call: Call, wide: bool = True) -> SourceKernel | None:
     x, n = call.inputs[1], len(call.inputs)
     if not _fits(call, x):
         return None
-    tiling, part, variance = _Tiling(x), Buffer(WORKSPACE), Buffer(5)
-    operands = tuple(Buffer(k) for k in range(n))
+    tiling, part, variance = Tiling(x), Buffer(WORKSPACE), Buffer(5)
+    operands = tuple(Buffer(k if k < n else 0) for k in range(7))  # dy stands in for a y that is not needed
     dx, dscale, dbias, *dresidual = (Buffer(n + k) for k in range(len(call.outputs)))
-    spread = (*operands, dx, dscale, dbias, *dresidual)
-    written = frozenset({n, *(len(spread) - 1 for _ in dresidual)})
+    spread = (*operands, dx, dscale, dbias, *(dresidual or (dx,)))
     launches = (
-        Launch("PREFIX_sums", tiling.grid, _THREADS, (*operands, part), frozenset({n})),
-        Launch("PREFIX_join", tiling.joining, _THREADS, (part, variance, dscale, dbias), frozenset({2, 3})),
-        Launch("PREFIX_spread", tiling.grid, _THREADS, spread, written),
+        Launch("PREFIX_sums", tiling.grid, THREADS, (*operands, part), frozenset({7})),
+        Launch("PREFIX_join", tiling.joining, THREADS, (part, variance, dscale, dbias), frozenset({2, 3})),
+        Launch("PREFIX_spread", tiling.grid, THREADS, spread, frozenset({7, 10})),
     )
     narrow = _gradient_kernel(call, wide=False) if wide else None
-    source = tiling.source(call, x, wide, "batch_norm_gradient.cu")
-    return SourceKernel(source, launches, tiling.workspace, alignment=VECTOR_BYTES, narrow=narrow)
+    source = tiling.source(_constants(call, wide), "normalise.cuh", "batch_norm_gradient.cu")
+    return SourceKernel(source, launches, 2 * tiling.part_bytes, alignment=VECTOR_BYTES, narrow=narrow)
 
 
 BATCH_NORM = register(

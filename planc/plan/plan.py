@@ -160,6 +160,13 @@ class HostSlot(msgspec.Struct, frozen=True, kw_only=True):
     initial: bool
 
 
+class EnginePin(msgspec.Struct, frozen=True):
+    """A library's engine by its name, knobs included, and the workspace (bytes) that it takes."""
+
+    engine: str
+    workspace_bytes: int
+
+
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """A whole plan. `segments` are half-open ranges of runs, each executed by one session.
 
@@ -168,6 +175,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     copies of one direction run in list order. A step ends when all runs and copies are complete. `layers` (in the
     model's order) and `inputs` (role of every storage that exists before a step: state, batch or constant) are there
     for people and reports; nothing is executed by them.
+
+    `engines` pins those that compute calls of planc's own operators, by the name of a call's function, from the fastest to
+    the leanest: a run's form says how much workspace they may take. They hold for the library versions in `costs`.
     """
 
     format: Int = FORMAT
@@ -186,6 +196,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     scratch: tuple[Region, ...] = ()
     layers: tuple[LayerInfo, ...] = ()
     inputs: dict[str, str] = {}
+    engines: dict[str, tuple[EnginePin, ...]] = {}
+
+    @property
+    def engine_table(self) -> dict[str, list[tuple[str, int]]]:
+        """Engine and workspace (bytes) by call, as `planc.kernels.engines` takes them."""
+        return {name: [(e.engine, e.workspace_bytes) for e in engines] for name, engines in self.engines.items()}
 
     def save(self, path: str | Path) -> None:
         """Write the plan file, whole or not at all. Raises OutputError."""

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from planc.costs.table import DeviceInfo, FormCost, LayerCost, Link
+from planc.costs.table import DeviceInfo, EngineCost, FormCost, LayerCost, Link
 from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import SubModel, element_type
 from planc.profiling.boundary import measure_boundary
@@ -50,6 +50,14 @@ class CpuMeter:
         median = int(statistics.median(times))
         spread = int(statistics.median(abs(t - median) for t in times))
         return LayerCost(compute_ns=max(1, median), scratch_bytes=_scratch(imported, model, arrays), spread_ns=spread)
+
+    def engines(self, _imported: ImportedModel) -> dict[str, tuple[EngineCost, ...]]:
+        """None: on the CPU planc's own operators are standard ones."""
+        return {}
+
+    def workspace_forms(self, *_: object) -> dict[str, FormCost]:
+        """None, since no library is asked."""
+        return {}
 
     def forms(self, _imported: ImportedModel, _model: SubModel) -> dict[str, FormCost]:
         """None: ONNX Runtime's CPU kernels offer no choice that keeps the bits."""

@@ -15,10 +15,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from planc.costs.table import DeviceInfo, FormCost, LayerCost, Link
+from planc.costs.table import DeviceInfo, EngineCost, FormCost, LayerCost, Link
 from planc.graph.footprint import padded_bytes
 from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import Port, SubModel, element_type
+from planc.kernels.engines import WORKSPACE_FORMS, chosen
+from planc.profiling.cuda_engines import EngineMeter
 from planc.profiling.cuda_link import LinkMeter
 from planc.profiling.meter import Array, sample_value
 from planc.runtime.cuda.driver import Context, allocate, call, elapsed_ns, new_event, new_stream
@@ -35,6 +37,9 @@ _COLD_BYTES = 128 << 20
 _MAX_COPIES = 16
 _GRAPH_NS, _MAX_REPEATS = 2_000_000, 64
 """A graph repeats the layer until it lasts about this long, within the limit."""
+
+_ENGINE_NS = 500_000
+"""As long for a graph that repeats a library's call."""
 
 _STRETCH_BYTES = 6 << 30
 """Stretches of layers are timed within this much memory."""
@@ -74,6 +79,58 @@ class CudaMeter:
             spread_ns=round(spread),
             constant_bytes=constants,
         )
+
+    def engines(self, imported: ImportedModel) -> dict[str, tuple[EngineCost, ...]]:
+        """Those of cuDNN, each call over buffers of its own."""
+        meter = EngineMeter(int(self._stream), self._reserved, self._fill_random, self._time_of)
+        return meter.measure(imported)
+
+    def _reserved(self, size: int) -> int:
+        self._work.reserve(size)
+        return self._work.address
+
+    def _fill_random(self, address: int, size: int, element: int) -> None:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(element)
+        self._work.fill_random(
+            address - self._work.address, size, dtype.name, self._stream, int(self._rng.integers(1 << 20))
+        )
+
+    def _time_of(self, run: Any) -> float:
+        """ns of one run, from replays of a graph of several."""
+        run()
+        call("cuStreamSynchronize", self._stream)
+        once = self._elapsed(run)
+        repeats = max(3, min(_MAX_REPEATS, round(_ENGINE_NS / max(once, 1))))
+
+        def queue() -> None:
+            for _ in range(repeats):
+                run()
+
+        replay = record(queue, self._stream, ())
+        if not self._settled:
+            self._settle(replay)
+        times = [self._elapsed(replay) / repeats for _ in range(3)]
+        replay.close()
+        return statistics.median(times)
+
+    def workspace_forms(
+        self, imported: ImportedModel, model: SubModel, cost: LayerCost, engines: Mapping[str, Sequence[EngineCost]]
+    ) -> dict[str, FormCost]:
+        """Times follow from those of the engines; scratch is counted."""
+        calls = [node.op_type for node in onnx.load_model_from_string(model.model_bytes).graph.node]
+        calls = [name for name in calls if len(engines.get(name, ())) > 1]
+        if not calls:
+            return {}
+        place, found, seen = self._places(imported, model)[0], dict[str, FormCost](), {_engines_of(calls, engines, "")}
+        for form in WORKSPACE_FORMS:
+            taken = _engines_of(calls, engines, form)
+            if taken in seen:
+                continue
+            seen.add(taken)
+            slower = sum(e.compute_ns - engines[name][0].compute_ns for name, e in zip(calls, taken, strict=True))
+            scratch, _ = self._scratch(imported, model, place, form=form)
+            found[form] = FormCost(compute_ns=cost.compute_ns + slower, scratch_bytes=scratch)
+        return found
 
     def forms(self, imported: ImportedModel, model: SubModel) -> dict[str, FormCost]:
         """Time and scratch of a layer with convolutions under every other setting."""
@@ -154,11 +211,16 @@ class CudaMeter:
         return bound_run(session, binding)
 
     def _scratch(
-        self, imported: ImportedModel, model: SubModel, place: "_Place", settings: Mapping[str, str] = _DEFAULT
+        self,
+        imported: ImportedModel,
+        model: SubModel,
+        place: "_Place",
+        settings: Mapping[str, str] = _DEFAULT,
+        form: str = "",
     ) -> tuple[int, int]:
         """Peak of live scratch over two runs, and the session's constants; each allocation rounded as the arena does."""
         allocator = _CountingAllocator()
-        session = cuda_session(model.model_bytes, self._index, extra={**allocator.options(), **settings})
+        session = cuda_session(model.model_bytes, self._index, extra={**allocator.options(), **settings}, form=form)
         run = self._bind(imported, model, session, place)
         constants = allocator.live
         allocator.keep()
@@ -298,12 +360,13 @@ class _Work:
         call("cuMemcpyHtoDAsync", self.address + offset, array.ctypes.data, array.nbytes, stream)
         call("cuStreamSynchronize", stream)
 
-    def fill_random(self, offset: int, size: int, dtype: str, stream: Any) -> None:
-        """Fill with numbers in [0.01, 1.01)."""
+    def fill_random(self, offset: int, size: int, dtype: str, stream: Any, shift: int = 0) -> None:
+        """Fill with numbers in [0.01, 1.01), other ones for another `shift`."""
         pool = self.pools.get(dtype) or self._new_pool(dtype, stream)
-        for at in range(0, size, _POOL_BYTES):
-            part = min(_POOL_BYTES, size - at)
-            call("cuMemcpyDtoDAsync", self.address + offset + at, pool, part, stream)
+        skipped = shift * 16 % (_POOL_BYTES // 2)
+        for at in range(0, size, _POOL_BYTES - skipped):
+            part = min(_POOL_BYTES - skipped, size - at)
+            call("cuMemcpyDtoDAsync", self.address + offset + at, pool + skipped, part, stream)
 
     def _new_pool(self, dtype: str, stream: Any) -> int:
         count = _POOL_BYTES // np.dtype(dtype).itemsize
@@ -319,6 +382,13 @@ class _Work:
             call("cuMemFree", address)
         self.pools.clear()
         self.address = self.size = 0
+
+
+def _engines_of(calls: Sequence[str], engines: Mapping[str, Sequence[EngineCost]], form: str) -> tuple[EngineCost, ...]:
+    """The engines of a layer's calls in a form."""
+    table = {name: [(e.engine, e.workspace_bytes) for e in engines[name]] for name in calls}
+    names = chosen(table, form)
+    return tuple(next(e for e in engines[name] if e.engine == names[name]) for name in calls)
 
 
 def _size(imported: ImportedModel, port: Port) -> int:

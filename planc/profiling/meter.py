@@ -1,11 +1,11 @@
 """What a device has to measure for the profiler, and the values that its layers run on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from planc.costs.table import DeviceInfo, FormCost, LayerCost, Link
+from planc.costs.table import DeviceInfo, EngineCost, FormCost, LayerCost, Link
 from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import Port, SubModel
 
@@ -15,6 +15,16 @@ class Meter(Protocol):
 
     def layer(self, imported: ImportedModel, model: SubModel) -> LayerCost:
         """Time, spread and scratch of one execution of `model`."""
+        ...
+
+    def engines(self, imported: ImportedModel) -> dict[str, tuple[EngineCost, ...]]:
+        """The engines worth having of every call of planc's own operators that a library computes."""
+        ...
+
+    def workspace_forms(
+        self, imported: ImportedModel, model: SubModel, cost: LayerCost, engines: Mapping[str, Sequence[EngineCost]]
+    ) -> dict[str, FormCost]:
+        """The layer, which costs that much, with engines that take less workspace."""
         ...
 
     def forms(self, imported: ImportedModel, model: SubModel) -> dict[str, FormCost]:

@@ -5,13 +5,14 @@ found, differs between devices: a meter for each knows.
 """
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
 
 from planc.costs.catalogue import unknown_device
-from planc.costs.table import CostTable, LayerCost
+from planc.costs.table import CostTable, EngineCost, LayerCost
 from planc.devices import find_device
 from planc.errors import DeviceError
 from planc.graph.footprint import padded_bytes
@@ -56,6 +57,10 @@ def _profile(
     imported: ImportedModel, meter: Meter, device: str, progress: Progress, forms: bool, host_tier: str | None
 ) -> CostTable:
     graph = imported.graph
+    progress(0, 1, "engines")
+    engines = meter.engines(imported)
+    table = {name: [(e.engine, e.workspace_bytes) for e in listed] for name, listed in engines.items()}
+    imported = replace(imported, engines=table)
     models = [sub_model(imported, range(layer.start, layer.stop)) for layer in graph.layers]
     first: dict[str, int] = {}
     for position, model in enumerate(models):
@@ -65,7 +70,7 @@ def _profile(
         layer = graph.layers[position]
         progress(done, len(first), layer.title)
         try:
-            costs.append(_measured(meter, imported, models[position], forms))
+            costs.append(_measured(meter, imported, models[position], engines, forms))
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
             raise DeviceError(f"layer {layer.title!r} does not run on {device}: {error}") from error
     index = {signature: rank for rank, signature in enumerate(first)}
@@ -78,6 +83,7 @@ def _profile(
     return CostTable(
         model_hash=graph.content_hash,
         unique=tuple(costs),
+        engines=engines,
         layers=layers,
         link=meter.link(host_tier),
         boundary_ns=meter.boundary_ns(),
@@ -93,9 +99,12 @@ def _examples(models: Sequence[SubModel], costs: Sequence[LayerCost]) -> Sequenc
     return chosen[:: max(1, len(chosen) // _SESSIONS)][:_SESSIONS]
 
 
-def _measured(meter: Meter, imported: ImportedModel, model: SubModel, forms: bool) -> LayerCost:
+def _measured(
+    meter: Meter, imported: ImportedModel, model: SubModel, engines: Mapping[str, Sequence[EngineCost]], forms: bool
+) -> LayerCost:
     cost = meter.layer(imported, model)
-    found = meter.forms(imported, model) if forms else {}
+    found = meter.workspace_forms(imported, model, cost, engines)
+    found |= meter.forms(imported, model) if forms else {}
     useful = {
         name: form
         for name, form in found.items()

@@ -42,6 +42,15 @@ class TensorAddress:
     shape: tuple[int, ...]
 
 
+@runtime_checkable
+class PinsEngines(Protocol):
+    """A device with libraries whose engines a plan may pin."""
+
+    def require_engines(self, versions: Mapping[str, str]) -> None:
+        """Raise DeviceError unless the libraries are of these versions."""
+        ...
+
+
 class Device(Protocol):
     """One device with memory for one plan. All sizes and offsets are bytes.
 

@@ -13,9 +13,9 @@ from onnx import helper
 
 from planc.graph.graph import Graph, Role
 from planc.importer.import_model import ImportedModel
-from planc.importer.load import ModelFile
 from planc.importer.seeds import seeded
 from planc.importer.weights import filled
+from planc.kernels.engines import write_engines
 from planc.runtime.open import open_session
 from planc.runtime.resident import peak_resident_bytes, unplanned_growth_bytes
 from planc.runtime.step import TrainingStep
@@ -79,7 +79,7 @@ class UnplannedStep:
     def __init__(self, imported: ImportedModel, kind: str = "cpu", index: int = 0, seed: int = 0) -> None:
         self._kind, self._index = kind, index
         self._next = dict(imported.state_names)
-        self._session = open_session(_stateless(imported.file, set(self._next), seed).SerializeToString(), kind, index)
+        self._session = open_session(_stateless(imported, set(self._next), seed).SerializeToString(), kind, index)
         self._names = [value.name for value in imported.file.proto.graph.output]
         self._state = {name: self._on_device(imported.file.initial_values[name]) for name in self._next}
 
@@ -107,16 +107,19 @@ class UnplannedStep:
         return {name: value.numpy() for name, value in outputs.items()}
 
 
-def _stateless(file: ModelFile, state: Collection[str], seed: int) -> onnx.ModelProto:
+def _stateless(imported: ImportedModel, state: Collection[str], seed: int) -> onnx.ModelProto:
     """The model without the initial values of its state: a session would hold a second copy of each."""
+    file = imported.file
     file.require_unchanged()
     proto, graph = file.proto, file.proto.graph
     kept = [filled(tensor, file.folder) for tensor in graph.initializer if tensor.name not in state]
     nodes = seeded(graph.node, seed)
     lean = helper.make_graph(nodes, graph.name, graph.input, graph.output, kept, value_info=graph.value_info)
-    return helper.make_model(
+    model = helper.make_model(
         lean, opset_imports=proto.opset_import, ir_version=proto.ir_version, functions=proto.functions
     )
+    write_engines(model, imported.engines)
+    return model
 
 
 def measure(

@@ -1,6 +1,7 @@
 """A loaded training step: feeds in, outputs out, state kept where the plan says."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +14,7 @@ from planc.graph.graph import Role, Tensor
 from planc.importer.import_model import ImportedModel, import_for
 from planc.plan.files import read_plan
 from planc.plan.plan import Plan
-from planc.runtime.device import Device
+from planc.runtime.device import Device, PinsEngines
 from planc.runtime.dlpack import DeviceArray
 from planc.runtime.executor import Executor
 from planc.runtime.feeds import checked, checked_feeds
@@ -251,8 +252,11 @@ def load(
             f"({imported.graph.content_hash[:12]}): give that model, or compile this one"
         )
     require_valid(imported.graph, loaded, name)
+    imported = replace(imported, engines=loaded.engine_table)
     device = open_device(loaded.costs.kind, loaded.memory, host_tier, measure)
     try:
+        if loaded.engines and isinstance(device, PinsEngines):
+            device.require_engines(loaded.costs.versions)
         step = TrainingStep(loaded, imported, device, replay, seed)
     except BaseException:
         device.close()

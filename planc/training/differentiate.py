@@ -19,6 +19,7 @@ from planc.training.emit.forms import OperatorForms, table_for
 from planc.training.emit.opset import expressed, opset_for
 from planc.training.emit.widen import widen
 from planc.training.optimizers import Optimizer
+from planc.training.prepare.attention import fuse_attention, stays_whole
 from planc.training.prepare.fold import fold_constants
 from planc.training.prepare.losses import append_loss
 from planc.training.prepare.parameters import trainable
@@ -64,10 +65,13 @@ def differentiate(
         raise ModelError("the model has no trainable parameter: no float initializer is used as a weight")
     set_precision(model, precision, trained)
     loss_name = append_loss(infer_shapes(model), loss)
-    prepared = prepare(infer_shapes(model), GRADIENTS, trained)
+    whole = {"Attention"} if table.kernels and stays_whole(model) else set()
+    prepared = prepare(infer_shapes(model), {*GRADIENTS, *whole}, trained)
     missing = [name for name in outputs if name not in prepared.values]
     if missing:
         raise UsageError(f"output {missing[0]!r} is no tensor of the model")
+    if table.kernels:
+        prepared = replace(prepared, values=fuse_attention(prepared.model, prepared.values, trained, outputs))
     step = _Step(prepared, optimizer, table, loss_name, trained, options)
     return widen(step.build(outputs), table.device)
 

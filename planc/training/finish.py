@@ -13,6 +13,8 @@ from planc.kernels.cross_entropy import CROSS_ENTROPY
 from planc.kernels.linear_cross_entropy import LINEAR_CROSS_ENTROPY
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.opset import opset_for
+from planc.training.layout.channels_last import channels_last
+from planc.training.layout.norm_activations import join_activations
 from planc.training.layout.projected_loss import join_projections
 
 
@@ -33,6 +35,8 @@ def finish(
     wanted = [*outputs, *(following for _, following in state.values())]
     names = {v.name for v in wanted}
     nodes = live_nodes(join_projections(b, live_nodes(b.nodes, names), names), names)
+    if any(node.domain == DOMAIN for node in nodes):
+        nodes = live_nodes(channels_last(b, join_activations(b, nodes, names), names), names)
     read = {name for node in nodes for name in node.input if name}
     initial = {name: tensor for name, (tensor, _) in state.items()} | dict(defaults)
     model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="planc")
@@ -51,7 +55,7 @@ def finish(
     graph.input.extend(_info(Var(t.name, tuple(t.dims), t.data_type)) for t in tensors)
     graph.output.extend(_info(v) for v in wanted)
     graph.initializer.extend(initial.values())
-    graph.initializer.extend(t for n, t in constants.items() if n in read and n not in initial)
+    graph.initializer.extend(t for n, t in {**constants, **b.initializers}.items() if n in read and n not in initial)
     made = {v.name for v in wanted}
     graph.value_info.extend(_info(b.values[o]) for n in nodes for o in n.output if o and o not in made)
     annotations.write_model(model, {

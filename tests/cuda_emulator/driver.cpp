@@ -241,3 +241,42 @@ API cuTensorMapEncodeTiled(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
                            CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
     return CUDA_ERROR_NOT_SUPPORTED;  // no kernel of the networks asks for it; the provider only needs it to be there
 }
+
+// Kernels of planc's own: a module is its text, a function its name and which of its parameters, all of them pointers, it
+// writes. What lies behind a pointer is the tensor that it points to, as for the provider's kernels.
+struct Module {
+    std::string text;
+};
+struct Written {
+    std::string name;
+    std::vector<bool> parameters;
+};
+API cuCtxGetDevice(CUdevice* device) { return *device = 0, CUDA_SUCCESS; }
+API cuModuleLoadData(CUmodule* module, const void* image) {
+    return *module = reinterpret_cast<CUmodule>(new Module{static_cast<const char*>(image)}), CUDA_SUCCESS;
+}
+API cuModuleGetFunction(CUfunction* function, CUmodule module, const char* name) {
+    const std::string& text = reinterpret_cast<Module*>(module)->text;
+    size_t at = text.find(std::string(" ") + name + "("), end = text.find(')', at);
+    if (at == std::string::npos || end == std::string::npos) return CUDA_ERROR_NOT_FOUND;
+    auto* found = new Written{name, {}};
+    for (size_t from = text.find('(', at) + 1; from < end;) {
+        size_t comma = std::min(text.find(',', from), end);
+        std::string parameter = text.substr(from, comma - from);
+        if (parameter.find('*') == std::string::npos) return CUDA_ERROR_INVALID_VALUE;
+        found->parameters.push_back(parameter.find("const ") == std::string::npos);
+        from = comma + 1;
+    }
+    return *function = reinterpret_cast<CUfunction>(found), CUDA_SUCCESS;
+}
+API cuFuncSetAttribute(CUfunction, CUfunction_attribute, int) { return CUDA_SUCCESS; }
+API cuLaunchKernel(CUfunction handle, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned, unsigned shared,
+                   CUstream stream, void** arguments, void**) {
+    const Written& function = *reinterpret_cast<Written*>(handle);
+    std::vector<emu::Access> accesses;
+    for (size_t i = 0; i < function.parameters.size(); i++)
+        accesses.push_back({*static_cast<void**>(arguments[i]), function.parameters[i]});
+    uint64_t salt = 0;
+    for (unsigned number : {x, y, z, threads, shared}) salt = emu::mix(salt ^ number);
+    return emu::operate(emu::known(stream_of(stream)), function.name, salt, accesses);
+}

@@ -17,6 +17,7 @@ import onnx
 import onnxruntime as ort
 from onnx import helper
 
+from planc.runtime.cuda import cudnn
 from planc.runtime.cuda.provider import cuda_session
 
 HERE = Path(__file__).parent
@@ -28,6 +29,7 @@ SOURCES = {
     "libcublas.so.13": ("blas.cpp",),
     "libcudnn.so.9": ("dnn.cpp",),
     "libcurand.so.10": (),
+    "libnvrtc.so.13": ("compiler.cpp",),
 }
 """What the provider loads, and what each is made of; its symbols bear the library's name as their version."""
 
@@ -112,6 +114,7 @@ class Emulator:
     def reset(self, seed: int = 0, device_limit: int = DEVICE_LIMIT, pinned_limit: int = PINNED_LIMIT) -> None:
         """Forget all that happened, but not what memory holds; `seed` chooses the order in which queued work runs."""
         self._reset(seed, device_limit, pinned_limit)
+        cudnn.forget()
 
     def copies(self, latency_ns: int, bandwidth: int) -> None:
         """Virtual time of a copy: latency plus bytes at `bandwidth` B/s."""
@@ -125,6 +128,7 @@ class Emulator:
         """Until the next reset cuDNN's heuristics, but not its fallback list, put an engine of so much workspace first;
         convolutions in turn have 1 / `steps` of it, 2 / `steps` and so on up to all of it."""
         self._workspace(size, steps)
+        cudnn.forget()
 
     def fail(self, name: str, nth: int) -> None:
         """Make the `nth` call of a class fail: alloc, pinned, stream, event, record, wait, copy, kernel, synchronize,

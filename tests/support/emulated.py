@@ -1,7 +1,6 @@
 """Steps on the emulated card, and what they must compute."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -21,7 +20,6 @@ from planc.planning.build import build_problem
 from planc.runtime.cuda.driver import Context, allocate, call
 from planc.runtime.measure import synthetic_feeds
 from planc.runtime.step import TrainingStep, load
-from planc.training.emit import forms
 from support.costs import made_up_costs
 from support.plans import plan_of
 from support.schedules import random_schedule
@@ -57,16 +55,6 @@ def card(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     emulator.present(False)
     emulator.reset()
     assert emulator.live == 0
-
-
-@contextmanager
-def standard_forms() -> Iterator[None]:
-    """Meanwhile graphs for a card have standard operators only: the emulated card runs ONNX Runtime's kernels."""
-    forms.TABLES["cuda"] = forms.STANDARD_CUDA
-    try:
-        yield
-    finally:
-        forms.TABLES["cuda"] = forms.CUDA
 
 
 def cuda_plan(imported: ImportedModel, seed: int) -> Plan:

@@ -81,10 +81,7 @@ extern "C" __global__ void __launch_bounds__(256) PREFIX_finish(const float* par
   if (c < C && lane == 0) { mean[c] = means[threadIdx.x]; variance[c] = squares[threadIdx.x] * INVERSE_M; }
 }
 extern "C" __global__ void __launch_bounds__(256) PREFIX_apply(
-    const T* x, const float* scale, const float* bias,
-#if ADDED
-    const T* residual,
-#endif
+    const T* x, const float* scale, const float* bias, const T* residual,
     T* y, const float* mean, const float* variance) {
   PLACE
   if (c >= C) return;

@@ -8,9 +8,7 @@
 #endif
 extern "C" __global__ void __launch_bounds__(256) PREFIX_sums(
     const T* dy, const T* x, const float* scale, const float* bias, const float* mean, const float* variance, 
-#if ADDED
     const T* y,
-#endif
     float* part) {
   PLACE
   __shared__ float left[256 * W], right[256 * W];
@@ -73,14 +71,8 @@ extern "C" __global__ void __launch_bounds__(256) PREFIX_join(
 }
 extern "C" __global__ void __launch_bounds__(256) PREFIX_spread(
     const T* dy, const T* x, const float* scale, const float* bias, const float* mean, const float* variance, 
-#if ADDED
     const T* y,
-#endif
-    T* dx, const float* dscale, const float* dbias
-#if ADDED
-    , T* dresidual
-#endif
-) {
+    T* dx, const float* dscale, const float* dbias, T* dresidual) {
   PLACE
   if (c >= C) return;
   float gain[W], centre[W], shift[W], level[W], slope[W];

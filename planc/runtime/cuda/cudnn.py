@@ -1,13 +1,16 @@
 """cuDNN's graph API through NVIDIA's frontend (the package `nvidia-cudnn-frontend`): engines listed, pinned, run.
 
 The frontend finds the cuDNN that ONNX Runtime has loaded. It takes bare addresses, and what it queues can be recorded in
-CUDA graphs. An engine is written as text: its number, then its knobs, `57:SPLIT_K_SLC=2,TILE_SIZE=5`; together with
-cuDNN's version it always means the same kernel.
+CUDA graphs. An engine goes by the name that cuDNN gives it, made of its number and its knobs: together with cuDNN's version
+and the operation it always means the same kernel.
 """
 
+import contextlib
 import importlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from threading import get_ident
 from typing import Any
 
@@ -22,6 +25,9 @@ _INSTALL = "convolutions and attention on a card want NVIDIA's cuDNN frontend: p
 ADDRESS_ALIGNMENT = 16
 """Bytes that every operand's address must be a multiple of: cuDNN's kernels load vectors."""
 
+_SEARCH = "LD_LIBRARY_PATH"
+"""Where the frontend looks for cuDNN first, when it is imported."""
+
 _TYPES: Mapping[int, str] = {
     TensorProto.FLOAT: "FLOAT", TensorProto.FLOAT16: "HALF", TensorProto.BFLOAT16: "BFLOAT16",
     TensorProto.INT32: "INT32", TensorProto.INT64: "INT64", TensorProto.BOOL: "BOOLEAN",
@@ -30,11 +36,25 @@ _TYPES: Mapping[int, str] = {
 
 @cache
 def frontend() -> Any:
-    """The frontend's module. Raises DeviceError where it is not installed."""
+    """The frontend's module, over the cuDNN that is loaded already. Raises DeviceError where it is not installed."""
+    known = os.environ.get(_SEARCH)
     try:
+        os.environ[_SEARCH] = ":".join(filter(None, (_loaded_folder(), known)))
         return importlib.import_module("cudnn")
     except (ImportError, OSError) as error:
         raise DeviceError(f"{_INSTALL} ({error})") from error
+    finally:
+        os.environ.pop(_SEARCH)
+        os.environ.update({} if known is None else {_SEARCH: known})
+
+
+def _loaded_folder() -> str | None:
+    """Where the cuDNN lies that ONNX Runtime uses: a second one in the process would mix with its parts."""
+    lines = Path("/proc/self/maps").read_text().splitlines()
+    paths = (
+        line.split(maxsplit=5)[5] for line in lines if line.endswith("/libcudnn.so.9") or "/libcudnn.so.9." in line
+    )
+    return next((str(Path(path).parent) for path in paths), None)
 
 
 def has_frontend() -> bool:
@@ -94,45 +114,57 @@ def built(name: str, kernel: CudnnKernel, engine: str = "") -> BuiltGraph:
     return _BUILT[key]
 
 
+def forget() -> None:
+    """Build every graph anew from now on."""
+    _BUILT.clear()
+
+
 def candidates(name: str, kernel: CudnnKernel) -> Iterator[BuiltGraph]:
     """The kernel by every engine that cuDNN's heuristics name, best first, those left out that cannot run here or whose
     notes say that they do not repeat their bits."""
+    seen = set()
+    graph, _, count = _listed(kernel)
+    for index in range(count):
+        engine = str(graph.get_plan_name_at_index(index))
+        if engine in seen:
+            continue
+        seen.add(engine)
+        with contextlib.suppress(DeviceError):
+            yield _pinned(name, kernel, engine)
+
+
+def _listed(kernel: CudnnKernel) -> tuple[Any, list[Any], int]:
+    """A graph of the kernel with its engines listed, its tensors, and how many engines there are."""
     cudnn = frontend()
-    graph, _ = _described(kernel)
+    graph, tensors = _described(kernel)
     try:
         graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
         graph.deselect_numeric_notes([cudnn.numerical_note.NONDETERMINISTIC])
-        count = graph.get_execution_plan_count()
+        return graph, tensors, int(graph.get_execution_plan_count())
     except cudnn.cudnnGraphNotSupportedError:
-        return
-    seen = set()
-    for index in range(count):
-        try:
-            engine = _text(*graph.get_engine_and_knobs_at_index(index))
-            if engine in seen:
-                continue
-            graph.build_plan_at_index(index)
-        except Exception:  # the frontend raises several types for an engine that is left out or does not run here
-            continue
-        seen.add(engine)
-        yield _pinned(name, kernel, engine)
+        return graph, tensors, 0
 
 
 def _pinned(name: str, kernel: CudnnKernel, engine: str) -> BuiltGraph:
-    """The kernel by the engine of that text. Raises DeviceError when cuDNN does not have it."""
-    graph, tensors = _described(kernel)
-    try:
-        number, knobs = _parsed(engine)
-        graph.create_execution_plan(number, knobs)
-        index = graph.get_execution_plan_count() - 1
-        graph.build_plan_at_index(index)
-        workspace = int(graph.get_workspace_size_plan_at_index(index))
-    except Exception as error:  # several types of the frontend's own
-        raise DeviceError(
-            f"cuDNN {frontend().backend_version()} does not compute {name} by the engine {engine}, which the plan pins: "
-            f"profile and compile again on this machine (planc profile, planc compile) ({_first_line(error)})"
-        ) from error
-    return BuiltGraph(graph, tensors, engine, max(0, workspace), name)
+    """The kernel by the engine of that name. Raises DeviceError when cuDNN does not have it."""
+    reason = "its heuristics no longer list it"
+    graph, tensors, count = _listed(kernel)
+    for index in range(count):
+        if graph.get_plan_name_at_index(index) != engine:
+            continue
+        try:
+            graph.build_plan_at_index(index)
+            workspace = int(graph.get_workspace_size_plan_at_index(index))
+        except (
+            Exception
+        ) as error:  # the frontend raises several types for an engine that is left out or does not run here
+            reason = _first_line(error)
+            break
+        return BuiltGraph(graph, tensors, engine, max(0, workspace), name)
+    raise DeviceError(
+        f"cuDNN {frontend().backend_version()} does not compute {name} by the engine {engine}, which the plan pins: "
+        f"profile and compile again on this machine (planc profile, planc compile) ({reason})"
+    )
 
 
 def _described(kernel: CudnnKernel) -> tuple[Any, list[Any]]:
@@ -163,19 +195,6 @@ def _tensor(graph: Any, tensor: CudnnTensor) -> Any:
 
 def _data_type(dtype: int) -> Any:
     return getattr(frontend().data_type, _TYPES[dtype])
-
-
-def _text(number: int, knobs: Any) -> str:
-    """An engine as text; knobs in the order of their names."""
-    listed = dict(knobs or {})
-    pairs = sorted((getattr(knob, "name", str(knob)), int(value)) for knob, value in listed.items())
-    return f"{number}:" + ",".join(f"{name}={value}" for name, value in pairs)
-
-
-def _parsed(engine: str) -> tuple[int, dict[Any, int]]:
-    number, _, listed = engine.partition(":")
-    pairs = (pair.partition("=") for pair in listed.split(",") if pair)
-    return int(number), {getattr(frontend().knob_type, name): int(value) for name, _, value in pairs}
 
 
 def _none(name: str) -> BuiltGraph:

@@ -6,19 +6,19 @@ import onnxruntime as ort
 from planc.errors import DeviceError
 from planc.graph.fused import DOMAIN as FUSED
 from planc.kernels import DOMAIN as OWN
+from planc.kernels.engines import chosen, read_engines
 from planc.runtime.cuda.fused import can_fuse, fused_operators
-from planc.runtime.cuda.kernels import Engines, own_operators
+from planc.runtime.cuda.kernels import own_operators
 from planc.runtime.cuda.source import Operand
 from planc.runtime.ort.custom_ops import register
 from planc.runtime.ort.own import declared_types
 
 _PROVIDER = "CUDAExecutionProvider"
-_NO_ENGINES: Engines = {}
 
 
-def with_kernels(model_bytes: bytes, options: ort.SessionOptions, engines: Engines = _NO_ENGINES) -> bytes:
+def with_kernels(model_bytes: bytes, options: ort.SessionOptions, form: str = "") -> bytes:
     """The model to open with `options`: the one given, or, where it has fused operators or planc's own, one with kernels
-    for them, library calls by the `engines` named.
+    for them, library calls by the engines that the model names for `form`.
 
     Raises DeviceError where there can be no kernels.
     """
@@ -39,5 +39,5 @@ def with_kernels(model_bytes: bytes, options: ort.SessionOptions, engines: Engin
         del model.functions[:]
         model.functions.extend(kept)
     if own:
-        register(options, OWN, own_operators(model, types, engines), _PROVIDER)
+        register(options, OWN, own_operators(model, types, chosen(read_engines(model), form)), _PROVIDER)
     return bytes(model.SerializeToString())

@@ -23,7 +23,14 @@ from planc.importer.submodel import SubModel
 from planc.runtime.cuda.driver import Context, allocate, allocate_pinned, call, new_event, new_stream
 from planc.runtime.cuda.graph import Replay, record
 from planc.runtime.cuda.handle_sharing import is_sharing, shared_handle
-from planc.runtime.cuda.provider import cuda_session, form_options, load_libraries, reserve_scratch, run_options
+from planc.runtime.cuda.provider import (
+    cuda_session,
+    form_options,
+    library_versions,
+    load_libraries,
+    reserve_scratch,
+    run_options,
+)
 from planc.runtime.cuda.scratch import scratch_allocator
 from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
@@ -46,6 +53,7 @@ class _Bound:
     session: ort.InferenceSession | None
     run: Run | None
     ran: bool = False
+    scratch: ScratchRegion | None = None
 
 
 class CudaDevice:
@@ -76,6 +84,7 @@ class CudaDevice:
         self._slab = self._host = 0
         self._allocator = scratch_allocator(index)
         self._scratch = ScratchRegion(0, 0, ALIGNMENT)
+        self._inside: list[ScratchRegion] = []
         self._streams: dict[Engine, Any] = {}
         self._events: list[Any] = []
         self._used_events = 0
@@ -110,7 +119,15 @@ class CudaDevice:
         """Most scratch that was in use at once since loading; with an arena from ONNX Runtime's own statistics, which
         leave out some of it, and 0 unless measured."""
         files = Path(self._stats.name).glob("*.csv") if self._stats else ()
-        return max((read_scratch(file) for file in files), default=self._scratch.peak)
+        return max(
+            (read_scratch(file) for file in files),
+            default=max(region.peak for region in (self._scratch, *self._inside)),
+        )
+
+    @property
+    def peak_slab_scratch_bytes(self) -> int:
+        """Most scratch inside the slab that one segment took since loading."""
+        return max((region.peak for region in self._inside), default=0)
 
     @property
     def session_count(self) -> int:
@@ -145,11 +162,33 @@ class CudaDevice:
             record_scratch(options, Path(self._stats.name) / f"{len(self._sessions)}.csv")
         stream = int(self._streams[Engine.COMPUTE])
         with shared_handle(stream):
-            session = cuda_session(model.model_bytes, self.index, stream, options, settings)
+            session = cuda_session(model.model_bytes, self.index, stream, options, settings, form)
         self._sessions[form, *model.session_key] = session
         if len(self._sessions) == 2 and not is_sharing():
             warnings.warn(_UNSHARED, RuntimeWarning, stacklevel=2)
         return session
+
+    def with_scratch(self, segment: LoadedSegment, offset: int, size: int) -> LoadedSegment:
+        """The segment with its scratch in the slab. Raises DeviceError where ONNX Runtime keeps its own allocator."""
+        if self._allocator is None:
+            raise DeviceError(
+                "the plan places scratch in the slab, which this build of ONNX Runtime does not allow; compile the plan on "
+                "this machine"
+            )
+        if not isinstance(segment, _Bound) or offset + size > self._size:
+            raise InternalError("the segment is of another device, or its scratch lies outside the slab")
+        segment.scratch = ScratchRegion(self._slab + offset, size, ALIGNMENT)
+        self._inside.append(segment.scratch)
+        return segment
+
+    def require_engines(self, versions: Mapping[str, str]) -> None:
+        """Raise DeviceError unless this machine's cuDNN is the one whose engines a plan pins."""
+        pinned, here = versions.get("cudnn"), library_versions()["cudnn"]
+        if pinned != here:
+            raise DeviceError(
+                f"the plan pins engines of cuDNN {pinned}, this machine has {here}: measure and compile again here, with "
+                "planc profile and planc compile"
+            )
 
     def unload(self, segment: LoadedSegment) -> None:
         """Drop the segment's session."""
@@ -173,7 +212,7 @@ class CudaDevice:
             raise DeviceError("the step is closed: load the plan again")
         segment.ran = True
         if self._allocator is not None:
-            self._allocator.enter(self._scratch)
+            self._allocator.enter(segment.scratch or self._scratch)
         try:
             segment.run(options)
         except Exception as error:  # ONNX Runtime raises types of its own that share no base

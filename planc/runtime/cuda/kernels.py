@@ -7,7 +7,7 @@ Runtime, and their functions are taken out. The functions of the others stay, an
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import onnx
 
@@ -18,6 +18,8 @@ from planc.runtime.cuda.compiler import allow_shared, handles, launch, load
 from planc.runtime.cuda.cudnn import built
 from planc.runtime.ort.custom_ops import Operator
 from planc.runtime.ort.own import replaced
+
+_Runs = Callable[[Sequence[int], int], None]
 
 Engines = Mapping[str, str]
 """The engine that computes a call, by the name of its function."""
@@ -36,10 +38,10 @@ def _operator(name: str, call: Call, engine: str) -> Operator | None:
     kernel = call.operator.cuda(call) if call.operator.cuda else None
     if kernel is None:
         return None
-    run: Callable[[Sequence[int], int], None]
+    run: _Runs
     if isinstance(kernel, CudnnKernel):
         graph = built(name, kernel, engine)
-        run, workspace, suffix = graph.run, graph.workspace, hashlib.sha256(graph.engine.encode()).hexdigest()[:8]
+        run, workspace, suffix = graph.run, graph.workspace, _short(f"{graph.engine} {graph.workspace}")
     elif isinstance(kernel, Variants):
         suffix = engine or next(iter(kernel.kernels))
         run, workspace = source_kernel(name, kernel.kernels[suffix]), kernel.kernels[suffix].workspace
@@ -55,6 +57,10 @@ def _operator(name: str, call: Call, engine: str) -> Operator | None:
     )
 
 
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 @dataclass(frozen=True)
 class _Step:
     """A launch with its function's name, and where its arguments are among the operands."""
@@ -66,9 +72,8 @@ class _Step:
     arguments: tuple[Buffer, ...]
 
 
-def source_kernel(name: str, kernel: SourceKernel) -> Callable[[Sequence[int], int], None]:
+def source_kernel(name: str, kernel: SourceKernel) -> _Runs:
     """What a run does, the kernel compiled."""
-    narrow = source_kernel(f"{name}_narrow", kernel.narrow) if kernel.narrow is not None else None
     steps = [
         step
         if isinstance(step, Product)
@@ -82,18 +87,19 @@ def source_kernel(name: str, kernel: SourceKernel) -> Callable[[Sequence[int], i
     load({step.function: text for step in own}, contract=kernel.contract)
     for step in own:
         allow_shared(handles()[step.function], step.shared)
+    narrow = None if kernel.narrow is None else cache(partial(source_kernel, f"{name}_narrow", kernel.narrow))
     return partial(_launch, steps, kernel.alignment, narrow)
 
 
 def _launch(
     steps: Sequence[_Step | Product],
     alignment: int,
-    narrow: Callable[[Sequence[int], int], None] | None,
+    narrow: Callable[[], _Runs] | None,
     addresses: Sequence[int],
     stream: int,
 ) -> None:
     if narrow is not None and any(address % alignment for address in addresses):
-        narrow(addresses, stream)
+        narrow()(addresses, stream)
         return
     known = handles()
     for step in steps:

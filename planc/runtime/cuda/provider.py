@@ -11,10 +11,11 @@ from typing import Any
 import onnxruntime as ort
 
 from planc.errors import DeviceError
+from planc.kernels.engines import WORKSPACE_FORMS
 from planc.runtime.cuda import handle_sharing as cuda_handles
 from planc.runtime.cuda.custom import with_kernels
 from planc.runtime.cuda.driver import Context
-from planc.runtime.cuda.kernels import Engines
+from planc.runtime.ort.c_api import can_place_scratch
 from planc.runtime.ort.sessions import faithful_options
 from planc.units import ALIGNMENT, format_bytes
 
@@ -68,8 +69,9 @@ def usable() -> bool:
 
 
 def places_scratch() -> bool:
-    """Scratch lies beside the slab: kernels take it while the step is recorded, at addresses of their own."""
-    return False
+    """Whether ONNX Runtime takes planc's allocator, so that scratch lies where a plan says: recorded kernels keep the
+    addresses that they were given."""
+    return can_place_scratch()
 
 
 def missing_libraries() -> list[str]:
@@ -132,8 +134,9 @@ in every run. `cudnn_conv_use_max_workspace` is no choice: it is no longer read.
 
 def form_options(form: str) -> Mapping[str, str]:
     """Provider options of a form; none for the form "". Raises DeviceError for an unknown one."""
-    if form and form not in FORMS:
-        raise DeviceError(f"the plan runs layers in the form {form!r}; CUDA sessions have {', '.join(FORMS)}")
+    if form and form not in FORMS and form not in WORKSPACE_FORMS:
+        known = ", ".join((*FORMS, *WORKSPACE_FORMS))
+        raise DeviceError(f"the plan runs layers in the form {form!r}; CUDA sessions have {known}")
     return FORMS.get(form, {})
 
 
@@ -143,10 +146,10 @@ def cuda_session(
     stream: int | None = None,
     options: ort.SessionOptions | None = None,
     extra: Mapping[str, str] | None = None,
-    engines: Engines | None = None,
+    form: str = "",
 ) -> ort.InferenceSession:
-    """A session whose operators all run on card `index`; `extra` are more provider options, `engines` those
-    that compute the calls of planc's own operators.
+    """A session whose operators all run on card `index`; `extra` are more provider options, `form` says
+    how much workspace engines may take (`planc.kernels.engines`).
 
     Raises DeviceError when an operator cannot run there.
     """
@@ -155,7 +158,7 @@ def cuda_session(
     chosen.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     provider = (NAME, {**provider_options(index, stream), **(extra or {})})
     try:
-        model = with_kernels(source, chosen, engines or {}) if isinstance(source, bytes) else source
+        model = with_kernels(source, chosen, form) if isinstance(source, bytes) else source
         return ort.InferenceSession(model, chosen, providers=[provider], enable_fallback=0)
     except DeviceError:
         raise

@@ -230,6 +230,19 @@ class Builder:
         """Whether the backward phase, as far as it is emitted, already reads `a` or a view of it."""
         return self._views.get(a.name, a).name in self._read_backward
 
+    def forget_views(self) -> None:
+        """Views and transposes known so far are no longer made from: the nodes are about to be written anew."""
+        self._views.clear()
+        self._transposes.clear()
+
+    def remember_view(self, node: onnx.NodeProto) -> None:
+        """A Reshape that is there already is a view of what it reads."""
+        self._views[node.output[0]] = self.viewed(self.values[node.input[0]])
+
+    def viewed(self, a: Var) -> Var:
+        """The tensor that `a` is a view of; `a` itself where it is none."""
+        return self._views.get(a.name, a)
+
     def _template(self) -> onnx.NodeProto:
         """A node with the annotation of the current group, made once per group: most of a node's cost."""
         if self.group not in self._templates:

@@ -2,6 +2,7 @@
 
 from planc.training.registry import FORWARD_RULES, GRADIENTS
 from planc.training.rules import activations as activations
+from planc.training.rules import attention as attention
 from planc.training.rules import convolution as convolution
 from planc.training.rules import elementwise as elementwise
 from planc.training.rules import indexing as indexing

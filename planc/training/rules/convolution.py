@@ -6,9 +6,12 @@ the lowering table picks one by device and size.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from planc.kernels.convolution import CONVOLUTION, INPUT_GRADIENT, WEIGHT_GRADIENT
+from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Builder, Shape, Var
 from planc.training.emit.forms import ConvSize
 from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
@@ -22,6 +25,8 @@ def conv(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """X [N, C, ...], W [O, C / group, ...], dY [N, O, ...]. The weight first: its temporaries die before dX is made."""
     x, w, dy = node.input(0), node.input(1), sole(grads)
     window, group = window_of(node, w.shape[2:], x.shape[2:]), int(node.attribute("group", 1))
+    if _has_kernels(node, x):
+        return _by_kernels(b, node, x, dy, window)
     found = {}
     if 2 in node.wanted:
         found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
@@ -37,6 +42,8 @@ def conv_transpose(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gra
     """X [N, C, ...], W [C, O / group, ...], dY [N, O, ...]: dX = Conv(dY, W); dW as of a Conv from dY to X."""
     x, w, dy = node.input(0), node.input(1), sole(grads)
     window, group = transpose_window(node, x, w), int(node.attribute("group", 1))
+    if _has_kernels(node, x) and _reaches(window, dy, x):
+        return _transposed_by_kernels(b, node, x, dy, window)
     found = {}
     if 2 in node.wanted:
         found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
@@ -53,7 +60,12 @@ def lower_conv_transpose(b: Builder, node: ForwardNode) -> ForwardResult:
     x, w, y = node.input(0), node.input(1), node.output
     window, group = transpose_window(node, x, w), int(node.attribute("group", 1))
     biased = node.has_input(2)
-    if node.table.conv_input == "transpose":
+    if _has_kernels(node, x) and _reaches(window, y, x):
+        named = None if biased else y.name
+        (made,) = b.kernel(INPUT_GRADIENT, [x, w], [named], size=y.shape[2:], **_settings(window, group))
+        if biased:
+            b.add(made, b.reshape(node.input(2), (1, y.shape[1], *[1] * (y.rank - 2))), name=y.name)
+    elif node.table.conv_input == "transpose":
         padding = window.output_padding(y.shape[2:], x.shape[2:])
         settings = {**window.attributes(), "output_padding": padding, "group": group}
         b.op("ConvTranspose", list(node.inputs), y.shape, name=y.name, **settings)
@@ -63,6 +75,48 @@ def lower_conv_transpose(b: Builder, node: ForwardNode) -> ForwardResult:
     else:
         input_gradient(b, node, x, w, window, y.shape, name=y.name)
     return ForwardResult()
+
+
+def _has_kernels(node: ForwardNode, x: Var) -> bool:
+    """Whether the device has kernels of planc's own for a convolution of X [N, C, ...]."""
+    return node.table.kernels and 3 <= x.rank <= 5 and x.dtype in C_TYPES
+
+
+def _settings(window: Window, group: int) -> dict[str, Any]:
+    """The attributes of planc's convolutions."""
+    pads = (*window.before, *window.after)
+    return {"strides": window.strides, "pads": pads, "dilations": window.dilations, "group": group}
+
+
+def _reaches(window: Window, large: Var, small: Var) -> bool:
+    """Whether a Conv with this window takes `large` to the size of `small`, as kernels of its gradients assume."""
+    sizes = zip(large.shape[2:], small.shape[2:], strict=True)
+    return all(
+        (n + window.before[i] + window.after[i] - window.extent(i)) // window.strides[i] + 1 == m
+        for i, (n, m) in enumerate(sizes)
+    )
+
+
+def _by_kernels(b: Builder, node: ForwardNode, x: Var, dy: Var, window: Window) -> Gradients:
+    w, settings, found = node.input(1), _settings(window, int(node.attribute("group", 1))), dict[int, Var]()
+    if 2 in node.wanted:
+        found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
+    if 1 in node.wanted:
+        (found[1],) = b.kernel(WEIGHT_GRADIENT, [x, dy], kernel=w.shape[2:], **settings)
+    if 0 in node.wanted:
+        (found[0],) = b.kernel(INPUT_GRADIENT, [dy, w], size=x.shape[2:], **settings)
+    return found
+
+
+def _transposed_by_kernels(b: Builder, node: ForwardNode, x: Var, dy: Var, window: Window) -> Gradients:
+    w, settings, found = node.input(1), _settings(window, int(node.attribute("group", 1))), dict[int, Var]()
+    if 2 in node.wanted:
+        found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
+    if 1 in node.wanted:
+        (found[1],) = b.kernel(WEIGHT_GRADIENT, [dy, x], kernel=w.shape[2:], **settings)
+    if 0 in node.wanted:
+        (found[0],) = b.kernel(CONVOLUTION, [dy, w], **settings)
+    return found
 
 
 def input_gradient(

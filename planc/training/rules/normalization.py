@@ -4,6 +4,8 @@ from functools import partial
 
 from onnx import TensorProto
 
+from planc.kernels.batch_norm import BATCH_NORM, BATCH_NORM_GRADIENT
+from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Builder, Var
 from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.reductions import channel_mean, channel_sum, leading_sum
@@ -18,6 +20,11 @@ def lower_batch_norm(b: Builder, node: ForwardNode) -> ForwardResult:
     """
     x, scale, shift = (node.input(i) for i in range(3))
     epsilon, y = float(node.attribute("epsilon", 1e-5)), node.output
+    if _has_kernels(node, x):
+        vectors = [b.cast(v, TensorProto.FLOAT) for v in (scale, shift)]
+        _, mean, variance = b.kernel(BATCH_NORM, [x, *vectors], [y.name], epsilon=epsilon)
+        update = partial(_running_statistics, node=node, batch=(mean, variance)) if node.has_output(1) else None
+        return ForwardResult({"mean": mean, "variance": variance}, update)
     x = b.wide(x)
     if not node.attribute("training_mode", 0):
         _normalise(b, [x, *node.inputs[1:]], y, epsilon)
@@ -47,7 +54,8 @@ def _running_statistics(b: Builder, node: ForwardNode, batch: tuple[Var, Var]) -
         running, following = node.input(position + 2), node.outputs[position]
         if following is not None:
             kept = b.mul(running, momentum)
-            moved[running.name] = b.add(kept, b.mul(statistic, 1 - momentum), name=following.name)
+            share = b.cast(b.mul(statistic, 1 - momentum), running.dtype)
+            moved[running.name] = b.add(kept, share, name=following.name)
     return moved
 
 
@@ -59,6 +67,8 @@ def batch_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
     dx = scale inv (dy - dshift / m - centred inv dscale / m); frozen statistics: dx = scale inv dy.
     Kept: x and two vectors.
     """
+    if "mean" in node.saved and _has_kernels(node, node.input(0)):
+        return _batch_norm_by_kernel(b, node, sole(grads))
     x, scale, dy = b.wide(node.input(0)), node.input(1), b.wide(sole(grads))
     column, training = (1, x.shape[1], *[1] * (x.rank - 2)), "mean" in node.saved
     mean = b.reshape(node.saved["mean"] if training else node.input(3), column)
@@ -86,6 +96,19 @@ def batch_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
             dx = b.mul(b.sub(dy, b.mul(dshift, share)) if training else dy, gain)
         found[0] = b.cast(dx, node.input(0).dtype)
     return found
+
+
+def _has_kernels(node: ForwardNode, x: Var) -> bool:
+    """Whether the device has kernels of planc's own for a batch-norm in training of X [N, C, ...]."""
+    return node.table.kernels and bool(node.attribute("training_mode", 0)) and x.rank > 1 and x.dtype in C_TYPES
+
+
+def _batch_norm_by_kernel(b: Builder, node: ForwardNode, dy: Var) -> Gradients:
+    x, epsilon = node.input(0), float(node.attribute("epsilon", 1e-5))
+    vectors = [b.cast(v, TensorProto.FLOAT) for v in (node.input(1), node.input(2))]
+    statistics = [node.saved["mean"], node.saved["variance"]]
+    made = b.kernel(BATCH_NORM_GRADIENT, [dy, x, *vectors, *statistics], epsilon=epsilon)
+    return {position: v for position, v in enumerate(made) if position in node.wanted}
 
 
 @gradient("LayerNormalization")

@@ -2,17 +2,30 @@
 
 import math
 from functools import reduce
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper
 
 from planc.errors import ModelError
+from planc.kernels.pooling import AVERAGE_POOL_GRADIENT, MAX_POOL, MAX_POOL_GRADIENT, MAX_WINDOW
+from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Builder, Var
 from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.shape import spread
 from planc.training.rules.windows import Window, window_of
 
 _INT32_MAX = 2**31 - 1
+
+
+def _has_kernel(node: ForwardNode, x: Var, window: Window) -> bool:
+    """Whether the device has kernels of planc's own for a pool of X [N, C, ...]."""
+    return node.table.kernels and 3 <= x.rank <= 5 and x.dtype in C_TYPES and math.prod(window.kernel) <= MAX_WINDOW
+
+
+def _settings(window: Window) -> dict[str, Any]:
+    """The attributes that planc's pools share."""
+    return {"kernel": window.kernel, "strides": window.strides, "pads": (*window.before, *window.after)}
 
 
 @forward_rule("MaxPool")
@@ -24,6 +37,11 @@ def lower_max_pool(b: Builder, node: ForwardNode) -> ForwardResult:
     x, y = node.input(0), node.output
     if node.attribute("storage_order", 0):
         raise ModelError(f"{node.where}: storage_order 1 is not supported; use the default row-major order")
+    window = window_of(node, node.attribute("kernel_shape", []), x.shape[2:])
+    if _has_kernel(node, x, window):
+        settings = {"dilations": window.dilations, **_settings(window)}
+        _, position = b.kernel(MAX_POOL, [x], [y.name], size=y.shape[2:], **settings)
+        return ForwardResult({"position": position})
     attributes = {k: v for k, v in node.attributes.items() if k != "storage_order"}
     outputs = [(y.shape, y.dtype), (y.shape, TensorProto.INT64)]
     _, indices = b.emit("MaxPool", [x], outputs, [y.name], **attributes)
@@ -34,6 +52,11 @@ def lower_max_pool(b: Builder, node: ForwardNode) -> ForwardResult:
 @gradient("MaxPool")
 def max_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """Each output's gradient goes to its maximum; where windows overlap, contributions add up."""
+    if "position" in node.saved:
+        window = window_of(node, node.attribute("kernel_shape", []), node.input(0).shape[2:])
+        settings = {"dilations": window.dilations, **_settings(window)}
+        operands = [sole(grads), node.saved["position"]]
+        return {0: b.kernel(MAX_POOL_GRADIENT, operands, size=node.input(0).shape[2:], **settings)[0]}
     x, dy, indices = node.input(0), b.wide(sole(grads)), node.saved["indices"]
     total = b.zeros((x.size,), dy.dtype)
     window = window_of(node, node.attribute("kernel_shape", []), x.shape[2:])
@@ -75,6 +98,9 @@ def average_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradi
     window = window_of(node, node.attribute("kernel_shape", []), x.shape[2:])
     if any(d != 1 for d in window.dilations):
         raise ModelError(f"{node.where}: the gradient of a dilated AveragePool is not supported")
+    if _has_kernel(node, x, window):
+        settings = {"padded": int(node.attribute("count_include_pad", 0)), **_settings(window)}
+        return {0: b.kernel(AVERAGE_POOL_GRADIENT, [dy], size=x.shape[2:], **settings)[0]}
     share = b.mul(dy, _reciprocal_counts(b, node, window))
     sizes = math.prod(window.kernel)
     if _tiles(window, x, dy):

@@ -5,7 +5,9 @@ import math
 import numpy as np
 from onnx import TensorProto, helper
 
+from planc.kernels.channel_sum import CHANNEL_SUM
 from planc.kernels.row_sum import ROW_SUM
+from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.forms import OperatorForms
 
@@ -69,6 +71,9 @@ def channel_mean(b: Builder, table: OperatorForms, a: Var) -> Var:
 
 def channel_sum(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The sum of [N, C, ...] over all axes but the second, shape [1, C, 1, ...]."""
+    if table.kernels and a.dtype in C_TYPES:
+        (summed,) = b.kernel(CHANNEL_SUM, [a])
+        return b.reshape(summed, (1, a.shape[1], *[1] * (a.rank - 2)))
     a = b.wide(a)
     if table.channel_mean == "pool" and a.rank > 2:
         return b.mul(channel_mean(b, table, a), float(a.size // a.shape[1]))

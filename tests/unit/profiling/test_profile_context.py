@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import networks
 
-from planc.costs.table import CopyPoint, DeviceInfo, FormCost, LayerCost, Link
+from planc.costs.table import CopyPoint, DeviceInfo, EngineCost, FormCost, LayerCost, Link
 from planc.errors import DeviceError, UsageError
 from planc.graph.footprint import padded_bytes
 from planc.importer.import_model import ImportedModel
@@ -29,6 +29,12 @@ class CountingMeter:
             raise RuntimeError(self.broken)
         self.layers += 1
         return LayerCost(compute_ns=1000 * _operators(model), scratch_bytes=64)
+
+    def engines(self, _imported: object) -> dict[str, tuple[EngineCost, ...]]:
+        return {}
+
+    def workspace_forms(self, *_: object) -> dict[str, FormCost]:
+        return {}
 
     def forms(self, _imported: ImportedModel, _model: SubModel) -> dict[str, FormCost]:
         return {

@@ -1,0 +1,127 @@
+"""Measures the engines of libraries for a step's calls of planc's own operators: time, workspace, repeatability.
+
+A call's engines are tried as cuDNN's heuristics rank them. Kept are, from the fastest on, those with less workspace than
+every faster one, and of these only what makes the same bits again, twice on each of two sets of numbers: that an engine
+claims to repeat is no proof (pytorch#188288).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import onnx
+
+from planc.costs.table import EngineCost
+from planc.errors import DeviceError
+from planc.importer.import_model import ImportedModel
+from planc.kernels import DOMAIN, Call, TensorType, call_of
+from planc.kernels.device import CudnnKernel
+from planc.runtime.cuda import cudnn
+from planc.runtime.cuda.cudnn import BuiltGraph
+from planc.runtime.cuda.driver import call as driver_call
+from planc.units import ALIGNMENT, align_up
+
+_TRIED = 5
+"""Engines of a call that are timed: further ones were never among the fastest (H100, cuDNN 9.19, 54 convolutions)."""
+
+_SAME_PERCENT = 2
+"""An engine that is this much slower but takes less workspace is as good as a faster one."""
+
+_SCRIBBLE = 0xA5
+"""What workspaces hold before a run: no engine may depend on it."""
+
+
+def library_calls(imported: ImportedModel) -> Iterator[tuple[str, Call, CudnnKernel]]:
+    """The distinct calls of a step that a library computes, by the name of their function."""
+    graph = imported.graph
+    types = {
+        t.name: TensorType(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t.dtype)), t.shape) for t in graph.tensors
+    }
+    seen = set()
+    for op in graph.ops:
+        node = imported.nodes[op.node]
+        if op.domain != DOMAIN or op.op_type in seen:
+            continue
+        seen.add(op.op_type)
+        call = call_of(node, types)
+        kernel = call.operator.cuda(call) if call.operator.cuda else None
+        if isinstance(kernel, CudnnKernel):
+            yield op.op_type, call, kernel
+
+
+@dataclass(frozen=True)
+class EngineMeter:
+    """Measures on the current card. `reserve` gives the address of so many bytes, `fill` puts random numbers there
+    (address, size, ONNX element type), `elapsed` runs and times what it is given, in ns."""
+
+    stream: int
+    reserve: Callable[[int], int]
+    fill: Callable[[int, int, int], None]
+    elapsed: Callable[[Callable[[], None]], float]
+
+    def measure(self, imported: ImportedModel) -> dict[str, tuple[EngineCost, ...]]:
+        """The engines worth having of every call. Raises DeviceError where a call has none that repeats."""
+        return {name: self._worth_having(name, call, kernel) for name, call, kernel in library_calls(imported)}
+
+    def _worth_having(self, name: str, call: Call, kernel: CudnnKernel) -> tuple[EngineCost, ...]:
+        graphs = list(islice(cudnn.candidates(name, kernel), _TRIED))
+        operands = self._placed(call, max((g.workspace for g in graphs), default=0))
+        timed = sorted(
+            (
+                EngineCost(engine=g.engine, workspace_bytes=g.workspace, compute_ns=self._time(g, operands))
+                for g in graphs
+            ),
+            key=lambda e: e.compute_ns,
+        )
+        kept = tuple(e for e in frontier(timed) if self._repeats(_named(graphs, e), call, operands))
+        if not kept:
+            raise DeviceError(f"{call.where}: none of cuDNN's engines repeats its bits on this card")
+        return kept
+
+    def _placed(self, call: Call, workspace: int) -> list[int]:
+        """Addresses of inputs, outputs and workspace, side by side."""
+        sizes = [align_up(t.nbytes, ALIGNMENT) for t in (*call.inputs, *call.outputs)]
+        at = self.reserve(sum(sizes) + workspace)
+        return [at + sum(sizes[:k]) for k in range(len(sizes) + 1)]
+
+    def _time(self, graph: BuiltGraph, operands: Sequence[int]) -> int:
+        return max(1, round(self.elapsed(lambda: graph.run(operands, self.stream))))
+
+    def _repeats(self, graph: BuiltGraph, call: Call, operands: Sequence[int]) -> bool:
+        for _ in range(2):
+            for type_, at in zip(call.inputs, operands, strict=False):
+                self.fill(at, type_.nbytes, type_.dtype)
+            first, second = (self._outputs(graph, call, operands) for _ in range(2))
+            if any(not np.array_equal(a, b) for a, b in zip(first, second, strict=True)):
+                return False
+        return True
+
+    def _outputs(self, graph: BuiltGraph, call: Call, operands: Sequence[int]) -> list[Any]:
+        """The bytes that a run writes."""
+        if graph.workspace:
+            driver_call("cuMemsetD8Async", operands[-1], _SCRIBBLE, graph.workspace, self.stream)
+        graph.run(operands, self.stream)
+        found = []
+        for type_, at in zip(call.outputs, operands[len(call.inputs) :], strict=False):
+            found.append(np.empty(type_.nbytes, np.uint8))
+            driver_call("cuMemcpyDtoHAsync", found[-1].ctypes.data, at, type_.nbytes, self.stream)
+        driver_call("cuStreamSynchronize", self.stream)
+        return found
+
+
+def _named(graphs: Sequence[BuiltGraph], cost: EngineCost) -> BuiltGraph:
+    return next(graph for graph in graphs if graph.engine == cost.engine)
+
+
+def frontier(timed: Sequence[EngineCost]) -> list[EngineCost]:
+    """Of engines from the fastest on those with less workspace than every faster one, as long as it is much less time."""
+    kept: list[EngineCost] = []
+    for engine in timed:
+        if kept and engine.workspace_bytes >= kept[-1].workspace_bytes:
+            continue
+        if kept and engine.compute_ns * 100 <= kept[-1].compute_ns * (100 + _SAME_PERCENT):
+            kept.pop()
+        kept.append(engine)
+    return kept
