@@ -47,7 +47,7 @@ def test_both_directions_at_once(tmp_path: Path) -> None:
 
 
 def test_an_unknown_tier_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="expected ram or file:PATH"):
+    with pytest.raises(UsageError, match="expected ram, file or file:PATH"):
         open_tier("tape", 10)
 
 
