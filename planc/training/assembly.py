@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from planc.graph import annotations
+from planc.graph.annotations import node_annotation
 from planc.graph.wellformed import is_undrawn
 from planc.training.apply import Update
 from planc.training.emit.builder import RANDOM_KEY, Array, Builder, LayerGroup, Var
@@ -150,12 +151,22 @@ class Assembly:
         return self._model(results, title, schedule, passes, index_sizes or {})
 
     def _advance_key(self) -> None:
-        """The next step's random numbers: the same seed, one step further, in every pass of several."""
-        key = self.b.values.get(RANDOM_KEY)
-        if key is not None:
-            self.b.group = LayerGroup(RANDOM_KEY, "random", "update")
-            following = self.b.add(key, self.b.ints((0, 1)))
-            self.hold(RANDOM_KEY, following, np.array([self.options.seed, 0], np.int64))
+        """The next step's random numbers: the same seed, one step further, right behind the layer that reads them last."""
+        b = self.b
+        readers = [at for at, node in enumerate(b.nodes) if RANDOM_KEY in node.input]
+        if not readers:
+            return
+        body, end = b.nodes, readers[-1] + 1
+        while end < len(body) and node_annotation(body[end]) == node_annotation(body[readers[-1]]):
+            end += 1
+        b.nodes, b.group = [], LayerGroup(RANDOM_KEY, "random", "update")
+        following = b.add(b.random_key(), b.ints((0, 1)))
+        made, b.nodes = b.nodes, body
+        body[end:end] = made
+        self._ready = [
+            replace(r, position=r.position + len(made)) if r.position > end else r for r in self._ready
+        ]  # fmt: skip
+        self.hold(RANDOM_KEY, following, np.array([self.options.seed, 0], np.int64))
 
     def _passes(self, carried: Mapping[str, Var]) -> MicroBatches:
         """The pass over each micro-batch, with inputs and draws of its own."""

@@ -81,9 +81,5 @@ def test_micro_batches_draw_apart() -> None:
     """The mean of two masks' factors."""
     step = _step(StepOptions(accumulate=2))
     (factors,) = _factors(step, 1)
-    once = np.float32(0.5 / (1 - RATIO))
-    assert {float(v) for v in np.round(np.unique(factors), 4)} == {
-        0.0,
-        round(float(once), 4),
-        round(float(2 * once), 4),
-    }
+    once = 0.5 / (1 - RATIO)
+    np.testing.assert_allclose(sorted(set(np.round(factors.ravel(), 4).tolist())), [0, once, 2 * once], atol=1e-3)
