@@ -17,11 +17,14 @@ from planc.costs.table import EngineCost
 from planc.errors import DeviceError
 from planc.importer.import_model import ImportedModel
 from planc.kernels import DOMAIN, Call, TensorType, call_of
-from planc.kernels.device import CudnnKernel
+from planc.kernels.device import CudnnKernel, Variants
 from planc.runtime.cuda import cudnn
 from planc.runtime.cuda.cudnn import BuiltGraph
 from planc.runtime.cuda.driver import call as driver_call
+from planc.runtime.cuda.kernels import BuiltVariant, built_variants
 from planc.units import ALIGNMENT, align_up
+
+_Engine = BuiltGraph | BuiltVariant
 
 _TRIED = 5
 """Engines of a call that are timed: further ones were never among the fastest (H100, cuDNN 9.19, 54 convolutions)."""
@@ -33,8 +36,9 @@ _SCRIBBLE = 0xA5
 """What workspaces hold before a run: no engine may depend on it."""
 
 
-def library_calls(imported: ImportedModel) -> Iterator[tuple[str, Call, CudnnKernel]]:
-    """The distinct calls of a step that a library computes, by the name of their function."""
+def library_calls(imported: ImportedModel) -> Iterator[tuple[str, Call, CudnnKernel | Variants]]:
+    """The distinct calls of a step that have a choice, by the name of their function: of a library's engines, or of
+    planc's own kernels that take different workspaces."""
     graph = imported.graph
     types = {
         t.name: TensorType(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t.dtype)), t.shape) for t in graph.tensors
@@ -47,7 +51,7 @@ def library_calls(imported: ImportedModel) -> Iterator[tuple[str, Call, CudnnKer
         seen.add(op.op_type)
         call = call_of(node, types)
         kernel = call.operator.cuda(call) if call.operator.cuda else None
-        if isinstance(kernel, CudnnKernel):
+        if isinstance(kernel, (CudnnKernel, Variants)):
             yield op.op_type, call, kernel
 
 
@@ -65,8 +69,12 @@ class EngineMeter:
         """The engines worth having of every call. Raises DeviceError where a call has none that repeats."""
         return {name: self._worth_having(name, call, kernel) for name, call, kernel in library_calls(imported)}
 
-    def _worth_having(self, name: str, call: Call, kernel: CudnnKernel) -> tuple[EngineCost, ...]:
-        graphs = list(islice(cudnn.candidates(name, kernel), _TRIED))
+    def _worth_having(self, name: str, call: Call, kernel: CudnnKernel | Variants) -> tuple[EngineCost, ...]:
+        graphs: list[_Engine] = (
+            list(built_variants(name, kernel))
+            if isinstance(kernel, Variants)
+            else list(islice(cudnn.candidates(name, kernel), _TRIED))
+        )
         operands = self._placed(call, max((g.workspace for g in graphs), default=0))
         timed = sorted(
             (
@@ -77,7 +85,7 @@ class EngineMeter:
         )
         kept = tuple(e for e in frontier(timed) if self._repeats(_named(graphs, e), call, operands))
         if not kept:
-            raise DeviceError(f"{call.where}: none of cuDNN's engines repeats its bits on this card")
+            raise DeviceError(f"{call.where}: none of its engines repeats its bits on this card")
         return kept
 
     def _placed(self, call: Call, workspace: int) -> list[int]:
@@ -86,10 +94,10 @@ class EngineMeter:
         at = self.reserve(sum(sizes) + workspace)
         return [at + sum(sizes[:k]) for k in range(len(sizes) + 1)]
 
-    def _time(self, graph: BuiltGraph, operands: Sequence[int]) -> int:
+    def _time(self, graph: _Engine, operands: Sequence[int]) -> int:
         return max(1, round(self.elapsed(lambda: graph.run(operands, self.stream))))
 
-    def _repeats(self, graph: BuiltGraph, call: Call, operands: Sequence[int]) -> bool:
+    def _repeats(self, graph: _Engine, call: Call, operands: Sequence[int]) -> bool:
         for _ in range(2):
             for type_, at in zip(call.inputs, operands, strict=False):
                 self.fill(at, type_.nbytes, type_.dtype)
@@ -98,7 +106,7 @@ class EngineMeter:
                 return False
         return True
 
-    def _outputs(self, graph: BuiltGraph, call: Call, operands: Sequence[int]) -> list[Any]:
+    def _outputs(self, graph: _Engine, call: Call, operands: Sequence[int]) -> list[Any]:
         """The bytes that a run writes."""
         if graph.workspace:
             driver_call("cuMemsetD8Async", operands[-1], _SCRIBBLE, graph.workspace, self.stream)
@@ -111,7 +119,7 @@ class EngineMeter:
         return found
 
 
-def _named(graphs: Sequence[BuiltGraph], cost: EngineCost) -> BuiltGraph:
+def _named(graphs: Sequence[_Engine], cost: EngineCost) -> _Engine:
     return next(graph for graph in graphs if graph.engine == cost.engine)
 
 

@@ -11,6 +11,7 @@ from functools import cache, partial
 
 import onnx
 
+from planc.errors import DeviceError
 from planc.kernels import Call, TensorType
 from planc.kernels.device import WORKSPACE, Buffer, CudnnKernel, Product, SourceKernel, Variants
 from planc.runtime.cuda import blas
@@ -43,8 +44,8 @@ def _operator(name: str, call: Call, engine: str) -> Operator | None:
         graph = built(name, kernel, engine)
         run, workspace, suffix = graph.run, graph.workspace, _short(f"{graph.engine} {graph.workspace}")
     elif isinstance(kernel, Variants):
-        suffix = engine or next(iter(kernel.kernels))
-        run, workspace = source_kernel(name, kernel.kernels[suffix]), kernel.kernels[suffix].workspace
+        variant = _variant(name, kernel, engine or next(iter(kernel.kernels)))
+        run, workspace, suffix = variant.run, variant.workspace, variant.engine
     else:
         run, workspace, suffix = source_kernel(name, kernel), kernel.workspace, "source"
     return Operator(
@@ -55,6 +56,27 @@ def _operator(name: str, call: Call, engine: str) -> Operator | None:
         run=run,
         workspace=workspace,
     )
+
+
+@dataclass(frozen=True)
+class BuiltVariant:
+    """A variant of a call, ready to run as a library's engine is. `workspace` is in bytes."""
+
+    engine: str
+    workspace: int
+    run: _Runs
+
+
+def built_variants(name: str, kernel: Variants) -> list[BuiltVariant]:
+    """The variants of a call, compiled. Raises DeviceError."""
+    return [_variant(name, kernel, engine) for engine in kernel.kernels]
+
+
+def _variant(name: str, kernel: Variants, engine: str) -> BuiltVariant:
+    if engine not in kernel.kernels:
+        raise DeviceError(f"{name}: the plan pins {engine!r}; there are {', '.join(kernel.kernels)}: compile again")
+    chosen = kernel.kernels[engine]
+    return BuiltVariant(engine, chosen.workspace, source_kernel(name, chosen))
 
 
 def _short(text: str) -> str:
