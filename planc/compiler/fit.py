@@ -180,21 +180,23 @@ class PlanSearch:
         return replace(problem, tasks=tuple(tasks))
 
     def _last_resort(self, known: Trial) -> Trial:
-        """A schedule within a smaller budget, found from the `known` one, which needs more."""
+        """A schedule within a smaller budget, found from the `known` one, which needs more, while time is left."""
         problem, capacity, known_bytes = self.planning.problem, self.limits.capacity, known.packing.height
         room = capacity - minimum_budget(problem)[0]
         for part in _SHRINKS:
+            if self._left() <= 0:
+                break
             try:
                 smaller = replace(problem, budget_bytes=capacity - int(room * part))
-                found = self._packed(self._solve(smaller, _LEAST_S, known.solution.schedule))
+                limit_s = min(_LEAST_S, self._left())
+                found = self._packed(self._solve(smaller, limit_s, known.solution.schedule))
             except (InfeasibleBudgetError, SolverTimeoutError):
                 continue
             if found.packing.height <= capacity:
                 return found
             known_bytes = min(known_bytes, found.packing.height)
         raise InfeasibleBudgetError(
-            f"no packing within the budget was found in {self.repairs + len(_SHRINKS)} attempts; "
-            f"{known_bytes + self.limits.beside} bytes are known to be enough",
+            f"no packing within {format_bytes(capacity + self.limits.beside)} was found in the time limit",
             known_bytes + self.limits.beside,
             minimum_budget(problem)[1],
             capacity + self.limits.beside,
