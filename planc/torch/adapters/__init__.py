@@ -1,0 +1,1 @@
+"""Thin adapters between `compile_step` and training frameworks; each needs its framework."""
