@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from planc.compiler.budget import Budget, budget_text
 from planc.compiler.options import CompileOptions
-from planc.errors import UsageError
 from planc.profiling.meter import Progress
 from planc.torch.batch import batch_of
 from planc.torch.plans import Maker
@@ -20,7 +20,7 @@ def compile_step(
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     example_batch: Any,
     *,
-    budget: str | int | float | None = None,
+    budget: Budget = None,
     device: str = "auto",
     autocast: torch.dtype | None = None,
     accumulate: int = 1,
@@ -31,18 +31,17 @@ def compile_step(
     new_shapes: bool = False,
     time_limit: float = 60.0,
     seed: int = 0,
-    host_tier: str = "ram",
+    host_tier: str | None = None,
     on_progress: Progress = lambda *_: None,
 ) -> CompiledStep:
     """Export, profile, compile and load one training step of `model` under `optimizer`.
 
     `example_batch` is (inputs, targets) as for `export_training_step`; with `loss` None it is the module's inputs alone,
-    whose output is the loss or holds it under the key `loss`. `budget` is a size (`"8GB"`, bytes), a share of the
-    liveness peak (`"60%"`, 0.6), `"min"`, or None for 90 % of what the device has free. With `accumulate` the example is
-    one micro-batch, and a step takes so many at once. `autocast` runs module and loss under `torch.autocast` in that type;
-    parameters in half precision get float32 masters. `loss_scale` may be a GradScaler, whose settings are taken over.
-    A batch of another shape needs a plan of its own: `add_shape`, or `new_shapes` to compile when one comes. Costs are
-    cached by model, device and versions.
+    whose output is the loss or holds it under the key `loss`. `budget` and `host_tier` are as for `planc.compile`. With
+    `accumulate` the example is one micro-batch, and a step takes so many at once. `autocast` runs module and loss under
+    `torch.autocast` in that type; parameters in half precision get float32 masters. `loss_scale` may be a GradScaler,
+    whose settings are taken over. A batch of another shape needs a plan of its own: `add_shape`, or `new_shapes` to
+    compile when one comes. Costs are cached by model, device and versions.
 
     Raises UsageError, ModelError, DeviceError, InfeasibleBudgetError or SolverTimeoutError.
     """
@@ -54,7 +53,7 @@ def compile_step(
         ema_decay=ema_decay,
         seed=seed,
     )
-    compiling = CompileOptions(_budget(budget), time_limit_s=time_limit, seed=seed)
+    compiling = CompileOptions(budget_text(budget), time_limit_s=time_limit, seed=seed)
     maker = Maker(model, loss or _itself, optimizer, options, compiling, device, host_tier, autocast, on_progress)
     example = (example_batch, None) if loss is None and not _is_pair(example_batch) else example_batch
     step = CompiledStep(maker, new_shapes)
@@ -81,14 +80,3 @@ def _scale(given: float | DynamicScale | torch.amp.GradScaler) -> float | Dynami
     return DynamicScale(
         given.get_scale(), given.get_growth_factor(), given.get_backoff_factor(), given.get_growth_interval()
     )
-
-
-def _budget(budget: str | int | float | None) -> str | None:
-    """What the compiler reads: `60%` for 0.6, bytes for a whole number."""
-    if budget is None or isinstance(budget, str):
-        return budget
-    if isinstance(budget, float) and 0 < budget <= 1:
-        return f"{budget * 100}%"
-    if budget >= 1:
-        return f"{int(budget)}B"
-    raise UsageError(f"budget {budget!r}: expected a size, bytes, or a share in (0, 1]")

@@ -7,6 +7,7 @@ from typing import Any
 import onnx
 import torch
 
+from planc.compiler.knee import compile_within
 from planc.compiler.options import CompileOptions
 from planc.compiler.request import CompileRequest
 from planc.importer.load import ModelFile
@@ -39,7 +40,7 @@ class Maker:
     options: StepOptions
     compiling: CompileOptions
     device: str
-    host_tier: str
+    host_tier: str | None
     autocast: torch.dtype | None
     on_progress: Progress
 
@@ -54,9 +55,10 @@ class Maker:
         return self._loaded(found, structure)
 
     def _loaded(self, found: Exported, structure: Any = None) -> Planned:
-        job = CompileRequest(found.model, self.device, on_progress=self.on_progress).resolve()
-        plan = job.compile(self.compiling).plan
-        step = load(plan, job.imported, host_tier=self.host_tier, seed=self.options.seed)
+        request = CompileRequest(found.model, self.device, on_progress=self.on_progress, host_tier=self.host_tier)
+        job = request.resolve()
+        plan = compile_within(job, self.compiling).plan
+        step = load(plan, job.imported, seed=self.options.seed)
         _forget_initial_values(step.imported.file)
         return Planned(step, found.inputs, found.outputs, found.others, structure)
 
