@@ -25,7 +25,7 @@ block is nobody's."""
 
 _PIECE_BYTES, _IN_FLIGHT = 1 << 20, 4
 """Requests are this large at most, and so many are under way at once, both directions together. On an NVMe disk four
-of 1 MiB moved 2.6 GB/s out and 1.5 to 2.1 in, one of 4 MiB after the other 2.1 and 1.6 (benchmarks/cpu/file_tier.py)."""
+of 1 MiB moved 1.5 to 2 times what one did (benchmarks/cpu/file_tier.py)."""
 
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"}
 
