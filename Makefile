@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO := demo
 CODE := planc solvers models tests benchmarks examples
 
-.PHONY: demo test lint plans clean
+.PHONY: demo test lint plans clean figures
 
 $(BIN)/planc: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,11 @@ plans: $(BIN)/planc
 	$(BIN)/planc compile $(DEMO)/resnet18.onnx --budget 50% --time-limit 30 -o plans/resnet18.plan.json
 	$(BIN)/planc zoo build gpt2 --depth 4 --width 256 --seq 128 --batch 16 --classes 1000 -o $(DEMO)/gpt2.onnx
 	$(BIN)/planc compile $(DEMO)/gpt2.onnx --budget 50% --time-limit 30 -o plans/gpt2.plan.json
+
+# Campaigns that try to break planc; the figures go to docs/results/reliability.md. SCALE=100 is the long form, of hours.
+SCALE ?= 1
+figures: $(VENV)/.test
+	PYTHONPATH=.:tests $(BIN)/python -m benchmarks.reliability --scale $(SCALE)
 
 test: lint
 	$(BIN)/python -m pytest

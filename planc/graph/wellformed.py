@@ -95,6 +95,17 @@ def is_external(tensor: TensorProto) -> bool:
     return bool(tensor.data_location == TensorProto.EXTERNAL)
 
 
+def tensors_of(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor in the graph and in attributes of its nodes and functions. Those of subgraphs are not among them:
+    control flow is refused."""
+    yield from model.graph.initializer
+    nodes = (model.graph.node, *(function.node for function in model.functions))
+    for attribute in (attribute for part in nodes for node in part for attribute in node.attribute):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+
+
 def is_undrawn(tensor: TensorProto) -> bool:
     """Whether a float initializer has a shape and no values: those of a network that was built to be looked at."""
     return not (tensor.HasField("raw_data") or tensor.float_data or is_external(tensor)) and prod(tensor.dims) > 0

@@ -17,10 +17,10 @@ from planc.graph import annotations
 from planc.graph.functions import function_body, instantiated, is_inlined
 from planc.graph.inference import Type, infer_types
 from planc.graph.operators import CONTROL_FLOW
-from planc.graph.wellformed import MOST_NODES, is_external, malformed, unfilled
+from planc.graph.wellformed import MOST_NODES, is_external, malformed, tensors_of, unfilled
 from planc.importer.identity import content_hash
 from planc.importer.lean import lean_model
-from planc.importer.weights import InitialValues, fill_all, filled, misplaced, tensors_of
+from planc.importer.weights import InitialValues, fill_all, filled, misplaced
 from planc.kernels import DOMAIN
 
 _LARGEST_FILE = 1 << 31

@@ -17,7 +17,7 @@ from onnx.external_data_helper import ExternalDataInfo
 
 from planc.errors import ModelError
 from planc.files import below, opened
-from planc.graph.wellformed import is_external
+from planc.graph.wellformed import is_external, tensors_of
 
 
 def filled(tensor: TensorProto, folder: Path | None) -> TensorProto:
@@ -50,17 +50,6 @@ def fill_all(model: onnx.ModelProto, folder: Path | None) -> None:
     for tensor in tensors_of(model):
         if is_external(tensor):
             tensor.CopyFrom(filled(tensor, folder))
-
-
-def tensors_of(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor in the graph and in attributes of its nodes and functions. Those of subgraphs are not among them:
-    control flow is refused."""
-    yield from model.graph.initializer
-    nodes = (model.graph.node, *(function.node for function in model.functions))
-    for attribute in (attribute for part in nodes for node in part for attribute in node.attribute):
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
 
 
 def _place(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int]:

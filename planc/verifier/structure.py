@@ -49,8 +49,8 @@ def _memory(plan: Plan) -> Iterator[Violation]:
     if memory.host_limit_bytes is not None and memory.host_bytes > memory.host_limit_bytes:
         text = f"the host slab takes {memory.host_bytes} bytes, the limit is {memory.host_limit_bytes}"
         yield Violation("over host limit", "memory", text)
-    for name, size in (("scratch_bytes", memory.scratch_bytes), ("session_bytes", memory.session_bytes)):
-        if size < 0:
+    for name in ("slab_bytes", "scratch_bytes", "session_bytes", "host_bytes"):
+        if getattr(memory, name) < 0:
             yield Violation("size", "memory", f"{name} is negative")
 
 

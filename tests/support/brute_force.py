@@ -211,6 +211,8 @@ class BruteForce:
         copy: Copy = self.plan.copies[index]
         slab = self._range(self.plan.residencies[copy.residency].offset, copy.bytes)
         host = self._range(copy.host_offset, copy.bytes, host=True)
+        if len(slab) != len(host):
+            raise Fault("a copy of parts of blocks")
         return (slab, host) if copy.direction.value == "out" else (host, slab)
 
     def _initial(self) -> Memory:
@@ -284,4 +286,8 @@ class BruteForce:
 
 def brute_force(graph: Graph, plan: Plan) -> str | None:
     """What goes wrong in some interleaving of a small plan; None when nothing does."""
-    return BruteForce(graph, plan).search()
+    try:
+        judge = BruteForce(graph, plan)
+    except IndexError:
+        return "it runs a layer that does not exist"
+    return judge.search()

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
 from planc.graph.inference import known_types
-from planc.graph.wellformed import malformed
+from planc.graph.wellformed import is_external, malformed, tensors_of
 from planc.training.emit.builder import Shape, Var
 from planc.training.emit.opset import at_least_target
 from planc.training.prepare.expand import expand_operators, inline_local_functions
@@ -48,6 +48,8 @@ def canonical(forward: onnx.ModelProto, dims: Mapping[str, int]) -> onnx.ModelPr
     model.CopyFrom(forward)
     for text in malformed(model):
         raise ModelError(f"not a valid ONNX model: {text}")
+    for tensor in filter(is_external, tensors_of(model)):
+        raise ModelError(f"the values of {tensor.name!r} lie in another file; load them into the model first")
     model = inline_local_functions(model)
     _refuse_unsupported(model)
     _bind_dimensions(model, dims)

@@ -1,0 +1,1 @@
+"""Campaigns that try to break planc, and the figures they leave: see `benchmarks.reliability.__main__`."""
