@@ -93,9 +93,9 @@ def _deepest(rows: Rows) -> list[str]:
     if not rows:
         return []
     lines = [
-        "### The deepest ResNet at batch 16 within 12 GB (Titan X)",
+        "### Depths of ResNet that fit at batch 16 within 12 GB (Titan X)",
         "",
-        _line(["policy", "depth", "overhead there"]),
+        _line(["policy", "deepest tried that fits", "overhead there"]),
     ]
     lines.append("|---|---|---|")
     for row in sorted(rows, key=lambda r: -(r["depth"] or 0)):
