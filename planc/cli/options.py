@@ -31,7 +31,7 @@ Deterministic = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:INDEX, a catalogue card, or auto.")]
 Fuse = Annotated[bool, typer.Option(help="Join element-wise operators into kernels of planc's own (CUDA).")]
-Forms = Annotated[str, typer.Option("--device", help="Operator forms that suit cpu or cuda.")]
+Forms = Annotated[str, typer.Option("--device", help="Operator forms that suit cpu, onednn or cuda.")]
 Costs = Annotated[Path | None, typer.Option("--costs", help="A cost table made by `planc profile`.")]
 
 

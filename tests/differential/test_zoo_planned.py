@@ -24,7 +24,7 @@ MANY_LAYERS = 400
 def tight_budget(imported: ImportedModel, costs: CostTable, share: int) -> int:
     """The liveness peak less one `share` of what lies between it and the smallest feasible budget."""
     with pytest.raises(InfeasibleBudgetError) as refused:
-        compile_model(imported, costs, CompileOptions("1"))
+        compile_model(imported, costs, CompileOptions("1B"))
     peak = build_problem(imported.graph, costs).liveness_peak_bytes
     assert refused.value.minimum_budget_bytes < peak
     return peak - (peak - refused.value.minimum_budget_bytes) // share

@@ -64,6 +64,8 @@ class OperatorForms:
     """Whether adding at colliding indices gives the same bits at every run."""
     kernels: bool = False
     """Whether the device has kernels for planc's own operators (`planc.kernels`), which then replace standard ones."""
+    convolutions: bool = False
+    """Whether it has such kernels for the gradients of float32 convolutions, at least."""
 
 
 FEW_CHANNELS = 8
@@ -152,12 +154,16 @@ CUDA = OperatorForms(
     kernels=True,
 )
 
+ONEDNN = replace(CPU, convolutions=True)
+"""For a CPU with oneDNN (`planc[onednn]`): it computes the gradients of convolutions."""
+
 STANDARD_CUDA = replace(CUDA, kernels=False)
 """For a card whose runtime takes no kernels of planc's own, as the emulated one."""
 
 TABLES: Registry[str, OperatorForms] = Registry("the operator forms of")
 TABLES.add([CPU.device], CPU)
 TABLES.add([CUDA.device], CUDA)
+TABLES.add(["onednn"], ONEDNN)
 
 
 def table_for(device: str) -> OperatorForms:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from planc.kernels.convolution import CONVOLUTION, INPUT_GRADIENT, WEIGHT_GRADIENT
 from planc.kernels.source import C_TYPES
@@ -79,7 +80,8 @@ def lower_conv_transpose(b: Builder, node: ForwardNode) -> ForwardResult:
 
 def _has_kernels(node: ForwardNode, x: Var) -> bool:
     """Whether the device has kernels of planc's own for a convolution of X [N, C, ...]."""
-    return node.table.kernels and 3 <= x.rank <= 5 and x.dtype in C_TYPES
+    known = node.table.kernels or (node.table.convolutions and x.dtype == TensorProto.FLOAT)
+    return known and 3 <= x.rank <= 5 and x.dtype in C_TYPES
 
 
 def _settings(window: Window, group: int) -> dict[str, Any]:

@@ -1,0 +1,39 @@
+"""A network whose convolutions' gradients oneDNN computes: planned, it keeps the bits of the unplanned step."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from support.training_steps import loss_name, random_batch
+
+import planc
+from planc.importer.import_model import import_model
+from planc.kernels import DOMAIN
+from planc.runtime.measure import UnplannedStep
+from planc.runtime.onednn.library import onednn
+from planc.training import Optimizer
+from planc.zoo import ZooOptions, build_step
+
+pytestmark = pytest.mark.skipif(onednn() is None, reason="onednn-cpu-gomp is not installed")
+
+OPTIONS = ZooOptions(batch=4, image=32, classes=10)
+
+
+def test_planned_steps_equal_unplanned_ones_and_follow_the_portable_forms(tmp_path: Path) -> None:
+    model, portable = (build_step("resnet18", OPTIONS, Optimizer("momentum"), forms) for forms in ("onednn", "cpu"))
+    assert {node.domain for node in model.graph.node} == {"", DOMAIN}
+    path = tmp_path / "resnet18.onnx"
+    onnx.save(model, path)
+    plan = planc.compile(path, budget="60%", time_limit=5)
+    assert plan.copies or len(plan.runs) > plan.model.layers
+    feeds = random_batch(model)
+    with planc.load(plan, path) as step:
+        beside = UnplannedStep(step.imported)
+        for _ in range(2):
+            ours, theirs = step(feeds), beside(feeds)
+            assert ours.keys() <= theirs.keys()
+            for name, value in ours.items():
+                np.testing.assert_array_equal(value, theirs[name])
+    first = float(UnplannedStep(import_model(model))(feeds)[loss_name(model)])
+    assert first == pytest.approx(float(UnplannedStep(import_model(portable))(feeds)[loss_name(portable)]), rel=1e-5)
