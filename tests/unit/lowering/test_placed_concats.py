@@ -137,8 +137,8 @@ def test_copies_are_the_fallback_of_a_plan_that_does_not_pack(monkeypatch: pytes
     imported = branches()
     pack = Lowering.pack
 
-    def crowded(lowering: Lowering, *options: object) -> object:
-        packing = pack(lowering, *options)  # type: ignore[arg-type]
+    def crowded(lowering: Lowering, *options: object, **named: object) -> object:
+        packing = pack(lowering, *options, **named)  # type: ignore[arg-type]
         return _raised(packing) if lowering.has_inside else packing
 
     monkeypatch.setattr(Lowering, "pack", crowded)
