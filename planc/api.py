@@ -34,6 +34,8 @@ def compile(
     seed: int = 0,
     host_memory: str | None = None,
     fuse: bool = True,
+    gap: float | None = None,
+    deterministic: bool = False,
     host_tier: str | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Plan:
@@ -46,10 +48,14 @@ def compile(
     the most that swapped values may take on the host; None sets no limit. With `fuse`, stretches of element-wise
     operators become one kernel where the device has such. `host_tier` is where a plan for the CPU swaps to: `file` (the
     default), `file:PATH`, or `ram`, which stands for a card's host and saves no memory here.
+    A solve ends at that `gap` to its bound, a fraction, where one is given. With `deterministic` work is counted instead of
+    seconds, and the same input gives the same plan.
     Raises ModelError, UsageError, DeviceError, InfeasibleBudgetError or SolverTimeoutError.
     """
     job = CompileRequest(model, device, costs, fuse, host_tier=host_tier).resolve()
-    options = CompileOptions(budget_text(budget), solver, time_limit, seed, host_memory)
+    options = CompileOptions(
+        budget_text(budget), solver, time_limit, seed, host_memory, gap=gap, deterministic=deterministic
+    )
     return compile_within(job, options if on_progress is None else replace(options, on_progress=on_progress)).plan
 
 
