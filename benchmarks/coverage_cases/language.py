@@ -188,7 +188,8 @@ def _config(name: str, settings: Mapping[str, Any]) -> Any:
 
     bare = AutoConfig.for_model(name)
     known = {k: v for k, v in SMALL.items() if hasattr(bare, k) or k in ("num_labels", "use_cache")}
-    return AutoConfig.for_model(name, **{**known, **settings})
+    fixed = {k for k in known if isinstance(getattr(type(bare), k, None), property)}
+    return AutoConfig.for_model(name, **{**{k: v for k, v in known.items() if k not in fixed}, **settings})
 
 
 def _made(name: str, settings: Mapping[str, Any], head: str, batch: Callable[..., Any]) -> Made:

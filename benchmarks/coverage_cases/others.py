@@ -112,7 +112,9 @@ def _graph(name: str) -> Made:
             if name == "GINConv":
                 self.first, self.last = (kind(torch.nn.Linear(i, o)) for i, o in ((8, 16), (16, 4)))
             else:
-                self.first, self.last = kind(8, 16), kind(16, 4)
+                # Which loops a graph already has decides how many are added: the graph is fixed, so they are given.
+                fixed = {"add_self_loops": False} if name in ("GCNConv", "GATConv") else {}
+                self.first, self.last = kind(8, 16, **fixed), kind(16, 4, **fixed)
 
         def forward(self, x: Any, edges: Any) -> Any:
             return self.last(self.first(x, edges).relu(), edges)

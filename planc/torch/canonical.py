@@ -15,6 +15,8 @@ import torch.utils.checkpoint
 from torch._C import DispatchKey
 from torch._dispatch.python import enable_python_dispatcher
 
+from planc.torch import plain_forms
+
 aten = torch.ops.aten
 
 
@@ -78,6 +80,13 @@ _OVERRIDES: dict[Any, Callable[..., Any]] = {
     aten.dropout_.default: _dropout_in_place,
     aten.scaled_dot_product_attention.default: _attention,
     aten._weight_norm.default: _weight_norm,
+    aten.grid_sampler_2d.default: plain_forms.grid_sampler_2d,
+    aten._cdist_forward.default: plain_forms.cdist,
+    aten._pdist_forward.default: plain_forms.pdist,
+    aten.embedding_bag.padding_idx: plain_forms.embedding_bag,
+    aten.embedding_bag.default: plain_forms.embedding_bag,
+    aten.adaptive_max_pool2d.default: plain_forms.adaptive_max_pool,
+    aten.adaptive_max_pool3d.default: plain_forms.adaptive_max_pool,
 }
 
 _KEYS = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)

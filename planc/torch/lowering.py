@@ -1,5 +1,6 @@
 """Lowers the ATen operators of a traced step to ONNX, each by a registered handler."""
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -194,6 +195,10 @@ class TorchLowering(LazyViews):
     def _kept(self, a: Recorded) -> Var:
         """What a forward operator keeps, where it is read as the tensor that torch gives: a dropout's mask only."""
         mask = a.node.saved.get("mask")
+        if a.node.op_type == "MaxPool":
+            x, indices = a.node.input(0), self.b.cast(a.node.saved["indices"], TensorProto.INT64)
+            plane = self.b.scalar_for(math.prod(x.shape[2:]), indices)
+            return self.b.op("Mod", [indices, plane], indices.shape)  # torch counts within a plane, ONNX from the first
         if mask is None:
             raise ModelError(f"{a.node.where}: a statistic or index that torch returns beside its result is read")
         return mask

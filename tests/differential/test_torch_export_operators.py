@@ -145,6 +145,60 @@ FAMILIES: dict[str, dict[str, Operator]] = {
         "max_pool_dilated": lambda w, x: F.max_pool2d(w, 2, dilation=2),
         "lp_pool": lambda w, x: F.lp_pool2d(w * w + 1, 2, 2),
     },
+    "positions": {
+        "pairs": lambda w, x: w[torch.tensor([0, 1, 1]), torch.tensor([1, -2, 1])],
+        "apart": lambda w, x: w[torch.tensor([0, 1, 1]), :, torch.tensor([1, 2, 1])],
+        "inner": lambda w, x: w[:, torch.tensor([[0], [3]]), torch.tensor([1, 2, 5])],
+        "computed": lambda w, x: w[torch.arange(2), x.argmax(1)[:, 0, 0]],
+        "put": lambda w, x: w.index_put((torch.tensor([0, 1]), torch.tensor([1, 1])), x[:, 0]),
+        "put repeatedly": lambda w, x: x.index_put(
+            (torch.tensor([0, 0]), torch.tensor([1, 1])), w[:, 0], accumulate=True
+        ),
+        "put by mask": lambda w, x: w.index_put((x > 0,), torch.tensor(0.3)),
+        "masked_scatter": lambda w, x: x.masked_scatter(x > 0, w),
+        "scatter_mean": lambda w, x: x.scatter_reduce(1, x.argsort(1) // 2, w, "mean"),
+        "scatter_amax": lambda w, x: x.scatter_reduce(1, x.argsort(1) // 2, w, "amax", include_self=False),
+        "unfold": lambda w, x: F.unfold(w, 3, padding=1, stride=2),
+        "fold": lambda w, x: F.fold(w.reshape(2, 4, 36), (7, 7), 2),
+        "windows": lambda w, x: w.unfold(2, 3, 2),
+        "grid_sample": lambda w, x: F.grid_sample(w, x[:, :2].movedim(1, 3).tanh() * 1.2, align_corners=False),
+        "grid_nearest": lambda w, x: F.grid_sample(
+            w, x[:, :2].movedim(1, 3).tanh(), mode="nearest", align_corners=True
+        ),
+        "affine_grid": lambda w, x: F.grid_sample(
+            x, F.affine_grid(w[:, 0, :2, :3], (2, 4, 5, 5), align_corners=False), align_corners=False
+        ),
+        "embedding_bag": lambda w, x: F.embedding_bag(torch.tensor([[0, 1], [2, 2]]), w[0, 0]),
+        "embedding_bag_max": lambda w, x: F.embedding_bag(
+            torch.tensor([0, 1, 2, 2]), w[0, 0], torch.tensor([0, 3]), mode="max"
+        ),
+        "cdist": lambda w, x: torch.cdist(w[0], x[1]),
+        "pdist": lambda w, x: F.pdist(w[0, 0]),
+        "diagonal": lambda w, x: w.diagonal(1, 2, 3),
+        "max_unpool": lambda w, x: F.max_unpool2d(*F.max_pool2d(w, 2, return_indices=True), 2),
+    },
+    "scans": {
+        "cumprod": lambda w, x: w.cumprod(2),
+        "cummax": lambda w, x: w.cummax(2).values,
+        "logcumsumexp": lambda w, x: w.logcumsumexp(1),
+        "prod": lambda w, x: w.prod(2),
+        "median": lambda w, x: w.median(1).values,
+        "kthvalue": lambda w, x: w.kthvalue(3, 2).values,
+        "var_mean": lambda w, x: torch.var_mean(w, 1)[0],
+        "searched": lambda w, x: w * torch.bucketize(x, torch.tensor([-0.5, 0.1, 0.8])),
+        "floor_divide": lambda w, x: w * torch.div(x, 0.3, rounding_mode="floor"),
+        "remainder": lambda w, x: w * (x % 0.3) + w % 0.7,
+    },
+    "more windows": {
+        "linear1d": lambda w, x: F.interpolate(w.flatten(2), scale_factor=2, mode="linear"),
+        "trilinear": lambda w, x: F.interpolate(w[None], size=(6, 9, 7), mode="trilinear"),
+        "nearest_exact": lambda w, x: F.interpolate(w, size=(9, 7), mode="nearest-exact"),
+        "adaptive_max": lambda w, x: F.adaptive_max_pool2d(w, 4),
+        "adaptive_average3d": lambda w, x: F.adaptive_avg_pool3d(w[None], (2, 4, 5)),
+        "reflect1d": lambda w, x: F.pad(w.flatten(2), (2, 3), mode="reflect"),
+        "replicate3d": lambda w, x: F.pad(w[None], (1, 0, 2, 1, 0, 1), mode="replicate"),
+        "circular": lambda w, x: F.pad(w, (2, 1, 0, 1), mode="circular"),
+    },
     "losses": {
         "bce": lambda w, x: F.binary_cross_entropy_with_logits(w, torch.sigmoid(x)),
         "smooth_l1": lambda w, x: F.smooth_l1_loss(w, x),
@@ -197,8 +251,7 @@ def test_gradients_match_autograd(family: str) -> None:
 @pytest.mark.parametrize(
     ("operator", "said"),
     [
-        (lambda w, x: torch.cdist(w[0], w[1]), "_cdist_forward"),
-        (lambda w, x: F.adaptive_max_pool2d(w, 4), "adaptive max-pool"),
+        (lambda w, x: torch.special.bessel_j0(x) * w, r"bessel_j0.*test_torch_export_operators"),
         (lambda w, x: torch.fft.fft(w).real, "aten._fft"),
         (lambda w, x: w * float(x.sum()), "the value of a tensor decides"),
     ],

@@ -191,3 +191,23 @@ def test_control_flow_on_values_is_refused_with_its_line() -> None:
         gradients(Net(lambda x: x if x.sum() > 0 else -x), torch.randn(3, 4))
     with pytest.raises(ModelError, match="as long as its input's values say"):
         gradients(Net(lambda x: x + x[x > 0].sum()), torch.randn(3, 4))
+
+
+def test_experts_products_over_grouped_rows() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(3)
+            self.weight = nn.Parameter(torch.randn(3, 8, 8))
+
+        def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+            order = chosen.argsort()
+            counts = torch.histc(chosen.float(), bins=3, min=0, max=2)
+            made = torch._grouped_mm(x[order].bfloat16(), self.weight.bfloat16(), offs=counts.cumsum(0).int())
+            return made.float().tanh().sum()
+
+    module, x, chosen = Experts(), torch.randn(6, 8), torch.tensor([2, 0, 2, 1, 0, 2])
+    found = gradients(module, x, chosen)
+    wide = module.weight.detach().double().requires_grad_()
+    torch.stack([x[i].double() @ wide[e] for i, e in enumerate(chosen)]).tanh().sum().backward()
+    np.testing.assert_allclose(found["weight"], wide.grad, atol=3e-2)

@@ -112,55 +112,49 @@ def _adaptive_weights(size: int, out: int) -> Array:
     return weights
 
 
-def _along_axes(c: TorchLowering, a: Var, rows: Array, columns: Array) -> Var:
-    """rows · a · columnsᵀ over the last two axes; factors of one row or square identities are left to the caller."""
-    dtype = helper.tensor_dtype_to_np_dtype(a.dtype)
-    left, right = c.b.constant(rows.astype(dtype)), c.b.constant(np.ascontiguousarray(columns.T.astype(dtype)))
-    return c.b.matmul(left, c.b.matmul(a, right))
+def _along(c: TorchLowering, a: Var, axis: int, matrix: Array) -> Var:
+    """`a` with `matrix` [out, size] applied to an axis."""
+    if np.array_equal(matrix, np.eye(matrix.shape[1])):
+        return a
+    weights = np.ascontiguousarray(matrix.astype(helper.tensor_dtype_to_np_dtype(a.dtype)))
+    lead, tail = math.prod(a.shape[:axis]), math.prod(a.shape[axis + 1 :])
+    shape = (*a.shape[:axis], matrix.shape[0], *a.shape[axis + 1 :])
+    if tail == 1:
+        return c.b.reshape(c.b.matmul(c.b.reshape(a, (lead, a.shape[axis])), c.b.constant(weights.T.copy())), shape)
+    rows = c.b.reshape(a, (lead, a.shape[axis], tail))
+    return c.b.reshape(c.b.matmul(c.b.constant(weights), rows), shape)
 
 
-@lower(aten._adaptive_avg_pool2d.default)
+def _along_last(c: TorchLowering, a: Var, matrices: Sequence[Array]) -> Var:
+    """One matrix an axis applied to the last axes, the last axis first."""
+    for back, matrix in enumerate(reversed(matrices), 1):
+        a = _along(c, a, a.rank - back, matrix)
+    return a
+
+
+@lower(aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool3d.default)
 def adaptive_average_pool(c: TorchLowering, self: Var, output_size: list[int]) -> Var:
     """A plain pool where the windows tile the image, else a product per axis."""
-    size = self.shape[2:]
-    if all(s % o == 0 for s, o in zip(size, output_size, strict=True)):
+    size = self.shape[self.rank - len(output_size) :]
+    if self.rank == len(output_size) + 2 and all(s % o == 0 for s, o in zip(size, output_size, strict=True)):
         kernel = [s // o for s, o in zip(size, output_size, strict=True)]
         return self if math.prod(kernel) == 1 else average_pool(c, self, kernel)
-    return _along_axes(c, self, *(_adaptive_weights(s, o) for s, o in zip(size, output_size, strict=True)))
+    return _along_last(c, self, [_adaptive_weights(s, o) for s, o in zip(size, output_size, strict=True)])
 
 
-@lower(aten._adaptive_avg_pool2d_backward.default)
+@lower(aten._adaptive_avg_pool2d_backward.default, aten._adaptive_avg_pool3d_backward.default)
 def adaptive_average_pool_backward(c: TorchLowering, grad_output: Var, self: Var) -> Var:
     """The transpose of the forward product, or the gradient of the plain pool."""
-    size, out = self.shape[2:], grad_output.shape[2:]
-    if all(s % o == 0 for s, o in zip(size, out, strict=True)):
+    dims = 3 if "3d" in str(c.node.target) else 2
+    size, out = self.shape[self.rank - dims :], grad_output.shape[self.rank - dims :]
+    if self.rank == dims + 2 and all(s % o == 0 for s, o in zip(size, out, strict=True)):
         kernel = [s // o for s, o in zip(size, out, strict=True)]
         plain = math.prod(kernel) == 1
         return (
             grad_output if plain
             else average_pool_backward(c, grad_output, self, kernel, kernel, 0, False, True, None)
         )  # fmt: skip
-    weights = [_adaptive_weights(s, o).T for s, o in zip(size, out, strict=True)]
-    return _along_axes(c, grad_output, weights[0], weights[1])
-
-
-def _tiled(x: Var, out: Sequence[int]) -> list[int]:
-    """The kernel of the plain pool that an adaptive max-pool is. Raises ModelError where windows overlap."""
-    if any(size % o for size, o in zip(x.shape[2:], out, strict=True)):
-        raise ModelError(f"an adaptive max-pool from {list(x.shape[2:])} to {list(out)} has no lowering to ONNX")
-    return [size // o for size, o in zip(x.shape[2:], out, strict=True)]
-
-
-@lower(aten.adaptive_max_pool2d.default)
-def adaptive_max_pool(c: TorchLowering, self: Var, output_size: list[int]) -> tuple[Var, Recorded]:
-    """A plain pool where the windows tile the image."""
-    return max_pool(c, self, _tiled(self, output_size))
-
-
-@lower(aten.adaptive_max_pool2d_backward.default, raw=("indices",))
-def adaptive_max_pool_backward(c: TorchLowering, grad_output: Var, self: Var, indices: Any) -> Var:
-    """To the maxima that the forward pool found."""
-    return max_pool_backward(c, grad_output, self, indices)
+    return _along_last(c, grad_output, [_adaptive_weights(s, o).T for s, o in zip(size, out, strict=True)])
 
 
 def _border_rows(size: int, before: int, after: int, mode: str) -> Array:
@@ -169,39 +163,42 @@ def _border_rows(size: int, before: int, after: int, mode: str) -> Array:
     return np.asarray(np.eye(size)[rows])
 
 
-def _border(c: TorchLowering, a: Var, padding: list[int], mode: str) -> Var:
-    """Pads the last two axes; `padding` lists (before, after) from the last axis on."""
-    left, right, top, bottom = padding
-    pads = [*[0] * (a.rank - 2), top, left, *[0] * (a.rank - 2), bottom, right]
-    return c.b.op("Pad", [a, c.b.ints(pads)], c.specs[0][0], mode=mode)
+def _pads_of(padding: list[int]) -> list[tuple[int, int]]:
+    """(before, after) of each padded axis in order; torch lists them from the last axis on."""
+    return [(padding[i], padding[i + 1]) for i in reversed(range(0, len(padding), 2))]
 
 
-def _border_backward(c: TorchLowering, dy: Var, x: Var, padding: list[int], mode: str) -> Var:
-    """Sums over the copies, as a product per axis."""
-    left, right, top, bottom = padding
-    rows, columns = _border_rows(x.shape[-2], top, bottom, mode), _border_rows(x.shape[-1], left, right, mode)
-    return _along_axes(c, dy, rows.T, columns.T)
+def _border(mode: str, *targets: Any) -> None:
+    """Register the padding of the last axes in an ONNX mode."""
+
+    def handler(c: TorchLowering, self: Var, padding: list[int]) -> Var:
+        pairs = [(0, 0)] * (self.rank - len(padding) // 2) + _pads_of(padding)
+        pads = c.b.ints([before for before, _ in pairs] + [after for _, after in pairs])
+        if min(padding) < 0:
+            raise ModelError(f"negative padding in mode {mode!r} has no lowering to ONNX; slice first")
+        return c.b.op("Pad", [self, pads], c.specs[0][0], mode=mode)
+
+    lower(*targets)(handler)
 
 
-@lower(aten.reflection_pad2d.default)
-def reflection_pad(c: TorchLowering, self: Var, padding: list[int]) -> Var:
-    """The border mirrored."""
-    return _border(c, self, padding, "reflect")
+def _border_backward(mode: str, *targets: Any) -> None:
+    """Register its gradient: sums over the copies, as a product per axis."""
+
+    def handler(c: TorchLowering, grad_output: Var, self: Var, padding: list[int]) -> Var:
+        sizes = self.shape[self.rank - len(padding) // 2 :]
+        pairs = zip(sizes, _pads_of(padding), strict=True)
+        return _along_last(c, grad_output, [_border_rows(n, b, a, mode).T for n, (b, a) in pairs])
+
+    lower(*targets)(handler)
 
 
-@lower(aten.reflection_pad2d_backward.default)
-def reflection_pad_backward(c: TorchLowering, grad_output: Var, self: Var, padding: list[int]) -> Var:
-    """See reflection_pad."""
-    return _border_backward(c, grad_output, self, padding, "reflect")
-
-
-@lower(aten.replication_pad2d.default)
-def replication_pad(c: TorchLowering, self: Var, padding: list[int]) -> Var:
-    """The border repeated."""
-    return _border(c, self, padding, "edge")
-
-
-@lower(aten.replication_pad2d_backward.default)
-def replication_pad_backward(c: TorchLowering, grad_output: Var, self: Var, padding: list[int]) -> Var:
-    """See replication_pad."""
-    return _border_backward(c, grad_output, self, padding, "edge")
+_border("reflect", aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.reflection_pad3d.default)
+_border("edge", aten.replication_pad1d.default, aten.replication_pad2d.default, aten.replication_pad3d.default)
+_border_backward(
+    "reflect", aten.reflection_pad1d_backward.default, aten.reflection_pad2d_backward.default,
+    aten.reflection_pad3d_backward.default,
+)  # fmt: skip
+_border_backward(
+    "edge", aten.replication_pad1d_backward.default, aten.replication_pad2d_backward.default,
+    aten.replication_pad3d_backward.default,
+)  # fmt: skip

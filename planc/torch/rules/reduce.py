@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import TensorProto
 
 from planc.torch.lowering import TorchLowering, aten, lower
@@ -177,3 +178,10 @@ def variance(
     count = math.prod(self.shape[axis] for axis in axes)
     scale = count / (count - correction) if count > correction else math.nan
     return c.view(c.b.mul(c.b.mean(c.b.mul(centred, centred), axes), scale), c.specs[0][0])
+
+
+@lower(torch.ops.prims.var.default)
+def variance_of(c: TorchLowering, inp: Var, dims: Any, correction: float = 1, output_dtype: Any = None) -> Var:
+    """The variance in torch's primitive form."""
+    del output_dtype
+    return variance(c, inp, dims, correction)
