@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 
 from planc.costs.table import DeviceInfo, EngineCost, FormCost, LayerCost, Link
@@ -144,4 +143,4 @@ def _scratch(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> int:
         binding = _bind(imported, model, session, arrays)
         bound_run(session, binding)(ort.RunOptions())
         del binding, session
-        return max(read_scratch(stats), workspace_bytes(onnx.load_model_from_string(model.model_bytes)))
+        return max(read_scratch(stats), workspace_bytes(model.model_bytes))

@@ -17,8 +17,10 @@ def with_kernels(model_bytes: bytes, options: ort.SessionOptions) -> bytes:
 
     Where oneDNN is not installed, the functions of these operators run as they stand.
     """
+    if DOMAIN.encode() not in model_bytes:  # the library takes 50 MiB: load it for models that need it
+        return model_bytes
     library = onednn()
-    if library is None or DOMAIN.encode() not in model_bytes:
+    if library is None:
         return model_bytes
     model = onnx.load_model_from_string(model_bytes)
     operators = replaced(model, declared_types(model), lambda name, call: _operator(library, name, call))
@@ -27,8 +29,11 @@ def with_kernels(model_bytes: bytes, options: ort.SessionOptions) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def workspace_bytes(model: onnx.ModelProto) -> int:
+def workspace_bytes(model_bytes: bytes) -> int:
     """The largest workspace that one of the model's convolutions takes."""
+    if DOMAIN.encode() not in model_bytes:
+        return 0
+    model = onnx.load_model_from_string(model_bytes)
     library, types = onednn(), declared_types(model)
     if library is None:
         return 0
