@@ -16,6 +16,7 @@ from planc.training.emit.opset import opset_for
 from planc.training.layout.channels_last import channels_last
 from planc.training.layout.norm_activations import join_activations
 from planc.training.layout.projected_loss import join_projections
+from planc.training.layout.transposes import join_transposes
 
 
 def finish(
@@ -36,7 +37,8 @@ def finish(
     names = {v.name for v in wanted}
     nodes = live_nodes(join_projections(b, live_nodes(b.nodes, names), names), names)
     if any(node.domain == DOMAIN for node in nodes):
-        nodes = live_nodes(channels_last(b, join_activations(b, nodes, names), names), names)
+        nodes = channels_last(b, join_activations(b, nodes, names), names)
+        nodes = live_nodes(join_transposes(nodes, names), names)
     read = {name for node in nodes for name in node.input if name}
     initial = {name: tensor for name, (tensor, _) in state.items()} | dict(defaults)
     model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="planc")

@@ -35,8 +35,8 @@ LARGE = 40 << 20
 def small_link(monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies are not measured: their buffers are too large for emulated memory."""
     link = made_up_costs(networks.mlp().graph).link
-    monkeypatch.setattr(CudaMeter, "link", lambda _: link)
-    monkeypatch.setattr(CudaMeter, "boundary_ns", lambda _: 10)
+    monkeypatch.setattr(CudaMeter, "link", lambda *_: link)
+    monkeypatch.setattr(CudaMeter, "boundary_ns", lambda *_: 10)
 
 
 @cache

@@ -71,17 +71,16 @@ def test_planned_networks_compute_the_plain_graph_without_a_race(
         assert card.live == 0
 
 
-def test_a_step_that_draws_random_numbers_is_not_replayed(card: Emulator) -> None:
+def test_a_step_with_counted_dropout_is_replayed_and_draws_anew(card: Emulator) -> None:
     imported = _imported("bert_base")
     plan = _plan(imported, "mip", 50)
     want = expected(card, imported, 4)
     card.reset()
-    for replay in (True, None):
-        with open_step(card, imported, plan, replay) as step:
-            assert run_steps(step, imported, 4) == want
-            assert "Dropout" in step.device.capture_refused
-            assert card.calls("launch") == 0
-        assert card.problems == []
+    with open_step(card, imported, plan, replay=True) as step:
+        assert run_steps(step, imported, 4) == want
+        assert step.device.capture_refused == ""
+        assert card.calls("launch") > 0
+    assert card.problems == []
 
 
 def test_workspaces_that_grow_within_a_segment_fit_in_the_largest(card: Emulator) -> None:
