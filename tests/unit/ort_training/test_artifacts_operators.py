@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from planc.errors import ModelError
+from planc.kernels import opset_id
 from planc.ort_training import algebra as ort_artifacts_rules  # noqa: F401 - registers the handlers
 from planc.ort_training.lowering import ArtifactLowering
 from planc.training.emit.builder import Builder, Var
@@ -64,7 +65,8 @@ def run(
         [helper.make_tensor_value_info(v.name, v.dtype, v.shape) for v in (b.values[n] for n in given)],
         [helper.make_tensor_value_info(v.name, v.dtype, v.shape) for v in made], list(b.initializers.values()),
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    opsets = [helper.make_opsetid("", 18), opset_id()]
+    model = helper.make_model(graph, opset_imports=opsets, functions=list(b.functions.values()), ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return session(model).run([v.name for v in made], given)
 

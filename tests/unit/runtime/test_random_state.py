@@ -176,6 +176,15 @@ def test_generators_of_a_card_have_sessions_of_their_own_and_are_wound_back(card
     assert card.problems == []
 
 
+def test_a_step_with_a_generator_of_onnx_runtimes_is_not_replayed(card: Emulator) -> None:
+    imported = import_model(_model("Dropout", 5))
+    with open_step(card, imported, cuda_plan(imported, 1), replay=True) as step:
+        _steps(step, range(4))
+        assert "Dropout" in step.device.capture_refused
+        assert card.calls("launch") == 0
+    assert card.problems == []
+
+
 def test_the_unplanned_step_draws_by_the_same_seed() -> None:
     imported = import_model(_model("RandomNormal", None))
     feeds = synthetic_feeds(imported.graph, 0)
