@@ -9,7 +9,8 @@ from planc.kernels import dropout as dropout
 from planc.kernels import linear_cross_entropy as linear_cross_entropy
 from planc.kernels import pooling as pooling
 from planc.kernels import row_sum as row_sum
-from planc.kernels.function import Body, call_of, checked_functions, function_of, node_of, opset_id
+from planc.kernels.body import Body
+from planc.kernels.function import call_of, checked_functions, function_of, node_of, opset_id
 from planc.kernels.operator import DOMAIN, OPERATORS, Attribute, Call, Operator, TensorType, operator_named, register
 
 __all__ = [

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from planc.kernels.body import Body
 from planc.kernels.device import WORKSPACE, Buffer, CudnnKernel, CudnnTensor, Launch, SourceKernel
-from planc.kernels.function import Body
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES, source_of
 

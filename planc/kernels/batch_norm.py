@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from onnx import TensorProto
 
+from planc.kernels.body import Body
 from planc.kernels.channels import THREADS, Tiling
 from planc.kernels.device import WORKSPACE, Buffer, Launch, SourceKernel
-from planc.kernels.function import Body
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES
 

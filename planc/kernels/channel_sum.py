@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from onnx import TensorProto
 
-from planc.kernels.function import Body
+from planc.kernels.body import Body
 from planc.kernels.operator import Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from onnx import TensorProto
 
+from planc.kernels.body import Body
 from planc.kernels.device import ConvolutionKernel, CudnnKernel, CudnnTensor, Pass, Strided
-from planc.kernels.function import Body
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})

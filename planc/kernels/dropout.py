@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import TensorProto
 
+from planc.kernels.body import Body
 from planc.kernels.device import Buffer, Launch, SourceKernel
-from planc.kernels.function import Body
 from planc.kernels.operator import Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES, source_of
 

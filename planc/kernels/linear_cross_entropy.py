@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from onnx import TensorProto, helper
 
+from planc.kernels.body import Body
 from planc.kernels.cross_entropy import IGNORED, counted_labels, row_constants, row_threads
 from planc.kernels.device import WORKSPACE, Buffer, Launch, Product, SourceKernel, Variants
-from planc.kernels.function import Body
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES, source_of
 from planc.units import align_up

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from onnx import TensorProto
 
 from planc.errors import InternalError, ModelError
+from planc.kernels.body import Body
 
 if TYPE_CHECKING:
     from planc.kernels.device import ConvolutionKernel, CudaKernel
-    from planc.kernels.function import Body
 
 DOMAIN = "planc.kernels"
 """ONNX domain of planc's own operators."""
@@ -113,7 +113,7 @@ class Operator:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     types: Callable[[Call], tuple[TensorType, ...]]
-    meaning: Callable[[Call, "Body"], Sequence[str]]
+    meaning: Callable[[Call, Body], Sequence[str]]
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     optional: int = 0
     """How many of the last inputs may be left out."""

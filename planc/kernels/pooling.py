@@ -13,9 +13,9 @@ from math import prod
 import numpy as np
 from onnx import TensorProto
 
+from planc.kernels.body import Body
 from planc.kernels.convolution import to_first, to_last
 from planc.kernels.device import Buffer, Launch, SourceKernel
-from planc.kernels.function import Body
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES, source_of, width_of
 

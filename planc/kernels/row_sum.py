@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from onnx import TensorProto
 
+from planc.kernels.body import Body
 from planc.kernels.device import WORKSPACE, Buffer, Launch, SourceKernel
-from planc.kernels.function import Body
 from planc.kernels.operator import Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES, source_of, width_of
 

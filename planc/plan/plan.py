@@ -20,6 +20,8 @@ from typing import Annotated
 import msgspec
 
 from planc.enums import Direction, HostTierKind
+from planc.files import write_output
+from planc.plan.codec import decoded, encoded
 
 FORMAT = 1
 
@@ -205,13 +207,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def save(self, path: str | Path) -> None:
         """Write the plan file, whole or not at all. Raises OutputError."""
-        from planc.plan.files import write_plan  # which reads and writes this structure
-
-        write_plan(self, Path(path))
+        write_output(Path(path), encoded(self), "plan")
 
     @staticmethod
     def load(path: str | Path) -> "Plan":
         """Read a plan file. Raises PlanError naming it when it is missing, damaged or of another format."""
-        from planc.plan.files import read_plan
-
-        return read_plan(Path(path))
+        return decoded(Path(path), Plan, FORMAT)
