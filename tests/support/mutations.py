@@ -168,7 +168,8 @@ def _boundary(plan: Plan, rng: random.Random) -> Plan | None:
 
 def _split(plan: Plan, rng: random.Random) -> Plan | None:
     """A segment becomes two."""
-    long = [i for i, (a, b) in enumerate(plan.segments) if b - a > 1]
+    placed = len(plan.scratch) or len(plan.segments)  # another mutation may have left fewer
+    long = [i for i, (a, b) in enumerate(plan.segments) if b - a > 1 and i < placed]
     if not long:
         return None
     at = rng.choice(long)
