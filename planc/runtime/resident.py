@@ -12,7 +12,7 @@ from planc.errors import DeviceError
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"
 
-_STEP_BYTES, _PART_BYTES = 54 << 20, 20 << 10
+_STEP_BYTES, _PART_BYTES = 32 << 20, 20 << 10
 """What a loaded step takes beside the plan's memory: graph, nodes and code; and each of its parts: session and bindings.
 Measured with ResNet-18 and GPT-2 (docs/results/memory.md)."""
 
