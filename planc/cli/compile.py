@@ -71,9 +71,10 @@ def compile_command(
     target = output or (model if loss is None else _training_path(model)).with_suffix(".plan.json")
     made = None if loss is None else _training_path(model)
     require_outputs((model, costs), {"-o": target, "the training graph": made})
+    table = None if costs is None else read_costs(costs)
     file = read_model(model, whole=loss is not None)
     if loss is not None:
-        forms = forms_for(device if costs is None else read_costs(costs).device.kind)
+        forms = forms_for(device if table is None else table.device.kind)
         file = _differentiated(file, model, loss, optimizer, forms, dim or [])
     elif not file.proto.metadata_props:
         raise UsageError(
@@ -83,7 +84,7 @@ def compile_command(
         )
     chosen = CompileOptions(budget, solver, time_limit, seed, host_memory, gap=gap_of(gap), deterministic=deterministic)
     with progress("profiling") as update:
-        job = CompileRequest(file, device, costs, fuse, update, host_tier).resolve()
+        job = CompileRequest(file, device, table, fuse, update, host_tier).resolve()
     with infeasible_as_json(json):
         result = _solved(job, chosen)
     write_plan(result.plan, target)

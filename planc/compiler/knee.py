@@ -31,25 +31,26 @@ class CurvePoint:
     step_ns: int
 
 
-def curve(
-    job: CompileJob, options: CompileOptions, progress: Callable[[int, int, str], None] = lambda *_: None
-) -> tuple[CurvePoint, ...]:
+def curve(job: CompileJob, options: CompileOptions) -> tuple[CurvePoint, ...]:
     """Plans within budgets from the smallest to the one that needs no plan, smallest first; a larger budget is never
-    slower. Raises InfeasibleBudgetError when the device has too little for the smallest."""
+    slower. Raises InfeasibleBudgetError when the device has too little for the smallest, SolverTimeoutError when no
+    plan was found."""
     least, most = job.budget_bytes("min", options.solver), min(job.budget_bytes(None), job.roomy_bytes)
-    budgets = sorted({least + (max(most, least) - least) * i // (_POINTS - 1) for i in range(_POINTS)})
+    spread = sorted({least + (most - least) * i // (_POINTS - 1) for i in range(_POINTS)})
+    budgets = spread if least <= most else [most]
     each = max(_LEAST_S, options.time_limit_s * _SHARE / len(budgets))
     points: list[CurvePoint] = []
-    for done, budget in enumerate(budgets):
-        progress(done, len(budgets), "the curve of time over memory")
+    failed: InfeasibleBudgetError | SolverTimeoutError | None = None
+    for budget in budgets:
         try:
             plan = job.compile(replace(options, budget=f"{budget}B", time_limit_s=each)).plan
-        except (InfeasibleBudgetError, SolverTimeoutError):
+        except (InfeasibleBudgetError, SolverTimeoutError) as error:
+            failed = error
             continue
         best = min([plan.prediction.step_ns, *(point.step_ns for point in points)])
         points.append(CurvePoint(budget, best))
-    if not points:
-        job.compile(replace(options, budget=f"{most}B"))  # says why
+    if failed is not None and not points:
+        raise failed
     return tuple(points)
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onnx import TensorProto
 
-from planc.errors import InternalError, ModelError
+from planc.errors import ModelError
 from planc.kernels.body import Body
+from planc.registry import Registry
 
 if TYPE_CHECKING:
     from planc.kernels.device import ConvolutionKernel, CudaKernel
@@ -144,15 +145,13 @@ def _as_written(value: Attribute) -> Attribute:
     return value
 
 
-OPERATORS: dict[str, Operator] = {}
+OPERATORS: Registry[str, Operator] = Registry("the operator")
 """Every operator, by name."""
 
 
 def register(operator: Operator) -> Operator:
     """Make an operator known. Raises InternalError for a name that is taken."""
-    if operator.name in OPERATORS:
-        raise InternalError(f"two operators are named {operator.name!r}")
-    OPERATORS[operator.name] = operator
+    OPERATORS.add([operator.name], operator)
     return operator
 
 

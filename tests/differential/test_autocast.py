@@ -147,8 +147,10 @@ def test_a_pure_model_has_no_float32_state() -> None:
 
 def test_an_operator_that_changed_its_meaning_is_refused_by_name() -> None:
     nodes = [node("GroupNormalization", ["x", "s", "b"], ["y"], name="norm", num_groups=2)]
-    with pytest.raises(ModelError, match=r"'norm'.*(21.*float16|deprecated in domain_version of 18)"):
-        set_precision(_model(nodes, {"s": normal(1, 2), "b": normal(2, 2)}, "y", (2, 4, 3)), "bf16", ["s", "b"])
+    graph = helper.make_graph(nodes, "model", [], [])  # as a file may hold it; ONNX's own check refuses it, too
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    with pytest.raises(ModelError, match=r"'norm'.*21.*float16"):
+        set_precision(model, "bf16", ["s", "b"])
 
 
 def test_precisions_have_torchs_short_names() -> None:

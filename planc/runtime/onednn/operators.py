@@ -4,7 +4,7 @@ import onnx
 import onnxruntime as ort
 
 from planc.errors import DeviceError
-from planc.kernels import DOMAIN, Call, call_of
+from planc.kernels import DOMAIN, Call
 from planc.kernels.device import ConvolutionKernel
 from planc.runtime.onednn.convolution import Convolution
 from planc.runtime.onednn.library import Library, onednn
@@ -31,19 +31,25 @@ def with_kernels(model_bytes: bytes, options: ort.SessionOptions) -> bytes:
 
 def workspace_bytes(model_bytes: bytes) -> int:
     """The largest workspace that one of the model's convolutions takes."""
-    if DOMAIN.encode() not in model_bytes:
-        return 0
-    model = onnx.load_model_from_string(model_bytes)
-    library, types = onednn(), declared_types(model)
+    library = onednn() if DOMAIN.encode() in model_bytes else None
     if library is None:
         return 0
-    made = (
-        _operator(library, node.op_type, call_of(node, types)) for node in model.graph.node if node.domain == DOMAIN
-    )
-    return max((operator.workspace for operator in made if operator), default=0)
+    model = onnx.load_model_from_string(model_bytes)
+    operators = replaced(model, declared_types(model), lambda name, call: _operator(library, name, call))
+    return max((operator.workspace for operator in operators), default=0)
+
+
+_made: dict[str, Operator | None] = {}
+"""Operators by the names of their functions, which say what they compute: primitives are costly to make."""
 
 
 def _operator(library: Library, name: str, call: Call) -> Operator | None:
+    if name not in _made:
+        _made[name] = _new_operator(library, name, call)
+    return _made[name]
+
+
+def _new_operator(library: Library, name: str, call: Call) -> Operator | None:
     kernel = call.operator.cpu(call) if call.operator.cpu else None
     if not isinstance(kernel, ConvolutionKernel):
         return None

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 from support.costs import made_up_costs
 from support.networks import cnn, mlp
@@ -10,7 +11,7 @@ from planc.compiler.budget import budget_text
 from planc.compiler.job import CompileJob
 from planc.compiler.knee import CurvePoint, compile_within, curve, knee
 from planc.compiler.options import CompileOptions
-from planc.errors import UsageError
+from planc.errors import InfeasibleBudgetError, UsageError
 
 
 def test_the_knee_is_where_more_memory_stops_to_help() -> None:
@@ -26,7 +27,7 @@ def test_a_flat_curve_takes_the_least_memory() -> None:
 
 def test_a_straight_line_has_no_better_point_than_its_ends() -> None:
     points = [CurvePoint(100 * i, 200 - 10 * i) for i in range(1, 6)]
-    assert math.isclose(knee(points).step_ns, points[0].step_ns) or knee(points) in points
+    assert knee(points) == points[0]
 
 
 def test_auto_compiles_at_the_knee_of_a_curve_that_never_rises() -> None:
@@ -68,3 +69,11 @@ def test_a_number_that_may_mean_anything_is_answered_with_what_to_write(text: st
     job = CompileJob.of(imported, made_up_costs(imported.graph, scratch=1 << 10))
     with pytest.raises(UsageError, match=f"which unit. Write {text}% or {text}GiB"):
         job.budget_bytes(text)
+
+
+def test_auto_does_not_exceed_what_the_device_has_free() -> None:
+    imported = mlp()
+    costs = made_up_costs(imported.graph, scratch=1 << 10)
+    small = msgspec.structs.replace(costs, device=msgspec.structs.replace(costs.device, memory_bytes=1 << 12))
+    with pytest.raises(InfeasibleBudgetError):
+        compile_within(CompileJob.of(imported, small), CompileOptions("auto", "keep-all", time_limit_s=2.0))

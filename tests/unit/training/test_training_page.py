@@ -14,7 +14,7 @@ PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text()
 def test_the_page_lists_every_rule_and_no_other() -> None:
     table = PAGE[PAGE.index("| family | operators |") : PAGE.index("Any other operator")]
     listed = set(re.findall(r"\b[A-Z]\w+", table)) - {"Einsum"}
-    assert listed == set(GRADIENTS) - {"FusedAttention"}  # of planc's own: what graphs of the list become on cards
+    assert listed == set(GRADIENTS)
 
 
 def test_the_page_lists_every_loss_and_optimizer() -> None:
