@@ -5,15 +5,20 @@ with planc.load(plan, "train.onnx") as step:
     outputs = step(feeds)
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from planc.api import compile, estimate, load, verify
+    from planc.api import compare, compile, estimate, load, verify, widen
     from planc.plan.plan import Plan
     from planc.runtime.scratch import reserve_scratch
 
-__all__ = ["Plan", "compile", "estimate", "load", "reserve_scratch", "verify"]
+__all__ = ["Plan", "compare", "compile", "estimate", "load", "reserve_scratch", "verify", "widen"]
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+"""ONNX Runtime's builds keep a device identifier and a database of events in ~/.cache/Microsoft, which they send; not from
+here. It is read when onnxruntime is first imported. Whoever wants them sets it to 0."""
 
 _HOMES = {"Plan": "planc.plan.plan", "reserve_scratch": "planc.runtime.scratch"}
 

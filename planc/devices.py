@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
+from planc.errors import DeviceError
 from planc.registry import Registry
 
 AUTO = "auto"
+
+_MANY = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,13 @@ class DeviceKind:
     """() → whether operators' scratch can lie inside the slab."""
     forms: str
     """Operator forms that suit it (`planc.training.emit.forms`)."""
+    exchange_meter_part: str = ""
+    """(ranks.group.RankGroup) → meter of exchanges with the other ranks; none where the device does not exchange."""
+    count_part: str = ""
+    """() → how many ranks of this machine can have a device each; any number where nothing is said."""
+    kernels_part: str = ""
+    """(imported step) → version of the kernels of planc's own that it uses here, empty for none; nothing where there are
+    none whose times could change."""
     in_process: bool = False
     """Whether its memory is that of the process, so that what is swapped to memory saves none."""
 
@@ -60,6 +70,19 @@ class DeviceKind:
     def meter(self, index: int) -> Any:
         """Raises DeviceError where the device is unusable."""
         return self._part(self.meter_part)(index)
+
+    def exchange_meter(self, group: Any) -> Any:
+        """Raises DeviceError where the device does not exchange."""
+        if not self.exchange_meter_part:
+            raise DeviceError(f"a {self.name} device exchanges nothing with other ranks")
+        return self._part(self.exchange_meter_part)(group)
+
+    def count(self) -> int:
+        return int(self._part(self.count_part)()) if self.count_part else _MANY
+
+    def kernel_version(self, imported: Any) -> str:
+        """Empty where the step uses none."""
+        return str(self._part(self.kernels_part)(imported)) if self.kernels_part else ""
 
     def identity(self, index: int) -> tuple[str, ...]:
         return tuple(self._part(self.identity_part)(index))
@@ -92,6 +115,8 @@ register(
         fuses_part="planc.runtime.cpu:fuses",
         places_scratch_part="planc.runtime.ort.c_api:can_place_scratch",
         forms="cpu",
+        exchange_meter_part="planc.profiling.cpu_exchange:open_meter",
+        kernels_part="planc.runtime.onednn.version:kernel_version",
         in_process=True,
     )
 )
@@ -108,8 +133,16 @@ register(
         fuses_part="planc.runtime.cuda.fused:can_fuse",
         places_scratch_part="planc.runtime.cuda.provider:places_scratch",
         forms="cuda",
+        exchange_meter_part="planc.profiling.cuda_exchange:open_meter",
+        count_part="planc.runtime.cuda.driver:card_count",
+        kernels_part="planc.runtime.cuda.kernel_version:kernel_version",
     )
 )
+
+
+def device_name(kind: str, index: int) -> str:
+    """How `find_device` finds that device: `cuda`, `cuda:1`."""
+    return kind if index == 0 else f"{kind}:{index}"
 
 
 def find_device(text: str) -> tuple[DeviceKind, int] | None:

@@ -1,4 +1,5 @@
-"""Words with a fixed set of values that several rooms use: what is known of a result, the copy engines, host tiers."""
+"""Words with a fixed set of values that several rooms use: what is known of a result, the copy engines, exchanges,
+host tiers."""
 
 from enum import StrEnum
 
@@ -22,6 +23,14 @@ class Direction(StrEnum):
 
     OUT = "out"
     IN = "in"
+
+
+class ExchangeKind(StrEnum):
+    """What ranks do with a tensor that each of them has: sum it for all, sum it for one, give that of one to all."""
+
+    ALL_REDUCE = "all-reduce"
+    REDUCE = "reduce"
+    BROADCAST = "broadcast"
 
 
 class HostTierKind(StrEnum):

@@ -67,6 +67,12 @@ class DeviceError(PlancError):
     exit_code = 7
 
 
+class RankError(PlancError):
+    """Another rank of the step failed, died, did not come in time, or has another plan; names the rank and the cause."""
+
+    exit_code = 8
+
+
 class PlancWarning(UserWarning):
     """Something that a user should know of and that stops nothing."""
 

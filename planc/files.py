@@ -76,8 +76,10 @@ def write_output(path: Path, data: bytes, what: str) -> None:
     """`atomic_write`, for content that messages call `what`. Raises OutputError naming the file and the reason."""
     try:
         atomic_write(path, data)
-    except OSError as error:
-        raise OutputError(f"{path}: the {what} cannot be written ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:  # the second for a name that no file can have
+        raise OutputError(
+            f"{path}: the {what} cannot be written ({getattr(error, 'strerror', None) or error})"
+        ) from error
 
 
 def atomic_write(path: Path, data: bytes) -> None:

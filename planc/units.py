@@ -17,12 +17,19 @@ _FACTORS = {
 
 _SIZE = re.compile(r"\s*((?:[0-9][0-9_]*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]\+?[0-9]{1,2})?)\s*([A-Za-z]*|%)\s*")
 
+LONGEST_TIME_LIMIT = 1e8
+"""Seconds, three years: an infinite limit is no number of milliseconds for the libraries that keep it."""
+
 ALIGNMENT = 256
 """Every storage starts at a multiple of this many bytes, as with `cudaMalloc` and ONNX Runtime's arena. Where tensors start
 within a memory line of 128 bytes, element-wise kernels take 1.4 times as long on an H100 (docs/gpu.md)."""
 
 HOST_ALIGNMENT = 4096
 """Slots of the host tier start at multiples of this: the block size that direct file access wants."""
+
+
+LARGEST_SIZE = 2**62
+"""Bytes below which sizes stay, so that a few of them can be added in 64 bits."""
 
 
 def parse_size(text: str, reference: int) -> int:
@@ -37,7 +44,10 @@ def parse_size(text: str, reference: int) -> int:
             f"size {text!r}: expected a number with B, KB, MB, GB, KiB, MiB, GiB or %, for example 8GiB or 60%"
         )
     number = float(match.group(1))
-    size = int(number * reference / 100) if unit == "%" else int(number * _FACTORS[unit])
+    exact = number * reference / 100 if unit == "%" else number * _FACTORS[unit]
+    if exact >= LARGEST_SIZE:
+        raise UsageError(f"size {text[:40]!r}: expected less than {LARGEST_SIZE} bytes")
+    size = int(exact)
     if size <= 0:
         raise UsageError(f"size {text!r}: expected more than zero bytes")
     return size

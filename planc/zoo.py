@@ -9,8 +9,14 @@ from typing import Protocol
 import onnx
 
 from planc.errors import UsageError
-from planc.graph import annotations
+from planc.importer.import_model import import_model
+from planc.importer.load import ModelFile
 from planc.training import Optimizer, differentiate
+from planc.training.optimizers import Kind
+from planc.training.step_options import PLAIN, StepOptions
+
+OPTIMIZER: Kind = "momentum"
+"""That of a network's step where none is asked for."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +77,26 @@ def build_forward(name: str, options: ZooOptions, values: bool = True) -> Forwar
 
 
 def build_step(
-    name: str, options: ZooOptions, optimizer: Optimizer, device: str = "cpu", values: bool = True
+    name: str,
+    options: ZooOptions,
+    optimizer: Optimizer,
+    device: str = "cpu",
+    values: bool = True,
+    step: StepOptions = PLAIN,
 ) -> onnx.ModelProto:
     """The training graph of zoo network `name`, with operator forms for `device`. Raises UsageError as `build_forward`."""
-    return _step(build_forward(name, options, values), optimizer, device)
+    return _step(build_forward(name, options, values), optimizer, device, step)
 
 
-def _step(built: ForwardModel, optimizer: Optimizer, device: str = "cpu") -> onnx.ModelProto:
-    return differentiate(built.model, loss=built.loss, optimizer=optimizer, device=device, parameters=built.parameters)
+def _step(built: ForwardModel, optimizer: Optimizer, device: str = "cpu", step: StepOptions = PLAIN) -> onnx.ModelProto:
+    return differentiate(
+        built.model, loss=built.loss, optimizer=optimizer, device=device, parameters=built.parameters, options=step
+    )
 
 
 @dataclass(frozen=True)
 class NetworkSummary:
-    """A network at its default size: trained values, and operators and planner's layers of its step with plain SGD.
+    """A network at its default size: trained values, and operators and planner's layers of its step with `OPTIMIZER`.
 
     `inputs` are the shapes of a batch.
     """
@@ -96,18 +109,19 @@ class NetworkSummary:
     inputs: Mapping[str, tuple[int, ...]]
 
 
-def summarize(name: str) -> NetworkSummary:
-    """Counts from the training graph of zoo network `name`, built without drawing its initial values."""
+def summarize(name: str, device: str = "cpu") -> NetworkSummary:
+    """Counts from the training graph of zoo network `name` with operator forms for `device`, built without drawing its
+    initial values."""
     built = build_forward(name, ZooOptions(), values=False)
-    step = _step(built, Optimizer("sgd"))
+    step = _step(built, Optimizer(OPTIMIZER), device)
+    imported = import_model(ModelFile(step, None))
     graph, fixed = step.graph, {t.name for t in step.graph.initializer}
     shapes = {i.name: tuple(d.dim_value for d in i.type.tensor_type.shape.dim) for i in graph.input}
-    groups = (annotations.node_annotation(node) for node in graph.node)
     return NetworkSummary(
         name=name,
         description=families()[name].names[name],
         parameters=sum(prod(shapes[parameter]) for parameter in built.parameters),
-        operators=len(graph.node),
-        layers=len({(group[0], group[2]) for group in groups if group}),
+        operators=imported.operators,
+        layers=len(imported.graph.layers),
         inputs={name: shape for name, shape in shapes.items() if name not in fixed},
     )

@@ -9,6 +9,9 @@ from planc_models._network import Blueprint
 
 ALWAYS = frozenset({"batch", "classes", "seed"})
 
+_DEEPEST, _LARGEST = 100_000, 2**31 - 1
+"""Layers that are still a graph which planc imports, and what a dimension may be."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -34,6 +37,8 @@ class Family:
         entry = self.entries[name]
         for field in fields(options):
             value = getattr(options, field.name)
+            if field.name == "seed" and not 0 <= value < 2**63:
+                raise UsageError(f"{name}: --seed must be from 0 to 2**63 - 1, not {value}")
             if value is None or field.name == "seed":
                 continue
             if field.name not in ALWAYS | entry.takes:
@@ -41,6 +46,9 @@ class Family:
                 raise UsageError(f"{name} takes no --{field.name}; it takes {listed}")
             if value < 1:
                 raise UsageError(f"{name}: --{field.name} must be at least 1, not {value}")
+            most = _DEEPEST if field.name == "depth" else _LARGEST
+            if value > most:
+                raise UsageError(f"{name}: --{field.name} must be at most {most}, not {value}")
         blueprint = entry.build(name, options)
         return ForwardModel(blueprint.model(values), blueprint.parameters)
 

@@ -80,9 +80,10 @@ def pair(value: int | Sequence[int]) -> tuple[int, int]:
 class Network:
     """Collects nodes and initializers; `finish` returns them as a blueprint."""
 
-    def __init__(self, name: str, seed: int) -> None:
+    def __init__(self, name: str, seed: int, opset: int = OPSET) -> None:
         self.name = name
         self.seed = seed
+        self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
         self.inputs: list[onnx.ValueInfoProto] = []
         self.initializers: dict[str, Initial] = {}
@@ -140,7 +141,7 @@ class Network:
             self.nodes, self.name, self.inputs,
             [helper.make_tensor_value_info(output.name, TensorProto.FLOAT, list(output.shape))],
         )  # fmt: skip
-        opsets = [helper.make_opsetid("", OPSET)]
+        opsets = [helper.make_opsetid("", self.opset)]
         shell = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="planc zoo")
         return Blueprint(shell, self.initializers, tuple(self.parameters), self.seed)
 

@@ -2,20 +2,21 @@
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
-import onnx
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 
 from planc.enums import Status
 from planc.errors import InfeasibleBudgetError
-from planc.graph.annotations import STATE, read_json
 from planc.printable import printable
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class _Printable:
@@ -52,8 +53,10 @@ def err() -> Console:
 
 
 def print_json(value: Mapping[str, object]) -> None:
-    """Print one JSON object and nothing else."""
-    sys.stdout.write(json.dumps(value) + "\n")
+    """Print one JSON object and nothing else; numbers that JSON lacks, such as the loss after a divergence, are null."""
+    import msgspec
+
+    sys.stdout.write(json.dumps(msgspec.json.decode(msgspec.json.encode(value))) + "\n")
 
 
 @contextmanager
@@ -75,16 +78,28 @@ def infeasible_as_json(as_json: bool) -> Iterator[None]:
         raise
 
 
-def report_written(model: onnx.ModelProto, path: Path, as_json: bool) -> None:
-    """Say what a command that made a model has written."""
-    nodes, states = len(model.graph.node), len(read_json(model, STATE))
+def report_written(written: Sequence[tuple["onnx.ModelProto", Path]], as_json: bool) -> None:
+    """Say what a command that made a model, or one for each rank, has written."""
+    found = [_described(model, path, as_json) for model, path in written]
     if as_json:
-        print_json({"model": str(path), "nodes": nodes, "states": states})
-    else:
-        kind = (
-            f"training graph of {nodes} operators, {states} state tensors" if states else f"{nodes} operators, forward"
-        )
-        err().print(f"{path}: {kind}")
+        print_json(found[0] if len(found) == 1 else {"ranks": found})
+
+
+def _described(model: "onnx.ModelProto", path: Path, as_json: bool) -> dict[str, object]:
+    """Sizes of a model, which are printed unless they are for JSON."""
+    from planc.graph.annotations import STATE, read_json  # few commands make a model
+    from planc.importer.import_model import import_model
+    from planc.importer.load import ModelFile
+
+    nodes, states = len(model.graph.node), len(read_json(model, STATE))
+    step = import_model(ModelFile(model, path)) if states else None
+    if step is not None and not as_json:
+        size = f"{len(step.graph.layers):,} layers, {step.operators:,} operators, {states:,} state tensors"
+        err().print(f"{path}: training graph of {size}")
+    elif not as_json:
+        err().print(f"{path}: {nodes:,} nodes, forward")
+    counts = {} if step is None else {"layers": len(step.graph.layers), "operators": step.operators}
+    return {"model": str(path), "nodes": nodes, "states": states, **counts}
 
 
 class Update(Protocol):

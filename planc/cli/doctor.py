@@ -2,33 +2,44 @@
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-
-import msgspec
-import onnxruntime as ort
+from typing import TYPE_CHECKING
 
 from planc.cli.console import out, print_json
 from planc.cli.options import Json
-from planc.costs.catalogue import card_names
-from planc.profiling.host import host_info
-from planc.runtime.cuda.report import CudaReport, examine
-from planc.schedule.solver import solver_names
 from planc.units import format_bytes
-from planc.zoo import families
+
+if TYPE_CHECKING:
+    from planc.runtime.cuda.report import CudaReport
 
 _PACKAGES = (
     "planc", "onnx", "onnxruntime-gpu", "ortools", "networkx", "omnimalloc", "numba", "torch", "cuda-bindings"
 )  # fmt: skip
 
 
+def _packages() -> list[str]:
+    """What is told of; the ONNX Runtime that is there, for cards or not."""
+    plain = _version("onnxruntime-gpu") is None and _version("onnxruntime") is not None
+    return ["onnxruntime" if plain and name == "onnxruntime-gpu" else name for name in _PACKAGES]
+
+
 def doctor(json: Json = False) -> None:
     """Show versions, devices, ONNX Runtime's providers and which really load, solvers and networks."""
+    import msgspec
+    import onnxruntime as ort
+
+    from planc.costs.catalogue import card_names
+    from planc.profiling.host import host_info
+    from planc.runtime.cuda.report import examine
+    from planc.schedule.solver import solver_names
+    from planc.zoo import families
+
     host, cuda = host_info(), examine()
     facts: dict[str, object] = {
         "python": platform.python_version(),
         "device": host.name,
         "threads": host.threads,
         "free_bytes": host.free_bytes,
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _packages()},
         "providers": ort.get_available_providers(),
         "cuda": msgspec.to_builtins(cuda),
         "catalogue": list(card_names()),
@@ -40,7 +51,7 @@ def doctor(json: Json = False) -> None:
         return
     out().print(f"device     {host.name}, {host.threads} threads, {format_bytes(host.free_bytes)} free")
     out().print(f"python     {platform.python_version()}")
-    for name in _PACKAGES:
+    for name in _packages():
         out().print(f"{name:<17}{_version(name) or 'not installed'}")
     out().print(f"providers  {', '.join(ort.get_available_providers())}")
     _print_cuda(cuda)
@@ -48,8 +59,11 @@ def doctor(json: Json = False) -> None:
     out().print(f"networks   {', '.join(sorted(families()))}")
 
 
-def _print_cuda(cuda: CudaReport) -> None:
-    out().print(f"cuda       {'usable' if cuda.usable else 'not usable'}")
+def _print_cuda(cuda: "CudaReport") -> None:
+    lacks = f": {cuda.lacks} is missing" if cuda.lacks else ""
+    out().print(f"cuda       {'usable' if cuda.usable else f'not usable{lacks}'}", soft_wrap=True)
+    if cuda.remedy:
+        out().print(f"  to do    {cuda.remedy}", soft_wrap=True)
     if cuda.card:
         free, total = format_bytes(cuda.free_bytes), format_bytes(cuda.memory_bytes)
         out().print(f"  card     {cuda.card}, {free} of {total} free, driver for CUDA {cuda.driver}")

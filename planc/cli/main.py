@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
@@ -14,10 +15,10 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_group
+from typer.main import get_command, get_group
 
 from planc.cli.streams import discard_data, prepare_streams
-from planc.errors import OutputError, PlancError, PlancWarning
+from planc.errors import DeviceError, OutputError, PlancError, PlancWarning
 from planc.printable import printable
 
 
@@ -31,6 +32,7 @@ class _Command(NamedTuple):
 _COMMANDS = {
     "grad": _Command("grad", "Forward ONNX model to training graph."),
     "import-ort": _Command("import_ort", "Artifacts of onnxruntime-training to training graph."),
+    "widen": _Command("widen_command", "Half precision to float32 where a device has no kernel."),
     "zoo": _Command("zoo", "Networks that planc builds itself."),
     "estimate": _Command("estimate", "What a step needs, before any work."),
     "profile": _Command("profile", "Measure layers, scratch and copies."),
@@ -43,6 +45,7 @@ _COMMANDS = {
     "solve": _Command("solve", "The solver alone, on a bare graph instance."),
     "pack": _Command("pack", "Offsets for buffers, MiniMalloc's CSV format."),
     "doctor": _Command("doctor", "What is installed and what works here."),
+    "completion": _Command("completion", "Completion for bash, zsh or fish."),
 }
 
 
@@ -50,11 +53,24 @@ _GC_THRESHOLD = 100_000
 """New objects between two searches for garbage cycles: a graph is millions of objects and no cycle."""
 
 
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
 _CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+
+class _Stopped(Exception):
+    """An interrupt on its way through typer, which would end the program without a word; says what was kept."""
 
 
 class _Commands(TyperGroup):
     """Imports a command when it is called; the help page needs none of them."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _Stopped(str(stop)) from stop
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return list(_COMMANDS)
@@ -91,6 +107,18 @@ app = typer.Typer(
 )
 
 
+def all_commands() -> Iterator[tuple[str, Any]]:
+    """Full name and command of each, groups opened; all of their code is imported."""
+    root = get_command(app)
+    context = typer.Context(root)
+    for name in _COMMANDS:
+        found = root.get_command(context, name)  # type: ignore[attr-defined]
+        if hasattr(found, "commands"):
+            yield from ((f"{name} {inner}", command) for inner, command in found.commands.items())
+        else:
+            yield name, found
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"planc {version('planc')}")
@@ -118,8 +146,11 @@ def main() -> None:
         code = ended.exit_code
     except PlancError as error:
         _fail(f"planc: {error}\n", error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("planc: interrupted\n", 130)
+    except MemoryError:
+        _fail("planc: this machine has not enough memory for what was asked\n", DeviceError.exit_code)
+    except (_Stopped, KeyboardInterrupt, typer.Abort) as stop:
+        kept = f"; {stop}" if isinstance(stop, _Stopped) and str(stop) else ""
+        _fail(f"planc: interrupted{kept}\n", INTERRUPTED)
     except Exception as error:
         if hasattr(error, "show"):  # the command line itself is wrong; typer keeps the type of such errors to itself
             _fail(_usage(error), 2)

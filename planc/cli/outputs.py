@@ -15,8 +15,13 @@ def require_outputs(inputs: Iterable[Path | None], outputs: Mapping[str, Path | 
     read: dict[Path, Path] = {}
     for path in inputs:
         if path is not None:
-            for file in (path, path.with_name(f"{path.name}.data")):
+            for file in (path, path.parent / f"{path.name}.data"):
                 read[Path(os.path.realpath(file))] = file
+    if any(path is not None and path.exists() for path in outputs.values()):  # what is not there is no input's data
+        from planc.importer.weights import data_files  # takes a while to import
+
+        for path in [path for path in read.values() if path.suffix == ".onnx"]:
+            read |= {Path(os.path.realpath(file)): file for file in data_files(path)}
     taken: dict[Path, str] = {}
     for option, path in outputs.items():
         if path is None:

@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from planc.cli.console import err, print_json, progress
+from planc.cli.known_models import remember_model
 from planc.cli.options import Device, Fuse, HostTier, Json
 from planc.cli.outputs import require_outputs
-from planc.costs.store import write_costs
-from planc.profiling.cache import fresh_costs
-from planc.profiling.target import import_to_run_on
 from planc.units import format_ns
 
 
@@ -28,11 +25,18 @@ def profile(
     json: Json = False,
 ) -> None:
     """Measure every layer of MODEL, its scratch memory, and the copies to the host tier."""
+    import msgspec
+
+    from planc.costs.store import write_costs
+    from planc.profiling.cache import fresh_costs
+    from planc.profiling.target import import_to_run_on
+
     require_outputs((model,), {"-o": output})
     imported = import_to_run_on(model, device, fuse)
     with progress("profiling") as update:
         table = fresh_costs(imported, device, update, forms, host_tier)
     write_costs(msgspec.structs.replace(table, model_file=model.name), output)
+    remember_model(model, output, table.model_hash)
     total = sum(table.layer(i).compute_ns for i in range(len(table.layers)))
     if json:
         print_json({"costs": str(output), "layers": len(table.layers), "distinct": len(table.unique), "step_ns": total})

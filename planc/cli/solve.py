@@ -2,20 +2,19 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from planc.cli.console import err, infeasible_as_json, out, print_json
 from planc.cli.options import Deterministic, Gap, Json, Seed, TimeLimit, gap_of
 from planc.errors import UsageError
-from planc.instances.instance import Bandwidths, Instance, read_instance
-from planc.problem.bounds import minimum_budget
-from planc.schedule.residency import residencies
-from planc.schedule.schedule import Schedule
-from planc.schedule.solver import Progress, Solution, SolveOptions, load_solver
-from planc.schedule.solver import solve as run_solver
 from planc.units import format_bytes, parse_size
+
+if TYPE_CHECKING:
+    from planc.instances.instance import Bandwidths, Instance
+    from planc.schedule.schedule import Schedule
+    from planc.schedule.solver import Progress, Solution
 
 
 def solve(
@@ -32,6 +31,11 @@ def solve(
     json: Json = False,
 ) -> None:
     """Solve INSTANCE, a JSON graph with costs and output sizes: recompute only, unless a link is given."""
+    from planc.instances.instance import read_instance
+    from planc.problem.bounds import minimum_budget
+    from planc.schedule.solver import SolveOptions, load_solver
+    from planc.schedule.solver import solve as run_solver
+
     read = read_instance(instance, _link(d2h, h2d))
     least, layer = minimum_budget(read.problem)
     problem = read.with_budget(least if budget == "min" else parse_size(budget, read.peak_bytes))
@@ -50,7 +54,9 @@ def solve(
         )
 
 
-def _link(d2h: float | None, h2d: float | None) -> Bandwidths | None:
+def _link(d2h: float | None, h2d: float | None) -> "Bandwidths | None":
+    from planc.instances.instance import Bandwidths
+
     if d2h is None and h2d is None:
         return None
     if not (d2h and h2d and d2h > 0 and h2d > 0):
@@ -61,11 +67,11 @@ def _link(d2h: float | None, h2d: float | None) -> Bandwidths | None:
 class _Printer:
     """Tells improvements on stderr where that is a terminal."""
 
-    def __init__(self, read: Instance, quiet: bool) -> None:
+    def __init__(self, read: "Instance", quiet: bool) -> None:
         self.console, self.scale, self.quiet = err(), read.ns_per_cost, quiet
         self.last: tuple[int | None, int | None] = (None, None)
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: "Progress") -> None:
         news = (progress.incumbent_ns, progress.bound_ns)
         if self.quiet or not self.console.is_terminal or news == self.last:
             return
@@ -74,7 +80,7 @@ class _Printer:
         self.console.print(f"{progress.elapsed_s:6.1f} s  best {best}  bound {bound}")
 
 
-def answer_of(read: Instance, solution: Solution, seconds: float) -> dict[str, object]:
+def answer_of(read: "Instance", solution: "Solution", seconds: float) -> dict[str, object]:
     """The JSON answer: times in the instance's cost unit; `free` lists what is released after each entry."""
     schedule, scale = solution.schedule, read.ns_per_cost
     ids = [node.id for node in read.nodes]
@@ -109,18 +115,20 @@ def answer_of(read: Instance, solution: Solution, seconds: float) -> dict[str, o
     return answer
 
 
-def _form(read: Instance, schedule: Schedule, position: int) -> str:
+def _form(read: "Instance", schedule: "Schedule", position: int) -> str:
     return read.problem.tasks[schedule.steps[position]].forms[schedule.choice(position)].name
 
 
-def _cost(read: Instance, schedule: Schedule, position: int) -> float:
+def _cost(read: "Instance", schedule: "Schedule", position: int) -> float:
     """Cost of the step at `position`, in the instance's unit."""
     node, choice = read.nodes[schedule.steps[position]], schedule.choice(position)
     return node.alternatives[choice - 1].cost if choice else node.cost
 
 
-def _releases(read: Instance, schedule: Schedule) -> list[list[int]]:
+def _releases(read: "Instance", schedule: "Schedule") -> list[list[int]]:
     """For each entry the values released after it."""
+    from planc.schedule.residency import residencies
+
     frees: list[list[int]] = [[] for _ in schedule.steps]
     for residency in residencies(read.problem, schedule):
         made = residency.first - 1 if residency.produced_by_step is not None else residency.first

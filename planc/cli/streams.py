@@ -1,5 +1,6 @@
 """Standard streams: data on stdout whatever libraries print, and an exit code that says whether it arrived."""
 
+import codecs
 import errno
 import os
 import sys
@@ -8,6 +9,26 @@ from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import Any
 
 from planc.errors import OutputError
+
+_LOOKALIKES = {
+    **dict(zip("▁▂▃▄▅▆▇█", "_.:-=+*#", strict=True)), "▕": "|", "│": "|", "─": "-", "━": "-", "–": "-", "…": "...",
+    "→": "->", "µ": "u", "×": "x", "≤": "<=", "“": '"', "”": '"', "²": "^2",
+}  # fmt: skip
+"""What stands for a character of planc's own where the terminal has none such."""
+
+_PLAIN = "planc.plain"
+"""Name of the way in which text is written that an encoding lacks: by lookalikes, else escaped."""
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    escaped = (_LOOKALIKES.get(c) or c.encode("ascii", "backslashreplace").decode() for c in lacking)
+    return "".join(escaped), error.end
+
+
+codecs.register_error(_PLAIN, _plain)
 
 
 class _Data(FileIO):
@@ -29,9 +50,9 @@ def prepare_streams() -> None:
     """Make standard streams that every command can rely on.
 
     A stream that the caller has closed is opened on nothing, so that no other file gets its number: writing to stdout
-    fails then, and what goes to stderr is lost. What a stream's encoding lacks is escaped. What native libraries print
-    (HiGHS does, whatever its options say) goes to stderr; Python keeps stdout. Where a caller has replaced Python's
-    stdout, there is no file to keep and it stays.
+    fails then, and what goes to stderr is lost. What a stream's encoding lacks is written by lookalikes, or escaped.
+    What native libraries print (HiGHS does, whatever its options say) goes to stderr; Python keeps stdout. Where a
+    caller has replaced Python's stdout, there is no file to keep and it stays.
     """
     for number in range(3):
         with suppress(OSError):
@@ -48,9 +69,9 @@ def prepare_streams() -> None:
         data = os.dup(1)
         os.dup2(2, 1)
         buffer = BufferedWriter(_Data(data, "w"))
-        sys.stdout = TextIOWrapper(buffer, encoding, "backslashreplace", line_buffering=os.isatty(data))
+        sys.stdout = TextIOWrapper(buffer, encoding, _PLAIN, line_buffering=os.isatty(data))
     if isinstance(sys.stderr, TextIOWrapper):
-        sys.stderr.reconfigure(errors="backslashreplace")
+        sys.stderr.reconfigure(errors=_PLAIN)
 
 
 def discard_data() -> None:

@@ -5,15 +5,16 @@ from pathlib import Path
 from planc.cli.console import out, print_json
 from planc.cli.options import Json, Model, beside
 from planc.errors import VerificationError
-from planc.importer.import_model import import_for
-from planc.plan.files import read_plan
-from planc.verifier.verify import verify
 
 
 def verify_command(plan: Path, model: Model = None, json: Json = False) -> None:
     """Rebuild liveness and happens-before from the model and check PLAN against them."""
-    loaded = read_plan(plan)
-    graph = import_for(beside(plan, loaded.model.file, model), loaded.model.hash).graph
+    from planc.importer.import_model import import_for
+    from planc.plan.plan import Plan
+    from planc.verifier.verify import verify
+
+    loaded = Plan.load(plan)
+    graph = import_for(beside(plan, loaded.model.file, loaded.model.hash, model), loaded.model.hash).graph
     violations = verify(graph, loaded)
     if json:
         rows = [{"kind": v.kind, "where": v.where, "explanation": v.explanation} for v in violations]

@@ -1,31 +1,35 @@
 """`planc zoo`: networks that planc can build itself."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from planc.cli.console import err, out, print_json, progress, report_written
-from planc.cli.options import Forms, Json, optimizer_of
+from planc.cli.options import Accumulate, ClipNorm, ClipValue, Ema, Forms, Json, Shard, WorldSize, optimizer_of
 from planc.cli.outputs import require_outputs
-from planc.importer.save import write_model, write_structure
-from planc.zoo import ZooOptions, build_forward, build_step, families, summarize
+from planc.cli.ranks import each_rank
+from planc.errors import UsageError
 
 zoo = typer.Typer(help="Networks that planc can build itself, as training graphs.", no_args_is_help=True)
 
 
-@zoo.command("list")
+@zoo.command("list", short_help="Every network, with the size of its step.")
 def list_networks(json: Json = False) -> None:
     """Show every network that `planc zoo build` knows, with the size of its training step."""
-    names = sorted(families())
+    from rich.table import Table
+
+    from planc.profiling.target import forms_of
+    from planc.zoo import OPTIMIZER, families, summarize
+
+    names, forms = sorted(families()), forms_of("auto")
     found = []
     with progress("building") as update:
         for done, name in enumerate(names):
             update(done, len(names), name)
-            found.append(summarize(name))
+            found.append(summarize(name, forms))
     if json:
         print_json({"networks": [asdict(summary) for summary in found]})
         return
@@ -37,7 +41,7 @@ def list_networks(json: Json = False) -> None:
         counts = (f"{count:,}" for count in (row.parameters, row.operators, row.layers))
         table.add_row(row.name, *counts, _shapes(row.inputs))
     out().print(table)
-    err().print("Operators and layers are those of the training step with plain SGD at the default size.")
+    err().print(f"Operators and layers are those of the training step with {OPTIMIZER} at the default size.")
 
 
 def _shapes(inputs: Mapping[str, tuple[int, ...]]) -> str:
@@ -45,7 +49,7 @@ def _shapes(inputs: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in inputs.items())
 
 
-@zoo.command("build")
+@zoo.command("build", short_help="The training step of one network, as a file.")
 def build(
     name: str,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the training graph goes.")],
@@ -55,25 +59,49 @@ def build(
     width: Annotated[int | None, typer.Option(help="Channels or model width.")] = None,
     seq: Annotated[int | None, typer.Option(help="Tokens per sequence.")] = None,
     classes: Annotated[int | None, typer.Option(help="Classes, or vocabulary size.")] = None,
-    optimizer: Annotated[str, typer.Option(help="sgd, momentum, adam or adamw.")] = "momentum",
+    optimizer: Annotated[str | None, typer.Option(help="sgd, momentum (as usual), adam or adamw.")] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Step size; the optimizer's usual one if not given.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initial values.")] = 0,
     forward: Annotated[bool, typer.Option("--forward", help="Write the forward model only, for `planc grad`.")] = False,
-    device: Forms = "cpu",
+    world_size: WorldSize = 1,
+    shard: Shard = False,
+    clip_norm: ClipNorm = None,
+    clip_value: ClipValue = None,
+    accumulate: Accumulate = 1,
+    ema: Ema = None,
+    device: Forms = "auto",
     zeros: Annotated[
         bool,
         typer.Option("--zeros", help="Leave initial values zero, in a sparse file: to plan what no disk can hold."),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Build the training step of network NAME: forward, backward and update in one graph of standard operators."""
-    require_outputs((), {"-o": output})
+    """Build the training step of network NAME: forward, backward and update in one graph."""
+    from planc.importer.save import write_model, write_structure
+    from planc.profiling.target import forms_of
+    from planc.training.step_options import PLAIN, StepOptions
+    from planc.zoo import OPTIMIZER, ZooOptions, build_forward, build_step
+
     options = ZooOptions(batch, image, depth, width, seq, classes, seed)
-    if forward:
-        model = build_forward(name, options, not zeros).model
-    else:
-        model = build_step(name, options, optimizer_of(optimizer, learning_rate), device, not zeros)
-    (write_structure if zeros else write_model)(model, output)
-    report_written(model, output, json)
+    step = StepOptions(
+        clip_norm, clip_value=clip_value, accumulate=accumulate, ema_decay=ema, ranks=world_size, sharded=shard
+    )
+    targets = list(each_rank(output, step))
+    for target, _ in targets:
+        require_outputs((), {"-o": target})
+    if forward and (shard or replace(step, ranks=1) != PLAIN):
+        raise UsageError(
+            "--forward writes no step: give --clip-norm, --clip-value, --accumulate, --ema and --shard to `planc grad`"
+        )
+    written = []
+    for target, own in targets:
+        if forward:
+            model = build_forward(name, options, not zeros).model
+        else:
+            rule = optimizer_of(optimizer or OPTIMIZER, learning_rate)
+            model = build_step(name, options, rule, forms_of(device), not zeros, own)
+        (write_structure if zeros else write_model)(model, target)
+        written.append((model, target))
+    report_written(written, json)

@@ -13,17 +13,25 @@ from planc.importer.import_model import ImportedModel
 from planc.plan import plan as p
 from planc.planning.build import PlanningProblem
 from planc.problem.bounds import minimum_budget
+from planc.schedule.simulate import unlimited_ns
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a compilation found, within which budget (bytes), with how much scratch beside the slab, in which time."""
+    """What a compilation found, within which budget (bytes), with how much scratch beside the slab, in which time;
+    and steps within other budgets, where they were tried."""
 
     planning: PlanningProblem
     found: Found
     budget_bytes: int
     scratch_bytes: int
     solve_s: float
+    curve: tuple[p.CurvePoint, ...] = ()
+
+    @property
+    def step_ns(self) -> int:
+        """The predicted step."""
+        return self.found.solution.timeline.step_ns
 
 
 def assemble_plan(imported: ImportedModel, costs: CostTable, result: Result, options: CompileOptions) -> p.Plan:
@@ -46,7 +54,18 @@ def assemble_plan(imported: ImportedModel, costs: CostTable, result: Result, opt
         layers=tuple(p.LayerInfo(x.name, x.kind, x.phase, x.stop - x.start) for x in imported.graph.layers),
         inputs=input_roles(imported.graph),
         engines=_engines(costs),
+        format=_format(imported),
+        ranks=imported.graph.ranks,
+        rank=None if imported.graph.shards is None else imported.graph.shards.rank,
+        exchanges=lowered.exchanges,
+        curve=result.curve,
     )
+
+
+def _format(imported: ImportedModel) -> int:
+    if imported.graph.shards is not None:
+        return p.SHARD_FORMAT
+    return p.EXCHANGE_FORMAT if imported.graph.ranks > 1 else p.FORMAT
 
 
 def _model(imported: ImportedModel) -> p.ModelInfo:
@@ -54,8 +73,8 @@ def _model(imported: ImportedModel) -> p.ModelInfo:
     return p.ModelInfo(
         hash=graph.content_hash,
         file=path.name if path else "",
-        layers=len(graph.layers),
-        operators=len(graph.ops),
+        layers=imported.layers,
+        operators=imported.operators,
     )
 
 
@@ -110,8 +129,9 @@ def _prediction(result: Result) -> p.Prediction:
     timeline = result.found.solution.timeline
     return p.Prediction(
         step_ns=timeline.step_ns,
-        unconstrained_step_ns=result.planning.problem.base_duration_ns,
+        unconstrained_step_ns=unlimited_ns(result.planning.problem),
         stall_ns=timeline.stall_ns,
         runs=timeline.steps,
         copies=timeline.copies,
+        exchanges=timeline.exchanges,
     )

@@ -59,6 +59,8 @@ def on_host(planning: PlanningProblem, host_memory: str | None) -> PlanningProbl
     if host_memory is None:
         return planning
     limit = parse_size(host_memory, planning.liveness_peak_bytes)
+    if planning.problem.host_budget_bytes is not None:
+        limit = min(limit, planning.problem.host_budget_bytes)
     return replace(planning, problem=replace(planning.problem, host_budget_bytes=limit))
 
 

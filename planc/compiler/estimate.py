@@ -21,6 +21,7 @@ from planc.graph.graph import Graph, Role
 from planc.graph.liveness import live_bytes
 from planc.importer.import_model import ImportedModel, import_for, import_model
 from planc.profiling.target import target_of
+from planc.schedule.simulate import unlimited_ns
 
 _REFERENCE_CARD = "h100"
 """Whose scratch and times are told where the device has no table and is no card."""
@@ -88,7 +89,7 @@ def estimate_step(
     else:
         imported = import_for(model, table.model_hash) if table is not None else import_model(model)
     card = target_of(device).card or _REFERENCE_CARD
-    table = table or estimate(imported.graph, card)
+    table = table or estimate(imported.graph, card, imported.calls)
     return _estimate(imported.graph, CompileJob.of(imported, table), table)
 
 
@@ -100,8 +101,8 @@ def _estimate(graph: Graph, job: CompileJob, table: CostTable) -> Estimate:
     working = max(range(len(prints)), key=lambda i: prints[i].working_bytes)
     saved = _saved(graph, prints)
     return Estimate(
-        operators=len(graph.ops),
-        layers=len(graph.layers),
+        operators=job.imported.operators,
+        layers=job.imported.layers,
         parameters_bytes=kinds["parameters"],
         optimizer_bytes=kinds["optimizer"],
         gradients_bytes=kinds["gradients"],
@@ -123,9 +124,9 @@ def _estimate(graph: Graph, job: CompileJob, table: CostTable) -> Estimate:
 
 
 def _fit(graph: Graph, imported: ImportedModel, name: str) -> CardFit:
-    job, memory = CompileJob.of(imported, estimate(graph, name)), CARDS[name].memory_bytes
+    job, memory = CompileJob.of(imported, estimate(graph, name, imported.calls)), CARDS[name].memory_bytes
     free = memory - _CONTEXT_BYTES
-    step = job.usual.problem.base_duration_ns
+    step = unlimited_ns(job.usual.problem)
     return CardFit(name, memory, job.roomy_bytes <= free, job.least_bytes <= free, step)
 
 

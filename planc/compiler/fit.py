@@ -6,7 +6,8 @@ A schedule that fits the budget by its load may still not pack. What is tried, c
 2. the same schedule with shorter copies (`planc.lowering.slack`), which costs next to no predicted time;
 3. a new schedule of a problem in which the layers that lie over the capacity in the best packing need as many bytes
    more as they miss (the local form of AutoTM's repair, Hildebrand et al., ASPLOS 2020);
-4. as a last resort a problem whose whole budget shrinks step by step.
+4. as a last resort a problem whose whole budget shrinks step by step;
+5. and of the other schedules that the solver knew within the budget the fastest that packs, if it is faster than that.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,23 +25,45 @@ from planc.planning.build import PlanningProblem
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
 from planc.schedule.schedule import Schedule
-from planc.schedule.solver import OPTIMAL_GAP, Progress, Solution, SolveOptions, Solver, solve
+from planc.schedule.solver import (
+    OPTIMAL_GAP,
+    Candidate,
+    Progress,
+    Solution,
+    SolveOptions,
+    Solver,
+    checked,
+    solve,
+)
 from planc.units import format_bytes
 
-_FIRST_SHARE, _REPAIR_SHARE = 0.45, 0.3
-"""Parts of the time that is left for the first solve and for each repair; packing and more repairs take the rest."""
 
-_TRIAL_SHARE, _PACK_SHARE, _PACK_S = 0.05, 0.6, 10.0
-"""Parts of the time left for the first packing of each variant and for the best one, and the most seconds of these."""
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """How the time limit is shared, each share of the time that is then left, and what is given up at last."""
 
-_LEAST_S, _LEAST_PACK_S = 0.5, 0.2
-"""Shortest useful times for a solve and for a packing: greedy packings ignore the gaps in lifetimes."""
+    first_share: float = 0.45
+    """For the first solve; packing and repairs take the rest."""
+    repair_share: float = 0.3
+    """For the solve of each repair: several may be needed, and each begins from the schedule before it."""
+    trial_share: float = 0.05
+    """For the first packing of each variant, most of which fit at once or not at all."""
+    pack_share: float = 0.6
+    """For the packing of the best variant where none fitted: a schedule that packs spares a repair, …"""
+    pack_s: float = 10.0
+    """… but no packing gets more seconds than these."""
+    least_s: float = 0.5
+    """Shortest useful time of a solve: with less there is no repair."""
+    least_pack_s: float = 0.2
+    """Shortest useful time of a packing: greedy packings alone ignore the gaps in lifetimes."""
+    above_load: float = 0.001
+    """Part of its load by which a packing that fits may lie above it without being lowered, for half of the time left."""
+    given_up: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
+    """The last resort gives up these parts of what lies between the budget and the smallest one, one after the other:
+    the first that packs costs the least time."""
 
-_LOWEST_SHARE = 0.001
-"""Part of its load by which a packing that fits may lie above it without being lowered, for half of the time left."""
 
-_SHRINKS = (0.05, 0.1, 0.25, 0.5, 1.0)
-"""The last resort gives up these parts of what lies between the budget and the smallest one, one after the other."""
+SETTINGS = FitSettings()
 
 
 @dataclass(frozen=True)
@@ -78,7 +101,7 @@ class PlanSearch:
         self._deadline = self.limits.clock.now() + self.limits.time_limit_s
         problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
         try:
-            first = self._solve(problem, self._left() * _FIRST_SHARE, patience_s=self._left())
+            first = self._solve(problem, self._left() * SETTINGS.first_share, patience_s=self._left())
         except InfeasibleBudgetError as error:
             raise self._too_small(error) from error
         found = self._lowest(self._fitting(problem, first))
@@ -86,8 +109,8 @@ class PlanSearch:
 
     def _lowest(self, found: Trial) -> Trial:
         """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""
-        limit_s, load = min(_PACK_S, self._left() / 2), found.packing.lower_bound
-        if found.packing.height <= load * (1 + _LOWEST_SHARE) or limit_s < _LEAST_PACK_S:
+        limit_s, load = min(SETTINGS.pack_s, self._left() / 2), found.packing.lower_bound
+        if found.packing.height <= load * (1 + SETTINGS.above_load) or limit_s < SETTINGS.least_pack_s:
             return found
         return found.packed(load, limit_s, self.limits.clock)
 
@@ -107,17 +130,17 @@ class PlanSearch:
 
     def _fitting(self, problem: Problem, solution: Solution) -> Trial:
         """Repair `solution` of `problem` until it packs."""
-        best = self._packed(solution)
+        best, first = self._packed(solution), solution
         while best.packing.height > self.limits.capacity:
             self.repairs += 1
             problem = self._narrowed(problem, best)
             try:
-                start, limit_s = best.solution.schedule, self._left() * _REPAIR_SHARE
-                again = self._solve(problem, limit_s, start) if self._left() > _LEAST_S else None
+                start, limit_s = best.solution.schedule, self._left() * SETTINGS.repair_share
+                again = self._solve(problem, limit_s, start) if self._left() > SETTINGS.least_s else None
             except (InfeasibleBudgetError, SolverTimeoutError):
                 again = None
             if again is None:
-                return self._last_resort(best)
+                return self._last_resort(best, first)
             best = self._packed(again)
         return best
 
@@ -137,6 +160,7 @@ class PlanSearch:
             patience_s=patience_s,
             gap=limits.gap,
             clock=limits.clock,
+            one_form=True,
         )
         return solve(self.solver, problem, options)
 
@@ -145,7 +169,7 @@ class PlanSearch:
         lowest: Trial | None = None
         for variant in self._variants(solution):
             for lowering in lowerings(self.graph, self.planning, variant):
-                limit_s, clock = self._pack_s(_TRIAL_SHARE), self.limits.clock
+                limit_s, clock = self._pack_s(SETTINGS.trial_share), self.limits.clock
                 trial = Trial(variant, lowering, lowering.pack(self.limits.capacity, limit_s, clock=clock))
                 if lowest is None or trial.packing.height < lowest.packing.height:
                     lowest = trial
@@ -153,10 +177,10 @@ class PlanSearch:
                     return lowest
         if lowest is None:
             raise InternalError("a solution has no variant to pack")
-        return lowest.packed(self.limits.capacity, self._pack_s(_PACK_SHARE), self.limits.clock)
+        return lowest.packed(self.limits.capacity, self._pack_s(SETTINGS.pack_share), self.limits.clock)
 
     def _pack_s(self, share: float) -> float:
-        return min(_PACK_S, max(_LEAST_PACK_S, self._left() * share))
+        return min(SETTINGS.pack_s, max(SETTINGS.least_pack_s, self._left() * share))
 
     def _variants(self, solution: Solution) -> Iterator[Solution]:
         """The solution and its variants; the leanest alone where no time is left."""
@@ -179,28 +203,47 @@ class PlanSearch:
         tasks = (replace(t, working_bytes=t.working_bytes + missing.get(i, 0)) for i, t in enumerate(problem.tasks))
         return replace(problem, tasks=tuple(tasks))
 
-    def _last_resort(self, known: Trial) -> Trial:
-        """A schedule within a smaller budget, found from the `known` one, which needs more, while time is left."""
-        problem, capacity, known_bytes = self.planning.problem, self.limits.capacity, known.packing.height
+    def _last_resort(self, known: Trial, first: Solution) -> Trial:
+        """The faster of what is found within smaller budgets, from the `known` schedule, which needs more, and of what the
+        `first` solve knew besides. Raises InfeasibleBudgetError where nothing packs."""
+        tried = [*self._smaller(known), *self._others(first)]
+        packed = [trial for trial in tried if trial.packing.height <= self.limits.capacity]
+        if packed:
+            return min(packed, key=lambda trial: trial.solution.timeline.step_ns)
+        capacity, beside = self.limits.capacity, self.limits.beside
+        raise InfeasibleBudgetError(
+            f"no packing within {format_bytes(capacity + beside)} was found in the time limit",
+            min(trial.packing.height for trial in (known, *tried)) + beside,
+            minimum_budget(self.planning.problem)[1],
+            capacity + beside,
+        )
+
+    def _smaller(self, known: Trial) -> Iterator[Trial]:
+        """Schedules within smaller and smaller budgets, until one packs or the time is over."""
+        problem, capacity = self.planning.problem, self.limits.capacity
         room = capacity - minimum_budget(problem)[0]
-        for part in _SHRINKS:
+        for part in SETTINGS.given_up:
             if self._left() <= 0:
-                break
+                return
             try:
                 smaller = replace(problem, budget_bytes=capacity - int(room * part))
-                limit_s = min(_LEAST_S, self._left())
+                limit_s = min(SETTINGS.least_s, self._left())
                 found = self._packed(self._solve(smaller, limit_s, known.solution.schedule))
             except (InfeasibleBudgetError, SolverTimeoutError):
                 continue
+            yield found
             if found.packing.height <= capacity:
-                return found
-            known_bytes = min(known_bytes, found.packing.height)
-        raise InfeasibleBudgetError(
-            f"no packing within {format_bytes(capacity + self.limits.beside)} was found in the time limit",
-            known_bytes + self.limits.beside,
-            minimum_budget(problem)[1],
-            capacity + self.limits.beside,
-        )
+                return
+
+    def _others(self, first: Solution) -> Iterator[Trial]:
+        """The other schedules of a solution, fastest first, until one packs."""
+        problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
+        for schedule in first.others:
+            candidate = Candidate(schedule, first.lower_bound_ns, first.bound_scope)
+            found = self._packed(checked(problem, candidate, SolveOptions(one_form=True)))
+            yield found
+            if found.packing.height <= self.limits.capacity:
+                return
 
 
 def bounded(solution: Solution, first: Solution) -> Solution:

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from planc.compiler.sessions import Found
 from planc.planning.build import PlanningProblem
 
-_STEPS, _PLANS = 4, 12
-"""Training steps remembered, each with its costs and solver, and plans of each."""
+_STEPS = 4
+"""Training steps remembered, each with its costs and solver."""
+
+_PLANS = 12
+"""Plans remembered of each: of more, those that need most memory are forgotten."""
 
 Key = tuple[str, ...]
 

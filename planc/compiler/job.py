@@ -1,6 +1,7 @@
 """The compiler's whole way: graph and costs → problems → schedule → plan, verified."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,16 @@ from planc.compiler.budget import (
 )
 from planc.compiler.fit import Limits, bounded
 from planc.compiler.history import Known, fastest_within
+from planc.compiler.of_process import PROCESS, within_process
 from planc.compiler.options import Compilation, CompileOptions
 from planc.compiler.sessions import Found, least_plan, search_plan
+from planc.compiler.slow_tier import slow_tier, without_swaps
 from planc.costs.table import CostTable
-from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.errors import InfeasibleBudgetError, PlancWarning, SolverTimeoutError
 from planc.importer.import_model import ImportedModel, import_for
 from planc.planning.build import PlanningProblem
 from planc.problem.bounds import minimum_budget
+from planc.runtime.own_kernels import require_kernels
 from planc.schedule.solver import load_solver
 from planc.verifier.verify import require_valid
 
@@ -43,8 +47,18 @@ class CompileJob:
 
     @classmethod
     def of(cls, imported: ImportedModel, costs: CostTable) -> "CompileJob":
-        """State the problems. Raises DeviceError when the costs are another model's."""
-        return cls(imported, costs, planning_problems(imported.graph, costs))
+        """State the problems; a disk that is too slow to help is warned of and not used.
+
+        Raises DeviceError when the costs are another model's, or of other kernels of planc's own.
+        """
+        if not costs.estimated:
+            require_kernels(imported, costs.device.kind, costs.device.versions, "the cost table")
+        plannings = planning_problems(imported.graph, costs)
+        refused = slow_tier(costs, plannings[0])
+        if refused:
+            warnings.warn(refused, PlancWarning, stacklevel=4)
+            plannings = tuple(map(without_swaps, plannings))
+        return cls(imported, costs, plannings)
 
     @property
     def usual(self) -> PlanningProblem:
@@ -67,10 +81,14 @@ class CompileJob:
     def budget_bytes(self, text: str | None, solver: str = "mip") -> int:
         """Bytes meant by a budget, `min` being the least that a plan of `solver` is known to need.
 
-        Raises UsageError when it cannot be read, and InfeasibleBudgetError for `min` where no plan is known.
+        Raises UsageError when it cannot be read, and InfeasibleBudgetError for `min` where no plan is known, or where a
+        process would take all of it beside the plan.
         """
         if text == "min":
             return self._least_budget(solver, None)
+        if text is not None and text.startswith(PROCESS):
+            least = self.least_bytes, minimum_budget(self.usual.problem)[1]
+            return within_process(self.imported, self.costs, text, self.roomy_bytes, least)
         return min(budget_bytes(text, planning, self.costs) for planning in self.plannings)
 
     def compile(self, options: CompileOptions) -> Compilation:
@@ -79,30 +97,36 @@ class CompileJob:
         Raises UsageError (unknown solver, unreadable budget), InfeasibleBudgetError with the smallest budget known to be
         feasible, SolverTimeoutError.
         """
+        return self.finish(self.search(options), options)
+
+    def search(self, options: CompileOptions) -> Result:
+        """The fastest plan found, neither assembled nor verified. Raises what `compile` raises."""
         clock: StoppableClock = WorkClock() if options.deterministic else WALL
         started, least = clock.now(), options.budget == "min"
         budget = self._least_budget(options.solver, options.host_memory) if least else self.budget_bytes(options.budget)
         spent = clock.now() - started
         planning, found = self._fastest(budget, options, options.time_limit_s - spent, clock)
-        if not options.deterministic:
-            planning, found = self._recalled(planning, found, budget, options)
-        seconds = 0.0 if options.deterministic else clock.now() - started
-        result = Result(planning, found, budget, arena_bytes_of(planning), seconds)
+        if options.deterministic:
+            return Result(planning, found, budget, arena_bytes_of(planning), solve_s=0.0)
+        result = Result(planning, found, budget, arena_bytes_of(planning), clock.now() - started)
+        return self.recalled(result, options)
+
+    def finish(self, result: Result, options: CompileOptions) -> Compilation:
+        """The plan of what a search found, assembled and verified."""
         plan = assemble_plan(self.imported, self.costs, result, options)
         require_valid(self.imported.graph, plan, "the compiled plan")
-        return Compilation(plan, planning, found.solution, found.repairs)
+        return Compilation(plan, result.planning, result.found.solution, result.found.repairs)
 
-    def _recalled(
-        self, planning: PlanningProblem, found: Found, budget: int, options: CompileOptions
-    ) -> tuple[PlanningProblem, Found]:
+    def recalled(self, result: Result, options: CompileOptions) -> Result:
         """The plan found, or a faster one that was made for a smaller budget, with the bound proved for this one."""
         costs = hashlib.sha256(msgspec.json.encode(self.costs)).hexdigest()
         key = (self.imported.graph.content_hash, costs, options.solver, str(options.host_memory))
-        new = Known(planning, found, found.need + arena_bytes_of(planning))
-        best = fastest_within(key, budget, new)
+        new = Known(result.planning, result.found, result.found.need + arena_bytes_of(result.planning))
+        best = fastest_within(key, result.budget_bytes, new)
         if best is new:
-            return planning, found
-        return best.planning, replace(best.found, solution=bounded(best.found.solution, found.solution))
+            return result
+        found = replace(best.found, solution=bounded(best.found.solution, result.found.solution))
+        return replace(result, planning=best.planning, found=found, scratch_bytes=arena_bytes_of(best.planning))
 
     def _least_budget(self, solver: str, host_memory: str | None) -> int:
         """The least bytes that a plan is known to need."""

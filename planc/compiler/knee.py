@@ -6,29 +6,33 @@ below the straight line between the curve's ends (Satopaa, Albrecht, Irwin and R
 Haystack, 2011). Where no plan is a hundredth slower than another, the knee is the smallest budget.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from planc.compiler.job import CompileJob
-from planc.compiler.options import Compilation, CompileOptions
+from planc.compiler.options import CompileOptions
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
+from planc.plan.curve import never_rising
+from planc.plan.plan import CurvePoint
 
 AUTO = "auto"
 
-_POINTS = 7
-_SHARE = 0.5
-"""Part of the time limit that the curve takes; the plan at its knee has the rest."""
-
-_LEAST_S = 0.5
-_FLAT = 0.01
-
 
 @dataclass(frozen=True, slots=True)
-class CurvePoint:
-    """A budget (bytes) and the predicted step (ns) within it."""
+class KneeSettings:
+    """How the curve is drawn and read."""
 
-    budget_bytes: int
-    step_ns: int
+    points: int = 7
+    """Budgets that are planned for: more find the knee more closely, and leave each plan less time."""
+    time_share: float = 0.5
+    """Part of the time limit that the curve takes; the plan at its knee has the rest."""
+    least_s: float = 0.5
+    """Shortest useful time of one plan."""
+    flat: float = 0.01
+    """Where the slowest plan is slower than the fastest by no more than this part, memory buys nothing."""
+
+
+SETTINGS = KneeSettings()
 
 
 def curve(job: CompileJob, options: CompileOptions) -> tuple[CurvePoint, ...]:
@@ -36,29 +40,28 @@ def curve(job: CompileJob, options: CompileOptions) -> tuple[CurvePoint, ...]:
     slower. Raises InfeasibleBudgetError when the device has too little for the smallest, SolverTimeoutError when no
     plan was found."""
     least, most = job.budget_bytes("min", options.solver), min(job.budget_bytes(None), job.roomy_bytes)
-    spread = sorted({least + (most - least) * i // (_POINTS - 1) for i in range(_POINTS)})
+    spread = sorted({least + (most - least) * i // (SETTINGS.points - 1) for i in range(SETTINGS.points)})
     budgets = spread if least <= most else [most]
-    each = max(_LEAST_S, options.time_limit_s * _SHARE / len(budgets))
+    each = max(SETTINGS.least_s, options.time_limit_s * SETTINGS.time_share / len(budgets))
     points: list[CurvePoint] = []
     failed: InfeasibleBudgetError | SolverTimeoutError | None = None
     for budget in budgets:
         try:
-            plan = job.compile(replace(options, budget=f"{budget}B", time_limit_s=each)).plan
+            found = job.search(replace(options, budget=f"{budget}B", time_limit_s=each))
         except (InfeasibleBudgetError, SolverTimeoutError) as error:
             failed = error
             continue
-        best = min([plan.prediction.step_ns, *(point.step_ns for point in points)])
-        points.append(CurvePoint(budget, best))
+        points.append(CurvePoint(budget, found.step_ns))
     if failed is not None and not points:
         raise failed
-    return tuple(points)
+    return never_rising(points)
 
 
 def knee(points: Sequence[CurvePoint]) -> CurvePoint:
     """The point farthest below the line between the ends; the first where the curve is flat."""
     first, last = points[0], points[-1]
     drop, width = first.step_ns - last.step_ns, last.budget_bytes - first.budget_bytes
-    if width <= 0 or drop <= _FLAT * last.step_ns:
+    if width <= 0 or drop <= SETTINGS.flat * last.step_ns:
         return first
 
     def below(point: CurvePoint) -> float:
@@ -66,21 +69,3 @@ def knee(points: Sequence[CurvePoint]) -> CurvePoint:
         return (1 - along) - (point.step_ns - last.step_ns) / drop
 
     return max(points, key=below)
-
-
-def compile_within(
-    job: CompileJob,
-    options: CompileOptions,
-    on_curve: Callable[[tuple[CurvePoint, ...], CurvePoint], None] = lambda *_: None,
-) -> Compilation:
-    """Compile within the budget that the options name, `auto` included: `on_curve` then gets the curve and its knee.
-
-    Raises what `CompileJob.compile` raises.
-    """
-    if options.budget != AUTO:
-        return job.compile(options)
-    points = curve(job, options)
-    chosen = knee(points)
-    on_curve(points, chosen)
-    left = max(_LEAST_S, options.time_limit_s * (1 - _SHARE))
-    return job.compile(replace(options, budget=f"{chosen.budget_bytes}B", time_limit_s=left))

@@ -67,15 +67,13 @@ def _schedules(problem: Problem, solver: Solver) -> Iterator[Solution]:
             break
         # What a policy says that it needs is tried next; else the middle.
         budget = need if cannot < need < can else (cannot + can) // 2
-    else:
-        return
     if can == ceiling:
         yield from filter(None, [_solved(problem, solver, ceiling)[0]])
 
 
 def _solved(problem: Problem, solver: Solver, budget: int) -> tuple[Solution | None, int]:
     """A schedule within `budget` bytes, or what the policy says that it needs, 0 where it does not."""
-    options = SolveOptions(SETTINGS.solve_s, workers=1, prove=False, clock=WorkClock())
+    options = SolveOptions(SETTINGS.solve_s, workers=1, prove=False, clock=WorkClock(), one_form=True)
     try:
         return solve(solver, replace(problem, budget_bytes=budget), options), 0
     except InfeasibleBudgetError as error:

@@ -12,6 +12,7 @@ import onnx
 from planc.compiler.job import CompileJob
 from planc.costs.store import read_costs
 from planc.costs.table import CostTable
+from planc.errors import UsageError
 from planc.importer.import_model import ImportedModel
 from planc.importer.load import ModelFile
 from planc.profiling.cache import costs_for
@@ -25,7 +26,8 @@ class CompileRequest:
 
     With `costs`, a table or its file, `device` and `fuse` are those of the table. With `fuse`, stretches of
     element-wise operators become one kernel where the device has such. `host_tier` is where swapped bytes are to go:
-    copies there are measured; None is the device's usual place. `on_progress` hears of profiling: layers done,
+    copies there are measured; None is the device's usual place. `world_size` is how many ranks the model is expected to be
+    for, None whatever it says. `on_progress` hears of profiling: layers done,
     layers in all, and what is measured.
     """
 
@@ -35,6 +37,7 @@ class CompileRequest:
     fuse: bool = True
     on_progress: Progress = field(default=lambda *_: None)
     host_tier: str | None = None
+    world_size: int | None = None
 
     def resolve(self) -> CompileJob:
         """Import, measure where costs are neither given nor cached, and state the planning problems.
@@ -44,6 +47,11 @@ class CompileRequest:
         """
         table = read_costs(Path(self.costs)) if isinstance(self.costs, (str, Path)) else self.costs
         imported = import_to_run_on(self.source, self.device, self.fuse, table)
+        if self.world_size not in (None, imported.graph.ranks):
+            raise UsageError(
+                f"{imported.file.title} is the step of {imported.graph.ranks} rank(s), not of {self.world_size}: build it "
+                f"again with --world-size {self.world_size} (planc zoo build, planc grad)"
+            )
         return CompileJob.of(imported, table if table is not None else self._measured(imported))
 
     def _measured(self, imported: ImportedModel) -> CostTable:

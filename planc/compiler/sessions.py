@@ -23,12 +23,22 @@ from planc.problem.bounds import minimum_budget
 from planc.schedule.solver import Solution, Solver
 from planc.units import format_bytes
 
-_SEARCHES = ((0.5, 1.0), (0.25, 1.25), (0.125, 1.0))
-"""For each search that may copy, its part of the time limit, and how much room the next one keeps, as a multiple of the
-sessions of the plan found. The rest of the time is for a search without copies."""
 
-_ROOM, _MOST = 100, 128
-"""The first search keeps room for at most a `_ROOM`th of the budget or `_MOST` sessions, where one takes less."""
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """The searches for a plan whose sessions fit, and the room that they keep."""
+
+    searches: tuple[tuple[float, float], ...] = ((0.5, 1.0), (0.25, 1.25), (0.125, 1.0))
+    """For each search that may copy, its part of the time limit, and how much room the next one keeps, as a multiple of
+    the sessions of the plan found. The rest of the time is for a search without copies."""
+    room_part: int = 100
+    """The first search keeps a hundredth of the budget for sessions, or what one takes, if that is more. Room kept for
+    nothing costs the plan as much memory; too little costs a search …"""
+    most_sessions: int = 128
+    """… but no more than these sessions take."""
+
+
+SETTINGS = SessionSettings()
 
 
 @dataclass(frozen=True)
@@ -131,10 +141,10 @@ class _Search:
     def rounds(self) -> Found:
         """The first plan that fits. Raises InfeasibleBudgetError where none does."""
         seconds, one = self.limits.time_limit_s, self.session_bytes
-        left = seconds * (1 - sum(share for share, _ in _SEARCHES))
-        room = max(one, min(self.limits.capacity // _ROOM, _MOST * one) // one * one)
+        left = seconds * (1 - sum(share for share, _ in SETTINGS.searches))
+        room = max(one, min(self.limits.capacity // SETTINGS.room_part, SETTINGS.most_sessions * one) // one * one)
         found = list[Found]()
-        for share, margin in _SEARCHES:
+        for share, margin in SETTINGS.searches:
             new = list(self._tried(self.planning, room, seconds * share))
             found += new
             if not new or self._fits(new[0]):

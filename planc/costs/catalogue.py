@@ -6,17 +6,32 @@ memory bandwidth, plus the time that a replayed kernel takes to start. Every tab
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
 
 from planc.costs.cards import CARDS, Card
-from planc.costs.table import CopyPoint, CostTable, DeviceInfo, LayerCost, Link
+from planc.costs.table import (
+    EXCHANGED,
+    CopyPoint,
+    CostTable,
+    DeviceInfo,
+    ExchangeLink,
+    ExchangePoint,
+    LayerCost,
+    Link,
+)
 from planc.devices import device_words
 from planc.errors import UsageError
 from planc.graph.graph import Graph, Op
+from planc.kernels import DOMAIN, Call
+from planc.kernels.device import SourceKernel, Variants
 from planc.units import NS_PER_S
+
+CARD_KIND = "cuda"
+"""The kind of device that the catalogue's cards are."""
 
 UNCERTAINTY = 0.5
 """Times may be off by this share of themselves either way. The ResNet-50 and GPT-2 steps measured on an H100 lie inside
@@ -49,50 +64,74 @@ def unknown_device(name: str) -> UsageError:
     )
 
 
-def estimate(graph: Graph, name: str) -> CostTable:
-    """The estimated table of a model on card `name`. Raises UsageError for an unknown card."""
+def estimate(graph: Graph, name: str, calls: Mapping[str, Call]) -> CostTable:
+    """The estimated table of a model on card `name`; `calls` are planc's own operators in it, by operator type. Raises
+    UsageError for an unknown card."""
     card = CARDS.get(name)
     if card is None:
         raise unknown_device(name)
     costs: dict[tuple[int, int], LayerCost] = {}
     ranks: dict[tuple[int, int], int] = {}
     layers = []
-    for layer in graph.layers:
-        cost = _layer(graph, card, range(layer.start, layer.stop))
+    for index, layer in enumerate(graph.layers):
+        exchanged = graph.is_exchange(index)
+        cost = EXCHANGED if exchanged else _layer(graph, card, range(layer.start, layer.stop), calls)
         key = (cost.compute_ns, cost.scratch_bytes)
         costs.setdefault(key, cost)
         layers.append(ranks.setdefault(key, len(ranks)))
     return CostTable(
         model_hash=graph.content_hash,
-        device=DeviceInfo(name=card.title, kind="cuda", memory_bytes=card.memory_bytes, versions={"card": name}),
+        device=DeviceInfo(name=card.title, kind=CARD_KIND, memory_bytes=card.memory_bytes, versions={"card": name}),
         unique=tuple(costs.values()),
         layers=tuple(layers),
         link=_link(card),
         boundary_ns=card.sustained.boundary_ns,
         estimated=True,
+        exchange=estimate_exchange(name, graph.ranks) if graph.ranks > 1 else None,
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
-def _layer(graph: Graph, card: Card, ops: range) -> LayerCost:
+def estimate_exchange(name: str, ranks: int) -> ExchangeLink:
+    """The estimated way between `ranks` cards `name` of one host: in a ring, 2 (N - 1) / N of the bytes leave each."""
+    card = CARDS[name]
+    share = card.sustained
+    points = tuple(
+        ExchangePoint(size=size, ns=share.exchange_ns + round(size * 2 * (ranks - 1) / ranks * NS_PER_S / rate))
+        for size in _SIZES
+        for rate in (card.peer * share.peer,)
+    )
+    return ExchangeLink(
+        ranks=ranks,
+        points=points,
+        name=f"{card.title}, estimated",
+        compute_exchange_ppm=share.compute_exchange_ppm,
+    )
+
+
+def _layer(graph: Graph, card: Card, ops: range, calls: Mapping[str, Call]) -> LayerCost:
     time, scratch, share = 0.0, 0, card.sustained
     for index in ops:
         op = graph.ops[index]
         if op.op_type in _VIEWS:
             continue
-        demand = operator_demand(graph, op)
+        own = calls.get(op.op_type) if op.domain == DOMAIN else None
+        demand = operator_demand(graph, op, own)
         rate = card.matrix_flops * share.matrix if demand.matrix else card.flops * share.memory
         seconds = max(demand.flops / rate, demand.moved_bytes / (card.bandwidth * share.memory))
         time += share.kernel_ns + seconds * NS_PER_S
-        scratch = max(scratch, _scratch(graph, op, card))
+        scratch = max(scratch, _scratch(graph, op, card) if own is None else _workspace(own))
     compute = max(1, round(time))
     return LayerCost(compute_ns=compute, scratch_bytes=scratch, spread_ns=round(compute * UNCERTAINTY))
 
 
-def operator_demand(graph: Graph, op: Op) -> Demand:
-    """Arithmetic of a matrix operator from its shapes, one operation per element of any other; bytes of all tensors."""
+def operator_demand(graph: Graph, op: Op, own: Call | None = None) -> Demand:
+    """Arithmetic of a matrix operator from its shapes, of planc's `own` from its call, one operation per element of any
+    other; bytes of all tensors."""
     read, written = ([t for t in ports if t >= 0] for ports in (op.inputs, op.outputs))
     moved = sum(_nbytes(graph, t) for t in dict.fromkeys((*read, *written)))
+    if own is not None and own.operator.products is not None:
+        return Demand(2 * own.operator.products(own), moved, True)
     if op.op_type not in _MATRIX:
         return Demand(sum(_count(graph, t) for t in written), moved, False)
     return Demand(2 * _products(graph, op), moved, True)
@@ -118,6 +157,14 @@ def _scratch(graph: Graph, op: Op, card: Card) -> int:
     if op.op_type not in ("Conv", "ConvTranspose") or not card.channels_last:
         return 0
     return sum(_nbytes(graph, t) for t in (op.inputs[0], op.outputs[0]))
+
+
+def _workspace(own: Call) -> int:
+    """Of the kernel that runs where nothing else is chosen; a library's is known only where it is measured: none."""
+    kernel = own.operator.cuda(own) if own.operator.cuda is not None else None
+    if isinstance(kernel, Variants):
+        kernel = next(iter(kernel.kernels.values()))
+    return kernel.workspace if isinstance(kernel, SourceKernel) else 0
 
 
 def _link(card: Card) -> Link:

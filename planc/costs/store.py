@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from planc.costs.table import FORMAT, CostTable
+from planc.costs.table import FORMAT, CostTable, ExchangeLink
 from planc.errors import DeviceError
+from planc.file_kinds import not_the
 from planc.files import UNREADABLE, read_file, write_output
 
 _LARGEST = 1 << 53
@@ -18,8 +19,8 @@ _LARGEST_PPM = 100_000_000
 """A hundred times as slow."""
 
 
-def write_costs(table: CostTable, path: Path) -> None:
-    """Write the table as JSON, whole or not at all. Raises OutputError."""
+def write_costs(table: CostTable | ExchangeLink, path: Path) -> None:
+    """Write the table, or a link between ranks, as JSON, whole or not at all. Raises OutputError."""
     write_output(path, msgspec.json.format(msgspec.json.encode(table), indent=1), "cost table")
 
 
@@ -27,6 +28,8 @@ def read_costs(path: Path) -> CostTable:
     """Read a table. Raises DeviceError naming the file when it is missing, truncated, of another format or impossible."""
     try:
         raw: dict[str, Any] = msgspec.json.decode(read_file(path), type=dict[str, Any])
+        if "model_hash" not in raw:
+            raise DeviceError(f"{not_the('cost table', path, 'no costs')}; make a table with `planc profile`")
         if raw.get("format") != FORMAT:
             raise DeviceError(
                 f"{path}: cost table format {raw.get('format')!r}, this planc reads {FORMAT}: profile again"
@@ -35,10 +38,30 @@ def read_costs(path: Path) -> CostTable:
     except FileNotFoundError as error:
         raise DeviceError(f"{path}: no such cost table; make one with `planc profile`") from error
     except UNREADABLE as error:
-        raise DeviceError(f"{path}: not a readable cost table ({error}); make one with `planc profile`") from error
+        raise DeviceError(f"{not_the('cost table', path, error)}; make a table with `planc profile`") from error
     for text in _implausible(table):
         raise DeviceError(f"{path}: not a cost table: {text}; make one with `planc profile`")
     return table
+
+
+def read_exchange(path: Path) -> ExchangeLink:
+    """Read a link between ranks. Raises DeviceError naming the file when it is missing, damaged or impossible."""
+    try:
+        link = msgspec.json.decode(read_file(path), type=ExchangeLink)
+    except (FileNotFoundError, *UNREADABLE) as error:
+        raise DeviceError(f"{path}: not a readable link between ranks ({error})") from error
+    for text in _implausible_exchange(link):
+        raise DeviceError(f"{path}: not a link between ranks: {text}")
+    return link
+
+
+def _implausible_exchange(link: ExchangeLink) -> Iterator[str]:
+    if not link.points or any(a.size >= b.size for a, b in pairwise(link.points)):
+        yield "the exchanges are none, or do not ascend by size"
+    for point in link.points:
+        yield from _out_of_range("an exchange", (point.size, point.ns), _LARGEST)
+    ppm = (link.compute_exchange_ppm, link.copy_exchange_ppm, link.exchange_compute_ppm, link.exchange_copy_ppm)
+    yield from _out_of_range("contention with exchanges", ppm, _LARGEST_PPM)
 
 
 def _implausible(table: CostTable) -> Iterator[str]:
@@ -59,6 +82,8 @@ def _implausible(table: CostTable) -> Iterator[str]:
     slow = table.link.contention
     ppm = (slow.compute_one_copy_ppm, slow.compute_two_copies_ppm, slow.copy_duplex_ppm, slow.copy_compute_ppm)
     yield from _out_of_range("contention", ppm, _LARGEST_PPM)
+    if table.exchange is not None:
+        yield from _implausible_exchange(table.exchange)
 
 
 def _out_of_range(what: str, numbers: tuple[int, ...], largest: int) -> Iterator[str]:

@@ -4,6 +4,8 @@ Written as JSON, keyed by model hash, device and library versions, so that a tab
 another. Identical layers (equal canonical sub-model) share one entry.
 """
 
+from dataclasses import replace
+
 import msgspec
 
 from planc.enums import HostTierKind
@@ -56,6 +58,10 @@ class LayerCost(msgspec.Struct, frozen=True, kw_only=True):
     alternatives: dict[str, FormCost] = {}
 
 
+EXCHANGED = LayerCost(compute_ns=0, scratch_bytes=0)
+"""A layer that the exchange engine computes: what that takes is told by the link between ranks."""
+
+
 class CopyPoint(msgspec.Struct, frozen=True, kw_only=True):
     """Duration of one copy of `size` bytes, alone on the link, to the host tier and back."""
 
@@ -99,6 +105,31 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
         return a.out_ns + (b.out_ns - a.out_ns) * share // span, a.in_ns + (b.in_ns - a.in_ns) * share // span
 
 
+class ExchangePoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Duration of one exchange of `size` bytes, alone."""
+
+    size: int
+    ns: int
+
+
+class ExchangeLink(msgspec.Struct, frozen=True, kw_only=True):
+    """The way between the devices of `ranks` ranks: time of a sum over all by its size (ascending), and what exchanges and
+    the other engines cost each other, in ppm. `name` says what exchanges, and where."""
+
+    ranks: int
+    points: tuple[ExchangePoint, ...]
+    name: str
+    compute_exchange_ppm: int = 0
+    copy_exchange_ppm: int = 0
+    exchange_compute_ppm: int = 0
+    exchange_copy_ppm: int = 0
+
+    def exchange_ns(self, size: int) -> int:
+        """Duration of an exchange of `size` bytes: linear between measured sizes, by the last rate beyond them."""
+        pairs = tuple(CopyPoint(size=p.size, out_ns=p.ns, in_ns=p.ns) for p in self.points)
+        return Link(points=pairs).copy_ns(size)[0]
+
+
 def monotone(points: tuple[CopyPoint, ...]) -> tuple[CopyPoint, ...]:
     """A larger copy never takes less time: measurement noise is lifted."""
     lifted: list[CopyPoint] = []
@@ -113,6 +144,7 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True):
 
     `model_file` is the name of the model's file, for people. `boundary_ns` is the host time of one more segment.
     `estimated` marks a table computed from published specifications instead of measured.
+    `exchange` is the way to other ranks, for a step of several.
     `engines` has, by the name of a call's function, the engines worth having, from the fastest to the leanest.
     """
 
@@ -127,6 +159,7 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True):
     created: str = ""
     model_file: str = ""
     engines: dict[str, tuple[EngineCost, ...]] = {}
+    exchange: ExchangeLink | None = None
 
     def layer(self, index: int) -> LayerCost:
         """Cost of the graph's layer `index`."""
@@ -136,6 +169,28 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True):
     def engine_table(self) -> dict[str, list[tuple[str, int]]]:
         """Engine and workspace (bytes) by call, as `planc.kernels.engines` takes them."""
         return {name: [(e.engine, e.workspace_bytes) for e in engines] for name, engines in self.engines.items()}
+
+    def exchange_ns(self, size: int, ranks: int) -> int:
+        """Duration of an exchange of so many bytes among `ranks`. Raises DeviceError where the table does not tell."""
+        if self.exchange is None or self.exchange.ranks != ranks:
+            known = "none" if self.exchange is None else f"one of {self.exchange.ranks}"
+            raise DeviceError(
+                f"the step exchanges gradients among {ranks} ranks, and the cost table knows {known}: profile it again"
+            )
+        return max(1, self.exchange.exchange_ns(size))
+
+    @property
+    def contention(self) -> Contention:
+        """What the engines cost each other, exchanges included."""
+        if self.exchange is None:
+            return self.link.contention
+        return replace(
+            self.link.contention,
+            compute_exchange_ppm=self.exchange.compute_exchange_ppm,
+            copy_exchange_ppm=self.exchange.copy_exchange_ppm,
+            exchange_compute_ppm=self.exchange.exchange_compute_ppm,
+            exchange_copy_ppm=self.exchange.exchange_copy_ppm,
+        )
 
     @property
     def identity(self) -> str:

@@ -29,6 +29,13 @@ HYPERPARAMETERS = "planc.hyperparameters"
 """JSON object {name: [input name per parameter group, "" for a group without it]}: scalars that a step may be fed, with a
 default. A list of one that names no group's input is of the whole step."""
 
+RANK = "rank"
+"""Hyper-parameter that says which of the ranks a process is, from 0; its input is `optimizer.rank`."""
+
+SHARDS = "planc.shards"
+"""JSON object of a step that is one rank's, with a share of the optimizer's state: `rank`, `step` (a hash that those of the
+other ranks have too), and `owners`, {state name: rank} of what one rank alone has."""
+
 MICRO_BATCHES = "planc.micro_batches"
 """JSON object {batch input: [its names in each micro-batch]} of a step that runs several, the first under its own name."""
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 DOMAIN = "planc.fused"
 
-VERSION = 2
+VERSION = 3
 """Of the domain, and of the way operators are grouped: part of a fused graph's hash."""
 
 EXPRESSIONS = {

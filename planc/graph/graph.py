@@ -5,9 +5,13 @@ and verification speak of storages, and only the binding of a session speaks of 
 `ops`: nothing has to run for them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+
+from planc.enums import ExchangeKind
+from planc.kernels.exchange import exchange_kind, is_exchange
 
 
 class Role(StrEnum):
@@ -58,7 +62,8 @@ class Op:
     """One operator to execute. `inputs` and `outputs` index `Graph.tensors`, -1 where an optional one is absent.
 
     `node` is the position of its node in the ONNX model. Inputs that are small constants live inside the session and
-    are listed in `constants` (tensor indices) instead of being bound.
+    are listed in `constants` (tensor indices) instead of being bound. `root` is the rank that an exchange reduces to or
+    gives from, -1 for none.
     """
 
     name: str
@@ -69,6 +74,17 @@ class Op:
     constants: frozenset[int]
     node: int
     random: bool
+    root: int = -1
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Of a step that is one rank's alone: which, a hash that the steps of all ranks share, and which rank each state
+    belongs to that only one has, those of other ranks included."""
+
+    rank: int
+    step: str
+    owners: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +123,21 @@ class Graph:
     content_hash: str
     ignored: dict[str, int] = field(default_factory=dict)
     hyperparameters: frozenset[str] = frozenset()
+    ranks: int = 1
+    """How many ranks run the step at once."""
+    shards: Shards | None = None
+    """Of a step whose optimizer state is divided among the ranks."""
+
+    def exchange(self, layer: int) -> tuple[ExchangeKind, tuple[int, ...]]:
+        """What the exchange engine does for a layer that it computes, and the root of each tensor where it has one."""
+        ops = self.ops[self.layers[layer].start : self.layers[layer].stop]
+        kind = exchange_kind(ops[0].op_type, ops[0].domain)
+        return kind or ExchangeKind.ALL_REDUCE, tuple(op.root for op in ops if op.root >= 0)
+
+    def is_exchange(self, layer: int) -> bool:
+        """Whether the exchange engine computes the layer, with those of the other ranks."""
+        op = self.ops[self.layers[layer].start]
+        return self.ranks > 1 and is_exchange(op.op_type, op.domain)
 
     @cached_property
     def op_reads(self) -> tuple[tuple[int, ...], ...]:

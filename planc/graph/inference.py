@@ -18,6 +18,7 @@ from planc.errors import ModelError
 from planc.graph.evaluate import evaluated
 from planc.graph.operators import RANDOM
 from planc.graph.wellformed import INFERENCE_ERRORS, is_undrawn
+from planc.import_budget import spend_time
 from planc.kernels import DOMAIN, call_of
 
 Type = tuple[int, tuple[int, ...]]
@@ -90,6 +91,8 @@ class _Inference:
         for name, tensor in self.values.items():
             self.kinds[name] = (self.types[name], tensor.raw_data)
         self.known: dict[Hashable, tuple[Type | None, ...]] = {}
+        self.pending: dict[str, onnx.NodeProto] = {}
+        """Nodes that compute from known values alone, by outputs: computed once a shape asks for one of them."""
 
     def run(self) -> None:
         """Find all types that can be found."""
@@ -98,6 +101,7 @@ class _Inference:
         except INFERENCE_ERRORS as error:
             raise ModelError(f"{self.title}: not a valid ONNX model: {error}") from error
         for node in self.bare.graph.node:
+            spend_time(node.name)
             try:
                 self.infer(node)
             except ModelError:
@@ -108,38 +112,65 @@ class _Inference:
 
     def infer(self, node: onnx.NodeProto) -> None:
         """Find the types of the node's outputs, where those of its inputs are known, and its values, where theirs are."""
-        inputs, outputs = tuple(node.input), tuple(node.output)
-        key = (
-            (node.domain, node.op_type),
-            b"".join([a.SerializeToString() for a in node.attribute]),
-            tuple(map(self.kinds.get, inputs)),
-            "" in outputs and tuple(map(bool, outputs)),
-            len(outputs),
-        )
-        made = self.known.get(key)
-        if made is None:
-            if not all(name in self.kinds for name in inputs if name):
-                return
-            made = self.known[key] = self._alone(node)
-        for name, type_ in zip(outputs, made, strict=True):
+        if not all(name in self.kinds for name in node.input if name):
+            return
+        made = self._made(node)
+        if any(name and not type_ for name, type_ in zip(node.output, made, strict=True)) and self._settle(node):
+            made = self._made(node)
+        for name, type_ in zip(node.output, made, strict=True):
             if name:
                 type_ = type_ or _concrete(*self.declared.get(name, (0, None)))
                 if type_ is not None:
                     self.types[name] = self.kinds[name] = type_
         self._evaluate(node)
 
+    def _made(self, node: onnx.NodeProto) -> tuple[Type | None, ...]:
+        """The types of the node's outputs as far as its inputs tell; equal nodes are looked at once."""
+        outputs = tuple(node.output)
+        key = (
+            (node.domain, node.op_type),
+            b"".join([a.SerializeToString() for a in node.attribute]),
+            tuple(map(self.kinds.get, node.input)),
+            "" in outputs and tuple(map(bool, outputs)),
+            len(outputs),
+        )
+        if key not in self.known:
+            self.known[key] = self._alone(node)
+        return self.known[key]
+
     def _evaluate(self, node: onnx.NodeProto) -> None:
-        """Learn the values of a node whose results are small and depend on shapes and known values alone."""
+        """Learn the values of a node whose results are small and depend on shapes alone; remember one that depends on
+        known values: most never decide a shape, and ONNX's evaluator takes megabytes and a while to load."""
         outputs = [name for name in node.output if name]
         if not all(name in self.types and _bytes(self.types[name]) <= _VALUE_BYTES for name in outputs):
             return
         if node.op_type in ("Shape", "Size") and node.domain in ("", "ai.onnx") and node.input[0] in self.types:
-            results = {outputs[0]: _shape_of(node, self.types[node.input[0]][1])}
-        elif all(name in self.values for name in node.input if name) and not _draws(node):
-            results = evaluated(node, self.values, self.bare, _VALUE_BYTES) or {}
-        else:
-            return
-        for name, value in results.items():
+            self._learn({outputs[0]: _shape_of(node, self.types[node.input[0]][1])})
+        elif all(n in self.values or n in self.pending for n in node.input if n) and not _draws(node):
+            self.pending |= dict.fromkeys(outputs, node)
+
+    def _settle(self, node: onnx.NodeProto) -> bool:
+        """Compute the pending inputs of a node, and what they depend on; whether there were any."""
+        stack = [self.pending[name] for name in node.input if name in self.pending]
+        found = bool(stack)
+        while stack:
+            wanted = stack[-1]
+            before = [self.pending[name] for name in wanted.input if name in self.pending]
+            stack += before
+            if not before:
+                self._compute(stack.pop())
+        return found
+
+    def _compute(self, node: onnx.NodeProto) -> None:
+        if not any(name in self.pending for name in node.output):
+            return  # two inputs depended on it
+        for name in node.output:
+            self.pending.pop(name, None)
+        if all(name in self.values for name in node.input if name):
+            self._learn(evaluated(node, self.values, self.bare, _VALUE_BYTES) or {})
+
+    def _learn(self, values: Mapping[str, np.ndarray]) -> None:
+        for name, value in values.items():
             tensor = self.values[name] = numpy_helper.from_array(value, name)
             self.kinds[name] = (self.types[name], tensor.raw_data)
 
@@ -154,6 +185,7 @@ class _Inference:
         _use_pools_of_the_runtime(model, node)
         model.graph.initializer.extend(self.values[n] for n in names if n in self.values)
         model.graph.node.append(node)
+        _say_one_sided(model.graph.node[0])
         onnx.checker.check_model(model)
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
         declared = _declared(inferred.graph, self.title)
@@ -180,6 +212,12 @@ def _use_pools_of_the_runtime(model: onnx.ModelProto, node: onnx.NodeProto) -> N
         for entry in model.opset_import:
             if entry.domain in ("", "ai.onnx"):
                 entry.version = max(entry.version, _POOLS_ROUND_AS_RUN)
+
+
+def _say_one_sided(node: onnx.NodeProto) -> None:
+    """Write out STFT's default: ONNX's inference takes a missing `onesided` for 0, its definition and runtimes for 1."""
+    if node.op_type == "STFT" and node.domain in ("", "ai.onnx") and all(a.name != "onesided" for a in node.attribute):
+        node.attribute.append(helper.make_attribute("onesided", 1))
 
 
 def _require_sane(node: onnx.NodeProto, types: Mapping[str, Type | None], title: str) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from planc.graph.fused import DOMAIN
+from planc.graph.grouped import is_group
 from planc.graph.operators import IN_PLACE_BINARY, IN_PLACE_UNARY
 from planc.kernels import DOMAIN as OWN
 from planc.kernels import operator_named
@@ -14,9 +15,9 @@ def in_place_inputs(op_type: str, domain: str, arity: int) -> tuple[int, ...]:
     The caller still has to see that shapes and types agree and that the input is dead after the operator.
     """
     if domain == DOMAIN:  # all inputs of an element are read before one of its outputs is written
-        return tuple(range(arity))
+        return () if is_group(op_type) else tuple(range(arity))
     if domain == OWN:
-        return operator_named(op_type.rpartition("_")[0]).in_place
+        return tuple(k for k in operator_named(op_type.rpartition("_")[0]).in_place if k < arity)
     if domain not in ("", "ai.onnx"):
         return ()
     if op_type in IN_PLACE_UNARY:

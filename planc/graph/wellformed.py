@@ -18,6 +18,9 @@ MOST_NODES = 1 << 20
 
 _LONGEST_NAME = 4096
 
+RESERVED = "@planc."
+"""In the names of tensors that the import adds, and in no other."""
+
 _PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 """Several elements share a byte."""
 
@@ -27,6 +30,7 @@ def malformed(model: onnx.ModelProto) -> Iterator[str]:
     types, tensors read before they are made, made twice, or never."""
     texts = list(_not_text(model))
     texts += _too_long(model.graph)
+    texts += _reserved(model.graph)
     yield from texts
     if not texts:
         yield from _types(model.graph)
@@ -52,6 +56,14 @@ def _too_long(graph: onnx.GraphProto) -> Iterator[str]:
     for named in chain(graph.node, graph.input, graph.output, graph.initializer):
         if len(named.name) > _LONGEST_NAME:
             yield f"the name {named.name[:40]!r}… has {len(named.name)} characters, at most {_LONGEST_NAME} are expected"
+
+
+def _reserved(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names that the import gives to tensors that it adds: two of one name would be one."""
+    made = chain.from_iterable(map(attrgetter("output"), graph.node))
+    for name in chain(map(attrgetter("name"), chain(graph.input, graph.initializer)), made):
+        if isinstance(name, str) and RESERVED in name:
+            yield f"tensor {name!r} has a name with {RESERVED!r}, which planc gives to tensors of its own: rename it"
 
 
 def _texts(model: onnx.ModelProto) -> Iterator[str]:

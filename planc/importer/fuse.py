@@ -19,37 +19,35 @@ import onnx
 
 from planc.graph import fused
 from planc.graph.annotations import LAYER, PHASE
+from planc.importer.draft import Draft, opset_of
 from planc.importer.fused_body import Body
 from planc.importer.wired import Wired
-
-Types = Sequence[tuple[str, tuple[int, ...]]]
-"""(dtype, shape) by tensor."""
 
 Layer = list[Wired]
 
 
-class Fusion:
-    """Fuses the nodes of a graph. `roots` tell the storage of a tensor, `state` maps a storage to that of its next value,
-    `kept` are tensors that somebody reads after the step. `functions` are those of the fused operators, by name."""
+def fuse(draft: Draft) -> dict[str, onnx.FunctionProto]:
+    """Join element-wise operators; the functions of the fused ones, by operator type."""
+    fusion = _Fusion(draft)
+    draft.nodes = fusion.fuse()
+    return fusion.functions
 
-    def __init__(
-        self,
-        nodes: list[Wired],
-        names: Sequence[str],
-        types: Types,
-        roots: Sequence[int],
-        state: Mapping[int, int],
-        kept: Sequence[int],
-        opset: int,
-    ) -> None:
-        self.nodes, self.names, self.types, self.roots, self.opset = nodes, names, types, roots, opset
-        self.olds = {new: old for old, new in state.items()}
+
+class _Fusion:
+    """Fuses the nodes of a graph. `roots` tell the storage of a tensor, `olds` maps the storage of a state's next value to
+    that of its old one, `readers` counts who reads a storage, within the step or after it."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.nodes, self.names, self.types = draft.nodes, draft.tensors.names, draft.tensors.types
+        self.roots, self.opset = draft.tensors.places.roots(), opset_of(draft.bare.opsets)
+        roots = self.roots
+        self.olds = {roots[new]: roots[old] for old, new in draft.state.items() if roots[old] != roots[new]}
         self.functions: dict[str, onnx.FunctionProto] = {}
         self.readers: defaultdict[int, int] = defaultdict(int)
-        for node in nodes:
+        for node in self.nodes:
             for storage in {roots[i] for i in node.inputs if i >= 0}:
                 self.readers[storage] += 1
-        for tensor in kept:
+        for tensor in draft.kept.values():
             self.readers[roots[tensor]] += 1
 
     def fuse(self) -> list[Wired]:

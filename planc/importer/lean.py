@@ -8,6 +8,7 @@ lie in another file (external data), which is this file.
 Wire format: https://protobuf.dev/programming-guides/encoding. Field numbers: onnx.proto.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ _RAW_DATA, _EXTERNAL_DATA, _DATA_LOCATION = 9, 13, 14
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT = 10
+
+
+_LARGEST = 1 << 31
+"""Bytes that a protocol buffer can hold, weights apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,7 @@ def lean_model(path: Path) -> onnx.ModelProto:
         try:
             data = b"".join(_without_weights(stream, size, path.name))
         except ValueError:  # no well-formed message: the parser says what is wrong
-            stream.seek(0)
-            data = stream.read(size)
+            data = _span(stream, 0, size)
     model = onnx.ModelProto()
     model.ParseFromString(data)
     return model
@@ -141,5 +145,7 @@ def _varint(value: int) -> bytes:
 
 
 def _span(stream: BinaryIO, start: int, end: int) -> bytes:
+    if end - start > _LARGEST:
+        raise OSError(errno.EFBIG, f"{end - start} bytes of it are no weights, more than the {_LARGEST} of any model")
     stream.seek(start)
     return stream.read(end - start)

@@ -1,12 +1,12 @@
 """Live bytes of a step at every node, and the bytes that every node touches, while storages are still being joined."""
 
 from collections import defaultdict
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from planc.importer.wired import Wired
+from planc.importer.draft import Draft
 
 
 @dataclass(slots=True)
@@ -26,18 +26,9 @@ class StepMemory:
     node, `readers` the reverse.
     """
 
-    def __init__(
-        self,
-        nodes: Sequence[Wired],
-        roots: Sequence[int],
-        nbytes: Sequence[int],
-        constants: Container[int],
-        state: Mapping[int, int],
-        kept: Sequence[int],
-        given: Sequence[int],
-    ) -> None:
-        """`roots` and `nbytes` are those of tensors; `state` maps old to next values, `kept` are outputs of the step,
-        `given` what is there before it."""
+    def __init__(self, draft: Draft) -> None:
+        roots, nbytes, constants = draft.tensors.places.roots(), draft.tensors.nbytes, draft.values().keys()
+        nodes, given, state = draft.nodes, draft.given, draft.state
         self.end = len(nodes)
         self.carried = {roots[t] for pair in state.items() for t in pair}
         self.given = {roots[tensor] for tensor in given}
@@ -59,7 +50,7 @@ class StepMemory:
             for tensor in node.outputs:
                 if tensor >= 0 and roots[tensor] in self.alias:
                     self.replaced[self.alias[roots[tensor]]] = position
-        for root in (*(roots[tensor] for tensor in kept), *self.carried):
+        for root in (*(roots[tensor] for tensor in draft.kept.values()), *self.carried):
             self._touch(root, self.end, size)
         self._measure()
 

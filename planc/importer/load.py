@@ -1,9 +1,10 @@
 """Reading an ONNX file into a skeleton without large weights, the constants' values, and a content hash."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,17 @@ from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from planc.errors import ModelError
+from planc.file_kinds import not_the
 from planc.files import read_file
-from planc.graph import annotations
 from planc.graph.functions import function_body, instantiated, is_inlined
+from planc.graph.graph import Shards
 from planc.graph.inference import Type, infer_types
 from planc.graph.operators import CONTROL_FLOW
 from planc.graph.wellformed import MOST_NODES, is_external, malformed, tensors_of, unfilled
+from planc.import_budget import spend_bytes
 from planc.importer.identity import content_hash
 from planc.importer.lean import lean_model
+from planc.importer.metadata import check_micro_batches, read_metadata
 from planc.importer.weights import InitialValues, fill_all, filled, misplaced
 from planc.kernels import DOMAIN
 
@@ -55,6 +59,7 @@ class Skeleton:
     ignored: Mapping[str, int]
     hyperparameters: Mapping[str, tuple[str, ...]]
     micro_batches: Mapping[str, tuple[str, ...]]
+    shards: Shards | None
     content_hash: str
 
 
@@ -120,7 +125,7 @@ def read_model(source: str | Path | onnx.ModelProto, whole: bool = False) -> Mod
     except FileNotFoundError as error:
         raise ModelError(f"{path}: no such model file") from error
     except (DecodeError, ValueError, OSError) as error:
-        text = f"{path}: not a readable ONNX model ({getattr(error, 'strerror', None) or error})"
+        text = not_the("ONNX model", path, getattr(error, "strerror", None) or error)
         raise ModelError(f"{text}; expected a binary .onnx file") from error
     if whole:
         try:
@@ -157,23 +162,12 @@ def skeleton(file: ModelFile) -> Skeleton:
     """
     proto = file.proto
     _refuse(proto, file.title)
-    try:
-        states = {str(k): str(v) for k, v in annotations.read_json(proto, annotations.STATE).items()}
-        ranges = {k: _range(v) for k, v in annotations.read_json(proto, annotations.INPUT_RANGES).items()}
-        ignored = {k: _whole(v) for k, v in annotations.read_json(proto, annotations.IGNORED).items()}
-        hyperparameters = _input_lists(proto, annotations.HYPERPARAMETERS)
-        micro_batches = _input_lists(proto, annotations.MICRO_BATCHES)
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file.title}: the metadata {error}") from error
-    loss = next((prop.value for prop in proto.metadata_props if prop.key == annotations.LOSS), None)
-    _check_states(proto, states, file.title)
-    if loss is not None and loss not in {value.name for value in proto.graph.output}:
-        raise ModelError(f"{file.title}: the metadata names the loss {loss!r}, which is no output of the model")
-    defaulted = {name for names in hyperparameters.values() for name in names if name}
-    bare, constants = _strip(file, set(states) | defaulted)
+    found = read_metadata(proto, file.title)
+    bare, constants = _strip(file, found.given)
     types = infer_types(bare, constants, file.title)
     if _expand(bare, constants, types, file):
         types = infer_types(bare, constants, file.title)
+    check_micro_batches(found, types, file.title)
     return Skeleton(
         nodes=tuple(bare.graph.node),
         opsets=tuple(proto.opset_import),
@@ -181,36 +175,15 @@ def skeleton(file: ModelFile) -> Skeleton:
         outputs=tuple(value.name for value in proto.graph.output),
         types=types,
         constants=constants,
-        state_names=states,
-        loss=loss,
-        input_ranges=ranges,
-        ignored=ignored,
-        hyperparameters=hyperparameters,
-        micro_batches=micro_batches,
-        content_hash=content_hash(bare, len(proto.graph.input), constants, states, loss),
+        state_names=found.states,
+        loss=found.loss,
+        input_ranges=found.input_ranges,
+        ignored=found.ignored,
+        hyperparameters=found.hyperparameters,
+        micro_batches=found.micro_batches,
+        shards=found.shards,
+        content_hash=content_hash(bare, len(proto.graph.input), constants, found.states, found.loss),
     )
-
-
-def _range(value: object) -> tuple[int, int]:
-    if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int) for v in value):
-        return value[0], value[1]
-    raise ValueError(f"{annotations.INPUT_RANGES!r} holds {value!r}, expected [low, high]")
-
-
-def _whole(value: object) -> int:
-    if isinstance(value, int):
-        return value
-    raise ValueError(f"{annotations.IGNORED!r} holds {value!r}, expected a whole number")
-
-
-def _input_lists(proto: onnx.ModelProto, key: str) -> dict[str, tuple[str, ...]]:
-    """Metadata that maps a name to names of inputs, "" for none. Raises ValueError for another form or an unknown input."""
-    inputs = {value.name for value in proto.graph.input} | {""}
-    found = annotations.read_json(proto, key)
-    for name, names in found.items():
-        if not isinstance(names, list) or not all(n in inputs for n in names):
-            raise ValueError(f"{key!r} holds {name!r}: {names!r}, expected a list of inputs")
-    return {name: tuple(names) for name, names in found.items() if isinstance(names, list)}
 
 
 def _refuse(proto: onnx.ModelProto, title: str) -> None:
@@ -233,16 +206,6 @@ def _refuse(proto: onnx.ModelProto, title: str) -> None:
         raise ModelError(f"{title}: the model imports no ONNX opset; expected opset 13 or later")
 
 
-def _check_states(proto: onnx.ModelProto, states: Mapping[str, str], title: str) -> None:
-    inputs = {value.name for value in proto.graph.input}
-    outputs = {value.name for value in proto.graph.output}
-    for name, replaced_by in states.items():
-        if name not in inputs or replaced_by not in outputs:
-            raise ModelError(
-                f"{title}: the metadata pairs state {name!r} with {replaced_by!r}, but they are not an input and an output"
-            )
-
-
 def _strip(file: ModelFile, states: set[str]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """The model with every initializer and Constant node turned into an input, and the values of the constants."""
     proto, bare = file.proto, onnx.ModelProto()
@@ -255,6 +218,7 @@ def _strip(file: ModelFile, states: set[str]) -> tuple[onnx.ModelProto, dict[str
     graph.name = "step"
     for initializer in proto.graph.initializer:
         if initializer.name not in states:
+            spend_bytes(_declared_bytes(initializer), f"initializer {initializer.name!r}")
             constants[initializer.name] = numpy_helper.to_array(filled(initializer, file.folder))
     for node in proto.graph.node:
         if node.op_type == "Constant":
@@ -274,6 +238,11 @@ def _strip(file: ModelFile, states: set[str]) -> tuple[onnx.ModelProto, dict[str
     return bare, constants
 
 
+def _declared_bytes(tensor: onnx.TensorProto) -> int:
+    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    return int(prod(tensor.dims) * itemsize)
+
+
 def _expand(
     bare: onnx.ModelProto, constants: dict[str, np.ndarray], types: Mapping[str, Type], file: ModelFile
 ) -> bool:
@@ -281,10 +250,13 @@ def _expand(
     if not any(is_inlined(node, types) for node in bare.graph.node):
         return False
     version = next(o.version for o in bare.opset_import if o.domain in ("", "ai.onnx"))
-    nodes = []
+    nodes, taken = [], set(types)
     for serial, node in enumerate(bare.graph.node):
         body = function_body(node, version, types) if is_inlined(node, types) else None
-        for part in [node] if body is None else instantiated(node, body, version, f"{node.name}@{serial}"):
+        parts = [node] if body is None else instantiated(node, body, version, f"{node.name}@{serial}")
+        if body is not None:
+            _require_new_names(parts, node, taken, file.title)
+        for part in parts:
             if part.op_type == "Constant":
                 constants[part.output[0]] = _constant_value(part, file)
                 bare.graph.initializer.append(numpy_helper.from_array(constants[part.output[0]], part.output[0]))
@@ -293,6 +265,17 @@ def _expand(
     del bare.graph.node[:]
     bare.graph.node.extend(nodes)
     return True
+
+
+def _require_new_names(parts: Sequence[onnx.NodeProto], call: onnx.NodeProto, taken: set[str], title: str) -> None:
+    """Raise ModelError where the body of `call` would make a tensor that is there; what it makes is `taken` from now on."""
+    for name in (name for part in parts for name in part.output if name and name not in call.output):
+        if name in taken:
+            raise ModelError(
+                f"{title}: tensor {name!r} has the name that an inner tensor of node {call.name!r} ({call.op_type}) gets: "
+                "rename one of them"
+            )
+        taken.add(name)
 
 
 def _constant_value(node: onnx.NodeProto, file: ModelFile) -> np.ndarray:
@@ -305,6 +288,7 @@ def _constant_value(node: onnx.NodeProto, file: ModelFile) -> np.ndarray:
     value = onnx.helper.get_attribute_value(node.attribute[0])
     try:
         if names[0] == "value":
+            spend_bytes(_declared_bytes(value), f"Constant node {node.output[0]!r}")
             return numpy_helper.to_array(filled(value, file.folder))
         return np.array(value, _CONSTANTS[names[0]])
     except (ValueError, TypeError, KeyError, OverflowError) as error:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from planc.graph.operators import PIECES
+from planc.importer.draft import Draft, Tensors
 from planc.importer.live_bytes import StepMemory
-from planc.importer.storages import Places
 from planc.importer.wired import Wired
 from planc.units import ALIGNMENT
 
@@ -91,38 +91,39 @@ def _gather(node: Wired, shapes: Sequence[tuple[str, tuple[int, ...]]], constant
     yield node.outputs[0], starts, [1 if a == axis else size for a, size in enumerate(shape)]
 
 
+def join_pieces(draft: Draft) -> None:
+    """Join outputs that are pieces of their node's input to it, and take such nodes out, where memory does not suffer."""
+    if any(node.op_type in PIECES for node in draft.nodes):
+        views = _PieceViews(draft.nodes, draft.tensors, draft.values(), StepMemory(draft))
+        draft.nodes = [node for position, node in enumerate(draft.nodes) if not views.join(position, node)]
+
+
 @dataclass(frozen=True, slots=True)
-class PieceViews:
-    """Decides node by node; `join_all` returns the nodes that are left and joins the outputs of the others."""
+class _PieceViews:
+    """Decides node by node."""
 
     nodes: Sequence[Wired]
-    places: Places
-    types: Sequence[tuple[str, tuple[int, ...]]]
-    nbytes: Sequence[int]
+    tensors: Tensors
     constants: Constants
     memory: StepMemory
 
-    def join_all(self) -> list[Wired]:
-        """The nodes that still have to run."""
-        return [node for position, node in enumerate(self.nodes) if not self._join(position, node)]
-
-    def _join(self, position: int, node: Wired) -> bool:
+    def join(self, position: int, node: Wired) -> bool:
         """Make the outputs of `node` views of its input, if they are pieces of it and memory does not suffer."""
-        found = pieces(node, self.types, self.constants)
+        found = pieces(node, self.tensors.types, self.constants)
         if found is None or node.inputs[0] in self.constants:
             return False
         source = node.inputs[0]
-        root, base = self.places.find(source)
-        itemsize = self.nbytes[source] // max(1, math.prod(self.types[source][1]))
+        root, base = self.tensors.places.find(source)
+        itemsize = self.tensors.nbytes[source] // max(1, math.prod(self.tensors.types[source][1]))
         offsets = {output: at * itemsize for output, at in found.items()}
         if not self._is_possible(root, base, offsets):
             return False
-        own, whole = [self.places.find(output)[0] for output in offsets], self.memory.storage(root)
+        own, whole = [self.tensors.places.find(output)[0] for output in offsets], self.memory.storage(root)
         if self.memory.replace(whole, own, position, position, longer=True) is None:
             return False
         self.memory.touched[position] = {}
         for output, offset in offsets.items():
-            self.places.join(output, source, offset)
+            self.tensors.places.join(output, source, offset)
         return True
 
     def _is_possible(self, root: int, base: int, offsets: Mapping[int, int]) -> bool:
@@ -133,9 +134,9 @@ class PieceViews:
         whole = memory.storage(root)
         replaced = memory.replaced.get(whole, never) if root == whole else never
         for output, offset in offsets.items():
-            own = self.places.find(output)[0]
-            numbers = "float" in self.types[output][0]
-            if not numbers or self.nbytes[output] < ALIGNMENT or (base + offset) % ALIGNMENT:
+            own = self.tensors.places.find(output)[0]
+            numbers = "float" in self.tensors.types[output][0]
+            if not numbers or self.tensors.nbytes[output] < ALIGNMENT or (base + offset) % ALIGNMENT:
                 return False
             if root in memory.given and own in memory.storages and memory.storages[own].end == memory.end:
                 return False

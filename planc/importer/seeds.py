@@ -14,18 +14,29 @@ from dataclasses import replace
 import onnx
 
 from planc.graph.operators import RANDOM
+from planc.graph.random_places import FLOAT_SEEDS, SEEDS, move_seed
 from planc.importer.import_model import ImportedModel
 
 _TRAINING_MODE = 2
 """Position of Dropout's flag; before opset 12 it has none, draws nothing and takes no seed."""
 
-_INTEGERS, _FLOATS = 1 << 31, 1 << 24
-"""How many seeds there are for Dropout, whose generator takes 31 bits, and for the others, which take a float."""
-
 
 def with_seeds(imported: ImportedModel, base: int) -> ImportedModel:
     """The model whose unseeded operators have seeds made from `base`."""
     return replace(imported, nodes=tuple(seeded(imported.nodes, base)))
+
+
+def of_rank(imported: ImportedModel, rank: int) -> ImportedModel:
+    """The model whose seeded operators draw what those of micro-batch `rank` would, were all ranks' one process's."""
+    if not rank:
+        return imported
+    nodes = []
+    for node in imported.nodes:
+        moved = onnx.NodeProto()
+        moved.CopyFrom(node)
+        move_seed(moved, rank * max(map(len, imported.micro_batches.values()), default=1))
+        nodes.append(moved if moved != node else node)
+    return replace(imported, nodes=tuple(nodes))
 
 
 def advanced(imported: ImportedModel, runs: int) -> ImportedModel:
@@ -67,7 +78,7 @@ def _lacks_seed(node: onnx.NodeProto) -> bool:
 def _seeded(node: onnx.NodeProto, start: int, rank: int, count: int) -> onnx.NodeProto:
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    room = _INTEGERS if node.op_type == "Dropout" else _FLOATS
+    room = SEEDS if node.op_type == "Dropout" else FLOAT_SEEDS
     seed = (start + rank * room // count) % room
     copy.attribute.append(onnx.helper.make_attribute("seed", seed if node.op_type == "Dropout" else float(seed)))
     return copy

@@ -7,17 +7,20 @@ each name is followed only below the model's folder, to a regular file, and size
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo
 
 from planc.errors import ModelError
 from planc.files import below, opened
 from planc.graph.wellformed import is_external, tensors_of
+from planc.importer.lean import lean_model
 
 
 def filled(tensor: TensorProto, folder: Path | None) -> TensorProto:
@@ -50,6 +53,16 @@ def fill_all(model: onnx.ModelProto, folder: Path | None) -> None:
     for tensor in tensors_of(model):
         if is_external(tensor):
             tensor.CopyFrom(filled(tensor, folder))
+
+
+def data_files(path: Path) -> Iterator[Path]:
+    """The files in which the model at `path` says that its external data lie; none for what is no model."""
+    with suppress(OSError, DecodeError):
+        tensors = [tensor for tensor in tensors_of(lean_model(path)) if is_external(tensor)]
+        entries = [entry for tensor in tensors for entry in tensor.external_data if entry.key == "location"]
+        for location in {entry.value for entry in entries}:
+            with suppress(OSError):
+                yield below(path.parent, location)
 
 
 def _place(tensor: TensorProto, folder: Path | None) -> tuple[Path, int, int]:

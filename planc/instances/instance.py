@@ -15,6 +15,7 @@ import msgspec
 import networkx as nx
 
 from planc.errors import ModelError
+from planc.file_kinds import not_the
 from planc.files import UNREADABLE, read_file
 from planc.problem.problem import Alternative, Origin, Problem, Task, Value
 from planc.schedule.residency import memory_profile
@@ -97,7 +98,7 @@ def read_instance(path: Path, link: Bandwidths | None = None) -> Instance:
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
     except UNREADABLE as error:
-        raise ModelError(f"{path}: not an instance of nodes and edges: {error}") from error
+        raise ModelError(f"{not_the('graph instance', path, error)}; expected nodes and edges in JSON") from error
     nodes = {node.id: node for node in content.nodes}
     _check_nodes(path, content, nodes)
     order = _order(path, content, nodes)

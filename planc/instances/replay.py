@@ -4,7 +4,7 @@ An output is claimed when its entry runs, or at the `start` of its copy in, and 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -14,64 +14,94 @@ def replay(instance: Mapping[str, Any], answer: Mapping[str, Any], budget: float
     Checks that every node runs, with its inputs on the device; that only held outputs are released; that copies follow
     each other as the link allows; and that the answer's `peak` and, without copies, its `objective` are the true ones.
     """
-    size = {node["id"]: node["bytes"] for node in instance["nodes"]}
-    forms = {
-        node["id"]: {"": node, **{f["name"]: f for f in node.get("alternatives", ())}} for node in instance["nodes"]
-    }
-    inputs: dict[Any, set[Any]] = {node: set() for node in size}
-    for parent, child in instance["edges"]:
-        inputs[child].add(parent)
+    run = _Replay(instance)
     events = _events(answer.get("copies", []))
-    held: dict[Any, int] = defaultdict(int)
-    ready: set[Any] = set()
-    host: set[Any] = set()
-    wrong: list[str] = []
-    peak = total = 0.0
     for position, entry in enumerate(answer["sequence"]):
-        node = entry["node"]
-        if node not in size:
-            return [f"entry {position} names node {node!r}, which the instance does not have"]
         form = answer["forms"][position] if "forms" in answer else ""
-        if form not in forms[node]:
-            return [f"entry {position} runs node {node!r} in the form {form!r}, which it does not have"]
-        total += forms[node][form]["cost"]
+        unknown = run.unknown(position, entry["node"], form)
+        if unknown:
+            return [unknown]
         for kind, value in events[position]:
-            if kind == "out start" and value not in ready:
-                wrong.append(f"position {position} copies {value!r} out while it is not on the device")
-            if kind == "in start" and value not in host:
-                wrong.append(f"position {position} copies {value!r} in before it was copied out")
-            if kind == "in start":
-                held[value] += 1
-                ready.discard(value)
-            elif kind == "out stop":
-                host.add(value)
-            elif kind == "in stop":
-                ready.add(value)
-        wrong.extend(
-            f"entry {position} ({node!r}) reads {parent!r}, which is not on the device"
-            for parent in sorted(inputs[node] - ready, key=str)
-        )
-        held[node] += 1
-        ready.add(node)
-        scratch = forms[node][form].get("scratch", 0)
-        peak = max(peak, scratch + sum(size[value] * count for value, count in held.items()))
+            run.copy(position, kind, value)
+        run.execute(position, entry["node"], form)
         for value in entry["free"]:
-            if held[value] < 1:
-                wrong.append(f"entry {position} releases {value!r}, which is not held")
-            held[value] -= 1
-            if held[value] <= 0:
-                ready.discard(value)
-    ran = [entry["node"] for entry in answer["sequence"]]
-    wrong.extend(f"node {node!r} never runs" for node in size if node not in set(ran))
+            run.release(position, value)
+    ran = {entry["node"] for entry in answer["sequence"]}
+    missing = (f"node {node!r} never runs" for node in run.size if node not in ran)
+    return [*run.wrong, *missing, *_misstated(answer, run.peak, run.total, budget)]
+
+
+class _Replay:
+    """What lies on the device and on the host while the sequence runs, and what was wrong so far."""
+
+    def __init__(self, instance: Mapping[str, Any]) -> None:
+        nodes = instance["nodes"]
+        self.size = {node["id"]: node["bytes"] for node in nodes}
+        self.forms = {n["id"]: {"": n, **{f["name"]: f for f in n.get("alternatives", ())}} for n in nodes}
+        self.inputs: dict[Any, set[Any]] = {node: set() for node in self.size}
+        for parent, child in instance["edges"]:
+            self.inputs[child].add(parent)
+        self.held: dict[Any, int] = defaultdict(int)
+        """How often each output has bytes on the device."""
+        self.ready: set[Any] = set()
+        self.host: set[Any] = set()
+        self.wrong: list[str] = []
+        self.peak = self.total = 0.0
+
+    def unknown(self, position: int, node: Any, form: str) -> str | None:
+        """What the instance does not have of that entry."""
+        if node not in self.size:
+            return f"entry {position} names node {node!r}, which the instance does not have"
+        if form not in self.forms[node]:
+            return f"entry {position} runs node {node!r} in the form {form!r}, which it does not have"
+        return None
+
+    def copy(self, position: int, kind: str, value: Any) -> None:
+        """An end of a copy, at the start of an entry."""
+        if kind == "out start" and value not in self.ready:
+            self.wrong.append(f"position {position} copies {value!r} out while it is not on the device")
+        if kind == "in start" and value not in self.host:
+            self.wrong.append(f"position {position} copies {value!r} in before it was copied out")
+        if kind == "in start":
+            self.held[value] += 1
+            self.ready.discard(value)
+        elif kind == "out stop":
+            self.host.add(value)
+        elif kind == "in stop":
+            self.ready.add(value)
+
+    def execute(self, position: int, node: Any, form: str) -> None:
+        """Run a node that the instance has."""
+        self.wrong.extend(
+            f"entry {position} ({node!r}) reads {parent!r}, which is not on the device"
+            for parent in sorted(self.inputs[node] - self.ready, key=str)
+        )
+        chosen = self.forms[node][form]
+        self.total += chosen["cost"]
+        self.held[node] += 1
+        self.ready.add(node)
+        held = sum(self.size[value] * count for value, count in self.held.items())
+        self.peak = max(self.peak, chosen.get("scratch", 0) + held)
+
+    def release(self, position: int, value: Any) -> None:
+        """Give back the bytes of an output."""
+        if self.held[value] < 1:
+            self.wrong.append(f"entry {position} releases {value!r}, which is not held")
+        self.held[value] -= 1
+        if self.held[value] <= 0:
+            self.ready.discard(value)
+
+
+def _misstated(answer: Mapping[str, Any], peak: float, total: float, budget: float) -> Iterator[str]:
+    """What the answer states that the replay finds otherwise."""
     if peak > budget:
-        wrong.append(f"the peak is {peak}, over the budget of {budget}")
+        yield f"the peak is {peak}, over the budget of {budget}"
     if peak != answer["peak"]:
-        wrong.append(f"the answer states a peak of {answer['peak']}, the replay finds {peak}")
+        yield f"the answer states a peak of {answer['peak']}, the replay finds {peak}"
     if abs(total - answer["objective"]) > 1e-6 * max(total, 1) and not answer.get("copies"):
-        wrong.append(f"the answer states an objective of {answer['objective']}, the replay finds {total}")
+        yield f"the answer states an objective of {answer['objective']}, the replay finds {total}"
     if answer["objective"] < total * (1 - 1e-6) or answer["bound"] > answer["objective"] * (1 + 1e-6):
-        wrong.append("the objective is below the computation time or the bound above the objective")
-    return wrong
+        yield "the objective is below the computation time or the bound above the objective"
 
 
 def _events(copies: list[Mapping[str, Any]]) -> defaultdict[int, list[tuple[str, Any]]]:

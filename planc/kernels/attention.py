@@ -175,6 +175,13 @@ def _gradient(call: Call, body: Body) -> Sequence[str]:
     return [_written(call, body, a, dtype) for a in found]
 
 
+def _products(made: int, call: Call) -> int:
+    """Of so many products over pairs of a query and a key: half of them lie under a causal mask."""
+    heads = _forward_heads(call) if call.operator.name == "Attention" else _gradient_heads(call)
+    s = heads.sizes
+    return made * s["B"] * s["H"] * s["S"] * s["T"] * s["D"] // (2 if call.whole("causal") else 1)
+
+
 # --- cuDNN
 
 
@@ -295,6 +302,7 @@ ATTENTION = register(
         optional=1,
         saved=frozenset({"stats"}),
         cuda=_forward_kernel,
+        products=partial(_products, 2),
     )
 )
 
@@ -308,6 +316,7 @@ ATTENTION_GRADIENT = register(
         _ATTRIBUTES,
         optional=1,
         cuda=_gradient_kernel,
+        products=partial(_products, 7),
     )
 )
 """The bias has no gradient."""

@@ -6,12 +6,14 @@ are float32 whatever X is. Kept for the gradient: X and the two vectors, and Y w
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from onnx import TensorProto
 
 from planc.kernels.body import Body
 from planc.kernels.channels import THREADS, Tiling
-from planc.kernels.device import WORKSPACE, Buffer, Launch, SourceKernel
+from planc.kernels.convolution import to_first
+from planc.kernels.device import WORKSPACE, BatchNormKernel, Buffer, Launch, SourceKernel, Strided
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES
 
@@ -160,6 +162,20 @@ def _gradient_kernel(call: Call, wide: bool = True) -> SourceKernel | None:
     return SourceKernel(source, launches, 2 * tiling.part_bytes, alignment=VECTOR_BYTES, narrow=narrow)
 
 
+# --- on the CPU
+
+
+def _library(gradient: bool, call: Call) -> BatchNormKernel | None:
+    """The norm for a library of the CPU: of float32 alone."""
+    x, last = call.inputs[gradient], bool(call.whole("channels_last"))
+    if x.dtype != TensorProto.FLOAT or not x.size:
+        return None
+    dims = tuple(x.shape[axis] for axis in to_first(len(x.shape))) if last else x.shape
+    added = len(call.inputs) == len(call.operator.inputs)
+    lies = Strided.of(dims, x.dtype, last)
+    return BatchNormKernel(gradient, lies, call.real("epsilon"), bool(call.whole("relu")), added)
+
+
 BATCH_NORM = register(
     Operator(
         "BatchNorm",
@@ -171,6 +187,7 @@ BATCH_NORM = register(
         optional=1,
         saved=frozenset({"mean", "variance"}),
         cuda=_forward_kernel,
+        cpu=partial(_library, False),
     )
 )
 """y = gain (x - mean) + bias, plus the residual, through a ReLU where `relu` is 1."""
@@ -185,6 +202,7 @@ BATCH_NORM_GRADIENT = register(
         _ATTRIBUTES,
         optional=1,
         cuda=_gradient_kernel,
+        cpu=partial(_library, True),
     )
 )
 """Behind an addition and a ReLU `y` tells where the ReLU let through; `dresidual` is the gradient of what was added."""

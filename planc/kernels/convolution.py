@@ -1,8 +1,8 @@
 """Convolutions of one to three dimensions: forward, input gradient (a transposed convolution too), weight gradient.
 
 X [N, C, ...], W [O, C / group, ...], Y [N, O, ...]; with `channels_last` X [N, ..., C], W [O, ..., C / group],
-Y [N, ..., O]. `pads` are those before all spatial axes, then those behind (Dumoulin and Visin, A guide to convolution
-arithmetic, 2016).
+Y [N, ..., O], but W [O, C / group, ...] all the same with `weights_first`. `pads` are those before all spatial axes, then
+those behind (Dumoulin and Visin, A guide to convolution arithmetic, 2016).
 On a card cuDNN computes them.
 """
 
@@ -19,7 +19,9 @@ from planc.kernels.device import ConvolutionKernel, CudnnKernel, CudnnTensor, Pa
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
-_COMMON: Mapping[str, Attribute] = {"strides": (), "pads": (), "dilations": (), "group": 1, "channels_last": 0}
+_COMMON: Mapping[str, Attribute] = {
+    "strides": (), "pads": (), "dilations": (), "group": 1, "channels_last": 0, "weights_first": 0,
+}  # fmt: skip
 
 
 def to_last(rank: int) -> tuple[int, ...]:
@@ -34,10 +36,16 @@ def to_first(rank: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the axes of a call's operands are."""
+    """Where the axes of a call's operands are: of X, Y and their gradients; `weights` says it of W."""
 
     last: bool
     rank: int
+    weights_first: bool = False
+
+    @property
+    def weights(self) -> "_Layout":
+        """That of W and its gradient."""
+        return _Layout(self.last and not self.weights_first, self.rank)
 
     def planar(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape as [N, C, ...]."""
@@ -107,16 +115,28 @@ class _Window:
 
 
 def _layout(call: Call) -> _Layout:
-    return _Layout(bool(call.whole("channels_last")), len(call.inputs[0].shape))
+    return _Layout(bool(call.whole("channels_last")), len(call.inputs[0].shape), bool(call.whole("weights_first")))
+
+
+def _of(call: Call, operand: str) -> _Layout:
+    """The layout of an operand, by its name in the operator's record."""
+    layout = _layout(call)
+    return layout.weights if operand.endswith("w") else layout
 
 
 def _two(call: Call) -> tuple[_Layout, tuple[int, ...], tuple[int, ...]]:
-    """The layout and the shapes of both inputs as [N, C, ...]; they must be of one type."""
+    """The layout of images, and the shapes of both inputs as [N, C, ...]; they must be of one type."""
     first, second = call.inputs
     if first.dtype != second.dtype or first.dtype not in _FLOATS or len(first.shape) != len(second.shape):
         raise call.refuse("two tensors of equal rank and of one type, float32, float16 or bfloat16")
-    layout = _layout(call)
-    return layout, layout.planar(first.shape), layout.planar(second.shape)
+    one, two = (_of(call, name).planar(t.shape) for name, t in zip(call.operator.inputs, call.inputs, strict=True))
+    return _layout(call), one, two
+
+
+def _read(call: Call, body: Body) -> Sequence[str]:
+    """Both inputs as [N, C, ...], in float32."""
+    dtype, named = call.inputs[0].dtype, zip(call.operator.inputs, body.inputs, strict=True)
+    return [body.wide(_of(call, operand).read(body, name), dtype) for operand, name in named]
 
 
 # --- forward
@@ -133,7 +153,7 @@ def _forward_types(call: Call) -> tuple[TensorType, ...]:
 
 def _forward(call: Call, body: Body) -> Sequence[str]:
     layout, dtype = _layout(call), call.inputs[0].dtype
-    x, w = (body.wide(layout.read(body, name), dtype) for name in body.inputs)
+    x, w = _read(call, body)
     y = body.op("Conv", x, w, **_forward_window(call).attributes)
     return [layout.write(body, body.narrow(y, dtype))]
 
@@ -157,7 +177,7 @@ def _input_types(call: Call) -> tuple[TensorType, ...]:
 def _input_gradient(call: Call, body: Body) -> Sequence[str]:
     """A transposed convolution; rows that no window reaches are padding of its output."""
     layout, dtype, window = _layout(call), call.inputs[0].dtype, _input_window(call)
-    dy, w = (body.wide(layout.read(body, name), dtype) for name in body.inputs)
+    dy, w = _read(call, body)
     attributes = window.attributes
     n = len(window.x) - 2
     reached = [
@@ -186,13 +206,13 @@ def _weight_window(call: Call) -> _Window:
 
 
 def _weight_types(call: Call) -> tuple[TensorType, ...]:
-    return (TensorType(call.inputs[0].dtype, _layout(call).stored(_weight_window(call).w)),)
+    return (TensorType(call.inputs[0].dtype, _layout(call).weights.stored(_weight_window(call).w)),)
 
 
 def _weight_gradient(call: Call, body: Body) -> Sequence[str]:
     """A convolution of the channel-major X with dY as its kernel, strides and dilations exchanged; groups as batches."""
     layout, dtype, window = _layout(call), call.inputs[0].dtype, _weight_window(call)
-    x, dy = (body.wide(layout.read(body, name), dtype) for name in body.inputs)
+    x, dy = _read(call, body)
     group, rank, n = call.whole("group"), len(window.x), len(window.x) - 2
     strides, dilations, pads = call.ints("strides"), call.ints("dilations"), call.ints("pads")
     samples, share = window.x[0], window.w[1]
@@ -211,7 +231,13 @@ def _weight_gradient(call: Call, body: Body) -> Sequence[str]:
         if e < 0:
             product = body.slice(product, 2 + i, 0, window.w[2 + i])
     dw = body.transpose(product, (1, 0, *range(2, rank)))
-    return [layout.write(body, body.narrow(dw, dtype))]
+    return [layout.weights.write(body, body.narrow(dw, dtype))]
+
+
+def _products(which: Pass, call: Call) -> int:
+    """Of any of the three: every output sums over the weight's [C / G, ...]."""
+    window = _WINDOWS[which](call)
+    return math.prod(window.y) * math.prod(window.w[1:])
 
 
 # --- cuDNN
@@ -222,9 +248,8 @@ def _cudnn(kind: str, call: Call) -> CudnnKernel | None:
     types = (*call.inputs, *call.outputs)
     if any(not 0 < t.size < 1 << 31 for t in types):
         return None
-    layout = _layout(call)
     names = (*call.operator.inputs, *call.operator.outputs)
-    tensors = [layout.tensor(name, type_) for name, type_ in zip(names, types, strict=True)]
+    tensors = [_of(call, name).tensor(name, type_) for name, type_ in zip(names, types, strict=True)]
     n = len(call.inputs[0].shape) - 2
     pads, lead = call.ints("pads"), (0,) if n == 1 else ()
     settings = {
@@ -255,26 +280,23 @@ def _library(which: Pass, call: Call) -> ConvolutionKernel | None:
     types = (*call.inputs, *call.outputs)
     if any(not t.size for t in types):
         return None
-    layout, group, n = _layout(call), call.whole("group"), len(window.x) - 2
-    named = dict(zip((*call.operator.inputs, *call.operator.outputs), range(3), strict=True))
+    names, group, n = (*call.operator.inputs, *call.operator.outputs), call.whole("group"), len(window.x) - 2
+    named = dict(zip(names, range(3), strict=True))
     x, w, y = (named.get(a, named.get(f"d{a}", 0)) for a in "xwy")
     pads = call.ints("pads")
+
+    def lies(k: int) -> Strided:
+        layout = _of(call, names[k])
+        return Strided.of(layout.planar(types[k].shape), types[k].dtype, layout.last)
+
     return ConvolutionKernel(
         which,
-        (_strided(layout, types[x]), _grouped(_strided(layout, types[w]), group), _strided(layout, types[y])),
+        (lies(x), _grouped(lies(w), group), lies(y)),
         (x, w, y),
         call.ints("strides"),
         call.ints("dilations"),
         (pads[:n], pads[n:]),
     )
-
-
-def _strided(layout: _Layout, type_: TensorType) -> Strided:
-    dims, at = layout.planar(type_.shape), 1
-    strides = [0] * len(dims)
-    for axis in (1, *range(len(dims) - 1, 1, -1), 0) if layout.last else range(len(dims) - 1, -1, -1):
-        strides[axis], at = at, at * dims[axis]
-    return Strided(dims, tuple(strides), type_.dtype)
 
 
 def _grouped(w: Strided, group: int) -> Strided:
@@ -300,6 +322,7 @@ CONVOLUTION = register(
         _COMMON,
         cuda=partial(_cudnn, "conv_fprop"),
         cpu=partial(_library, Pass.FORWARD),
+        products=partial(_products, Pass.FORWARD),
     )
 )
 """Y of X and W, without bias."""
@@ -314,6 +337,7 @@ INPUT_GRADIENT = register(
         {**_COMMON, "size": ()},
         cuda=partial(_cudnn, "conv_dgrad"),
         cpu=partial(_library, Pass.INPUT_GRADIENT),
+        products=partial(_products, Pass.INPUT_GRADIENT),
     )
 )
 """dX, whose spatial sizes are `size`, of dY and W."""
@@ -328,13 +352,7 @@ WEIGHT_GRADIENT = register(
         {**_COMMON, "kernel": ()},
         cuda=partial(_cudnn, "conv_wgrad"),
         cpu=partial(_library, Pass.WEIGHT_GRADIENT),
+        products=partial(_products, Pass.WEIGHT_GRADIENT),
     )
 )
 """dW, whose kernel has the sizes `kernel`, of X and dY."""
-
-
-def flops(call: Call) -> int:
-    """Multiply-adds, twice: of any of the three."""
-    windows = {"Convolution": _forward_window, "ConvolutionInputGradient": _input_window}
-    window = windows.get(call.operator.name, _weight_window)(call)
-    return 2 * math.prod(window.y) * math.prod(window.w[1:])

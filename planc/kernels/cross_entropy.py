@@ -8,6 +8,7 @@ sum of exp(x - m), both float32; the gradient needs the logits, which it may ove
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from onnx import TensorProto
 
@@ -131,7 +132,7 @@ CROSS_ENTROPY = register(
         _forward,
         _ATTRIBUTES,
         saved=frozenset({"statistics"}),
-        cuda=lambda call: _kernel(call, "cross_entropy.cu", "forward"),
+        cuda=partial(_kernel, file="cross_entropy.cu", function="forward"),
     )
 )
 
@@ -143,7 +144,7 @@ CROSS_ENTROPY_GRADIENT = register(
         _gradient_types,
         _gradient,
         _ATTRIBUTES,
-        cuda=lambda call: _kernel(call, "cross_entropy_gradient.cu", "gradient"),
+        cuda=partial(_kernel, file="cross_entropy_gradient.cu", function="gradient"),
         in_place=(0,),
     )
 )

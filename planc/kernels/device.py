@@ -1,4 +1,4 @@
-"""What a kernel of an operator is: CUDA source and its launches, a graph for cuDNN, a convolution for oneDNN. Data only.
+"""What a kernel of an operator is: CUDA source and its launches, a graph for cuDNN, a computation for oneDNN. Data only.
 
 The runtime compiles, builds, measures and launches (`planc.runtime`); nothing here needs a card or a library.
 """
@@ -128,6 +128,14 @@ class Strided:
     strides: tuple[int, ...]
     dtype: int
 
+    @classmethod
+    def of(cls, dims: tuple[int, ...], dtype: int, last: bool = False) -> "Strided":
+        """[N, C, ...] without gaps, channels last in memory where `last`."""
+        at, strides = 1, [0] * len(dims)
+        for axis in (1, *range(len(dims) - 1, 1, -1), 0) if last else range(len(dims) - 1, -1, -1):
+            strides[axis], at = at, at * dims[axis]
+        return cls(dims, tuple(strides), dtype)
+
 
 @dataclass(frozen=True)
 class ConvolutionKernel:
@@ -143,3 +151,34 @@ class ConvolutionKernel:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class BatchNormKernel:
+    """A batch-norm in training of X [N, C, ...] for a library of the CPU, with the operands of planc's own operators:
+    `relu` behind it, and where `added` the residual or, in the gradient, the result."""
+
+    gradient: bool
+    x: Strided
+    epsilon: float
+    relu: bool
+    added: bool
+
+
+@dataclass(frozen=True)
+class PoolKernel:
+    """A pool from X to Y [N, C, ...] for a library of the CPU: of maxima, or of averages, in which pads count where
+    `padded`. `pads` reach as far as windows do."""
+
+    gradient: bool
+    maximum: bool
+    x: Strided
+    y: Strided
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[tuple[int, ...], tuple[int, ...]]
+    padded: bool = False
+
+
+CpuKernel = ConvolutionKernel | BatchNormKernel | PoolKernel

@@ -13,6 +13,7 @@ EngineTable = Mapping[str, Sequence[tuple[str, int]]]
 """Engine and workspace (bytes), by the name of a call's function."""
 
 METADATA = "planc.engines"
+_FORM = "planc.form"
 
 WORKSPACE_FORMS: Mapping[str, int] = {
     f"workspace_{size >> 20}m": size for size in (256 << 20, 64 << 20, 16 << 20, 4 << 20, 1 << 20, 0)
@@ -43,3 +44,13 @@ def read_engines(model: onnx.ModelProto) -> EngineTable:
     """What `write_engines` wrote."""
     text = next((prop.value for prop in model.metadata_props if prop.key == METADATA), "{}")
     return {name: [(str(engine), int(size)) for engine, size in engines] for name, engines in json.loads(text).items()}
+
+
+def mark_form(node: onnx.NodeProto, form: str) -> None:
+    """Let a node say that it runs in a form of its own, whatever form its session has."""
+    node.metadata_props.add(key=_FORM, value=form)
+
+
+def form_of(node: onnx.NodeProto) -> str | None:
+    """What `mark_form` wrote."""
+    return next((prop.value for prop in node.metadata_props if prop.key == _FORM), None)

@@ -6,6 +6,8 @@ operand types. So equal calls share one, and a model cannot give a name another 
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import onnx
@@ -24,6 +26,29 @@ _HASH = 16
 def function_of(call: Call, opset: int = OPSET) -> onnx.FunctionProto:
     """The ONNX function of a call, named by what it computes, for a model of operator set `opset`, in which the operators
     of bodies mean the same as in `OPSET`. Raises ModelError for operands that do not fit."""
+    function = onnx.FunctionProto()
+    function.CopyFrom(_made(_Keyed.of(call)))
+    function.opset_import[0].version = opset
+    return function
+
+
+@dataclass(frozen=True)
+class _Keyed:
+    """A call by its content: a network has few that differ, and asks for each of them many times."""
+
+    operator: int
+    key: str
+    call: Call = field(compare=False)
+
+    @classmethod
+    def of(cls, call: Call) -> "_Keyed":
+        """By the operator's identity, which it keeps as long as a call of it is cached."""
+        return cls(id(call.operator), repr(_key(call)), call)
+
+
+@lru_cache(maxsize=1024)
+def _made(of: _Keyed) -> onnx.FunctionProto:
+    call = of.call
     operator, outputs = call.operator, call.outputs
     inputs = operator.inputs[: len(call.inputs)]
     body = Body(inputs)
@@ -40,10 +65,13 @@ def function_of(call: Call, opset: int = OPSET) -> onnx.FunctionProto:
         [helper.make_opsetid("", OPSET)],
         sorted(call.attributes),
     )
-    content = function.SerializeToString(deterministic=True) + repr(_key(call)).encode()
+    content = function.SerializeToString(deterministic=True) + of.key.encode()
     function.name = f"{operator.name}_{hashlib.sha256(content).hexdigest()[:_HASH]}"
-    function.opset_import[0].version = opset
     return function
+
+
+def _name_of(call: Call) -> str:
+    return _made(_Keyed.of(call)).name
 
 
 def _key(call: Call) -> tuple[Any, ...]:
@@ -54,7 +82,7 @@ def _key(call: Call) -> tuple[Any, ...]:
 def node_of(call: Call, inputs: Sequence[str], outputs: Sequence[str]) -> onnx.NodeProto:
     """The node that makes `outputs` of `inputs`; the model must hold `function_of(call)`."""
     attributes: dict[str, Any] = dict(sorted(call.attributes.items()))
-    return helper.make_node(function_of(call).name, list(inputs), list(outputs), domain=DOMAIN, **attributes)
+    return helper.make_node(_name_of(call), list(inputs), list(outputs), domain=DOMAIN, **attributes)
 
 
 def call_of(node: onnx.NodeProto, types: Mapping[str, TensorType | tuple[int, tuple[int, ...]]]) -> Call:
@@ -65,7 +93,7 @@ def call_of(node: onnx.NodeProto, types: Mapping[str, TensorType | tuple[int, tu
     operator = operator_named(node.op_type.rpartition("_")[0])
     attributes = {a.name: _value(helper.get_attribute_value(a)) for a in node.attribute}
     call = operator.call([TensorType(*types[name]) for name in node.input], **attributes)
-    expected = function_of(call).name
+    expected = _name_of(call)
     if node.op_type != expected:
         raise ModelError(
             f"node {node.name!r}: {DOMAIN}.{node.op_type} is called with operands or attributes of {expected}; "

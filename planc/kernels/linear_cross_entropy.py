@@ -82,6 +82,11 @@ def _meaning(call: Call, body: Body) -> Sequence[str]:
     return [body.reshape(body.op("Where", counts, loss, zero), [-1]), body.narrow(dx, dtype), dw]
 
 
+def _products(call: Call) -> int:
+    """Of the logits, and the gradients of both factors."""
+    return 3 * _logits(call).size * call.inputs[0].shape[1]
+
+
 def _rounded(body: Body, a: str, dtype: int) -> str:
     return body.wide(body.narrow(a, dtype), dtype)
 
@@ -193,6 +198,7 @@ LINEAR_CROSS_ENTROPY = register(
         _meaning,
         _ATTRIBUTES,
         cuda=_variants,
+        products=_products,
     )
 )
 

@@ -18,7 +18,7 @@ from planc.kernels.body import Body
 from planc.registry import Registry
 
 if TYPE_CHECKING:
-    from planc.kernels.device import ConvolutionKernel, CudaKernel
+    from planc.kernels.device import CpuKernel, CudaKernel
 
 DOMAIN = "planc.kernels"
 """ONNX domain of planc's own operators."""
@@ -120,7 +120,9 @@ class Operator:
     """How many of the last inputs may be left out."""
     saved: frozenset[str] = frozenset()
     cuda: "Callable[[Call], CudaKernel | None] | None" = None
-    cpu: "Callable[[Call], ConvolutionKernel | None] | None" = None
+    cpu: "Callable[[Call], CpuKernel | None] | None" = None
+    products: "Callable[[Call], int] | None" = None
+    """Multiply-adds of its products of matrices and convolutions; none where it makes no such."""
     in_place: tuple[int, ...] = ()
     """Positions of inputs whose bytes the first output may take: each element is read before it is written."""
 

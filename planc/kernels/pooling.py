@@ -8,6 +8,7 @@ behind; the output's sizes are given, since they may be rounded up.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -15,7 +16,7 @@ from onnx import TensorProto
 
 from planc.kernels.body import Body
 from planc.kernels.convolution import to_first, to_last
-from planc.kernels.device import Buffer, Launch, SourceKernel
+from planc.kernels.device import Buffer, Launch, PoolKernel, SourceKernel, Strided
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES, source_of, width_of
 
@@ -42,10 +43,14 @@ class _Pool:
     def spatial(self) -> int:
         return len(self.kernel)
 
+    def reach(self) -> list[int]:
+        """How far beyond each axis the last window reaches; negative where it ends before."""
+        sizes = zip(self.x[2:], self.y[2:], self.kernel, self.strides, self.dilations, self.before, strict=True)
+        return [(o - 1) * s + d * (k - 1) + 1 - n - p for n, o, k, s, d, p in sizes]
+
     def ends(self) -> list[int]:
         """Padding behind each axis as far as windows reach."""
-        reach = zip(self.x[2:], self.y[2:], self.kernel, self.strides, self.dilations, self.before, strict=True)
-        return [max(0, (o - 1) * s + d * (k - 1) + 1 - n - p) for n, o, k, s, d, p in reach]
+        return [max(0, beyond) for beyond in self.reach()]
 
     @property
     def rounded_up(self) -> bool:
@@ -255,12 +260,34 @@ def _average_gradient_kernel(call: Call) -> SourceKernel | None:
     return _kernel("average_pool.cu", True, call)
 
 
+# --- on the CPU
+
+
+def _library(maximum: bool, backward: bool, call: Call) -> PoolKernel | None:
+    """The pool for a library of the CPU, of float32 alone; it counts no pads beyond those given."""
+    pool, last = (_backward_pool if backward else _forward_pool)(call), bool(call.whole("channels_last"))
+    padded, dtype = bool(call.attributes.get("padded", 0)), call.inputs[0].dtype
+    if dtype != TensorProto.FLOAT or not prod(pool.x) or (padded and pool.rounded_up):
+        return None
+    x, y = (Strided.of(dims, dtype, last) for dims in (pool.x, pool.y))
+    pads = (pool.before, tuple(pool.reach()))
+    return PoolKernel(backward, maximum, x, y, pool.kernel, pool.strides, pool.dilations, pads, padded)
+
+
 _MAX: Mapping[str, Attribute] = {**_COMMON, "dilations": (), "size": ()}
 _AVERAGE: Mapping[str, Attribute] = {**_COMMON, "padded": 0, "size": ()}
 
 MAX_POOL = register(
     Operator(
-        "MaxPool", ("x",), ("y", "position"), _max_types, _max, _MAX, saved=frozenset({"position"}), cuda=_max_kernel
+        "MaxPool",
+        ("x",),
+        ("y", "position"),
+        _max_types,
+        _max,
+        _MAX,
+        saved=frozenset({"position"}),
+        cuda=_max_kernel,
+        cpu=partial(_library, True, False),
     )
 )
 """`size` are the output's spatial sizes; of equal values the first counts."""
@@ -274,12 +301,22 @@ MAX_POOL_GRADIENT = register(
         _max_gradient,
         _MAX,
         cuda=_max_gradient_kernel,
+        cpu=partial(_library, True, True),
     )
 )
 """`size` are the input's spatial sizes."""
 
 AVERAGE_POOL = register(
-    Operator("AveragePool", ("x",), ("y",), _average_types, _average, _AVERAGE, cuda=_average_kernel)
+    Operator(
+        "AveragePool",
+        ("x",),
+        ("y",),
+        _average_types,
+        _average,
+        _AVERAGE,
+        cuda=_average_kernel,
+        cpu=partial(_library, False, False),
+    )
 )
 """`size` are the output's spatial sizes; with `padded` the pads count as values."""
 
@@ -292,6 +329,7 @@ AVERAGE_POOL_GRADIENT = register(
         _average_gradient,
         _AVERAGE,
         cuda=_average_gradient_kernel,
+        cpu=partial(_library, False, True),
     )
 )
 """`size` are the input's spatial sizes."""

@@ -24,9 +24,13 @@ def _text(file: str) -> str:
     return resources.files("planc.kernels").joinpath("sources", file).read_text()
 
 
-def source_of(constants: Mapping[str, int | float | bool], element: int, *files: str) -> str:
-    """The files' text behind the element types, `T` (that of ONNX element type `element`) and the constants."""
-    lines = [_text("elements.cuh"), f"typedef {C_TYPES[element]} T;\n"]
+def source_of(
+    constants: Mapping[str, int | float | bool], element: int, *files: str, types: Mapping[str, int] | None = None
+) -> str:
+    """The files' text behind the element types, `T` (that of ONNX element type `element`), others by their names, and the
+    constants."""
+    named = {"T": element, **(types or {})}
+    lines = [_text("elements.cuh"), *(f"typedef {C_TYPES[kind]} {name};\n" for name, kind in named.items())]
     lines += [f"#define {name} {_literal(value)}\n" for name, value in constants.items()]
     return "".join([*lines, *map(_text, files)])
 

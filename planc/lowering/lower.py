@@ -15,10 +15,10 @@ from planc.lowering.segments import Segment, scratch_of, segments_of
 from planc.packing.buffers import Buffer, Packing
 from planc.packing.pack import pack
 from planc.plan import plan as p
-from planc.planning.build import PlanningProblem
+from planc.planning.build import PlanningProblem, exchanged_bytes
 from planc.schedule.residency import host_bytes, host_values
 from planc.schedule.schedule import Schedule
-from planc.schedule.simulate import copy_dependencies
+from planc.schedule.simulate import copy_dependencies, exchanges
 from planc.units import ALIGNMENT
 
 
@@ -38,6 +38,7 @@ class Lowered:
     load_bytes: int
     host_bytes: int
     scratch: tuple[p.Region, ...] = ()
+    exchanges: tuple[p.Exchange, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ class Lowering:
             scratch=tuple(p.Region(offset if s.scratch else 0, s.scratch) for offset, s in regions)
             if self.planning.layer_scratch
             else (),
+            exchanges=_exchanges(graph, self.planning, self.schedule),
         )
 
 
@@ -141,6 +143,22 @@ def _runs(schedule: Schedule, segments: Sequence[Segment]) -> tuple[p.Run, ...]:
         waits[copy.stop].append(index)
     forms = [segment.form for segment in segments for _ in range(segment.first, segment.end)]
     return tuple(p.Run(layer, tuple(waits[i]), forms[i]) for i, layer in enumerate(schedule.steps))
+
+
+def _exchanges(graph: Graph, planning: PlanningProblem, schedule: Schedule) -> tuple[p.Exchange, ...]:
+    return tuple(
+        p.Exchange(
+            run=run,
+            after=after,
+            bytes=exchanged_bytes(graph, layer),
+            tensors=tuple(graph.tensors[graph.ops[op].outputs[0]].name for op in range(layer.start, layer.stop)),
+            kind=kind,
+            roots=roots,
+        )
+        for after, run in exchanges(planning.problem, schedule)
+        for layer in (graph.layers[schedule.steps[run]],)
+        for kind, roots in (graph.exchange(schedule.steps[run]),)
+    )
 
 
 def _copies(

@@ -68,7 +68,7 @@ def slot_map(graph: Graph, steps: Sequence[int]) -> SlotMap:
 
 
 @dataclass
-class _Stays:
+class _SlotResidencies:
     slots: SlotMap
     planning: PlanningProblem
     schedule: Schedule
@@ -118,7 +118,7 @@ class _Stays:
 
 def residencies_of(slots: SlotMap, planning: PlanningProblem, schedule: Schedule) -> list[SlotResidency]:
     """Every residency of a schedule, in-place reuse marked, ordered by first slot."""
-    work = _Stays(slots, planning, schedule)
+    work = _SlotResidencies(slots, planning, schedule)
     work.found = [work.across_layers(r) for r in residencies(planning.problem, schedule)]
     work.temporaries()
     work.found.sort(key=lambda s: (s.begin, s.storage))

@@ -73,9 +73,10 @@ class _ArtifactStep:
         self.model, self.optimizer, self.weights = model, optimizer, weights
         self.structure: Structure = structure_of(model)
         self.b = Builder()
-        self.c = ArtifactLowering(self.b, table=table_for(device))
+        table = table_for(device)
+        self.c = ArtifactLowering(self.b, table=table)
         group = ParameterGroup(optimizer.rule, list(self.structure.gradients))
-        self.step = Assembly(self.b, [group], StepOptions(clip_norm=optimizer.max_norm))
+        self.step = Assembly(self.b, table, [group], StepOptions(clip_norm=optimizer.max_norm))
         self.random = np.random.default_rng(seed)
         self._declare()
 

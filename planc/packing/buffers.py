@@ -10,14 +10,15 @@ from planc.errors import PlancError
 class Buffer:
     """`size` bytes needed at the half-open integer time intervals `lifetimes` (sorted, disjoint, each non-empty).
 
-    Its offset will be a multiple of `alignment` bytes. Several intervals are a lifetime with gaps: in a gap other
-    buffers may use the bytes.
+    Its offset will be a multiple of `alignment` bytes, or `pinned`, where that is given. Several intervals are a lifetime
+    with gaps: in a gap other buffers may use the bytes.
     """
 
     id: str
     size: int
     lifetimes: tuple[tuple[int, int], ...]
     alignment: int = 1
+    pinned: int | None = None
 
 
 @dataclass(frozen=True)

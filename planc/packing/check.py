@@ -14,6 +14,7 @@ class Verdict(Enum):
     BAD_COUNT = "there is not one offset per buffer"
     BAD_OFFSET = "an offset is negative"
     BAD_ALIGNMENT = "an offset is no multiple of its buffer's alignment"
+    BAD_PIN = "a pinned buffer lies elsewhere"
     BAD_HEIGHT = "a buffer ends above the capacity"
     BAD_OVERLAP = "two buffers alive at the same time share a byte"
 
@@ -27,6 +28,8 @@ def check_packing(buffers: Sequence[Buffer], offsets: Sequence[int], capacity: i
         return Verdict.BAD_OFFSET
     if any(offset % buffer.alignment for buffer, offset in placed):
         return Verdict.BAD_ALIGNMENT
+    if any(buffer.pinned not in (None, offset) for buffer, offset in placed):
+        return Verdict.BAD_PIN
     if capacity is not None and any(offset + buffer.size > capacity for buffer, offset in placed):
         return Verdict.BAD_HEIGHT
     if any(_share_time(a, b) and _share_bytes(a, x, b, y) for (a, x), (b, y) in combinations(placed, 2)):

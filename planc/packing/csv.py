@@ -1,7 +1,10 @@
-"""MiniMalloc's CSV of buffers: `id,lower,upper,size`, here also with `alignment` and several rows per id.
+"""MiniMalloc's CSV of buffers: `id,lower,upper,size`, with its `alignment`, `gaps` and `offset`, here also with several
+rows per id.
 
-A row says that the buffer `id` needs `size` bytes at the times [lower, upper); several rows with the same id are one
-buffer whose lifetime has gaps. Further columns are kept as they are.
+A row says that the buffer `id` needs `size` bytes at the times [lower, upper), but not in the `gaps` [a, b) within,
+written `a-b` and separated by blanks; several rows with the same id are one buffer. A buffer with an `offset` stays
+there. MiniMalloc's older names of columns are read too; in a column `end`, times are the last ones and not those after.
+Further columns, its `hint` among them, are kept as they are.
 """
 
 import csv
@@ -12,11 +15,15 @@ from itertools import pairwise
 from pathlib import Path
 
 from planc.errors import UsageError
+from planc.file_kinds import not_the
 from planc.files import read_file, write_output
 from planc.packing.buffers import Buffer, PackingError
+from planc.packing.gaps import without_gaps
 
 REQUIRED = ("id", "lower", "upper", "size")
 LARGEST = 2**60
+
+_OLDER_NAMES = {"buffer": "id", "buffer_id": "id", "begin": "lower", "start": "lower", "end": "upper"}
 
 
 @dataclass(frozen=True)
@@ -33,15 +40,17 @@ class BufferTable:
 class _Row:
     line: int
     id: str
-    lifetime: tuple[int, int]
+    lifetimes: tuple[tuple[int, int], ...]
     size: int
     alignment: int
+    pinned: int | None
 
 
 def read_buffers(path: Path) -> BufferTable:
     """Read a file of buffers. Raises PackingError naming the line and column, UsageError when it cannot be opened."""
     columns, numbered = _read_table(path)
-    rows = [_parse(path, line, dict(zip(columns, cells, strict=True))) for line, cells in numbered]
+    names, past_end = [_OLDER_NAMES.get(name, name) for name in columns], int("end" in columns)
+    rows = [_parse(path, line, dict(zip(names, cells, strict=True)), past_end) for line, cells in numbered]
     grouped: dict[str, list[_Row]] = {}
     for row in rows:
         grouped.setdefault(row.id, []).append(row)
@@ -67,7 +76,8 @@ def _read_table(path: Path) -> tuple[tuple[str, ...], list[tuple[int, tuple[str,
     except OSError as error:
         raise UsageError(f"{path}: cannot read the buffers: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise PackingError(f"{path}: byte {error.start} is not UTF-8; expected a CSV text file") from error
+        why = not_the("table of buffers", path, f"byte {error.start} is not UTF-8")
+        raise PackingError(f"{why}; expected a CSV text file") from error
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         columns = tuple(cell.strip() for cell in next(reader, []))
@@ -81,27 +91,33 @@ def _read_table(path: Path) -> tuple[tuple[str, ...], list[tuple[int, tuple[str,
                                    f"one for each of the columns {', '.join(columns)}")  # fmt: skip
             rows.append((reader.line_num, tuple(cells)))
     except csv.Error as error:
-        raise PackingError(f"{path}, line {reader.line_num}: not valid CSV: {error}") from error
+        why = not_the("table of buffers", path, f"line {reader.line_num}: not valid CSV: {error}")
+        raise PackingError(why) from error
     return columns, rows
 
 
 def _check_columns(path: Path, columns: tuple[str, ...]) -> None:
+    names = [_OLDER_NAMES.get(name, name) for name in columns]
     for name in REQUIRED:
-        if name not in columns:
-            raise PackingError(f"{path}, line 1: no column {name!r}; expected a header with {','.join(REQUIRED)}")
-    for name in columns:
-        if columns.count(name) > 1:
-            raise PackingError(f"{path}, line 1: column {name!r} appears more than once")
+        if name not in names:
+            why = not_the("table of buffers", path, f"line 1: no column {name!r}")
+            raise PackingError(f"{why}; expected a header with {','.join(REQUIRED)}")
+    for name, column in zip(names, columns, strict=True):
+        if names.count(name) > 1:
+            raise PackingError(f"{path}, line 1: column {column!r} appears more than once, or under two names")
 
 
-def _parse(path: Path, line: int, cells: dict[str, str]) -> _Row:
+def _parse(path: Path, line: int, cells: dict[str, str], past_end: int) -> _Row:
     lower = _integer(path, line, "lower", cells, -LARGEST)
-    upper = _integer(path, line, "upper", cells, -LARGEST)
+    upper = _integer(path, line, "upper", cells, -LARGEST) + past_end
     if upper <= lower:
         raise PackingError(f"{path}, line {line}, column 'upper': {upper}; expected more than lower, {lower}")
     size = _integer(path, line, "size", cells, 0)
     alignment = _integer(path, line, "alignment", cells, 1) if cells.get("alignment", "").strip() else 1
-    return _Row(line, cells["id"].strip(), (lower, upper), size, alignment)
+    pinned = _integer(path, line, "offset", cells, 0) if cells.get("offset", "").strip() else None
+    where = f"{path}, line {line}, column 'gaps'"
+    lifetimes = without_gaps(where, (lower, upper), cells.get("gaps", ""), past_end)
+    return _Row(line, cells["id"].strip(), lifetimes, size, alignment, pinned)
 
 
 def _integer(path: Path, line: int, column: str, cells: dict[str, str], least: int) -> int:
@@ -118,17 +134,17 @@ def _integer(path: Path, line: int, column: str, cells: dict[str, str], least: i
 def _buffer(path: Path, rows: list[_Row]) -> Buffer:
     first = rows[0]
     for row in rows[1:]:
-        for column in ("size", "alignment"):
-            if getattr(row, column) != getattr(first, column):
+        for column, field in (("size", "size"), ("alignment", "alignment"), ("offset", "pinned")):
+            if getattr(row, field) != getattr(first, field):
                 raise PackingError(
-                    f"{path}, line {row.line}, column {column!r}: {getattr(row, column)}; expected "
-                    f"{getattr(first, column)} as on line {first.line}, the same buffer {row.id!r}"
+                    f"{path}, line {row.line}, column {column!r}: {getattr(row, field)}; expected "
+                    f"{getattr(first, field)} as on line {first.line}, the same buffer {row.id!r}"
                 )
-    ordered = sorted(rows, key=lambda row: row.lifetime)
-    for before, after in pairwise(ordered):
-        if after.lifetime[0] < before.lifetime[1]:
+    ordered = sorted((lifetime, row.line) for row in rows for lifetime in row.lifetimes)
+    for ((_, end), earlier), ((begin, _), line) in pairwise(ordered):
+        if begin < end:
             raise PackingError(
-                f"{path}, line {after.line}, column 'lower': buffer {after.id!r} is alive already, "
-                f"by line {before.line}; expected disjoint lifetimes"
+                f"{path}, line {line}, column 'lower': buffer {first.id!r} is alive already, "
+                f"by line {earlier}; expected disjoint lifetimes"
             )
-    return Buffer(first.id, first.size, tuple(row.lifetime for row in ordered), first.alignment)
+    return Buffer(first.id, first.size, tuple(lifetime for lifetime, _ in ordered), first.alignment, first.pinned)

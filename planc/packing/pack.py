@@ -44,15 +44,21 @@ def pack(
     `time_limit` seconds in all, and, on a machine's first use, some four seconds of
     compiling. By a `clock` that counts work the result depends on the buffers and the seed alone.
     Groups of more than 3,000 buffers are not searched exactly, those of more than 8,000 get further greedy
-    packings until one fits. A packing of the same buffers that is `known` takes the place of the greedy ones.
-    Raises PackingError for a negative size or capacity, a bad alignment or time limit, lifetimes that are empty,
-    unsorted or overlapping, or a known packing of another number of buffers.
+    packings until one fits. A packing of the same buffers that is `known` takes the place of the greedy ones. Buffers
+    some of which are pinned are packed in another way (`planc.packing.pinned`), without a `known` packing.
+    Raises PackingError for a negative size or capacity, a bad alignment, pin or time limit, lifetimes that are empty,
+    unsorted or overlapping, pins that exclude each other, or a known packing of another number of buffers.
     """
     started = clock.now()
     _check_options(capacity, time_limit)
     _check_buffers(buffers)
     if known is not None and len(known.offsets) != len(buffers):
         raise PackingError(f"the known packing has {len(known.offsets)} offsets for {len(buffers)} buffers")
+    if any(buffer.pinned is not None for buffer in buffers):
+        from planc.packing.pinned import pack_around  # the solver takes half a second to import
+
+        offsets_found, lowest = pack_around(buffers, capacity, time_limit, seed, clock)
+        return _judged(buffers, offsets_found, lowest, capacity, clock.now() - started)
     model = build_model(buffers)
     bound = max(model.load_bound(), 0 if known is None else known.lower_bound)
     offsets = np.zeros(model.count, np.int64)
@@ -69,8 +75,16 @@ def pack(
             offsets, bound = improve(model, offsets, bound, capacity, deadline, seed, clock)
     result = np.zeros(len(buffers), np.int64)
     result[model.source] = offsets
-    height = model.height(offsets)
-    packing = Packing(tuple(result.tolist()), height, bound, _status(height, bound, capacity), clock.now() - started)
+    return _judged(buffers, result.tolist(), bound, capacity, clock.now() - started)
+
+
+def _judged(
+    buffers: Sequence[Buffer], offsets: Sequence[int], bound: int, capacity: int | None, seconds: float
+) -> Packing:
+    """The packing with its height and status, checked where that is asked for."""
+    tops = (offset + b.size for b, offset in zip(buffers, offsets, strict=True) if b.size and b.lifetimes)
+    height = max(tops, default=0)
+    packing = Packing(tuple(offsets), height, bound, _status(height, bound, capacity), seconds)
     if len(buffers) <= int(os.environ.get(CHECK_UP_TO, "0")):
         _require_good(buffers, packing)
     return packing
@@ -120,6 +134,11 @@ def _check_buffers(buffers: Sequence[Buffer]) -> None:
                 f"buffer {buffer.id!r}: size {buffer.size} and alignment {buffer.alignment}; "
                 "expected a size of at least 0 and an alignment of at least 1 byte"
             )
+        if buffer.pinned is not None and (buffer.pinned < 0 or buffer.pinned % buffer.alignment):
+            raise PackingError(
+                f"buffer {buffer.id!r}: pinned at {buffer.pinned}; expected 0 or more and a multiple of its alignment, "
+                f"{buffer.alignment}"
+            )
         lifetimes = buffer.lifetimes
         empty = any(lower >= upper for lower, upper in lifetimes)
         if empty or any(before[1] > after[0] for before, after in pairwise(lifetimes)):
@@ -127,5 +146,8 @@ def _check_buffers(buffers: Sequence[Buffer]) -> None:
                 f"buffer {buffer.id!r}: lifetimes {lifetimes}; expected non-empty half-open intervals, "
                 "sorted and disjoint"
             )
-    if sum(buffer.size + buffer.alignment for buffer in buffers) > MAX_TOTAL_BYTES:
-        raise PackingError(f"the buffers' sizes add up to more than {MAX_TOTAL_BYTES} bytes")
+    pins = max((buffer.pinned for buffer in buffers if buffer.pinned is not None), default=0)
+    if pins + sum(buffer.size + buffer.alignment for buffer in buffers) > MAX_TOTAL_BYTES:
+        raise PackingError(
+            f"the buffers' sizes, and the highest offset given, add up to more than {MAX_TOTAL_BYTES} bytes"
+        )

@@ -9,6 +9,7 @@ order.
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,19 +18,37 @@ from planc.packing.exact.restarts import SearchRun, SearchRuns
 from planc.packing.exact.search import FAILED, LOWEST, search
 from planc.packing.exact.state import NODES, NONE, STOP, build_problem, new_memory
 from planc.packing.heuristics.greedy import best_greedy, shuffled_packings
-from planc.packing.heuristics.squeaky_wheel import WHEEL_BUFFERS, Wheels, spin
+from planc.packing.heuristics.squeaky_wheel import WHEELS, Wheels, spin
 from planc.packing.model import Array, Model
 from planc.packing.strata import Stratum, strata
 from planc.packing.tight import Tied, tie
 
-# Search keeps every pair of buffers that meet in time (4 bytes each way) and may visit all of them along one path.
-SEARCH_BUFFERS = 3_000
-_SEARCH_S = 1e-6
-# Time of the wheels as a part of that of the search, for lifetimes without gaps, at which the search is better.
-_WHEEL_SHARE = 0.3
-PAIR, HALVINGS = 2, 6
-# Seconds that count for a turn of the wheels, for each buffer at a node of the exact search, and in a shuffled skyline.
-_TURN_S, _NODE_S, _SHUFFLED_S = 0.04, 2e-8, 2e-6
+
+@dataclass(frozen=True, slots=True)
+class PortfolioSettings:
+    """How searches share the time."""
+
+    searched_buffers: int = 3_000
+    """Larger groups are not searched exactly: a search keeps every pair of buffers that meet in time (4 bytes each way)
+    and may visit all of them along one path."""
+    first_search_s: float = 1e-6
+    """What the first pair of searches is guessed to take, for each pair of buffers, until one has been timed."""
+    wheel_share: float = 0.3
+    """Time of the wheels as a part of that of the search, for lifetimes without gaps, at which the search is better."""
+    pair: int = 2
+    """Jobs side by side, whose results are taken in order: the answer does not depend on which thread is faster."""
+    halvings: int = 6
+    """The next goal lies at most 2^-halvings of the way from the height to the bound: after failures ever closer to the
+    height, where it is easier to find and gains less."""
+    turn_s: float = 0.04
+    """Where work is counted: seconds that a turn of the wheels counts, …"""
+    node_s: float = 2e-8
+    """… each buffer at a node of the exact search, …"""
+    shuffled_s: float = 2e-6
+    """… and each in a shuffled skyline."""
+
+
+SETTINGS = PortfolioSettings()
 
 
 class BufferGroup:
@@ -46,9 +65,9 @@ class BufferGroup:
         self._runs: SearchRuns | None = None
         self._load = int(model.load().max(initial=0))
         self._wheels: Wheels | None = None
-        self._wheel_share = 1.0 if len(model.lower) > model.count else _WHEEL_SHARE
+        self._wheel_share = 1.0 if len(model.lower) > model.count else SETTINGS.wheel_share
         # Seconds of the wheels and of the search in all; these begin with a guess at what the first pair will take.
-        self._wheel_s, self._search_s = 0.0, _SEARCH_S * model.count**2
+        self._wheel_s, self._search_s = 0.0, SETTINGS.first_search_s * model.count**2
         self._turns = 0
 
     @property
@@ -58,25 +77,28 @@ class BufferGroup:
 
     def shuffle(self, target: int, deadline: float) -> None:
         """More heuristic packings: a few, which are often enough, or for a group too large to search all the time."""
-        endless = self.model.count > WHEEL_BUFFERS
+        endless = self.model.count > WHEELS.buffers
         found = self._side_by_side() if endless else shuffled_packings(self.model, self._seed)
         for offsets in found:
             self._take(offsets)
-            self._clock.spend(_SHUFFLED_S * self.model.count)
+            self._clock.spend(SETTINGS.shuffled_s * self.model.count)
             if self.height <= target or self._clock.now() >= deadline:
                 break
 
     def _side_by_side(self) -> Iterator[Array]:
         """Shuffled packings without end, made on two threads and taken in turns."""
-        sources = [shuffled_packings(self.model, PAIR * self._seed + place, endless=True) for place in range(PAIR)]
-        with ThreadPoolExecutor(PAIR) as pool:
+        sources = [
+            shuffled_packings(self.model, SETTINGS.pair * self._seed + place, endless=True)
+            for place in range(SETTINGS.pair)
+        ]
+        with ThreadPoolExecutor(SETTINGS.pair) as pool:
             while True:
                 yield from [job.result() for job in [pool.submit(next, source) for source in sources]]
 
     def step(self, pool: ThreadPoolExecutor, target: int, capacity: int | None, deadline: float) -> None:
         """The wheels, unless they have had their part of the time, then a pair of exact searches unless the goal is met."""
         goal = target if capacity is None else capacity
-        searched = self.model.count <= SEARCH_BUFFERS
+        searched = self.model.count <= SETTINGS.searched_buffers
         while self.height > goal and self._clock.now() < deadline:
             if searched and self._wheel_s >= self._search_s * self._wheel_share:
                 break
@@ -97,7 +119,7 @@ class BufferGroup:
         self._turns += 1
         aim = max(goal, self._below()) if minimise and self._turns % 2 else goal
         self._take(self._wheels.turn(pool, aim, self._patience(deadline)))
-        self._clock.spend(_TURN_S)
+        self._clock.spend(SETTINGS.turn_s)
         self._wheel_s += self._clock.now() - started
 
     def _patience(self, deadline: float) -> float:
@@ -119,7 +141,7 @@ class BufferGroup:
             for run, _ in runs:
                 run.control[STOP] = 1
         step = -1 if self.height < height else 1
-        self._halvings = min(max(1, self._halvings + step), HALVINGS)
+        self._halvings = min(max(1, self._halvings + step), SETTINGS.halvings)
 
     def _start(
         self, pool: ThreadPoolExecutor, goal: int, place: int, runs: list[tuple[SearchRun, Tied | None]]
@@ -141,7 +163,7 @@ class BufferGroup:
     def _collect(self, run: SearchRun, tied: Tied | None, target: int, deadline: float) -> None:
         if self.height > target or self._clock.counted:
             wait([run.future], timeout=self._patience(deadline))
-            self._clock.spend(int(run.control[NODES]) * self.model.count * _NODE_S)
+            self._clock.spend(int(run.control[NODES]) * self.model.count * SETTINGS.node_s)
         # Too late, or not needed any more; without effect on a run that has ended.
         run.control[STOP] = 1
         result = run.future.result()
@@ -199,7 +221,7 @@ def improve(
     for group in sorted(groups, key=lambda group: -group.top):
         if group.top > target:
             group.shuffle(target - group.base, deadline)
-    if any(group.top > target and group.model.count <= WHEEL_BUFFERS for group in groups):
+    if any(group.top > target and group.model.count <= WHEELS.buffers for group in groups):
         with clock.stopped():
             load_search(model)
         bound = _search(groups, bound, capacity, deadline, clock)
@@ -210,10 +232,10 @@ def improve(
 
 def _search(groups: list[BufferGroup], bound: int, capacity: int | None, deadline: float, clock: StoppableClock) -> int:
     """Lower the groups in place, the highest one first; the proven bound of all of them together (bytes)."""
-    with ThreadPoolExecutor(PAIR) as pool:
+    with ThreadPoolExecutor(SETTINGS.pair) as pool:
         while clock.now() < deadline:
             highest = max(groups, key=lambda group: group.top)
-            if highest.top <= (bound if capacity is None else capacity) or highest.model.count > WHEEL_BUFFERS:
+            if highest.top <= (bound if capacity is None else capacity) or highest.model.count > WHEELS.buffers:
                 break
             limit = None if capacity is None else capacity - highest.base
             highest.step(pool, bound - highest.base, limit, deadline)

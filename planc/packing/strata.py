@@ -15,6 +15,7 @@ STRATA_BUFFERS = 20_000
 """Larger models are cut in time only: each level of a deep nest costs a pass over all buffers."""
 
 _LEVELS = 64
+"""Deepest nest of buffers that live through a whole group which is taken apart."""
 
 
 @dataclass(frozen=True)

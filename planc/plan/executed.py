@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from planc.graph.graph import Graph
+from planc.kernels.exchange import is_exchange
 from planc.plan.plan import Run
 from planc.plan.residency_index import ResidencyIndex
 
@@ -13,7 +14,7 @@ from planc.plan.residency_index import ResidencyIndex
 @dataclass(frozen=True, slots=True)
 class Executed:
     """A part of segment `segment`, which has the runs [first, end): its operators, the first of which executes at `slot`,
-    and positions among them of Concats with nothing to do.
+    and positions among them with nothing to do: Concats of what lies in its place, exchanges.
 
     An operator that draws random numbers is a part of its own: its generator lives in its session, which therefore is
     nobody else's, and can be wound to where it was without running anything else.
@@ -40,7 +41,8 @@ def executed(
     for index, (first, end) in enumerate(segments):
         layers = [graph.layers[run.layer] for run in runs[first:end]]
         for ops in _parts(graph, [op for layer in layers for op in range(layer.start, layer.stop)]):
-            yield Executed(index, first, end, ops, slot, residencies.placed(graph, ops, slot))
+            exchanged = {at for at, op in enumerate(ops) if is_exchange(graph.ops[op].op_type, graph.ops[op].domain)}
+            yield Executed(index, first, end, ops, slot, residencies.placed(graph, ops, slot) | exchanged)
             slot += len(ops)
 
 

@@ -1,10 +1,15 @@
 """The plan: what the compiler writes and the runtime executes. Integers only, bytes and nanoseconds.
 
-What runs when. Three engines work at once: compute executes the runs in list order; copies out and copies in are executed
+What runs when. Four engines work at once: compute executes the runs in list order; copies out and copies in are executed
 by one engine each, in list order. Everything is queued boundary by boundary: what starts after the first `n` runs (copies
 with `after == n`, then the segment that begins with run `n`) is queued before what starts after more. So `after` never
 decreases along the copies of one direction, and a copy waits for no copy that is queued at a later boundary. An action
 begins when the one before it in its engine is complete, and all that it waits for; a copy also when `after` runs are.
+
+In a step of several ranks the fourth engine exchanges, in list order, the same on every rank: the operators of one run are
+summed over the ranks in the bytes of their inputs, from when `after` runs are complete; the run waits for that and
+computes nothing. A sum may be for one rank alone, its root; then what the others have there is not to be read. And what
+the root has may be given to all instead of summed.
 
 Before a step, every storage that is not computed (state, batch, constant) lies in its residency that begins at slot 0; one
 with an `initial` host slot lies there instead. Any other host slot of such a storage holds its value too. No copy brings in
@@ -14,16 +19,18 @@ Time inside a plan is counted in *slots*: one slot for each operator that the co
 order. A *run* is one execution of a layer; a repeated layer is a recomputation. Lifetimes are half-open slot ranges.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from planc.enums import Direction, HostTierKind
+from planc.enums import Direction, ExchangeKind, HostTierKind
 from planc.files import write_output
 from planc.plan.codec import decoded, encoded
 
-FORMAT = 1
+FORMAT, EXCHANGE_FORMAT, SHARD_FORMAT = 1, 2, 3
+"""Of plans without and with exchanges, and of one rank's plan: an older planc must not execute the latter."""
 
 _LARGEST = 1 << 62
 """Bytes and nanoseconds up to here can be added up in 64 bits."""
@@ -32,7 +39,10 @@ Int = Annotated[int, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The model that the plan computes: hash of structure and constants (state values excluded), file name, sizes."""
+    """The model that the plan computes: hash of structure and constants (state values excluded), file name, sizes.
+
+    `layers` and `operators` are counted before any are joined for a card.
+    """
 
     hash: str
     file: str
@@ -73,13 +83,14 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Prediction(msgspec.Struct, frozen=True, kw_only=True):
-    """Predicted step, the step of unlimited memory, and start and end of every run and copy."""
+    """Predicted step, the step of unlimited memory, and start and end of every run, copy and exchange."""
 
     step_ns: Int
     unconstrained_step_ns: Int
     stall_ns: Int
     runs: tuple[tuple[Int, Int], ...]
     copies: tuple[tuple[Int, Int], ...]
+    exchanges: tuple[tuple[Int, Int], ...] = ()
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,11 +173,30 @@ class HostSlot(msgspec.Struct, frozen=True, kw_only=True):
     initial: bool
 
 
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+    """The exchange of `bytes` that run `run` awaits, after the first `after` runs. `tensors` names the results, in order,
+    `roots` the rank of each that is summed for one or given by one."""
+
+    run: Int
+    after: Int
+    bytes: Int
+    tensors: tuple[str, ...] = ()
+    kind: ExchangeKind = ExchangeKind.ALL_REDUCE
+    roots: tuple[Int, ...] = ()
+
+
 class EnginePin(msgspec.Struct, frozen=True):
     """A library's engine by its name, knobs included, and the workspace (bytes) that it takes."""
 
     engine: str
     workspace_bytes: int
+
+
+class CurvePoint(msgspec.Struct, frozen=True):
+    """A budget (bytes) and the predicted step (ns) of the best plan found within it."""
+
+    budget_bytes: Int
+    step_ns: Int
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +210,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     `engines` pins those that compute calls of planc's own operators, by the name of a call's function, from the fastest to
     the leanest: a run's form says how much workspace they may take. They hold for the library versions in `costs`.
+
+    `ranks` run the plan at once; `exchanges` are what they sum, in the order of the runs that await them. With `rank` the
+    plan is that of this one alone, whose step differs from the others'.
+
+    `curve` has this plan's budget and, where others were tried while it was made, those, smallest first; the step never
+    rises along it.
     """
 
     format: Int = FORMAT
@@ -199,11 +235,27 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[LayerInfo, ...] = ()
     inputs: dict[str, str] = {}
     engines: dict[str, tuple[EnginePin, ...]] = {}
+    ranks: Int = 1
+    rank: Int | None = None
+    exchanges: tuple[Exchange, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()
+
+    @property
+    def exchange_hash(self) -> str:
+        """Hash of what is exchanged in which order: it must be the same on all ranks."""
+        model = self.model.hash if self.rank is None else ""
+        order = [self.ranks, model, *((e.bytes, e.tensors, e.kind, e.roots) for e in self.exchanges)]
+        return hashlib.sha256(msgspec.json.encode(order)).hexdigest()
 
     @property
     def engine_table(self) -> dict[str, list[tuple[str, int]]]:
         """Engine and workspace (bytes) by call, as `planc.kernels.engines` takes them."""
         return {name: [(e.engine, e.workspace_bytes) for e in engines] for name, engines in self.engines.items()}
+
+    @property
+    def layer_forms(self) -> dict[int, str]:
+        """The form of each layer's first execution."""
+        return {run.layer: run.form for run in reversed(self.runs)}
 
     def save(self, path: str | Path) -> None:
         """Write the plan file, whole or not at all. Raises OutputError."""
@@ -212,4 +264,4 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @staticmethod
     def load(path: str | Path) -> "Plan":
         """Read a plan file. Raises PlanError naming it when it is missing, damaged or of another format."""
-        return decoded(Path(path), Plan, FORMAT)
+        return decoded(Path(path), Plan, (FORMAT, EXCHANGE_FORMAT, SHARD_FORMAT))

@@ -1,10 +1,11 @@
 """Graph + cost table + budget → Problem: layers become tasks, storages that live across layers become values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from planc.costs.table import CostTable, LayerCost
 from planc.graph.footprint import Footprint, footprints, padded_bytes
-from planc.graph.graph import Graph, Role
+from planc.graph.graph import Graph, Layer, Role
 from planc.graph.liveness import live_bytes
 from planc.problem.problem import Alternative, Origin, Problem, Task, Value
 from planc.units import ALIGNMENT, HOST_ALIGNMENT, align_up
@@ -53,25 +54,13 @@ def build_problem(
     prints = footprints(graph)
     storages = tuple(sorted({s for p in prints for s in (*p.reads, *p.writes)} | graph.output_storages))
     index = {storage: v for v, storage in enumerate(storages)}
-    values = tuple(_value(graph, costs, storage) for storage in storages)
+    exchanged = {s for i, p in enumerate(prints) if graph.is_exchange(i) for s in p.reads}
+    values = tuple(_value(graph, costs, storage, storage not in exchanged) for storage in storages)
     layers = [costs.layer(i) for i in range(len(prints))]
     scratch = tuple(_scratch(cost.scratch_bytes, scratch_in_slab) for cost in layers)
     arena = None if scratch_in_slab else max(scratch, default=0) if arena_bytes is None else arena_bytes
     forms = [_forms(cost, p.working_bytes, arena) for cost, p in zip(layers, prints, strict=True)]
-    tasks = tuple(
-        Task(
-            name=layer.title,
-            duration_ns=own[0].duration_ns,
-            reads=tuple(index[s] for s in p.reads),
-            writes=tuple(index[s] for s in p.writes),
-            working_bytes=own[0].working_bytes,
-            recomputable=p.recomputable,
-            alternatives=own[1:],
-            kind=layer.kind,
-            phase=layer.phase,
-        )
-        for layer, p, own in zip(graph.layers, prints, forms, strict=True)
-    )
+    tasks = tuple(_task(graph, costs, at, p, own, index) for at, (p, own) in enumerate(zip(prints, forms, strict=True)))
     peak = _liveness_peak(graph, scratch, prints)
     regions = tuple(
         tuple(form.working_bytes - p.working_bytes for form in own) for own, p in zip(forms, prints, strict=True)
@@ -82,7 +71,7 @@ def build_problem(
             values,
             peak,
             host_alignment=HOST_ALIGNMENT,
-            contention=costs.link.contention,
+            contention=costs.contention,
             boundary_ns=costs.boundary_ns,
         ),
         storages=storages,
@@ -127,14 +116,54 @@ def _constant_bytes(graph: Graph, costs: CostTable) -> int:
     return 2 * sum(costs.layer(i).constant_bytes for i in range(len(graph.layers)))
 
 
-def _value(graph: Graph, costs: CostTable, storage: int) -> Value:
+def exchanged_bytes(graph: Graph, layer: Layer) -> int:
+    """Bytes that the layer sums over the ranks."""
+    return sum(graph.tensors[graph.ops[op].inputs[0]].nbytes for op in range(layer.start, layer.stop))
+
+
+def _summed_bytes(graph: Graph, at: int) -> int:
+    """Bytes of the sum over all ranks that takes as long as the exchange of layer `at`.
+
+    In a ring such a sum of S bytes brings 2 (N - 1) / N S over each link. What has one rank as its root goes over all
+    links but one: the busiest carries all bytes but those with the root that is named least.
+    """
+    layer = graph.layers[at]
+    total, (_, roots) = exchanged_bytes(graph, layer), graph.exchange(at)
+    if not roots:
+        return total
+    of_root = dict.fromkeys(range(graph.ranks), 0)
+    for op, root in zip(range(layer.start, layer.stop), roots, strict=True):
+        of_root[root] += graph.tensors[graph.ops[op].inputs[0]].nbytes
+    return -(-(total - min(of_root.values())) * graph.ranks // (2 * (graph.ranks - 1)))
+
+
+def _task(
+    graph: Graph, costs: CostTable, at: int, print_: Footprint, forms: tuple[Alternative, ...], index: Mapping[int, int]
+) -> Task:
+    """The task of layer `at`, which runs in the first of its `forms` unless a schedule says otherwise."""
+    layer = graph.layers[at]
+    return Task(
+        name=layer.title,
+        duration_ns=forms[0].duration_ns,
+        reads=tuple(index[s] for s in print_.reads),
+        writes=tuple(index[s] for s in print_.writes),
+        working_bytes=forms[0].working_bytes,
+        recomputable=print_.recomputable,
+        alternatives=forms[1:],
+        kind=layer.kind,
+        phase=layer.phase,
+        exchange_ns=costs.exchange_ns(_summed_bytes(graph, at), graph.ranks) if graph.is_exchange(at) else 0,
+    )
+
+
+def _value(graph: Graph, costs: CostTable, storage: int, swappable: bool) -> Value:
     size = padded_bytes(graph, storage)
     out_ns, in_ns = costs.link.copy_ns(size)
     return Value(
         name=graph.storages[storage].name,
         bytes=size,
         origin=_ORIGINS[graph.storages[storage].role],
-        swappable=True,
+        swappable=swappable,
         copy_out_ns=out_ns,
         copy_in_ns=in_ns,
         needed_after_step=storage in graph.output_storages,

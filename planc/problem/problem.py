@@ -74,6 +74,9 @@ class Task:
     alternatives: tuple[Alternative, ...] = ()
     kind: str = ""
     phase: str = ""
+    exchange_ns: int = 0
+    """How long the exchange engine works for the task, alone, from when everything that it reads is made; the task waits
+    for that. 0 for a task that exchanges nothing."""
 
     @property
     def forms(self) -> tuple[Alternative, ...]:
@@ -86,13 +89,17 @@ class Contention:
     """Slow-down while engines run together, in parts per million of the time alone.
 
     `compute_one_copy_ppm` = 40_000 says that compute takes 4 % longer while one copy runs. Copies slow each other down
-    when both directions run, and compute slows a copy down.
+    when both directions run, and compute slows a copy down. `a_b_ppm` is what a takes longer beside b.
     """
 
     compute_one_copy_ppm: int = 0
     compute_two_copies_ppm: int = 0
     copy_duplex_ppm: int = 0
     copy_compute_ppm: int = 0
+    compute_exchange_ppm: int = 0
+    copy_exchange_ppm: int = 0
+    exchange_compute_ppm: int = 0
+    exchange_copy_ppm: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,20 @@ import os
 import warnings
 from pathlib import Path
 
+import msgspec
 from platformdirs import user_cache_path
 
 from planc.costs.catalogue import estimate
-from planc.costs.store import read_costs, write_costs
-from planc.costs.table import CostTable
+from planc.costs.store import read_costs, read_exchange, write_costs
+from planc.costs.table import CostTable, ExchangeLink
 from planc.errors import DeviceError, OutputError, PlancWarning
 from planc.importer.import_model import ImportedModel
+from planc.profiling.exchange import measure_exchange
 from planc.profiling.meter import Progress
 from planc.profiling.profile import profile
 from planc.profiling.target import Target, target_of
 from planc.runtime.ort.sessions import versions
+from planc.runtime.own_kernels import require_kernels
 from planc.runtime.tiers import chosen_tier
 
 
@@ -29,20 +32,44 @@ def costs_for(
     """
     target = target_of(device)
     if target.card is not None:
-        return estimate(imported.graph, target.card)
+        return estimate(imported.graph, target.card, imported.calls)
     path = _folder() / f"{_key(imported, target, host_tier)}.json"
+    table = _kept_or_fresh(imported, target, path, progress, host_tier)
+    if imported.graph.ranks == 1:
+        return table
+    return msgspec.structs.replace(table, exchange=_exchange(imported.graph.ranks, target, progress))
+
+
+def _exchange(ranks: int, target: Target, progress: Progress) -> ExchangeLink:
+    """The way between the ranks' devices, measured on first use."""
+    words = [str(ranks), *target.kind.identity(target.index), *sorted(f"{k}={v}" for k, v in versions().items())]
+    path = _folder() / f"exchange-{hashlib.sha256('|'.join(words).encode()).hexdigest()[:32]}.json"
+    try:
+        return read_exchange(path)
+    except DeviceError:
+        pass  # as above
+    progress(0, 1, "exchanges")
+    link = measure_exchange(ranks, target)
+    _keep(link, path)
+    return link
+
+
+def _kept_or_fresh(
+    imported: ImportedModel, target: Target, path: Path, progress: Progress, host_tier: str | None
+) -> CostTable:
     try:
         table = read_costs(path)
         table.check_model(imported.graph.content_hash, len(imported.graph.layers))
+        require_kernels(imported, table.device.kind, table.device.versions, str(path))
         return table
     except DeviceError:
         pass  # not there yet, damaged or outdated: measured again
-    table = fresh_costs(imported, target.name, progress, host_tier=host_tier)
+    table = profile(imported, target.name, progress, host_tier=host_tier)
     _keep(table, path)
     return table
 
 
-def _keep(table: CostTable, path: Path) -> None:
+def _keep(table: CostTable | ExchangeLink, path: Path) -> None:
     """Write the table for the next command; where that fails, this one goes on with what it has measured."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,13 +89,22 @@ def fresh_costs(
     """The same, measured now; with `forms` other forms of layers too, see `planc.profiling.profile.profile`."""
     target = target_of(device)
     if target.card is not None:
-        return estimate(imported.graph, target.card)
-    return profile(imported, target.name, progress, forms, host_tier)
+        return estimate(imported.graph, target.card, imported.calls)
+    table = profile(imported, target.name, progress, forms, host_tier)
+    if imported.graph.ranks > 1:
+        table = msgspec.structs.replace(table, exchange=measure_exchange(imported.graph.ranks, target))
+    return table
 
 
 def _folder() -> Path:
     given = os.environ.get("PLANC_CACHE_DIR")
     return Path(given) if given else user_cache_path("planc") / "costs"
+
+
+def plan_folder() -> Path:
+    """Where plans are kept: in PLANC_CACHE_DIR, or the user's cache."""
+    given = os.environ.get("PLANC_CACHE_DIR")
+    return (Path(given) if given else user_cache_path("planc")) / "plans"
 
 
 def _key(imported: ImportedModel, target: Target, host_tier: str | None) -> str:

@@ -1,5 +1,6 @@
 """The CPU's meter: wall-clock time of whole runs; scratch is what ONNX Runtime itself reports for each operator."""
 
+import mmap
 import statistics
 import tempfile
 import time
@@ -19,13 +20,29 @@ from planc.profiling.host import host_info
 from planc.profiling.meter import Array, sample_value
 from planc.runtime.cpu_session import cpu_session
 from planc.runtime.onednn.operators import workspace_bytes
-from planc.runtime.ort.sessions import bound_run, faithful_options, read_scratch, record_scratch, versions
+from planc.runtime.ort.sessions import (
+    bound_run,
+    faithful_options,
+    planned_options,
+    read_scratch,
+    record_scratch,
+    versions,
+)
+from planc.runtime.scratch import ScratchRegion, scratch_allocator
 from planc.runtime.tiers import chosen_tier
 
 _WARM_RUNS = 1
-_MIN_RUNS, _MAX_RUNS = 3, 30
 _TARGET_NS = 60_000_000
-"""A layer is repeated until about this long has been measured, within the limits above."""
+"""A layer is repeated until about this long has been measured …"""
+
+_MIN_RUNS = 3
+"""… but at least so often, for a median …"""
+
+_MAX_RUNS = 30
+"""… and no more often: small layers are many."""
+
+_ROOM, _NO_RESERVE = 1 << 36, 0x4000
+"""Addresses for scratch, and Linux's flag that none of them needs memory before it is used."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,23 @@ def _times(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> Sequenc
 
 
 def _scratch(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> int:
+    """Most bytes of scratch in use at once, handed out as to a segment of a plan."""
+    allocator = scratch_allocator()
+    if allocator is None:
+        return _reported_scratch(imported, model, arrays)
+    session = cpu_session(model.model_bytes, planned_options())
+    run = bound_run(session, _bind(imported, model, session, arrays))
+    with mmap.mmap(-1, _ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE) as room:
+        region = ScratchRegion(np.frombuffer(room, np.uint8).ctypes.data, _ROOM)
+        allocator.enter(region)
+        try:
+            run(ort.RunOptions())
+        finally:
+            allocator.leave()
+    return region.peak
+
+
+def _reported_scratch(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> int:
     """Largest sum of temporary allocations of one operator, as ONNX Runtime reports them."""
     with tempfile.TemporaryDirectory() as folder:
         stats = Path(folder) / "stats.csv"

@@ -79,7 +79,7 @@ class _Load:
 
 def _contention(tier: HostTier, slab: np.ndarray) -> dict[str, int]:
     """Slow-downs in ppm, each the ratio of medians measured in alternation."""
-    compute = _reference_compute()
+    compute = reference_compute()
     half = _REGION // 2
     alone = _compute_times(compute)
     with _Load(tier.store, slab, 0) as out:
@@ -113,7 +113,7 @@ def _ppm(ratio: float) -> int:
     return max(0, round((ratio - 1) * _PPM))
 
 
-def _reference_compute() -> Callable[[], None]:
+def reference_compute() -> Callable[[], None]:
     """A convolution followed by an element-wise pass: what a training step mostly is."""
     x = np.ones((4, 64, 56, 56), np.float32)
     w = np.full((64, 64, 3, 3), 0.01, np.float32)

@@ -16,6 +16,7 @@ import onnx
 import onnxruntime as ort
 
 from planc.costs.table import DeviceInfo, EngineCost, FormCost, LayerCost, Link
+from planc.devices import device_name
 from planc.graph.footprint import padded_bytes
 from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import Port, SubModel, element_type
@@ -306,7 +307,7 @@ class CudaMeter:
         }
         return DeviceInfo(
             name=info.name,
-            kind="cuda" if self._index == 0 else f"cuda:{self._index}",
+            kind=device_name("cuda", self._index),
             memory_bytes=info.free_bytes,
             threads=info.multiprocessors,
             versions=known,

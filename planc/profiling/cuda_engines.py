@@ -11,12 +11,11 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import onnx
 
 from planc.costs.table import EngineCost
 from planc.errors import DeviceError
 from planc.importer.import_model import ImportedModel
-from planc.kernels import DOMAIN, Call, TensorType, call_of
+from planc.kernels import Call
 from planc.kernels.device import CudnnKernel, Variants
 from planc.runtime.cuda import cudnn
 from planc.runtime.cuda.cudnn import BuiltGraph
@@ -39,20 +38,10 @@ _SCRIBBLE = 0xA5
 def library_calls(imported: ImportedModel) -> Iterator[tuple[str, Call, CudnnKernel | Variants]]:
     """The distinct calls of a step that have a choice, by the name of their function: of a library's engines, or of
     planc's own kernels that take different workspaces."""
-    graph = imported.graph
-    types = {
-        t.name: TensorType(onnx.helper.np_dtype_to_tensor_dtype(np.dtype(t.dtype)), t.shape) for t in graph.tensors
-    }
-    seen = set()
-    for op in graph.ops:
-        node = imported.nodes[op.node]
-        if op.domain != DOMAIN or op.op_type in seen:
-            continue
-        seen.add(op.op_type)
-        call = call_of(node, types)
+    for name, call in imported.calls.items():
         kernel = call.operator.cuda(call) if call.operator.cuda else None
         if isinstance(kernel, (CudnnKernel, Variants)):
-            yield op.op_type, call, kernel
+            yield name, call, kernel
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,11 @@ class LinkMeter:
 
     def _copy_ns(self, engine: Engine, size: int) -> int:
         count = max(4, min(64, _REGION // size))
-        replay = self._copies(engine, size, count)
+        replay = self.copies(engine, size, count)
         return round(statistics.median(self._elapsed({engine: replay})[engine] for _ in range(_REPLAYS)) / count)
 
-    def _recorded(self, engine: Engine, queue: Callable[[], None]) -> Replay:
+    def recorded(self, engine: Engine, queue: Callable[[], None]) -> Replay:
+        """A replay of what `queue` puts on an engine's stream."""
         self.replays.append(record(queue, self.streams[engine], [s for e, s in self.streams.items() if e != engine]))
         return self.replays[-1]
 
@@ -80,32 +81,40 @@ class LinkMeter:
     def _contention(self) -> dict[str, int]:
         """Slow-downs in ppm: medians of whole replays, each while longer work keeps the other engine busy."""
         chunks = _REGION // _CHUNK
-        short = {e: self._copies(e, _CHUNK, chunks) for e in (Engine.OUT, Engine.IN)}
-        long = {e: self._copies(e, _CHUNK, 4 * chunks) for e in (Engine.OUT, Engine.IN)}
-        span = self._median(short[Engine.OUT], {}, Engine.OUT)
+        short = {e: self.copies(e, _CHUNK, chunks) for e in (Engine.OUT, Engine.IN)}
+        long = {e: self.copies(e, _CHUNK, 4 * chunks) for e in (Engine.OUT, Engine.IN)}
+        span = self.median(short[Engine.OUT], {}, Engine.OUT)
         once = self.compute.once_ns(self)
-        few = self._recorded(Engine.COMPUTE, lambda: self.compute.queue(max(1, round(span / once))))
-        many = self._recorded(Engine.COMPUTE, lambda: self.compute.queue(max(4, round(4 * span / once))))
-        alone = self._median(few, {}, Engine.COMPUTE)
-        one = self._median(few, {Engine.OUT: long[Engine.OUT]}, Engine.COMPUTE)
-        two = self._median(few, long, Engine.COMPUTE)
-        duplex = self._median(short[Engine.OUT], {Engine.IN: long[Engine.IN]}, Engine.OUT)
-        busy = self._median(short[Engine.OUT], {Engine.COMPUTE: many}, Engine.OUT)
+        few = self.recorded(Engine.COMPUTE, lambda: self.compute.queue(max(1, round(span / once))))
+        many = self.recorded(Engine.COMPUTE, lambda: self.compute.queue(max(4, round(4 * span / once))))
+        alone = self.median(few, {}, Engine.COMPUTE)
+        one = self.median(few, {Engine.OUT: long[Engine.OUT]}, Engine.COMPUTE)
+        two = self.median(few, long, Engine.COMPUTE)
+        duplex = self.median(short[Engine.OUT], {Engine.IN: long[Engine.IN]}, Engine.OUT)
+        busy = self.median(short[Engine.OUT], {Engine.COMPUTE: many}, Engine.OUT)
         return {
-            "compute_one_copy_ppm": _ppm(one / alone),
-            "compute_two_copies_ppm": _ppm(two / alone),
-            "copy_duplex_ppm": _ppm(duplex / span),
-            "copy_compute_ppm": _ppm(busy / span),
+            "compute_one_copy_ppm": slowdown_ppm(one / alone),
+            "compute_two_copies_ppm": slowdown_ppm(two / alone),
+            "copy_duplex_ppm": slowdown_ppm(duplex / span),
+            "copy_compute_ppm": slowdown_ppm(busy / span),
         }
 
-    def _copies(self, engine: Engine, size: int, count: int) -> Replay:
+    def copies(self, engine: Engine, size: int, count: int) -> Replay:
+        """A replay of so many copies of `size` bytes."""
+
         def queue() -> None:
             for index in range(count):
                 self._copy(engine, size, index)
 
-        return self._recorded(engine, queue)
+        return self.recorded(engine, queue)
 
-    def _median(self, work: Replay, others: dict[Engine, Replay], engine: Engine) -> float:
+    def settle(self) -> None:
+        """Wait for all streams."""
+        for stream in self.streams.values():
+            call("cuStreamSynchronize", stream)
+
+    def median(self, work: Replay, others: dict[Engine, Replay], engine: Engine) -> float:
+        """Median time (ns) of `work` on its engine while the `others` run."""
         return statistics.median(self._elapsed({**others, engine: work})[engine] for _ in range(_REPLAYS))
 
     def boundary_ns(self) -> int:
@@ -118,9 +127,9 @@ class LinkMeter:
                 self._copy(Engine.OUT, 64, 0)
                 self._hand_over(Engine.OUT, Engine.COMPUTE)
 
-        plain = self._recorded(Engine.COMPUTE, lambda: self.compute.queue(_BOUNDARIES))
-        handed = self._recorded(Engine.COMPUTE, handing_over)
-        spent = [self._median(replay, {}, Engine.COMPUTE) for replay in (plain, handed)]
+        plain = self.recorded(Engine.COMPUTE, lambda: self.compute.queue(_BOUNDARIES))
+        handed = self.recorded(Engine.COMPUTE, handing_over)
+        spent = [self.median(replay, {}, Engine.COMPUTE) for replay in (plain, handed)]
         return max(0, round((spent[1] - spent[0]) / _BOUNDARIES))
 
     def _hand_over(self, source: Engine, target: Engine) -> None:
@@ -170,8 +179,8 @@ class _Reference:
 
     def once_ns(self, meter: LinkMeter) -> float:
         """Time of one run within a replay."""
-        replay = meter._recorded(Engine.COMPUTE, lambda: self.queue(32))
-        return meter._median(replay, {}, Engine.COMPUTE) / 32
+        replay = meter.recorded(Engine.COMPUTE, lambda: self.queue(32))
+        return meter.median(replay, {}, Engine.COMPUTE) / 32
 
     def close(self) -> None:
         """Let the session go once its callbacks are past."""
@@ -180,5 +189,6 @@ class _Reference:
         call("cuMemFree", self.memory)
 
 
-def _ppm(ratio: float) -> int:
+def slowdown_ppm(ratio: float) -> int:
+    """By how much more than 1, in parts per million."""
     return max(0, round((ratio - 1) * _PPM))

@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 import msgspec
 
 from planc.costs.catalogue import unknown_device
-from planc.costs.table import CostTable, EngineCost, LayerCost
+from planc.costs.table import EXCHANGED, CostTable, EngineCost, LayerCost
 from planc.devices import find_device
 from planc.errors import DeviceError
 from planc.graph.footprint import padded_bytes
 from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import SubModel, sub_model
 from planc.profiling.meter import Meter, Progress
+from planc.runtime.own_kernels import kernel_versions
 
 _SESSIONS = 24
 """Layers whose sessions are held at once to see what one takes."""
@@ -69,6 +70,9 @@ def _profile(
     for done, position in enumerate(first.values()):
         layer = graph.layers[position]
         progress(done, len(first), layer.title)
+        if graph.is_exchange(position):
+            costs.append(EXCHANGED)
+            continue
         try:
             costs.append(_measured(meter, imported, models[position], engines, forms))
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
@@ -80,37 +84,42 @@ def _profile(
     progress(len(first), len(first), "sessions")
     session_bytes = meter.session_bytes(imported, _examples([models[position] for position in first.values()], costs))
     progress(len(first), len(first), "copies")
+    link, boundary_ns = meter.link(host_tier), meter.boundary_ns()
+    found = meter.device()
+    versions = found.versions | kernel_versions(imported, found.kind)
     return CostTable(
         model_hash=graph.content_hash,
         unique=tuple(costs),
         engines=engines,
         layers=layers,
-        link=meter.link(host_tier),
-        boundary_ns=meter.boundary_ns(),
-        device=msgspec.structs.replace(meter.device(), session_bytes=session_bytes),
+        link=link,
+        boundary_ns=boundary_ns,
+        device=msgspec.structs.replace(found, session_bytes=session_bytes, versions=versions),
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
 
 def _examples(models: Sequence[SubModel], costs: Sequence[LayerCost]) -> Sequence[SubModel]:
     """A few distinct layers without scratch and constants, so that what their sessions take is the sessions' own."""
-    bare = [model for model, cost in zip(models, costs, strict=True) if not cost.scratch_bytes + cost.constant_bytes]
-    chosen = bare if len(bare) > 1 else models
+    pairs = [(model, cost) for model, cost in zip(models, costs, strict=True) if cost is not EXCHANGED]
+    bare = [model for model, cost in pairs if not cost.scratch_bytes + cost.constant_bytes]
+    chosen = bare if len(bare) > 1 else [model for model, _ in pairs]
     return chosen[:: max(1, len(chosen) // _SESSIONS)][:_SESSIONS]
 
 
 def _measured(
     meter: Meter, imported: ImportedModel, model: SubModel, engines: Mapping[str, Sequence[EngineCost]], forms: bool
 ) -> LayerCost:
+    """A layer's costs in all its forms. Those by other engines are kept though they save nothing: a layer without a choice
+    runs in whatever form its segment has, and would be computed by one engine here and another there."""
     cost = meter.layer(imported, model)
-    found = meter.workspace_forms(imported, model, cost, engines)
-    found |= meter.forms(imported, model) if forms else {}
+    found = meter.forms(imported, model) if forms else {}
     useful = {
         name: form
         for name, form in found.items()
         if form.scratch_bytes < cost.scratch_bytes or form.compute_ns < cost.compute_ns
     }
-    return msgspec.structs.replace(cost, alternatives=useful)
+    return msgspec.structs.replace(cost, alternatives=meter.workspace_forms(imported, model, cost, engines) | useful)
 
 
 def _in_context(
@@ -142,6 +151,11 @@ def _stretches(imported: ImportedModel, limit: int) -> Iterator[tuple[int, int]]
     graph = imported.graph
     begin, held, size = 0, set[int](), 0
     for index, layer in enumerate(graph.layers):
+        if graph.is_exchange(index):
+            if begin < index:
+                yield begin, index
+            begin, held, size = index + 1, set(), 0
+            continue
         touched = {s for op in range(layer.start, layer.stop) for s in (*graph.op_reads[op], *graph.op_writes[op])}
         if size + sum(padded_bytes(graph, s) for s in touched - held) > limit:
             if begin < index:

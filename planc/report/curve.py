@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from planc.compiler.knee import CurvePoint
+from planc.plan.plan import CurvePoint
 from planc.units import format_bytes, format_ns
 
 _WIDTH = 40

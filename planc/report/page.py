@@ -17,7 +17,9 @@ from planc.report.scatter import ScatterScene, scatter_scene
 from planc.report.summary import Summary, summarize
 from planc.report.tensors import tensor_rows
 from planc.report.view import PlanView, view_of
+from planc.report.what_if import curve_scene, origin, what_if_facts
 from planc.report.words import facts, percent, plural, proven
+from planc.schedule.solver import OPTIMAL_GAP
 from planc.units import NS_PER_MS, format_bytes, format_ns
 
 _MAX_TENSORS = 400
@@ -63,12 +65,16 @@ def write_page(
         estimated=plan.costs.estimated,
         cards=_cards(view, summary, measured or {}),
         bars={"Step time": _time_bars(view, measured or {}), "Device memory": _memory_bars(view, measured or {})},
+        what_if=what_if_facts(view, summary.peak, graph),
+        curve=curve_scene(plan),
+        curve_origin=origin(plan),
         memory=memory,
         memory_lines=_memory_lines(view, memory),
         memory_ticks=_ticks(memory.top),
         hover=_hover(view, memory),
         lanes=scene.lanes(view),
-        slab=scene.slab_scene(view),
+        stalls=scene.stall_boxes(view),
+        slab=scene.slab_scene(view, {row.storage for row in rows[:_MAX_TENSORS]}),
         slab_ticks=_ticks(max(plan.memory.slab_bytes, 1)),
         rows=rows[:_MAX_TENSORS],
         rows_left_out=max(0, len(rows) - _MAX_TENSORS),
@@ -85,7 +91,12 @@ def write_comparison_page(path: Path, rows: Sequence[Row], title: str, liveness_
     """Write the comparison of solvers: overhead over budget, and the table. Raises OutputError as `write_page`."""
     page = _environment().get_template("comparison.html.j2")
     plot: ScatterScene = scatter_scene(rows, liveness_peak_bytes)
-    _write(path, page.render(title=title, rows=rows, plot=plot, peak=liveness_peak_bytes))
+    shown = {
+        "needs": any(row.minimum_budget_bytes for row in rows),
+        "allocator": any(row.allocator_bytes is not None for row in rows),
+        "measured": any(row.measured_step_ns is not None for row in rows),
+    }
+    _write(path, page.render(title=title, rows=rows, plot=plot, peak=liveness_peak_bytes, shown=shown))
 
 
 def _environment() -> Environment:
@@ -118,7 +129,7 @@ def _cards(view: PlanView, summary: Summary, measured: Mapping[str, object]) -> 
         Headline(
             "step", format_ns(prediction.step_ns), f"{percent(summary.overhead, signed=True)} on unlimited memory"
         ),
-        Headline("proof", proof.status, proven(proof.gap)),
+        Headline("proof", *_proof(proof.gap)),
         Headline(
             "swapped",
             format_bytes(summary.swapped_bytes),
@@ -131,6 +142,11 @@ def _cards(view: PlanView, summary: Summary, measured: Mapping[str, object]) -> 
         note = "equal to the unplanned run" if equal else f"{measured.get('differing_values')} values differ"
         cards.append(Headline("every bit", "equal" if equal else "differs", note, "good" if equal else "bad"))
     return cards
+
+
+def _proof(gap: float) -> tuple[str, str]:
+    """How good the plan is, in two parts."""
+    return ("optimal", proven(gap)) if gap <= OPTIMAL_GAP else (f"within {percent(gap)}", "of the best possible")
 
 
 def _time_bars(view: PlanView, measured: Mapping[str, object]) -> list[Bar]:

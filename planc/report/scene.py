@@ -4,13 +4,14 @@ Horizontal units are thousandths of the predicted step, vertical ones are given 
 aggregated, so that a page stays small: a picture never draws more than its limit of points or boxes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from planc.enums import Direction
 from planc.graph.graph import Graph
+from planc.report.marks import in_flight, stall_tip, stalls
 from planc.report.memory import (
     Grouping,
     Ints,
@@ -32,7 +33,12 @@ LANES = ("compute", "out", "in")
 _MAX_POINTS = 1500
 _MAX_BLOCKS = 2000
 _MAX_STAYS = 3000
+_LEAST_SIDE = 0.01
+"""Units: a rectangle of no width or height is not drawn at all, and one that is picked has to light."""
+
 _MAX_KINDS = 8
+_LEAST_STALL = 5000
+"""A gap of compute shorter than this part of the step is not marked."""
 _COLOURS = 12
 """Number of `kind` colours in the page's style sheet."""
 
@@ -79,6 +85,8 @@ class MemoryScene:
     stacks: dict[str, Stack]
     ghost: str | None
     ghost_peak: int | None
+    flight: str | None
+    """The area of what copies read or write, below the stack's upper edge."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,28 @@ def memory_scene(view: PlanView, graph: Graph | None) -> MemoryScene:
     top = round(1.06 * max(view.plan.memory.budget_bytes, view.plan.memory.slab_bytes, peak or 0, 1))
     stacks = {"content": _stack(view, by_content, top), "layer kind": _stack(view, by_kind, top)}
     line = None if ghost is None else "M" + _edge(*_thinned(view, ghost, ghost.total), top)[1:].replace("V", " ", 1)
-    return MemoryScene(top, stacks, line, peak)
+    return MemoryScene(top, stacks, line, peak, _flight(view, top))
+
+
+def _flight(view: PlanView, top: int) -> str | None:
+    """A rectangle for each stretch in which something is copied."""
+    parts, points = [], in_flight(view)
+    ends = [*(at for at, _, _ in points[1:]), view.plan.prediction.step_ns]
+    for (at, total, moving), end in zip(points, ends, strict=True):
+        if moving and end > at:
+            upper, lower = (HEIGHT * (1 - size / top) for size in (total, total - moving))
+            parts.append(f"M{x_of(view, at):.3f} {upper:.2f}H{x_of(view, end):.3f}V{lower:.2f}H{x_of(view, at):.3f}Z")
+    return "".join(parts) or None
+
+
+def stall_boxes(view: PlanView) -> tuple[Box, ...]:
+    """The longest gaps of the compute engine."""
+    longest = sorted(stalls(view), key=lambda stall: stall.begin_ns - stall.end_ns)[:_MAX_BLOCKS]
+    return tuple(
+        Box(x_of(view, s.begin_ns), 0, x_of(view, s.end_ns - s.begin_ns), 1, "stall", stall_tip(view, s))
+        for s in longest
+        if s.end_ns - s.begin_ns > view.plan.prediction.step_ns // _LEAST_STALL
+    )
 
 
 def _ghost(view: PlanView, graph: Graph) -> MemoryCurve:
@@ -211,13 +240,15 @@ def _block(view: PlanView, actions: Sequence[tuple[int, int, str, str]], noun: s
     return Box(x_of(view, start), 0, x_of(view, end - start), 1, style, tip)
 
 
-def slab_scene(view: PlanView) -> SlabScene:
-    """The residencies that cover most of the slab map; vertical units run from 0 (highest address) to HEIGHT."""
+def slab_scene(view: PlanView, wanted: Collection[str] = ()) -> SlabScene:
+    """The residencies that cover most of the slab map, and all of the `wanted` storages; vertical units run from 0
+    (highest address) to HEIGHT."""
     slab = max(view.plan.memory.slab_bytes, 1)
     ranked = sorted((*view.residencies, *view.scratch), key=lambda s: (s.begin_ns - s.end_ns) * s.bytes)
     keys = {name: str(i) for i, name in enumerate(dict.fromkeys(s.storage for s in (*view.residencies, *view.scratch)))}
     boxes = []
-    for residency in ranked[:_MAX_STAYS]:
+    shown = [r for rank, r in enumerate(ranked) if rank < _MAX_STAYS or r.storage in wanted]
+    for residency in shown:
         size = (
             f"{format_bytes(residency.bytes)} at {residency.offset:,} ({percent(residency.bytes / slab)} of the slab)"
         )
@@ -229,11 +260,11 @@ def slab_scene(view: PlanView) -> SlabScene:
             Box(
                 x=x_of(view, residency.begin_ns),
                 y=HEIGHT * (1 - (residency.offset + residency.bytes) / slab),
-                width=x_of(view, residency.end_ns - residency.begin_ns),
-                height=HEIGHT * residency.bytes / slab,
+                width=max(_LEAST_SIDE, x_of(view, residency.end_ns - residency.begin_ns)),
+                height=max(_LEAST_SIDE, HEIGHT * residency.bytes / slab),
                 style=_SLUGS[residency.content.value],
                 tip=f"{residency.storage}\n{residency.content.value}, {size}\n{when}\n{way}",
                 key=keys[residency.storage],
             )
         )
-    return SlabScene(tuple(boxes), max(0, len(ranked) - _MAX_STAYS))
+    return SlabScene(tuple(boxes), len(ranked) - len(shown))

@@ -106,5 +106,6 @@ def summary_json(view: PlanView, summary: Summary) -> dict[str, object]:
         "slowdown_ns": summary.slowdown_ns,
         "copies": asdict(summary.copies),
         "hidden_share": summary.hidden_share,
+        "curve": [{"budget_bytes": p.budget_bytes, "step_ns": p.step_ns} for p in plan.curve],
         "decisions": [{**asdict(d), "cost_ns": d.cost_ns} for d in summary.decisions],
     }

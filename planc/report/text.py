@@ -18,6 +18,7 @@ from planc.report.row import Row
 from planc.report.summary import summarize
 from planc.report.tensor import TensorLife
 from planc.report.view import PlanView, ResidencyView, view_of
+from planc.report.what_if import what_if_line
 from planc.report.words import ending_of, facts, origin_of, percent, plural
 from planc.units import NS_PER_MS, format_bytes, format_ns
 
@@ -32,7 +33,7 @@ def print_summary(console: Console, plan: Plan, graph: Graph | None = None) -> N
     """Print what the plan comes to. Raises PlanError when `graph` is another model's."""
     view = view_of(plan, graph)
     summary = summarize(view)
-    console.print(pairs(facts(view, summary)))
+    console.print(pairs([*facts(view, summary), *what_if_line(plan)]))
     console.print()
     console.print(memory_picture(view, min(console.width, _MAX_COLUMNS)))
     if summary.decisions:

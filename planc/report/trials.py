@@ -6,6 +6,7 @@ interrupted or gets another budget goes on where it was. Plans are measured one 
 """
 
 import hashlib
+import math
 import os
 import pickle
 import time
@@ -25,14 +26,14 @@ from planc.compiler.job import CompileJob
 from planc.compiler.options import CompileOptions
 from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, OutputError, PolicyScopeError, SolverTimeoutError
-from planc.files import atomic_write
+from planc.files import atomic_write, read_file
 from planc.plan.plan import Plan
 from planc.report.row import Row
 from planc.report.summary import summarize
 from planc.report.view import view_of
 from planc.runtime.measure import measure
 from planc.runtime.step import load
-from planc.schedule.solver import load_solver
+from planc.schedule.solver import OPTIMAL_GAP, load_solver
 from planc.units import format_bytes
 
 Progress = Callable[[int, int, str], None]
@@ -80,7 +81,28 @@ def rows_of(
         known[trial] = measured
         if effort.jobs > 1:
             tell(trial.title)
-    return [known[trial] for trial in trials]
+    return never_slower([known[trial] for trial in trials])
+
+
+def never_slower(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each with the fastest plan that its solver has within a budget as large or smaller: with more memory it is
+    a plan as well. Trials are made in any order, and by processes that know nothing of each other."""
+    return [min((row, *_within(row, rows)), key=_step) for row in rows]
+
+
+def _within(row: Row, rows: Sequence[Row]) -> Iterator[Row]:
+    """Rows of smaller budgets as what they say of `row`'s: of their plan, and of the bound that was proved for it."""
+    for other in rows:
+        step = other.predicted_step_ns
+        if other.solver == row.solver and other.budget_bytes < row.budget_bytes and step is not None:
+            bound = 0.0 if row.predicted_step_ns is None else row.predicted_step_ns * (1 - (row.gap or 0.0))
+            gap = max(0.0, 1 - bound / step) if step else 0.0
+            status = Status.OPTIMAL if gap <= OPTIMAL_GAP else Status.FEASIBLE
+            yield replace(other, budget_bytes=row.budget_bytes, gap=gap, status=str(status), solve_s=row.solve_s)
+
+
+def _step(row: Row) -> float:
+    return math.inf if row.predicted_step_ns is None else row.predicted_step_ns
 
 
 def _compiled(
@@ -183,7 +205,7 @@ def _recalled(job: CompileJob, trial: Trial, effort: Effort) -> Row | None:
     if not effort.remember:
         return None
     try:
-        return msgspec.json.decode(_path(job, trial, effort).read_bytes(), type=Row)
+        return msgspec.json.decode(read_file(_path(job, trial, effort)), type=Row)
     except (OSError, msgspec.MsgspecError):
         return None
 

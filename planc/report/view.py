@@ -199,7 +199,7 @@ class PlanView:
 
 
 class _Resolver:
-    """Makes a Stay of one residency."""
+    """Makes the view of one residency."""
 
     def __init__(self, view: PlanView) -> None:
         self.view, self.prediction = view, view.plan.prediction

@@ -1,4 +1,5 @@
-"""The CPU as a device: a slab in memory, sessions of the CPU provider, one thread for each copy direction.
+"""The CPU as a device: a slab in memory, sessions of the CPU provider, one thread for each copy
+direction, and one for exchanges where there are other ranks.
 
 Compute runs on the calling thread, so queueing a segment is running it; copies run beside it and their kernels release
 the interpreter lock.
@@ -9,27 +10,30 @@ import mmap
 import queue
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from onnx import helper
 
-from planc.errors import DeviceError, InternalError
+from planc.enums import ExchangeKind
+from planc.errors import DeviceError, InternalError, PlancError
 from planc.importer.submodel import SubModel
 from planc.runtime.cpu_session import cpu_session
 from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.ort.sessions import (
     Run,
     bound_run,
-    faithful_options,
+    planned_options,
     read_scratch,
     record_scratch,
     reserve_arena,
-    share_scratch,
 )
-from planc.runtime.scratch import ScratchRegion, scratch_allocator
+from planc.runtime.ranks.gloo import GlooSums
+from planc.runtime.ranks.group import RankGroup
+from planc.runtime.scratch import ScratchPlaces, ScratchRegion, own_segment, scratch_allocator
 from planc.runtime.signals import signals_wait
 from planc.runtime.tiers import chosen_tier, open_tier, populated
 from planc.units import HOST_ALIGNMENT, format_bytes
@@ -60,6 +64,8 @@ class _Mark:
 
     def wait(self) -> None:
         self.passed.wait()
+        if isinstance(self.worker.error, PlancError):
+            raise self.worker.error
         if self.worker.error is not None:
             raise DeviceError(
                 f"a copy on engine {self.worker.name!r} failed: {self.worker.error}"
@@ -120,11 +126,16 @@ class CpuDevice:
         self._size = slab_bytes
         self._tier = open_tier(chosen_tier(host_tier), host_bytes)
         self._sessions: dict[tuple[object, ...], ort.InferenceSession] = {}
-        self._workers = {Engine.OUT: _Worker("copy-out"), Engine.IN: _Worker("copy-in")}
-        for worker in self._workers.values():
-            worker.start()
+        self._sums: GlooSums | None = None
         self._run_options = ort.RunOptions()
+        self._workers = {Engine.OUT: _Worker("copy-out"), Engine.IN: _Worker("copy-in")}
         self._closed = False
+        try:
+            for worker in self._workers.values():
+                worker.start()
+        except RuntimeError as error:
+            self.close()
+            raise DeviceError(f"the system refuses a thread for copies: {error}") from error
 
     @property
     def peak_scratch_bytes(self) -> int:
@@ -140,7 +151,8 @@ class CpuDevice:
     @property
     def memory_bytes(self) -> int:
         """Memory that the plan takes here: slab, scratch beside it, and what of the host tier lies in memory."""
-        return self._size + self._beside.size + self._tier.memory_bytes
+        exchanged = self._sums.memory_bytes if self._sums else 0
+        return self._size + self._beside.size + self._tier.memory_bytes + exchanged
 
     @property
     def session_count(self) -> int:
@@ -153,8 +165,7 @@ class CpuDevice:
             raise DeviceError(f"the plan runs layers in the form {form!r}, but on the CPU every layer has one form")
         session = self._sessions.get(model.session_key)
         if session is None:
-            options = faithful_options()
-            share_scratch(options)
+            options = planned_options()
             if self._stats:
                 record_scratch(options, Path(self._stats.name) / f"{len(self._sessions)}.csv")
             try:
@@ -174,31 +185,23 @@ class CpuDevice:
 
     def with_scratch(self, segment: LoadedSegment, offset: int, size: int) -> LoadedSegment:
         """The segment with its scratch in the slab. Raises DeviceError where ONNX Runtime keeps its own allocator."""
-        if self._allocator is None:
-            raise DeviceError(
-                "the plan places scratch in the slab, which this build of ONNX Runtime does not allow, or an arena was "
-                "registered before; compile the plan on this machine, in a process that registers no allocator"
-            )
-        if not isinstance(segment, _Bound) or offset + size > self._size:
-            raise InternalError("the segment is of another device, or its scratch lies outside the slab")
-        self._inside.append(ScratchRegion(self._base + offset, size))
-        return replace(segment, scratch=self._inside[-1])
+        bound = own_segment(segment, _Bound, "the CPU")
+        self._inside.append(ScratchPlaces(self._allocator, self._base, self._size).region(offset, size))
+        return replace(bound, scratch=self._inside[-1])
 
     def unload(self, segment: LoadedSegment) -> None:
         """Drop the segment's session."""
-        if not isinstance(segment, _Bound):
-            raise InternalError("a segment of another device was unloaded from the CPU")
-        self._sessions = {key: own for key, own in self._sessions.items() if own is not segment.session}
+        session = own_segment(segment, _Bound, "the CPU").session
+        self._sessions = {key: own for key, own in self._sessions.items() if own is not session}
 
     def launch(self, segment: LoadedSegment) -> None:
         """Run the segment now."""
-        if not isinstance(segment, _Bound):
-            raise InternalError("a segment of another device was launched on the CPU")
+        bound = own_segment(segment, _Bound, "the CPU")
         self._check_open()
         if self._allocator is not None:
-            self._allocator.enter(segment.scratch)
+            self._allocator.enter(bound.scratch)
         try:
-            segment.run(self._run_options)
+            bound.run(self._run_options)
         except Exception as error:  # ONNX Runtime raises types of its own that share no base
             raise DeviceError(f"ONNX Runtime failed inside a segment: {error}") from error
         finally:
@@ -211,6 +214,20 @@ class CpuDevice:
         view = memoryview(self._map)[slab_offset : slab_offset + size]
         move = self._tier.store if engine is Engine.OUT else self._tier.fetch
         self._workers[engine].queue.put(lambda: move(host_offset, view))
+
+    def join(self, group: RankGroup) -> None:
+        """Start the thread that exchanges."""
+        self._sums = GlooSums(group, f"sums.{group.serial()}")
+        self._workers[Engine.EXCHANGE] = worker = _Worker("exchange")
+        worker.start()
+
+    def exchange(self, kind: ExchangeKind, tensors: Sequence[TensorAddress], roots: Sequence[int]) -> None:
+        """Queue the exchange on the thread for such."""
+        sums = self._sums
+        if sums is None:
+            raise DeviceError("the device has joined no other ranks")
+        arrays = [self._array(t.offset, helper.tensor_dtype_to_np_dtype(t.element_type), t.shape) for t in tensors]
+        self._workers[Engine.EXCHANGE].queue.put(lambda: sums.exchange(kind, arrays, roots))
 
     def record(self, engine: Engine) -> Event:
         """Compute events are past at once; a copy thread sets its event when it gets there."""
@@ -232,15 +249,15 @@ class CpuDevice:
             self._workers[engine].queue.put(event.wait)
 
     def synchronize(self) -> None:
-        """Wait for both copy threads and raise what they met."""
-        for engine in (Engine.OUT, Engine.IN):
+        """Wait for all threads and raise what they met."""
+        for engine in tuple(self._workers):
             event = self.record(engine)
             self.wait(Engine.COMPUTE, event)
 
     def recover(self) -> None:
         """Let the copy threads come to the end of their queues, and forget what they met."""
         for engine, worker in self._workers.items():
-            with contextlib.suppress(DeviceError):
+            with contextlib.suppress(PlancError):
                 self.wait(Engine.COMPUTE, self.record(engine))
             worker.error = None
 
@@ -289,7 +306,10 @@ class CpuDevice:
         for worker in self._workers.values():
             worker.queue.put(None)
         for worker in self._workers.values():
-            worker.join()
+            if worker.ident is not None:  # else it was refused
+                worker.join()
+        if self._sums is not None:
+            self._sums.close()
         self._sessions.clear()
         if self._stats:
             self._stats.cleanup()

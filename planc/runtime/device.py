@@ -1,18 +1,20 @@
-"""What the executor needs of a device: a slab, a host slab, three in-order engines, events between them.
+"""What the executor needs of a device: a slab, a host slab, in-order engines, events between them.
 
 The CPU fills this interface with a thread per copy direction; CUDA fills it with streams. Nothing above it knows which
 device it is.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from planc.enums import ExchangeKind
 from planc.importer.submodel import SubModel
 from planc.runtime.dlpack import DeviceArray
+from planc.runtime.ranks.group import RankGroup
 
 
 class Engine(IntEnum):
@@ -21,6 +23,7 @@ class Engine(IntEnum):
     COMPUTE = 0
     OUT = 1
     IN = 2
+    EXCHANGE = 3
 
 
 @runtime_checkable
@@ -48,6 +51,20 @@ class PinsEngines(Protocol):
 
     def require_engines(self, versions: Mapping[str, str]) -> None:
         """Raise DeviceError unless the libraries are of these versions."""
+        ...
+
+
+@runtime_checkable
+class Exchanges(Protocol):
+    """A device that exchanges with the other ranks of a group."""
+
+    def join(self, group: RankGroup) -> None:
+        """Prepare for sums with the other ranks, all of which do so too. Raises RankError, DeviceError."""
+        ...
+
+    def exchange(self, kind: ExchangeKind, tensors: Sequence[TensorAddress], roots: Sequence[int]) -> None:
+        """Queue the exchange of tensors of the slab, in their bytes, on the exchange engine; `roots` has the rank of each
+        that is summed for one or given by one."""
         ...
 
 
@@ -101,11 +118,11 @@ class Device(Protocol):
         ...
 
     def synchronize(self) -> None:
-        """Return when all three engines are idle; raises the first error that one of them met."""
+        """Return when all engines are idle; raises the first error that one of them met."""
         ...
 
     def recover(self) -> None:
-        """Make all three engines idle after a step that failed, whatever it left queued, and forget its errors.
+        """Make all engines idle after a step that failed, whatever it left queued, and forget its errors.
 
         Raises DeviceError where the device cannot be used any more.
         """

@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from planc.enums import Direction
 from planc.errors import DeviceError, InternalError
 from planc.importer.import_model import ImportedModel
-from planc.importer.seeds import advanced, with_seeds
+from planc.importer.seeds import advanced, of_rank, with_seeds
 from planc.importer.submodel import element_type, sub_model
 from planc.plan.executed import Executed, executed
 from planc.plan.plan import Copy, Plan
 from planc.plan.residency_index import ResidencyIndex
-from planc.runtime.device import Device, Engine, Event, LoadedSegment, TensorAddress
+from planc.runtime.device import Device, Engine, Event, Exchanges, LoadedSegment, TensorAddress
 from planc.runtime.scratch import PlacesScratch
+from planc.runtime.signals import handle_waiting
+
+_SIGNALS_EVERY = 1000
+"""Launches between two looks for signals, where generators are brought to where they were."""
 
 _ENGINES = {Direction.OUT: Engine.OUT, Direction.IN: Engine.IN}
 
@@ -28,6 +32,9 @@ class _Part:
     waits: list[int]
     executes: Executed | None = None
     loaded: LoadedSegment | None = None
+    exchanges: list[int] = field(default_factory=list)
+    """Exchanges to submit before it."""
+    awaited: list[int] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -72,16 +79,20 @@ class Executor:
         replay: bool | None = None,
         seed: int = 0,
         progress: Callable[[int, int], None] = lambda *_: None,
+        rank: int = 0,
     ) -> None:
-        self._plan, self._device, self._imported = plan, device, with_seeds(imported, seed)
+        self._plan, self._device = plan, device
+        self._imported = of_rank(with_seeds(imported, seed), rank)
         self._queue: Callable[[], None] = self._queue_step
-        self._trial = None if replay is False else _Trial(self._queue_step, device.capture, bool(replay))
+        always = bool(replay) or bool(plan.exchanges)  # ranks record alike: NCCL knows sums recorded on some only not
+        self._trial = None if replay is False else _Trial(self._queue_step, device.capture, always)
         self.residencies = ResidencyIndex(plan.residencies)
         self.drawn = 0
         self._parts: list[_Part] = []
         starting: defaultdict[int, list[int]] = defaultdict(list)
         for index, copy in enumerate(plan.copies):
             starting[copy.after].append(index)
+        self._operands = [self._summed(exchange.run) for exchange in plan.exchanges]
         segment = -1
         for part in executed(imported.graph, plan.runs, plan.segments, self.residencies):
             progress(part.segment, len(plan.segments))
@@ -89,6 +100,10 @@ class Executor:
             segment, waits = part.segment, [c for run in runs for c in run.waits]
             submit = self._dependency_order(starting.pop(part.first, []))
             self._parts.append(_Part(submit, waits, part, self._load(self._imported, part)))
+            if runs:
+                ours = enumerate(plan.exchanges)
+                self._parts[-1].exchanges = [i for i, e in ours if e.after == part.first]
+                self._parts[-1].awaited = [i for i, e in enumerate(plan.exchanges) if e.run == part.first]
         self._parts.append(_Part(self._dependency_order(starting.pop(len(plan.runs), [])), []))
         if starting:
             raise InternalError("a copy starts inside a segment")
@@ -107,6 +122,18 @@ class Executor:
             )
         form = self._plan.runs[part.first].form
         return self._with_scratch(self._device.load(model, addresses, form), part.segment)
+
+    def _summed(self, run: int) -> list[TensorAddress]:
+        """The operands of the exchange that a run awaits."""
+        graph, plan, found = self._imported.graph, self._plan, list[TensorAddress]()
+        sizes = [graph.layers[r.layer].stop - graph.layers[r.layer].start for r in plan.runs[: run + 1]]
+        layer = graph.layers[plan.runs[run].layer]
+        for slot, op in enumerate(range(layer.start, layer.stop), sum(sizes[:-1])):
+            index = graph.ops[op].outputs[0]
+            tensor = graph.tensors[index]
+            offset = self.residencies.offset(graph.storages[tensor.storage].name, slot) + tensor.offset
+            found.append(TensorAddress(offset, element_type(self._imported, index), tensor.shape))
+        return found
 
     def _with_scratch(self, segment: LoadedSegment, index: int) -> LoadedSegment:
         if not self._plan.scratch:
@@ -142,13 +169,25 @@ class Executor:
         ops = self._imported.graph.ops
         return [part for part in self._parts if part.executes and any(ops[op].random for op in part.executes.ops)]
 
-    def rewind(self, steps: int) -> None:
+    def wind(self, steps: int, anew: bool) -> None:
         """Set every random generator to where it is after `steps` steps of a new process.
 
-        A generator lives in its session, so each gets a new one that draws so often, or, where its seed tells where it
-        is, begins there. Random operators write where they write in a step: what lies there must be put anew. Raises
-        DeviceError where the device fails, and then nothing is known of the generators.
+        A generator lives in its session. One that is not there yet draws as often as is missing; with `anew`, or to go
+        back, each gets a new session that draws so often, or, where its seed tells where it is, begins there. Random
+        operators write where they write in a step: what lies there must be put anew. Raises DeviceError where the device
+        fails, and what a signal's handler raises, which need not wait until the end: then nothing is known of the
+        generators.
         """
+        if anew or steps < self.drawn:
+            self._begin_anew(steps)
+        else:
+            for part in self._generators:
+                self._draw(part, steps - self.drawn)
+        self._device.synchronize()
+        self.drawn = steps
+
+    def _begin_anew(self, steps: int) -> None:
+        """A new session for every generator, `steps` steps on."""
         counted = advanced(self._imported, steps) if self._device.counts_seeds_up else self._imported
         for part in self._generators:
             if part.executes is None or part.loaded is None:
@@ -156,25 +195,42 @@ class Executor:
             self._device.unload(part.loaded)
             is_counted = counted.nodes[self._node(part.executes)] is not self._imported.nodes[self._node(part.executes)]
             part.loaded = self._load(counted if is_counted else self._imported, part.executes)
-            for _ in range(0 if is_counted or part.loaded is None else steps):
-                self._device.launch(part.loaded)
-        self._device.synchronize()
-        self.drawn = steps
+            self._draw(part, 0 if is_counted else steps)
+
+    def _draw(self, part: _Part, count: int) -> None:
+        """Run a random operator so often."""
+        for draw in range(0 if part.loaded is None else count):
+            if draw % _SIGNALS_EVERY == 0:
+                handle_waiting()  # a million draws take seconds, and a file may name any number
+            self._device.launch(part.loaded)
 
     def _node(self, part: Executed) -> int:
         return self._imported.graph.ops[part.ops[0]].node
 
     def _queue_step(self) -> None:
         events: dict[int, Event] = {}
+        exchanged: dict[int, Event] = {}
         for part in self._parts:
+            for index in part.exchanges:
+                exchanged[index] = self._exchange(index)
             if part.submit:
                 computed = self._device.record(Engine.COMPUTE)
                 for index in part.submit:
                     self._submit(index, self._plan.copies[index], computed, events)
             for index in part.waits:
                 self._device.wait(Engine.COMPUTE, events[index])
+            for index in part.awaited:
+                self._device.wait(Engine.COMPUTE, exchanged[index])
             if part.loaded is not None:
                 self._device.launch(part.loaded)
+
+    def _exchange(self, index: int) -> Event:
+        if not isinstance(self._device, Exchanges):
+            raise DeviceError(f"the plan exchanges gradients, which a {self._device.kind} device does not do")
+        self._device.wait(Engine.EXCHANGE, self._device.record(Engine.COMPUTE))
+        exchange = self._plan.exchanges[index]
+        self._device.exchange(exchange.kind, self._operands[index], exchange.roots)
+        return self._device.record(Engine.EXCHANGE)
 
     def _dependency_order(self, copies: Sequence[int]) -> list[int]:
         """The copies of one boundary so that each follows those it waits for; each direction keeps its order."""

@@ -11,6 +11,9 @@ from planc.runtime.dlpack import DeviceArray
 
 Value = np.ndarray | DeviceArray
 
+_FLOATS = ("float", "bfloat", "complex")
+"""How names of types begin that can be not a number."""
+
 
 def checked_feeds(
     device: Device, graph: Graph, tensors: Sequence[Tensor], feeds: Mapping[str, object]
@@ -40,9 +43,16 @@ def checked(device: Device, tensor: Tensor, value: object) -> Value:
     if array.shape != tensor.shape or array.dtype.name != tensor.dtype:
         raise FeedError(
             f"{tensor.name!r} has shape {list(array.shape)} of {array.dtype.name}, "
-            f"the model takes {list(tensor.shape)} of {tensor.dtype}"
+            f"the model takes {list(tensor.shape)} of {tensor.dtype}{_partial(array.shape, tensor.shape)}"
         )
     return array
+
+
+def _partial(given: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What to do about a batch that is only smaller than the one that was planned for."""
+    if len(given) == len(wanted) and given[1:] == wanted[1:] and given[:1] < wanted[:1]:
+        return ": a smaller batch; leave the last one of an epoch out, or fill it up"
+    return ""
 
 
 def _array(device: Device, name: str, value: object) -> Value:
@@ -64,7 +74,7 @@ def _check_values(device: Device, graph: Graph, tensor: Tensor, value: Value) ->
     if kind in "iu" and tensor.name in graph.input_ranges:
         numbers = device.read(value) if isinstance(value, DeviceArray) and isinstance(device, SharesArrays) else value
         _check_range(tensor.name, np.asarray(numbers), *graph.input_ranges[tensor.name], graph.ignored.get(tensor.name))
-    elif kind == "f" and isinstance(value, np.ndarray) and value.size and np.isnan(value.min()):
+    elif value.dtype.name.startswith(_FLOATS) and isinstance(value, np.ndarray) and np.isnan(value).any():
         at = [int(i) for i in np.argwhere(np.isnan(value))[0]]
         raise FeedError(f"input {tensor.name!r} is not a number at {at}: one such value makes all parameters so")
 
@@ -76,4 +86,5 @@ def _check_range(name: str, numbers: np.ndarray, low: int, high: int, ignored: i
     if wrong.any():
         at = [int(i) for i in np.argwhere(wrong)[0]]
         also = "" if ignored is None else f", or {ignored} to be ignored"
-        raise FeedError(f"input {name!r} is {numbers[tuple(at)]} at {at}, the model takes {low} to {high - 1}{also}")
+        classes = f"{low} to {high - 1} ({high - low} classes)"
+        raise FeedError(f"input {name!r} is {numbers[tuple(at)]} at {at}, the model takes {classes}{also}")

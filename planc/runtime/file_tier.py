@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -26,6 +27,9 @@ block is nobody's."""
 _PIECE_BYTES, _IN_FLIGHT = 1 << 20, 4
 """Requests are this large at most, and so many are under way at once, both directions together. On an NVMe disk four
 of 1 MiB moved 1.5 to 2 times what one did (benchmarks/cpu/file_tier.py)."""
+
+BUFFER_BYTES = _PIECE_BYTES * _IN_FLIGHT
+"""Memory for what lies at no multiple of the disk's blocks, on its way."""
 
 _MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"}
 
@@ -51,12 +55,12 @@ class FileTier:
             os.posix_fallocate(self._file, 0, size)
             self._direct = _bypass_cache(self._file)
             self._alignment = _memory_alignment(self._file) if self._direct else 1
+            self._pool = _started_pool()
         except OSError as error:
             os.close(self._file)
             raise self._refused(size, error) from error
         in_memory = not self._direct or _file_system(os.fstat(self._file).st_dev) in _MEMORY_FILE_SYSTEMS
-        self.memory_bytes = size if in_memory else _IN_FLIGHT * _PIECE_BYTES
-        self._pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="planc-file")
+        self.memory_bytes = size if in_memory else BUFFER_BYTES
         self._bounce: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
 
     def _refused(self, size: int, error: OSError) -> DeviceError:
@@ -147,6 +151,21 @@ class FileTier:
             self._file = -1
 
 
+def _started_pool() -> ThreadPoolExecutor:
+    """As many threads as requests are under way, all started: none can be refused while a transfer has begun.
+
+    Raises OSError where one is refused now.
+    """
+    pool, together = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="planc-file"), threading.Barrier(_IN_FLIGHT)
+    try:
+        wait([pool.submit(together.wait) for _ in range(_IN_FLIGHT)])
+    except RuntimeError as error:
+        together.abort()
+        pool.shutdown()
+        raise OSError(errno.EAGAIN, f"no threads for it: {error}") from error
+    return pool
+
+
 def _copy(target: memoryview, source: memoryview) -> None:
     """Copy all of `source` to the start of `target`; numpy's copy releases the interpreter lock."""
     np.copyto(np.frombuffer(target, np.uint8)[: len(source)], np.frombuffer(source, np.uint8))
@@ -177,9 +196,9 @@ def _bypass_cache(file: int) -> bool:
 
 def _memory_alignment(file: int) -> int:
     """Where memory has to begin for the file to take it without a copy: at multiples of 512 bytes, or of BLOCK."""
-    with mmap.mmap(-1, 2 * BLOCK) as memory:
+    with mmap.mmap(-1, 2 * BLOCK) as memory, memoryview(memory)[512 : 512 + BLOCK] as part:
         try:
-            os.pwrite(file, memoryview(memory)[512 : 512 + BLOCK], 0)
+            os.pwrite(file, part, 0)
         except OSError:
             return BLOCK
     return 512

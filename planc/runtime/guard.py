@@ -25,6 +25,7 @@ class Guard:
         self._thread = threading.get_ident() if bound_to_thread else None
         self.closed = False
         self.torn = ""
+        self._changing = False
 
     @property
     def forked(self) -> bool:
@@ -41,6 +42,7 @@ class Guard:
                 "threads: load the plan here"
             )
         with self._lock, signals_wait():
+            self._require_outside()
             if self.closed:
                 raise DeviceError("the step is closed: load the plan again")
             if self._thread not in (None, threading.get_ident()):
@@ -55,13 +57,23 @@ class Guard:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """Around what replaces state: the guard stays torn unless the block ends well."""
-        self.torn = self.torn or "it was interrupted"
+        self.torn, self._changing = self.torn or "it was interrupted", True
         try:
             yield
         except BaseException as error:
             self.torn = str(error) or type(error).__name__
             raise
+        finally:
+            self._changing = False
         self.torn = ""
+
+    def _require_outside(self) -> None:
+        """Raise DeviceError for a call from within a step: Python may run a finalizer or a callback of the same thread
+        there, which the lock lets pass."""
+        if self._changing:
+            raise DeviceError(
+                "the step was used from within itself, by a callback or a finalizer: use or close it when it has ended"
+            )
 
     @contextmanager
     def closing(self) -> Iterator[bool]:
@@ -70,5 +82,6 @@ class Guard:
             yield False
             return
         with self._lock, signals_wait():
+            self._require_outside()
             last, self.closed = not self.closed, True
             yield last

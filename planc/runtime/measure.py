@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,12 @@ from onnx import helper
 
 from planc.graph.graph import Graph, Role
 from planc.importer.import_model import ImportedModel
-from planc.importer.seeds import seeded
+from planc.importer.seeds import seeded, with_seeds
 from planc.importer.weights import filled
-from planc.kernels.engines import write_engines
+from planc.importer.whole import forms_of_operators, fuses_halves, whole_model
+from planc.kernels import DOMAIN as OWN
+from planc.kernels.engines import mark_form, write_engines
+from planc.runtime.differing import differing, first_made
 from planc.runtime.open import open_session
 from planc.runtime.resident import peak_resident_bytes, unplanned_growth_bytes
 from planc.runtime.step import TrainingStep
@@ -29,7 +32,8 @@ class Measurement:
 
     `resident_growth_bytes` is by how much the process grew until the end of the first planned step with `compare`, else
     of the last one; `unplanned_growth_bytes` the same of a process of its own that runs the unplanned graph. None on a
-    card. `differing_values` counts elements of outputs and state whose bits differ, over all steps.
+    card. `differing_values` counts elements of outputs and state whose bits differ, over all steps; `first_differing` names
+    the first tensor of them that the first such step made.
     """
 
     steps: int
@@ -40,6 +44,7 @@ class Measurement:
     peak_slab_scratch_bytes: int = 0
     unplanned_step_ns: int | None = None
     differing_values: int | None = None
+    first_differing: str = ""
     resident_growth_bytes: int | None = None
     predicted_growth_bytes: int | None = None
     unplanned_growth_bytes: int | None = None
@@ -73,13 +78,22 @@ def synthetic_feeds(graph: Graph, seed: int) -> dict[str, np.ndarray[Any, Any]]:
 class UnplannedStep:
     """The same training graph in one ordinary ONNX Runtime session, which manages its own memory.
 
-    State stays on the device between steps. Random operators draw what a planned step of the same `seed` draws.
+    State stays on the device between steps. Random operators draw what a planned step of the same `seed` draws. Layers run
+    in the forms that `forms` names, as a plan's do, and chains of half precision are fused where the plan's are.
     """
 
-    def __init__(self, imported: ImportedModel, kind: str = "cpu", index: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, imported: ImportedModel, kind: str = "cpu", index: int = 0, seed: int = 0,
+        forms: Mapping[int, str] | None = None,
+    ) -> None:  # fmt: skip
         self._kind, self._index = kind, index
         self._next = dict(imported.state_names)
-        self._session = open_session(_stateless(imported, set(self._next), seed).SerializeToString(), kind, index)
+        if fuses_halves(imported):
+            model = whole_model(with_seeds(imported, seed), forms or {})
+        else:
+            model = _given(imported, seed, forms or {})
+        write_engines(model, imported.engines)
+        self._session = open_session(model.SerializeToString(), kind, index)
         self._names = [value.name for value in imported.file.proto.graph.output]
         self._state = {name: self._on_device(imported.file.initial_values[name]) for name in self._next}
 
@@ -107,18 +121,22 @@ class UnplannedStep:
         return {name: value.numpy() for name, value in outputs.items()}
 
 
-def _stateless(imported: ImportedModel, state: Collection[str], seed: int) -> onnx.ModelProto:
-    """The model without the initial values of its state: a session would hold a second copy of each."""
+def _given(imported: ImportedModel, seed: int, forms: Mapping[int, str]) -> onnx.ModelProto:
+    """The model as it was given, without the initial values of its state: a session would hold a second copy of each."""
     file = imported.file
     file.require_unchanged()
     proto, graph = file.proto, file.proto.graph
-    kept = [filled(tensor, file.folder) for tensor in graph.initializer if tensor.name not in state]
+    kept = [filled(tensor, file.folder) for tensor in graph.initializer if tensor.name not in imported.state_names]
     nodes = seeded(graph.node, seed)
     lean = helper.make_graph(nodes, graph.name, graph.input, graph.output, kept, value_info=graph.value_info)
     model = helper.make_model(
         lean, opset_imports=proto.opset_import, ir_version=proto.ir_version, functions=proto.functions
     )
-    write_engines(model, imported.engines)
+    marks = forms_of_operators(imported, forms)
+    by_output = {imported.nodes[imported.graph.ops[op].node].output[0]: form for op, form in marks.items()}
+    for node in model.graph.node:
+        if node.domain == OWN and node.output[0] in by_output:
+            mark_form(node, by_output[node.output[0]])
     return model
 
 
@@ -136,22 +154,27 @@ def measure(
     """
     graph, unplanned, peak = step.imported.graph, None, 0
     loss = next((name for name, tensor in step.imported.outputs.items() if tensor == graph.loss), None)
-    planned_ns, unplanned_ns, losses, differing = list[int](), list[int](), list[float](), 0
+    planned_ns, unplanned_ns, losses, values, first = list[int](), list[int](), list[float](), 0, ""
     for index in range(steps):
         progress(index, steps, f"loss {losses[-1]:.4f}" if losses else "")
-        feeds = synthetic_feeds(graph, seed + index)
+        feeds = synthetic_feeds(graph, seed + index * graph.ranks + step.rank)
         if unplanned is not None and index % 2:  # which goes first takes turns too: the second finds warmer caches
             expected = _timed(unplanned, feeds, unplanned_ns)
         outputs = _timed(step, feeds, planned_ns)
         if compare and unplanned is None:
             peak = peak_resident_bytes()
-            unplanned = UnplannedStep(step.imported, step.device.kind, step.device.index, step.seed)
+            unplanned = UnplannedStep(
+                step.imported, step.device.kind, step.device.index, step.seed, step.plan.layer_forms
+            )
         if loss in outputs:
             losses.append(float(outputs[loss]))
         if unplanned is not None:
             if not index % 2:
                 expected = _timed(unplanned, feeds, unplanned_ns)
-            differing += _differing({**outputs, **step.state()}, {**expected, **unplanned.state})
+            wrong = differing({**outputs, **step.state()}, {**expected, **unplanned.state})
+            values += sum(wrong.values())
+            first = first or (first_made(step.imported, wrong) if wrong else "")
+        del feeds  # before the next batch is made: a step holds one
     growth = (peak or peak_resident_bytes()) - resident_before if resident_before is not None else None
     return Measurement(
         steps=steps,
@@ -161,7 +184,8 @@ def measure(
         peak_scratch_bytes=step.device.peak_scratch_bytes,
         peak_slab_scratch_bytes=getattr(step.device, "peak_slab_scratch_bytes", 0),
         unplanned_step_ns=_median(unplanned_ns) if unplanned is not None else None,
-        differing_values=differing if unplanned is not None else None,
+        differing_values=values if unplanned is not None else None,
+        first_differing=first,
         resident_growth_bytes=growth,
         predicted_growth_bytes=step.predicted_growth_bytes if growth is not None else None,
         unplanned_growth_bytes=_unplanned_growth(step, seed) if growth is not None and compare else None,
@@ -183,14 +207,3 @@ def _timed(step: Callable[[Feeds], dict[str, np.ndarray[Any, Any]]], feeds: Feed
 
 def _median(times: list[int]) -> int:
     return int(statistics.median(times[1:] or times))
-
-
-def _differing(planned: Feeds, expected: Feeds) -> int:
-    """Elements whose bits differ."""
-    count = 0
-    for name, value in planned.items():
-        a, b = np.ascontiguousarray(value), np.ascontiguousarray(expected[name])
-        if a.tobytes() != b.tobytes():
-            width = a.dtype.itemsize
-            count += int((a.reshape(-1).view(np.uint8) != b.reshape(-1).view(np.uint8)).reshape(-1, width).any(1).sum())
-    return count

@@ -9,9 +9,11 @@ from planc.plan.plan import Memory
 from planc.runtime.device import Device
 
 
-def open_device(name: str, memory: Memory, host_tier: str | None = None, measure: bool = False) -> Device:
+def open_device(
+    name: str, memory: Memory, host_tier: str | None = None, measure: bool = False, local: int | None = None
+) -> Device:
     """The device `name` (`cpu`, `cuda`, `cuda:1`) with the plan's memory; without a `host_tier` one of the kind that the
-    plan's costs hold for.
+    plan's costs hold for. With `local`, the device of that rank of this machine, where there are several of the kind.
 
     Raises DeviceError for one that planc has no runtime for, and where the device refuses.
     """
@@ -21,6 +23,7 @@ def open_device(name: str, memory: Memory, host_tier: str | None = None, measure
             f"the plan is for a {name!r} device; this runtime has {device_words()}: compile for one of them"
         )
     kind, index = found
+    index = local if local is not None and kind.indexed else index
     if host_tier is None and memory.host_tier is HostTierKind.RAM:
         host_tier = memory.host_tier
     device: Device = kind.open((memory.slab_bytes, memory.host_bytes, memory.scratch_bytes), host_tier, measure, index)

@@ -1,4 +1,4 @@
-"""Memory of this process as the system sees it, on Linux; all sizes in bytes."""
+"""Memory of a process as the system sees it, on Linux; all sizes in bytes."""
 
 import contextlib
 import ctypes
@@ -9,17 +9,13 @@ from pathlib import Path
 
 from planc.errors import DeviceError
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_PROCESSES, _OWN = Path("/proc"), "self"
 _RESET_PEAK = "5"
 
-_STEP_BYTES, _PART_BYTES = 32 << 20, 20 << 10
-"""What a loaded step takes beside the plan's memory: graph, nodes and code; and each of its parts: session and bindings.
-Measured with ResNet-18 and GPT-2 (docs/results/memory.md)."""
 
-
-def resident_bytes() -> int:
-    """What the process holds now."""
-    return _status("VmRSS")
+def resident_bytes(process: int | None = None) -> int:
+    """What this process, or the one of a number, holds now; 0 when it has ended."""
+    return _status("VmRSS", process)
 
 
 def peak_resident_bytes() -> int:
@@ -30,11 +26,15 @@ def peak_resident_bytes() -> int:
 def reset_peak() -> None:
     """Let the peak begin with what is held now."""
     with contextlib.suppress(OSError):
-        _CLEAR.write_text(_RESET_PEAK)
+        (_PROCESSES / _OWN / "clear_refs").write_text(_RESET_PEAK)
 
 
-def _status(field: str) -> int:
-    for line in _STATUS.read_text().splitlines():
+def _status(field: str, process: int | None = None) -> int:
+    try:
+        text = (_PROCESSES / (_OWN if process is None else str(process)) / "status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    for line in text.splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) << 10
     return 0
@@ -45,15 +45,6 @@ def release_unused() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-
-
-def predicted_growth_bytes(memory_bytes: int, parts: int, feed_bytes: int, largest_state_bytes: int) -> int:
-    """By how much a process is expected to grow when it loads a plan of `memory_bytes` (slab, scratch, and what of the
-    host tier lies in memory) with so many `parts`, and runs it on feeds of this size, of which the caller holds two.
-
-    Initial values pass through memory one at a time.
-    """
-    return memory_bytes + _STEP_BYTES + parts * _PART_BYTES + 2 * feed_bytes + largest_state_bytes
 
 
 def unplanned_growth_bytes(model: Path, steps: int, seed: int) -> int:

@@ -9,15 +9,17 @@ import ctypes
 import threading
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
-from planc.errors import DeviceError
+from planc.errors import DeviceError, InternalError
 from planc.runtime.device import LoadedSegment
 from planc.runtime.ort.c_api import Allocator, environment
-from planc.runtime.ort.sessions import prepare_threads, reserve_arena
+from planc.runtime.ort.sessions import cpu_threads, prepare_threads, reserve_arena
 from planc.units import align_up
 
 HEAP_ALIGNMENT = 64
+
+S = TypeVar("S")
 
 
 class Heap(Protocol):
@@ -95,12 +97,41 @@ class ScratchRegion:
             self.used = 0
 
 
+def own_segment(segment: LoadedSegment, kind: type[S], device: str) -> S:
+    """`segment`, which `device` loaded as one of its `kind`. Raises InternalError for another device's."""
+    if not isinstance(segment, kind):
+        raise InternalError(f"{device} was given a segment of another device")
+    return segment
+
+
+@dataclass(frozen=True, slots=True)
+class ScratchPlaces:
+    """Where a device may place scratch: in its slab, `size` bytes at `base`, with an `allocator` that hands it out."""
+
+    allocator: object | None
+    base: int
+    size: int
+    alignment: int = HEAP_ALIGNMENT
+
+    def region(self, offset: int, size: int) -> ScratchRegion:
+        """Bytes [`offset`, `offset + size`) of the slab. Raises DeviceError where ONNX Runtime keeps its own allocator."""
+        if self.allocator is None:
+            raise DeviceError(
+                "the plan places scratch in the slab, which this build of ONNX Runtime does not allow, or an arena was "
+                "registered before; compile the plan on this machine, in a process that registers no allocator"
+            )
+        if offset + size > self.size:
+            raise InternalError("a segment's scratch lies outside the slab")
+        return ScratchRegion(self.base + offset, size, self.alignment)
+
+
 @dataclass
 class ScratchAllocator:
     """A shared allocator of the process, for one kind of memory. Each thread runs segments of its own; outside of one,
-    memory is the heap's."""
+    memory is the heap's. `threads` is how many operators run on, where they take more scratch with more of them."""
 
     heap: Heap
+    threads: int = 0
     _here: threading.local = field(default_factory=threading.local)
     _heap: set[int] = field(default_factory=set)
     _registered: Allocator | None = None
@@ -130,9 +161,10 @@ class ScratchAllocator:
         if region.refused:
             region.refused = False
             peak, region.peak = region.peak, 0
+            more = f", with the {self.threads} threads of this process: more take more" if self.threads else ""
             raise DeviceError(
                 f"operators of a segment asked for {peak} bytes of scratch, the plan has {region.size}: profile "
-                "again on this machine (`planc profile`) and compile with those costs"
+                f"again on this machine{more} (`planc profile`) and compile with those costs"
             )
 
     def _allocate(self, _: object, size: int) -> int | None:
@@ -157,7 +189,7 @@ class ScratchAllocator:
 @cache
 def scratch_allocator() -> ScratchAllocator | None:
     """The process's allocator of host memory; None where ONNX Runtime does not take one."""
-    allocator = ScratchAllocator(HostHeap())
+    allocator = ScratchAllocator(HostHeap(), cpu_threads())
     return allocator if allocator.register("Cpu") else None
 
 

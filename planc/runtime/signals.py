@@ -40,6 +40,24 @@ class _Gate:
         signal.signal(self.number, self.handler)
 
 
+_shut: list[list[_Gate]] = []
+"""The gates of every `signals_wait` under way in the main thread, the innermost last."""
+
+
+def handle_waiting() -> None:
+    """Handle what has come since: for blocks that may last, where leaving them loses nothing that is not accounted for.
+
+    Raises what a handler raises, such as KeyboardInterrupt. On other threads than the main one it does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for gates in reversed(_shut):  # an inner gate passes on to the outer one, which is shut too
+        for gate in gates:
+            while gate.waiting:
+                gate.waiting -= 1
+                gate.handler(gate.number, None)
+
+
 @contextmanager
 def signals_wait() -> Iterator[None]:
     """Run the block without a signal handler written in Python; what came meanwhile is handled at its end.
@@ -51,6 +69,7 @@ def signals_wait() -> Iterator[None]:
         return
     gates: list[_Gate] = []
     try:
+        _shut.append(gates)
         for number in _WAITING:
             handler = signal.getsignal(number)
             if callable(handler):
@@ -58,6 +77,7 @@ def signals_wait() -> Iterator[None]:
                 signal.signal(number, gates[-1])
         yield
     finally:
+        _shut[:] = [others for others in _shut if others is not gates]
         _open(gates)
 
 

@@ -12,6 +12,7 @@ from safetensors import SafetensorError, deserialize
 from safetensors.numpy import save
 
 from planc.errors import FeedError
+from planc.file_kinds import not_the
 from planc.files import read_file, write_output
 
 _LARGEST_STATE = 1 << 42
@@ -66,7 +67,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], Generators | Non
         found = {name: _array(entry) for name, entry in deserialize(data)}  # type: ignore[no-untyped-call]
         return found, _generators(data)
     except (OSError, SafetensorError, ValueError, MemoryError) as error:
-        raise FeedError(f"{path}: not a readable safetensors file ({error})") from error
+        raise FeedError(not_the("safetensors file", path, error)) from error
     except KeyError as error:
         raise FeedError(f"{path}: it has elements of type {error}, which no model here takes") from error
 

@@ -1,6 +1,7 @@
 """A loaded training step: feeds in, outputs out, state kept where the plan says."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -12,16 +13,19 @@ import onnx
 from planc.errors import FeedError, PlanError
 from planc.graph.graph import Role, Tensor
 from planc.importer.import_model import ImportedModel, import_for
-from planc.plan.files import read_plan
 from planc.plan.plan import Plan
-from planc.runtime.device import Device, PinsEngines
+from planc.runtime.beside import beside_bytes
+from planc.runtime.device import Device, Exchanges, PinsEngines
 from planc.runtime.dlpack import DeviceArray
 from planc.runtime.executor import Executor
 from planc.runtime.feeds import checked, checked_feeds
 from planc.runtime.guard import Guard
 from planc.runtime.inputs import StepInputs
 from planc.runtime.open import open_device
-from planc.runtime.resident import predicted_growth_bytes, release_unused
+from planc.runtime.own_kernels import require_kernels, tell_of_other_runtime
+from planc.runtime.ranks.group import RankGroup
+from planc.runtime.ranks.together import Together, greet, group_for
+from planc.runtime.resident import release_unused
 from planc.runtime.state import Generators, read_checkpoint, write_state
 from planc.runtime.values import Values
 from planc.verifier.verify import require_valid
@@ -39,16 +43,26 @@ class TrainingStep:
     """
 
     def __init__(
-        self, plan: Plan, imported: ImportedModel, device: Device, replay: bool | None = None, seed: int = 0
+        self,
+        plan: Plan,
+        imported: ImportedModel,
+        device: Device,
+        replay: bool | None = None,
+        seed: int = 0,
+        group: RankGroup | None = None,
     ) -> None:
         self.plan, self.imported, self.device, self.seed = plan, imported, device, seed
         self._graph = imported.graph
         self._guard = Guard(device.bound_to_thread)
-        self._executor = Executor(plan, imported, device, replay, seed)
+        self._together = Together(group, self._graph.shards)
+        if group is not None and isinstance(device, Exchanges):
+            device.join(group)
+        self._executor = Executor(plan, imported, device, replay, seed, rank=self._together.rank)
         self._values = Values(plan, imported, device, self._executor.residencies)
         self._by_name = {tensor.name: tensor for tensor in self._graph.tensors}
         self._state_of = {out: name for name, out in imported.state_names.items()}
         self._inputs = StepInputs(imported)
+        self._inputs.be(self._together.rank)
         self.steps = 0
         self._put_constants()
         initial = imported.file.initial_values
@@ -56,6 +70,11 @@ class TrainingStep:
         for name in self.state_names:
             if name in initial:
                 self._values.put(self._by_name[name], checked(device, self._by_name[name], initial[name]))
+
+    @property
+    def rank(self) -> int:
+        """Which of the ranks this process is, 0 for a step alone."""
+        return self._together.rank
 
     @property
     def feed_names(self) -> tuple[str, ...]:
@@ -72,7 +91,8 @@ class TrainingStep:
 
         Raises FeedError for one that the step does not have.
         """
-        self._inputs.set(values)
+        with self._guard.use(torn=True):
+            self._inputs.set(values)
 
     @property
     def _batch(self) -> list[Tensor]:
@@ -83,9 +103,7 @@ class TrainingStep:
     def predicted_growth_bytes(self) -> int:
         """By how much the process is expected to grow from before the model was read to the end of a step; 0 on a card."""
         memory = getattr(self.device, "memory_bytes", 0)
-        feeds = sum(tensor.nbytes for tensor in self._batch)
-        largest = max((self._graph.tensors[i].nbytes for i in self._graph.state), default=0)
-        return predicted_growth_bytes(memory, self._executor.parts, feeds, largest) if memory else 0
+        return memory + beside_bytes(self.imported, self._executor.parts) if memory else 0
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -103,8 +121,8 @@ class TrainingStep:
 
         A hyper-parameter given by name (`lr=1e-3`, or one number per parameter group) holds from this step on.
         """
-        self._inputs.set(hyperparameters)
-        return dict(zip(self.output_names, self.run(None, feeds), strict=True))
+        with self._guard.use(), self._inputs.trying(hyperparameters):
+            return dict(zip(self.output_names, self.run(None, feeds), strict=True))
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[np.ndarray]:
         """Run one step and return the named outputs, all but state when None: `InferenceSession.run`'s signature.
@@ -115,7 +133,7 @@ class TrainingStep:
         names = self.output_names if output_names is None else tuple(output_names)
         for name in names:
             self._check_output(name)
-        with self._guard.use():
+        with self._guard.use(), self._inputs.trying({}), self._stepping():
             self._check_initial()
             found = checked_feeds(self.device, self._graph, self._batch, self._inputs.resolved(feeds))
             with self._guard.changing():
@@ -124,6 +142,9 @@ class TrainingStep:
                 self._executor.run_step()
             self.steps += 1
             return [self._fetch(name) for name in names]
+
+    def _stepping(self) -> AbstractContextManager[None]:
+        return self._together.stepping(self.steps, self._state, self._inputs.hyperparameters)
 
     def on_device(self, name: str) -> DeviceArray:
         """An output of the last step, or a next value of state, where it is: for `from_dlpack` of any library.
@@ -158,13 +179,18 @@ class TrainingStep:
         return self._values.output(self._graph.tensors[self.imported.outputs[name]])
 
     def state(self) -> dict[str, np.ndarray]:
-        """Current value of every state, by input name. Raises FeedError where one has not been given a value yet."""
+        """Current value of every state that this rank has, by input name. Raises FeedError where one has not been given a
+        value yet."""
         with self._guard.use():
             self._check_initial()
-            return {name: self._values.state(self._by_name[name]) for name in self.state_names}
+            return self._state()
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {name: self._values.state(self._by_name[name]) for name in self.state_names}
 
     def set_state(self, values: Mapping[str, Any]) -> None:
-        """Replace the state: every state and nothing else must be given. Raises FeedError, and then nothing changes.
+        """Replace the state: every state and nothing else must be given, but for what belongs to other ranks, which is
+        left out. Raises FeedError, and then nothing changes.
 
         Random generators stay where they are; after a step that failed they go back to where it began.
         """
@@ -176,10 +202,13 @@ class TrainingStep:
         return Generators(self._executor.drawn, self.seed) if self._executor.draws else None
 
     def save_state(self, path: str | Path) -> None:
-        """Write the state as a safetensors file, whole or not at all."""
-        with self._guard.use():
-            generators, state = self.generators, self.state()
-        write_state(state, Path(path), generators)
+        """Write the state as a safetensors file, whole or not at all. Of several ranks the first writes it, for all."""
+        self.once("save", lambda state: write_state(state, Path(path), self.generators))
+
+    def once(self, topic: str, act: Callable[[Mapping[str, np.ndarray]], None]) -> None:
+        """Let `act` be done by the first of the ranks, with the state of all, while the others wait and share in its
+        failure. A step alone acts."""
+        self._together.once(f"{topic} after step {self.steps}", act, self.state)
 
     def load_state(self, path: str | Path) -> None:
         """Read a file that `save_state` wrote; random generators go on from where they were. Raises FeedError when it
@@ -197,6 +226,7 @@ class TrainingStep:
 
     def _replace(self, values: Mapping[str, Any], generators: Generators) -> None:
         with self._guard.use(torn=True):
+            values = {name: value for name, value in values.items() if not self._together.is_elsewhere(name)}
             wrong = sorted(set(self.state_names) ^ set(values))
             if wrong:
                 raise FeedError(f"state {wrong[0]!r} is {'missing' if wrong[0] in self.state_names else 'unknown'}")
@@ -206,16 +236,18 @@ class TrainingStep:
                 if torn:
                     self.device.recover()
                 if self._executor.draws and (torn or generators.drawn != self._executor.drawn):
-                    self._executor.rewind(generators.drawn)
+                    self._executor.wind(generators.drawn, torn)
                 self._put_constants()  # a step that failed, and rewinding, write where they please
                 for name, value in found.items():
                     self._values.put(self._by_name[name], value)
                 self._unset = ()
+                self._together.changed = True
 
     def close(self) -> None:
         """Free the slab, the host tier and all sessions."""
         with self._guard.closing() as last:
             if last:
+                self._together.leave()
                 self.device.close()
 
     def __enter__(self) -> Self:
@@ -241,23 +273,47 @@ def load(
     `host_tier` is `ram`, `file` or `file:PATH`, None what the plan was made for; `measure` records the scratch that is
     really used; `replay` says whether a CUDA step is replayed as one CUDA graph or launched; None takes what is faster.
     `seed` is for random operators that have none of their own. Raises PlanError or ModelError for unreadable files,
-    VerificationError when the plan does not compute the model, DeviceError when the device refuses.
+    VerificationError when the plan does not compute the model, DeviceError when the device refuses. A plan for several
+    ranks is loaded by all of them, each a process that torchrun started; RankError says which of them is wrong.
     """
     name = str(plan) if isinstance(plan, (str, Path)) else "the plan"
-    loaded = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    loaded = plan if isinstance(plan, Plan) else Plan.load(plan)
+    group = group_for(loaded, name)
+    if group is None:
+        return _load(loaded, model, name, group, host_tier, measure, replay, seed)
+    with group.failing():
+        return _load(loaded, model, name, group, host_tier, measure, replay, seed)
+
+
+def _load(
+    loaded: Plan,
+    model: str | Path | onnx.ModelProto | ImportedModel,
+    name: str,
+    group: RankGroup | None,
+    host_tier: str | None,
+    measure: bool,
+    replay: bool | None,
+    seed: int,
+) -> TrainingStep:
     imported = model if isinstance(model, ImportedModel) else import_for(model, loaded.model.hash)
+    if group is not None:
+        greet(group, loaded, imported.graph)
     if loaded.model.hash != imported.graph.content_hash:
         raise PlanError(
             f"{name} was compiled for {loaded.model.file} ({loaded.model.hash[:12]}), not for {imported.file.title} "
             f"({imported.graph.content_hash[:12]}): give that model, or compile this one"
         )
     require_valid(imported.graph, loaded, name)
+    if not loaded.costs.estimated:
+        require_kernels(imported, loaded.costs.kind, loaded.costs.versions, name)
+    tell_of_other_runtime(loaded.costs.versions, name)
     imported = replace(imported, engines=loaded.engine_table)
-    device = open_device(loaded.costs.kind, loaded.memory, host_tier, measure)
+    local = None if group is None else group.local
+    device = open_device(loaded.costs.kind, loaded.memory, host_tier, measure, local)
     try:
         if loaded.engines and isinstance(device, PinsEngines):
             device.require_engines(loaded.costs.versions)
-        step = TrainingStep(loaded, imported, device, replay, seed)
+        step = TrainingStep(loaded, imported, device, replay, seed, group)
     except BaseException:
         device.close()
         raise

@@ -1,7 +1,7 @@
 """What a solver is: a policy that turns a problem into a schedule, found by entry point `planc.solvers`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from typing import Protocol
@@ -36,6 +36,8 @@ class SolveOptions:
     A solve that has no schedule at its time limit goes on until it has one, for `patience_s` seconds in all at most. It
     ends early when the gap is at most `gap`, a fraction; None leaves it to the policy when more time is not worth it.
     Without `prove` a bound is not asked for.
+    With `one_form` all executions of a task get one form, its leanest: those of a library need not make the same bits, and
+    what is recomputed must be what it was.
     `start` is a schedule from which a policy may begin its search, of this problem or of one with other sizes, times and
     limits but the same tasks and values; it need not fit.
     """
@@ -49,6 +51,7 @@ class SolveOptions:
     gap: float | None = None
     prove: bool = True
     clock: StoppableClock = WALL
+    one_form: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +60,23 @@ class Candidate:
 
     `bound_scope` says over which schedules the bound holds: `every schedule`, `first executions in the given order` or
     `first executions in the plan's order`. `allocator_bytes` are what the policy's own allocator would take for the
-    schedule, where it has one that is not planc's packing.
+    schedule, where it has one that is not planc's packing. `others` are schedules within the limits too, the fastest first,
+    for where no addresses are found for the best one.
     """
 
     schedule: Schedule
     lower_bound_ns: int
     bound_scope: str
     allocator_bytes: int | None = None
+    others: tuple[Schedule, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """A checked schedule with its predicted times, the proven lower bound and what follows from both."""
+    """A checked schedule with its predicted times, the proven lower bound and what follows from both.
+
+    `others` are those of the candidate, not checked yet.
+    """
 
     schedule: Schedule
     timeline: Timeline
@@ -78,6 +86,7 @@ class Solution:
     gap: float
     status: Status
     allocator_bytes: int | None = None
+    others: tuple[Schedule, ...] = ()
 
 
 class Solver(Protocol):
@@ -116,16 +125,30 @@ def _policy_at(place: str) -> Solver:
         raise UsageError(f"unknown solver {place!r}: expected module:Class of a policy ({error})") from error
 
 
+def in_one_form(problem: Problem, schedule: Schedule) -> Schedule:
+    """The schedule with every task in the leanest of the forms that it chose for it."""
+    leanest: dict[int, int] = {}
+    for task, choice in zip(schedule.steps, schedule.choices, strict=False):
+        forms = problem.tasks[task].forms
+        leanest[task] = min(leanest.get(task, choice), choice, key=lambda c: (forms[c].working_bytes, c))
+    return replace(schedule, choices=tuple(leanest[task] for task in schedule.steps)) if leanest else schedule
+
+
 def solve(solver: Solver, problem: Problem, options: SolveOptions) -> Solution:
     """Run a policy and check what it returns, at the one door through which every schedule passes.
 
     Raises what the policy raises, and InternalError when its schedule is over the budget or not valid.
     """
     check_feasible(problem)
-    candidate = solver.solve(problem, options)
-    found = residencies(problem, candidate.schedule)
-    schedule = without_idle_starts(problem, candidate.schedule, found)
-    if schedule is not candidate.schedule:
+    return checked(problem, solver.solve(problem, options), options)
+
+
+def checked(problem: Problem, candidate: Candidate, options: SolveOptions) -> Solution:
+    """The solution that a candidate is. Raises InternalError when its schedule is over the budget or not valid."""
+    chosen = in_one_form(problem, candidate.schedule) if options.one_form else candidate.schedule
+    found = residencies(problem, chosen)
+    schedule = without_idle_starts(problem, chosen, found)
+    if schedule is not chosen:
         found = residencies(problem, schedule)
     peak = max(memory_profile(problem, schedule, found))
     if peak > problem.budget_bytes:
@@ -137,4 +160,5 @@ def solve(solver: Solver, problem: Problem, options: SolveOptions) -> Solution:
     bound = max(candidate.lower_bound_ns, problem.least_duration_ns)
     gap = max(0.0, (timeline.step_ns - bound) / timeline.step_ns) if timeline.step_ns else 0.0
     status = Status.OPTIMAL if gap <= OPTIMAL_GAP else Status.FEASIBLE
-    return Solution(schedule, timeline, peak, bound, candidate.bound_scope, gap, status, candidate.allocator_bytes)
+    scope, allocator = candidate.bound_scope, candidate.allocator_bytes
+    return Solution(schedule, timeline, peak, bound, scope, gap, status, allocator, candidate.others)

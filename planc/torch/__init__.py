@@ -10,6 +10,8 @@ except ImportError as error:
 from planc.torch.batches import Batches
 from planc.torch.compile_step import compile_step
 from planc.torch.export import export_training_step
+from planc.torch.progress import show_progress
+from planc.torch.shared import Shared
 from planc.torch.state import load_into
 from planc.torch.step import CompiledStep
 from planc.training.step_options import DynamicScale, StepOptions
@@ -18,8 +20,10 @@ __all__ = [
     "Batches",
     "CompiledStep",
     "DynamicScale",
+    "Shared",
     "StepOptions",
     "compile_step",
     "export_training_step",
     "load_into",
+    "show_progress",
 ]

@@ -43,7 +43,7 @@ class _TorchStep:
         self.traced, self.settings = traced, settings
         self.b = Builder()
         self.c = TorchLowering(self.b, table=table)
-        self.step = Assembly(self.b, settings.groups, settings.options, settings.initial)
+        self.step = Assembly(self.b, table, settings.groups, settings.options, settings.initial)
         self.trained = {name for group in settings.groups for name in group.members}
         self.nodes = list(traced.graph.nodes)
         self.placeholders = [node for node in self.nodes if node.op == "placeholder"]
@@ -99,13 +99,14 @@ class _TorchStep:
     # --- inputs
 
     def _outputs(self) -> tuple[torch.fx.Node, Nodes, Nodes, Nodes]:
-        """The nodes of the loss, of the gradients that there are, of the buffers' next values, and of other outputs."""
+        """The nodes of the loss, of gradients that an optimizer waits for, of buffers' next values, of other outputs."""
         (loss, grads, buffers, others) = self.nodes[-1].args[0]
         names = {kind: [i.name for i in self.traced.inputs if i.kind == kind] for kind in ("parameter", "buffer")}
         found = zip(names["parameter"], grads, strict=True) if grads else ()
         following = dict(zip(names["buffer"], buffers, strict=True))
         returned = dict(zip(self.traced.others, others, strict=True))
-        return loss, {n: g for n, g in found if g is not None}, following, returned
+        trained = {n: g for n, g in found if g is not None and n in self.trained}
+        return loss, trained, following, returned
 
     def _declare(self, batch_names: Sequence[str]) -> None:
         """Give every placeholder its tensor: a batch input, a state input, or a constant."""
@@ -118,7 +119,7 @@ class _TorchStep:
                 )
             elif declared.kind == "seed":
                 continue
-            elif declared.name in self.settings.held:
+            elif declared.name in self.settings.held and not self._is_changed(node, declared):
                 value = self._held(declared)
             elif declared.kind == "parameter" or self._is_written(node, declared):
                 value = self.step.tensor(declared.name, to_numpy(_master(declared)), self._changes(declared))
@@ -130,6 +131,11 @@ class _TorchStep:
             self.c.known[node] = value
             if isinstance(value, Var):
                 self.c.resident.add(value.name)
+
+    def _is_changed(self, node: torch.fx.Node, declared: Input) -> bool:
+        """Whether a training step gives a tensor another value."""
+        trained = declared.name in self.grads and declared.name in self.trained
+        return bool(self.grads) and (trained or self._is_written(node, declared))
 
     def _held(self, declared: Input) -> Var:
         """A state whose next value is itself."""

@@ -1,10 +1,12 @@
-"""What a module keeps in plain attributes: left as it was by the trace, and refused where it changes the next step."""
+"""What a module keeps or draws in plain Python: left as it was by the trace, and told where the next step differs."""
 
+import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 
 _OWN = frozenset({"_parameters", "_buffers", "_modules"})
@@ -33,6 +35,25 @@ def _warn_of_numbers(name: str, part: torch.nn.Module, before: dict[str, Any]) -
         if type(value) in (int, float) and type(now) in (int, float) and now != value:
             warnings.warn(
                 f"attribute {key!r} of module {name or type(part).__name__!r} changed from {value} to {now} while the "
-                f"step was traced; the exported step always computes with {value}",
+                f"step was traced; every exported step computes as that one did: make it a buffer, or feed it as an input",
                 stacklevel=2,
             )
+
+
+@contextmanager
+def noticed_randomness() -> Iterator[None]:
+    """Warn of numbers that the forward pass draws in Python or NumPy: a graph holds those that came at export."""
+    before = _drawn()
+    yield
+    now = _drawn()
+    for name in (name for name, state in before.items() if now[name] != state):
+        warnings.warn(
+            f"the forward pass draws from {name}; the exported step always computes with what was drawn while it was "
+            "traced: draw with torch, or feed it as an input",
+            stacklevel=2,
+        )
+
+
+def _drawn() -> dict[str, Any]:
+    """How far the generators are that no trace sees."""
+    return {"Python's random": random.getstate(), "numpy.random": repr(np.random.get_state())}

@@ -4,18 +4,19 @@ Autograd differentiates the form. It is put in the operator's place in torch's d
 calls the operator: a module, a functional, or torch's own C++ code.
 """
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 import torch
-import torch.utils.checkpoint
 from torch._C import DispatchKey
 from torch._dispatch.python import enable_python_dispatcher
 
-from planc.torch import plain_forms
+from planc.errors import ModelError
+from planc.torch import matrices, plain_forms, whole
+from planc.torch.attention import plain_attention, whole_attention
+from planc.torch.plain_losses import ctc_loss
+from planc.torch.plain_scans import logcumsumexp
 
 aten = torch.ops.aten
 
@@ -27,47 +28,7 @@ def _dropout(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
 
 def _dropout_in_place(x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
     """The same, written over its input."""
-    return x.copy_(_dropout(x, p, train))
-
-
-def _attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None, dropout: float = 0.0,
-    causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
-) -> torch.Tensor:  # fmt: skip
-    """softmax(q kT scale + mask) v (Vaswani et al., 2017) in plain products; q, k, v [..., heads, length, width].
-
-    The factor is applied to q, the smallest operand. Fused kernels have no ONNX counterpart.
-    """
-    if enable_gqa:
-        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
-    scores = torch.matmul(q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale), k.transpose(-2, -1))
-    if causal:
-        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-    empty = None
-    if mask is not None and not causal:
-        mask, empty = _with_some_key(mask)
-    if mask is not None:
-        scores = scores + (_bias(mask, scores.dtype) if mask.dtype == torch.bool else mask)
-    weights = torch.softmax(scores, -1)
-    if dropout:
-        weights = aten.native_dropout.default(weights, dropout, True)[0]
-    made = torch.matmul(weights, v)
-    return made if empty is None else made.masked_fill(empty, 0.0)
-
-
-def _with_some_key(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mask with every key let through where it shuts out all, and where that is: those queries attend to nothing.
-
-    Their result is 0 in torch, and the softmax of no key is not a number.
-    """
-    shut = ~mask if mask.dtype == torch.bool else mask == -math.inf
-    empty = shut.all(-1, keepdim=True)
-    return (mask | empty if mask.dtype == torch.bool else mask.masked_fill(empty, 0.0)), empty
-
-
-def _bias(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where `mask`, else minus infinity."""
-    return torch.where(mask, torch.zeros((), dtype=dtype), torch.full((), -math.inf, dtype=dtype))
+    return x.copy_(_dropout(x, p, train)) if train and p else x
 
 
 def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor:
@@ -75,60 +36,83 @@ def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> torch.Tensor
     return v * (g / torch.norm_except_dim(v, 2, dim))
 
 
+def _packed(*_args: Any, **_named: Any) -> Any:
+    raise ModelError(
+        "pack_padded_sequence cuts a batch by the values of its lengths, and planc's graphs are static; run over the "
+        "padded batch and gather each sequence's last step"
+    )
+
+
+def rms_norm(
+    x: torch.Tensor, shape: list[int], weight: torch.Tensor | None = None, eps: float | None = None
+) -> torch.Tensor:
+    """x / sqrt(mean x^2 + eps), scaled: one operator, in the type that torch's promotion gives."""
+    wanted = x.dtype if weight is None else torch.promote_types(x.dtype, weight.dtype)
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    weight = weight if weight is None else weight.to(wanted)
+    made: torch.Tensor = whole.rms_norm(x.to(wanted), list(shape), weight, eps)
+    return made
+
+
 _OVERRIDES: dict[Any, Callable[..., Any]] = {
     aten.dropout.default: _dropout,
     aten.dropout_.default: _dropout_in_place,
-    aten.scaled_dot_product_attention.default: _attention,
+    aten.scaled_dot_product_attention.default: plain_attention,
     aten._weight_norm.default: _weight_norm,
+    aten.rms_norm.default: rms_norm,
     aten.grid_sampler_2d.default: plain_forms.grid_sampler_2d,
     aten._cdist_forward.default: plain_forms.cdist,
     aten._pdist_forward.default: plain_forms.pdist,
     aten.embedding_bag.padding_idx: plain_forms.embedding_bag,
     aten.embedding_bag.default: plain_forms.embedding_bag,
+    aten._embedding_bag.default: plain_forms.embedding_bag_kernel,
+    aten.grid_sampler_3d.default: plain_forms.grid_sampler_3d,
+    aten.ctc_loss.IntList: ctc_loss,
+    aten.ctc_loss.Tensor: ctc_loss,
+    aten.logcumsumexp.default: logcumsumexp,
+    aten.bilinear.default: plain_forms.bilinear,
     aten.adaptive_max_pool2d.default: plain_forms.adaptive_max_pool,
     aten.adaptive_max_pool3d.default: plain_forms.adaptive_max_pool,
+    aten._pack_padded_sequence.default: _packed,
+    aten.fake_quantize_per_tensor_affine.default: plain_forms.fake_quantized,
+    aten.fake_quantize_per_tensor_affine.tensor_qparams: plain_forms.fake_quantized,
+    aten.fake_quantize_per_channel_affine.default: plain_forms.fake_quantized_channels,
+    aten._linalg_check_errors.default: matrices.unchecked,
 }
+
+_WITH_KERNELS: dict[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: whole_attention}
+
+
+def replaced_operators() -> frozenset[Any]:
+    """Operators that are traced in another form."""
+    return frozenset(_OVERRIDES)
+
 
 _KEYS = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)
 
 
 @contextmanager
-def canonical_operators(kept: Iterable[Any]) -> Iterator[None]:
-    """Within, the operators above run in their form, and those in `kept` whole, whatever form torch has for them."""
+def canonical_operators(kept: Iterable[Any], kernels: bool = False) -> Iterator[None]:
+    """Within, the operators above run in their form, and those in `kept` whole, whatever form torch has for them.
+
+    With `kernels` of planc's own, attention is one operator."""
+    overrides = {**_OVERRIDES, **(_WITH_KERNELS if kernels else {})}
     packets = {op.overloadpacket for op in kept if isinstance(op, torch._ops.OpOverload)}
     overloads = [getattr(packet, name) for packet in packets for name in packet.overloads()]
     whole = [op for op in overloads if any(k in op.py_kernels for k in _KEYS)]
-    before = {op: dict(op.py_kernels) for op in (*_OVERRIDES, *whole)}
+    before = {op: dict(op.py_kernels) for op in (*overrides, *whole)}
     try:
         for op in whole:
             for key in _KEYS:
                 op.py_kernels.pop(key, None)
-        for op, form in _OVERRIDES.items():
+        for op, form in overrides.items():
             op.py_kernels.update(dict.fromkeys(_KEYS, form))
         for op in before:
             op._dispatch_cache.clear()
         with enable_python_dispatcher():
             yield
     finally:
-        for op, kernels in before.items():
+        for op, registered in before.items():
             op.py_kernels.clear()
-            op.py_kernels.update(kernels)
+            op.py_kernels.update(registered)
             op._dispatch_cache.clear()
-
-
-@contextmanager
-def plain_checkpoints() -> Iterator[None]:
-    """Within, regions under torch.utils.checkpoint run as if they were not: what to recompute is the plan's business."""
-
-    def nothing(*_args: Any, **_kwargs: Any) -> Iterator[None]:
-        yield
-
-    class Plain:
-        @staticmethod
-        def apply(function: Callable[..., Any], _preserve: bool, *args: Any) -> Any:
-            return function(*args)
-
-    module = torch.utils.checkpoint
-    generator = patch.object(module, "_checkpoint_without_reentrant_generator", nothing)
-    with generator, patch.object(module, "CheckpointFunction", Plain):
-        yield

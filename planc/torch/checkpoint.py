@@ -19,8 +19,10 @@ _TORCH, _NUMPY, _NOTES = "rng/torch", "rng/numpy", "notes"
 _STATE = "state/"
 
 
-def write_training(path: Path, step: TrainingStep, steps: int, objects: Mapping[str, Any]) -> None:
-    """Write the step's state, its hyper-parameters, all generators and the states of `objects`.
+def write_training(
+    path: Path, step: TrainingStep, state: Mapping[str, np.ndarray[Any, Any]], steps: int, objects: Mapping[str, Any]
+) -> None:
+    """Write the step's `state`, its hyper-parameters, all generators and the states of `objects`.
 
     Raises UsageError for an object whose state is not plain numbers, texts, lists and dicts.
     """
@@ -32,7 +34,7 @@ def write_training(path: Path, step: TrainingStep, steps: int, objects: Mapping[
         "python": random.getstate(),
         "objects": {name: _state_of(name, thing) for name, thing in objects.items()},
     }
-    arrays = {f"{_STATE}{name}": value for name, value in step.state().items()}
+    arrays = {f"{_STATE}{name}": value for name, value in state.items()}
     arrays[_TORCH] = torch.get_rng_state().numpy()
     arrays[_NUMPY] = np.asarray(keys, np.uint32)
     arrays[_NOTES] = np.frombuffer(json.dumps(notes).encode(), np.uint8)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,18 @@ import onnx
 import torch
 import torch.utils._pytree as pytree
 
+from planc.devices import AUTO
 from planc.errors import ModelError, UsageError
 from planc.importer.save import write_model
+from planc.profiling.target import forms_of
 from planc.torch.assemble import assemble
 from planc.torch.batch import Batch, batch_of
+from planc.torch.outside import OutsideValues, noted_values
 from planc.torch.rules import HANDLERS
 from planc.torch.settings import Settings, settings_of
 from planc.torch.trace import trace_step
 from planc.training.emit.forms import table_for
+from planc.training.emit.opset import in_oldest_opset
 from planc.training.emit.widen import widen
 from planc.training.optimizers import Optimizer
 from planc.training.step_options import PLAIN, StepOptions
@@ -30,7 +34,7 @@ def export_training_step(
     optimizer: Optimizer | torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
     path: str | Path | None = None,
     *,
-    device: str = "cpu",
+    device: str = AUTO,
     options: StepOptions = PLAIN,
     autocast: torch.dtype | None = None,
 ) -> onnx.ModelProto:
@@ -41,15 +45,16 @@ def export_training_step(
     inputs are named after the arguments of `forward`, a sole target `labels` (integers) or `target`. State keeps the
     module's own names, so that `load_into` can bring it back; its initial values are the module's, and the optimizer's
     where it has already run. `optimizer` is planc's, one of torch.optim or several; learning rates and other
-    hyper-parameters are inputs of the graph. `device` (`cpu` or `cuda`) picks among equivalent operator forms; `options`
-    are clipping, accumulation (the example is one micro-batch then), loss scale and averaged weights. What the loss
-    returns beside a scalar (a tuple, or a mapping with the key `loss`) are further outputs. `autocast` runs module and loss
-    under `torch.autocast` in that type. Parameters in half precision get float32 masters, which are the state.
+    hyper-parameters are inputs of the graph. `device` picks among equivalent operator forms: `cpu` (standard operators),
+    `onednn`, `cuda`, or those that suit this machine. `options` are clipping, accumulation (the example is one
+    micro-batch then), loss scale and averaged weights. What the loss returns beside a scalar (a tuple, or a mapping with
+    the key `loss`) are further outputs. `autocast` runs module and loss under `torch.autocast` in that type. Parameters in
+    half precision get float32 masters, which are the state.
 
     Raises UsageError for a module in evaluation mode or an optimizer planc has no rule for, and ModelError for a module
     that torch cannot trace to one graph of fixed shapes or whose operators have no lowering.
     """
-    step = exported(model, loss, batch_of(example_batch), optimizer, device, options, autocast).model
+    step = exported(model, loss, batch_of(example_batch), optimizer, forms_of(device), options, autocast).model
     if path is not None:
         write_model(step, Path(path))
     return step
@@ -57,11 +62,13 @@ def export_training_step(
 
 @dataclass(frozen=True)
 class Exported:
-    """A training graph; `inputs` names the tensors of a batch in order, `others` what the loss returned beside a scalar."""
+    """A training graph; `inputs` names the tensors of a batch in order, `others` what the loss returned beside a scalar,
+    `outside` knows what was read from Python."""
 
     model: onnx.ModelProto
     inputs: tuple[str, ...]
     others: tuple[str, ...]
+    outside: OutsideValues
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -77,19 +84,24 @@ def exported(
     device: str,
     options: StepOptions,
     autocast: torch.dtype | None = None,
+    held: frozenset[str] = frozenset(),
 ) -> Exported:
-    """As `export_training_step`, of a batch taken apart, with the names of what goes in and comes out."""
+    """As `export_training_step`, of a batch taken apart, with the names of what goes in and comes out. Parameters and
+    buffers in `held` are state also where the step does not change them."""
     if not model.training:
         raise UsageError("the module is in evaluation mode: call model.train() before exporting its training step")
-    table = table_for(device)
+    table, _ = table_for(device), batch.placed  # which refuses what no step takes
     given = (batch.positional, dict(batch.named), batch.targets)
-    traced = trace_step(model, loss, *given, list(HANDLERS), autocast=autocast)
+    with noted_values(model, loss) as outside:
+        traced = trace_step(model, loss, *given, list(HANDLERS), autocast=autocast, kernels=table.kernels)
+    outside.add_constants(i.value for i in traced.inputs if i.kind == "constant")
     names = batch.names(model, {i.name for i in traced.inputs if i.kind != "batch"})
     parameters = {i.name: i.value for i in traced.inputs if i.kind == "parameter"}
     if not parameters:
         raise ModelError(f"{type(model).__name__} has no parameter that requires a gradient")
-    step = widen(assemble(traced, names, settings_of(optimizer, parameters, options), table), table.device)
-    return Exported(step, tuple(names), traced.others)
+    settings = replace(settings_of(optimizer, parameters, options), held=held)
+    step = in_oldest_opset(widen(assemble(traced, names, settings, table), table.device))
+    return Exported(step, tuple(names), traced.others, outside)
 
 
 def exported_evaluation(
@@ -107,13 +119,16 @@ def exported_evaluation(
         return tuple(flat)
 
     table = table_for(device)
-    with in_evaluation(model):
+    with noted_values(model, leaves) as outside, in_evaluation(model):
         given = (batch.positional, dict(batch.named), ())
-        traced = trace_step(model, leaves, *given, list(HANDLERS), gradients=False, autocast=autocast)
+        traced = trace_step(
+            model, leaves, *given, list(HANDLERS), gradients=False, autocast=autocast, kernels=table.kernels
+        )
+    outside.add_constants(i.value for i in traced.inputs if i.kind == "constant")
     names = batch.names(model, {i.name for i in traced.inputs if i.kind != "batch"})
     settings = Settings((), held=frozenset(held))
-    step = widen(assemble(traced, names, settings, table), table.device)
-    return Exported(step, tuple(names), traced.others), spec[-1]
+    step = in_oldest_opset(widen(assemble(traced, names, settings, table), table.device))
+    return Exported(step, tuple(names), traced.others, outside), spec[-1]
 
 
 @contextmanager

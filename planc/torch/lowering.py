@@ -12,6 +12,8 @@ from onnx import TensorProto
 from planc.errors import InternalError, ModelError
 from planc.ort_training.lazy import LazyViews, Permuted
 from planc.registry import Registry
+from planc.torch.pairs import is_complex, lowered
+from planc.torch.refused import REFUSED
 from planc.torch.tensors import (
     Constant,
     Deferred,
@@ -25,6 +27,7 @@ from planc.torch.tensors import (
 from planc.training.apply import Update
 from planc.training.emit.builder import HALVES, Operand, Shape, Var
 from planc.training.emit.forms import CPU, OperatorForms
+from planc.training.registry import ForwardNode
 
 aten = torch.ops.aten
 
@@ -44,6 +47,20 @@ class Registered:
 
 
 HANDLERS: Registry[Any, Registered] = Registry("the handler of")
+
+
+LIBRARY_HANDLERS: Registry[str, Registered] = Registry("the handler of")
+"""By the names of operators that other libraries add to torch: they are there once such a library is imported."""
+
+
+def lower_library(name: str) -> Callable[[H], H]:
+    """Register the handler of an operator of another library, by its name with namespace."""
+
+    def register(handler: H) -> H:
+        LIBRARY_HANDLERS.add([name], Registered(handler, frozenset()))
+        return handler
+
+    return register
 
 
 def lower(*targets: Any, raw: tuple[str, ...] = ()) -> Callable[[H], H]:
@@ -83,21 +100,45 @@ class TorchLowering(LazyViews):
             self.known[node] = self.known[source][index]
             return
         given = _bound(node)
+        if _is_empty(node):
+            self.known[node] = _nothing(node)
+            return
         if self._foldable(node):
             self.known[node] = self._folded(node)
             return
-        registered = HANDLERS.get(node.target)
+        if is_complex(node):
+            self.known[node] = lowered(self, node, {k: self._argument(v, True) for k, v in given.items()}, HANDLERS)
+            return
+        registered = HANDLERS.get(node.target) or LIBRARY_HANDLERS.get(node.target._schema.name)
         if registered is None:
-            raise ModelError(
-                f"torch operator {node.target} (layer {self.b.group.layer!r}, {self.b.group.phase}, "
-                f"{node.meta.get('source')}) has no lowering to ONNX; express the module with other operators"
-            )
+            reason = REFUSED.get(node.target, "express the module with other operators")
+            raise ModelError(f"{self._named(node)} has no lowering to ONNX; {reason}")
+        _require_alike(node)
         self.node = node
-        self.specs = [(tuple(v.shape), onnx_dtype(v.dtype)) for v in _values(node) if isinstance(v, torch.Tensor)]
+        self.specs = [(tuple(v.shape), self._dtype(node, v)) for v in _values(node) if isinstance(v, torch.Tensor)]
         ready = {name: self._argument(v, name in registered.raw) for name, v in given.items()}
-        result = self._narrowed(node, registered.handler(self, **ready))
+        result = self._narrowed(node, self._handled(node, registered.handler, ready))
         self._check(node, result)
         self.known[node] = result
+
+    def _named(self, node: torch.fx.Node) -> str:
+        """An operator with its layer, phase and line of code."""
+        layer, phase = self.b.group.layer, self.b.group.phase
+        return f"torch operator {node.target} (layer {layer!r}, {phase}, {node.meta.get('source')})"
+
+    def _handled(self, node: torch.fx.Node, handler: Handler, given: dict[str, Any]) -> Any:
+        """What a handler makes; what it refuses is told with the operator's place."""
+        try:
+            return handler(self, **given)
+        except ModelError as error:
+            raise ModelError(f"{self._named(node)}: {error}") from error
+
+    def _dtype(self, node: torch.fx.Node, value: torch.Tensor) -> int:
+        """The element type of a result. Raises ModelError, naming the operator, for one that graphs do not have."""
+        try:
+            return onnx_dtype(value.dtype)
+        except ModelError as error:
+            raise ModelError(f"{self._named(node)}: {error}") from error
 
     def _argument(self, given: Any, raw: bool) -> Any:
         if isinstance(given, torch.fx.Node):
@@ -196,12 +237,23 @@ class TorchLowering(LazyViews):
         """What a forward operator keeps, where it is read as the tensor that torch gives: a dropout's mask only."""
         mask = a.node.saved.get("mask")
         if a.node.op_type == "MaxPool":
-            x, indices = a.node.input(0), self.b.cast(a.node.saved["indices"], TensorProto.INT64)
+            x, indices = a.node.input(0), self.b.cast(self._places(a.node), TensorProto.INT64)
             plane = self.b.scalar_for(math.prod(x.shape[2:]), indices)
-            return self.b.op("Mod", [indices, plane], indices.shape)  # torch counts within a plane, ONNX from the first
+            within = self.b.op("Mod", [indices, plane], indices.shape)
+            return (
+                within if a.shape is None else self.b.reshape(within, a.shape)
+            )  # torch counts within a plane, ONNX from the first
         if mask is None:
             raise ModelError(f"{a.node.where}: a statistic or index that torch returns beside its result is read")
         return mask
+
+    def _places(self, pool: ForwardNode) -> Var:
+        """Where the maxima of a max-pool are, counted from the first element; a pool of planc's own keeps no such."""
+        if "indices" in pool.saved:
+            return pool.saved["indices"]
+        shape, attributes = pool.output.shape, {k: v for k, v in pool.attributes.items() if k != "storage_order"}
+        outputs = [(shape, pool.output.dtype), (shape, TensorProto.INT64)]
+        return self.b.emit("MaxPool", [pool.input(0)], outputs, **attributes)[1]
 
     def _expanded(self, a: Expanded) -> Var:
         number = self.b.known_scalar(a.value)
@@ -257,6 +309,21 @@ _UNREAD = {
 """Arguments that an operator does not read where its first named one is true: batch statistics take their place."""
 
 
+_ALIKE = frozenset(
+    {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default}
+)
+"""Operators that torch's kernels refuse for operands of different types, and its fake tensors do not."""
+
+
+def _require_alike(node: torch.fx.Node) -> None:
+    types = {str(v.dtype) for n in node.all_input_nodes if isinstance(v := n.meta.get("val"), torch.Tensor)}
+    if node.target in _ALIKE and len(types) > 1:
+        raise ModelError(
+            f"torch operator {node.target} at {node.meta.get('source')} has operands of {' and '.join(sorted(types))}: "
+            "convert the input to the module's type, or use autocast"
+        )
+
+
 def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
     """The nodes whose results the operator needs for its own."""
     if node.target not in _UNREAD:
@@ -265,6 +332,17 @@ def read_by(node: torch.fx.Node) -> list[torch.fx.Node]:
     given = _bound(node)
     unread = {given[name] for name in names} if given[flag] else set()
     return [other for other in node.all_input_nodes if other not in unread]
+
+
+def _is_empty(node: torch.fx.Node) -> bool:
+    """Whether an operator makes tensors and none of them has an element: nothing is to be computed then."""
+    made = [v for v in _values(node) if isinstance(v, torch.Tensor)]
+    return bool(made) and not any(v.numel() for v in made)
+
+
+def _nothing(node: torch.fx.Node) -> Any:
+    found = [Constant(torch.empty(v.shape, dtype=v.dtype)) for v in _values(node)]
+    return tuple(found) if isinstance(node.meta["val"], (tuple, list)) else found[0]
 
 
 def _values(node: torch.fx.Node) -> tuple[Any, ...]:
@@ -280,4 +358,4 @@ def _bound(node: torch.fx.Node) -> dict[str, Any]:
     return {**defaults, **positional, **node.kwargs}
 
 
-__all__ = ["HANDLERS", "Tensor", "TorchLowering", "aten", "lower"]
+__all__ = ["HANDLERS", "Tensor", "TorchLowering", "aten", "lower", "lower_library"]

@@ -70,7 +70,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
     ) -> Any:
         number, (path, owner) = len(self.events), self._stack[-1] if self._stack else ("", "")
         self.events.append(Event(path, owner, getattr(func, "__name__", str(func)), _source()))
-        _refuse_lost_change(self.events[-1], args)
+        _refuse_lost_change(self.events[-1], func, args)
         self._mark(number, FORWARD)
         result = func(*args, **(kwargs or {}))
         for leaf in result if isinstance(result, (tuple, list)) else (result,):
@@ -92,7 +92,7 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
     def _mark(self, number: int, phase: str) -> None:
         """Nodes that the traced graph gets from here on belong to event `number`."""
         mode = get_proxy_mode()
-        last = next(reversed(mode.tracer.graph.nodes), None) if mode is not None else None
+        last = next(iter(reversed(mode.tracer.graph.nodes)), None) if mode is not None else None
         self._marks.append((last.name if last is not None else None, number, phase))
 
     def _own(self, function: Any, number: int) -> None:
@@ -110,17 +110,20 @@ class Recorder(TorchFunctionMode):  # type: ignore[misc]
 def _source() -> str:
     """The innermost line of code outside torch and this package, as file:line."""
     frame = sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_LIBRARY):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((*_LIBRARY, "<string>")):
         frame = frame.f_back
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
 
 
-def _refuse_lost_change(event: Event, args: tuple[Any, ...]) -> None:
+def _refuse_lost_change(event: Event, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """Raises ModelError for a change in place of a tensor that is neither state nor made in the step."""
+    if function == torch.Tensor.data.__set__:
+        raise ModelError(f"{event.source} assigns to .data, which no graph can follow: write with copy_ under no_grad")
     name = event.operator
     in_place = name == "__setitem__" or (name.startswith("__i") and name != "__invert__" and name != "__index__")
-    in_place = in_place or (name.endswith("_") and not name.endswith("__"))
-    if in_place and args and type(args[0]) is torch.Tensor and not isinstance(args[0], FunctionalTensor):
+    in_place = in_place or (name.endswith("_") and not name.endswith("__") and name != "requires_grad_")
+    plain = bool(args) and type(args[0]) is torch.Tensor and not isinstance(args[0], FunctionalTensor)
+    if in_place and plain and not torch._C._functorch.is_functorch_wrapped_tensor(args[0]):
         raise ModelError(
             f"{event.source} changes a tensor of shape {list(args[0].shape)} in place that is neither a parameter nor "
             "a buffer: the change would be lost after the step; register it as a buffer"

@@ -19,13 +19,14 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 def load_into(
     module: torch.nn.Module, state: Arrays | str | Path,
-    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None, steps: int = 0,
 ) -> None:  # fmt: skip
     """Copy trained parameters and buffers into `module`, in place, and optimizer state into `optimizer`.
 
     `state` is what `TrainingStep.state()` returns or the safetensors file that `save_state` wrote. Tensors of the
     module that the state does not hold keep their values: they were not trained. What belongs to the step alone, such as
-    averaged weights and random generators, is left out. Raises FeedError for a state tensor
+    averaged weights and random generators, is left out. `steps` is how many were done since optimizer state was last
+    brought back: some of torch's optimizers count them without using the count. Raises FeedError for a state tensor
     that the module lacks or has in another shape; nothing is copied then.
     """
     values = read_state(Path(state)) if isinstance(state, (str, Path)) else state
@@ -40,7 +41,7 @@ def load_into(
         for name, value in own.items():
             tensors[name].copy_(from_numpy(value))
     for one in listed(optimizer) if optimizer is not None else ():
-        _load_optimizer(one, tensors, values)
+        _load_optimizer(one, tensors, values, steps)
 
 
 def tensors_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -58,7 +59,9 @@ def _of_step(name: str, tensors: Mapping[str, torch.Tensor]) -> bool:
     return name in STEP_STATES or name.rpartition(".")[0] in tensors
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], values: Arrays) -> None:
+def _load_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], values: Arrays, steps: int
+) -> None:
     """Set the state of every parameter, and its step count where the optimizer has one."""
     slots, names = slots_of(optimizer), {id(tensor): name for name, tensor in reversed(list(tensors.items()))}
     counts = not isinstance(optimizer, (torch.optim.SGD, torch.optim.Muon))
@@ -69,3 +72,5 @@ def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torc
         held.update({key: from_numpy(value).to(parameter.device) for key, value in found.items()})
         if found and counts and STEP in values:
             held["step"] = torch.tensor(float(values[STEP]))
+        elif found and (isinstance(optimizer, torch.optim.RMSprop) or "step" in held):
+            held["step"] = torch.as_tensor(held.get("step", 0.0)) + float(steps)

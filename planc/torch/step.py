@@ -1,8 +1,9 @@
 """A planned training step of a PyTorch module: tensors in and out, state shared by all shapes of the batch."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from planc.torch.checkpoint import read_training, write_training
 from planc.torch.hyperparameters import Hyperparameters
 from planc.torch.plans import Maker, Planned
 from planc.torch.settings import listed, settings_of
+from planc.torch.shared import HOLDERS, Shared
 from planc.torch.state import averaged, load_into, tensors_of
 from planc.torch.tensors import from_numpy, to_numpy
-from planc.training.updates import GRADIENT_NORM
+from planc.torch.watch import Watch
+from planc.training.updates import FINITE, GRADIENT_NORM
 
 
 class CompiledStep:
@@ -29,31 +32,55 @@ class CompiledStep:
     optimizer, and so does leaving a `with` block.
     """
 
-    def __init__(self, maker: Maker, new_shapes: bool = False) -> None:
-        self.maker, self.new_shapes = maker, new_shapes
+    def __init__(self, maker: Maker, new_shapes: bool = False, shared: Shared | None = None) -> None:
+        self.maker, self.new_shapes, self.shared = maker, new_shapes, shared
+        self.closed = False
         self.steps = 0
         """Steps done, in this process and before a checkpoint that was loaded."""
         self.gradient_norm: float | None = None
         """Norm of all gradients of the last step before clipping, where the step clips by norm."""
+        self.skipped = False
+        """Whether the last step changed nothing, because under a dynamic loss scale its gradients were not all finite."""
         self._hyper = Hyperparameters(listed(maker.optimizer))
         self._plans: dict[Signature, Planned] = {}
         self._evaluations: dict[Signature, Planned] = {}
         self._fresh: set[int] = set()
         self._active: Planned | None = None
+        HOLDERS.claim(self)
+        if shared is not None and shared.active is not None:
+            shared.active.require_unchanged()
+            shared.active.sync()
+        self._watch = Watch(maker.owner, listed(maker.optimizer))
+        self._synced_at = 0
 
     # --- plans
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: Batch, micro_batches: int | None = None) -> None:
         """Compile a plan for batches like `batch`, a micro-batch where the step accumulates. Nothing is trained."""
-        planned = self.maker.training(batch)
-        if self._active is not None:
-            planned.step.set_state(self._active.step.state())
-        self._plans[self._signature(planned.inputs, batch.tensors)] = planned
+        self._require_open()
+        count = micro_batches or self.maker.options.accumulate
+        planned = self.maker.training(batch, count, self._budget_bytes)
+        self._plans[_signature(batch, batch.placed, count)] = planned
         self._active = self._active or planned
 
-    def add_shape(self, inputs: Any, targets: Any = None) -> None:
-        """Compile a plan for one more shape of the batch; all plans share one state. Nothing is trained."""
-        self.add(batch_of((inputs, targets)))
+    def add_shape(self, inputs: Any, targets: Any = None, *, micro_batches: int | None = None) -> None:
+        """Compile a plan for one more shape of the batch, or for so many micro-batches of it instead of `accumulate`; all
+        plans share one state. Nothing is trained."""
+        self._watch.check()
+        self.add(batch_of((inputs, targets)), micro_batches)
+
+    def require_unchanged(self) -> None:
+        """Raise UsageError where module or optimizers were changed outside of the step."""
+        self._watch.check()
+
+    def _take_turn(self) -> None:
+        """Hold the newest of a state that is shared."""
+        if self.shared is not None:
+            self.shared.enter(self)
+
+    def _require_open(self) -> None:
+        if self.closed:
+            raise UsageError("the step is closed: compile it again")
 
     @property
     def training(self) -> TrainingStep:
@@ -64,99 +91,111 @@ class CompiledStep:
 
     # --- steps
 
-    def __call__(self, inputs: Any, targets: Any = None) -> Any:
+    def __call__(self, inputs: Any, targets: Any = None, *, micro_batches: int | None = None) -> Any:
         """Train on one batch; returns the loss, with what else the loss function returns in its form (a tuple or a dict).
 
-        With micro-batches, every tensor of the batch holds all of them one behind the other. Raises FeedError for a
-        batch without a plan, UsageError for hyper-parameters that a compiled step cannot follow.
+        With micro-batches, every tensor of the batch holds all of them one behind the other, but a scalar, which holds for
+        each; `micro_batches` is their number where it is not the usual one, as at the end of an epoch. Raises FeedError for
+        a batch without a plan, UsageError for hyper-parameters that a compiled step cannot follow, and for a module or
+        optimizer that was changed outside.
         """
-        batch = batch_of((inputs, targets))
-        planned = self._planned_for(batch)
+        self._require_open()
+        batch, count = batch_of((inputs, targets)), micro_batches or self.maker.options.accumulate
+        self._take_turn()
+        self._watch.check()
+        placed = batch.placed
+        planned = self._planned_for(batch, placed, count)
+        planned.outside.check()
         self.training.set_hyperparameters(**self._hyper.current(self.training.hyperparameters))
-        feeds = {n: _fed(t) for n, t in zip(planned.inputs, batch.tensors, strict=True)}
-        names = [*planned.outputs, *([GRADIENT_NORM] if GRADIENT_NORM in planned.step.output_names else [])]
+        feeds = {name: _fed_to_all(placed[place], count) for place, name in planned.inputs.items()}
+        names = [*planned.outputs, *(n for n in (GRADIENT_NORM, FINITE) if n in planned.step.output_names)]
         values = dict(zip(names, planned.step.run(names, feeds), strict=True))
         self.steps += 1
         self._fresh.clear()
         self._hyper.stepped()
         if GRADIENT_NORM in values:
             self.gradient_norm = float(values[GRADIENT_NORM])
+        self.skipped = not values.get(FINITE, True)
         return _returned([from_numpy(values[name]) for name in planned.outputs], planned.others)
 
-    def _planned_for(self, batch: Batch) -> Planned:
+    def _planned_for(self, batch: Batch, placed: Mapping[str, torch.Tensor], count: int) -> Planned:
         """The plan for the batch's shape, made to hold the state."""
-        tensors = self._micro_batch(batch.tensors)
-        names = next(iter(self._plans.values())).inputs
-        key = self._signature(names, tensors) if len(names) == len(tensors) else ()
+        one = {place: _micro_batch(place, tensor, count) for place, tensor in placed.items()}
+        key = _signature(batch, one, count)
         if key not in self._plans:
-            self._plan_anew(batch, tensors)
+            if not self.new_shapes:
+                _refuse(key, list(self._plans))
+            self.add(batch.replaced([*one.values()]), count)
         planned, active = self._plans[key], self._active
-        if active is not None and planned is not active:
-            planned.step.set_state(active.step.state())
+        if active is not None and planned is not active:  # random generators go on too
+            planned.step.go_on_from(active.step.state(), active.step.generators)
         self._active = planned
         return planned
 
-    def _plan_anew(self, batch: Batch, tensors: list[torch.Tensor]) -> None:
-        if not self.new_shapes:
-            known = "; ".join(", ".join(str(list(shape)) for _, shape, _ in key) for key in self._plans)
-            given = ", ".join(str(list(t.shape)) for t in tensors)
-            raise FeedError(
-                f"no plan for a batch of shapes {given}: there are plans for {known}; call add_shape with such a batch, "
-                "or compile_step(..., new_shapes=True)"
-            )
-        leaves, spec = pytree.tree_flatten((batch.positional, dict(batch.named), batch.targets))
-        del leaves
-        self.add(Batch(*pytree.tree_unflatten(tensors, spec)))
-
-    def _micro_batch(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The first micro-batch of every tensor."""
-        count = self.maker.options.accumulate
-        if count == 1:
-            return tensors
-        for tensor in tensors:
-            if not tensor.dim() or tensor.shape[0] % count:
-                raise FeedError(f"a tensor of shape {list(tensor.shape)} cannot be cut into {count} micro-batches")
-        return [tensor[: tensor.shape[0] // count] for tensor in tensors]
-
-    @staticmethod
-    def _signature(names: tuple[str, ...], tensors: list[torch.Tensor]) -> Signature:
-        return tuple((n, tuple(t.shape), t.dtype) for n, t in zip(names, tensors, strict=True))
+    @property
+    def _budget_bytes(self) -> int | None:
+        """What the first plan was given."""
+        return None if self._active is None else next(iter(self._plans.values())).step.plan.memory.budget_bytes
 
     # --- evaluation
 
     def evaluate(self, *inputs: Any, **named: Any) -> Any:
         """What the module returns in evaluation mode with the trained state; planned, compiled on the first call."""
+        self._require_open()
+        self._take_turn()
         batch = Batch(inputs, named, ())
-        tensors = batch.tensors
-        key = self._signature(tuple(map(str, range(len(tensors)))), tensors)
+        placed = batch.placed
+        key = _signature(batch, placed, 1)
         if key not in self._evaluations:
-            self._evaluations[key] = self.maker.evaluation(batch, self.training.state_names)
+            self._evaluations[key] = self._evaluation(batch)
         planned = self._evaluations[key]
+        planned.outside.check()
         if id(planned) not in self._fresh:
             state = self.training.state()
             planned.step.set_state({name: state[name] for name in planned.step.state_names})
             self._fresh.add(id(planned))
-        feeds = {n: _fed(t) for n, t in zip(planned.inputs, tensors, strict=True)}
+        feeds = {name: _fed(placed[place]) for place, name in planned.inputs.items()}
         found = [from_numpy(value) for value in planned.step.run(planned.outputs, feeds)]
         return pytree.tree_unflatten(found, planned.structure)
+
+    def _evaluation(self, batch: Batch) -> Planned:
+        return self.maker.evaluation(batch, self.training.state_names, self._budget_bytes or 0)
 
     # --- state
 
     def sync(self) -> None:
-        """Copy the trained state into the module and its optimizer."""
-        load_into(self.maker.model, self.training.state(), self.maker.optimizer)
+        """Copy the trained state into the module and its optimizer.
+
+        Of steps that share a state only the last that ran has something to bring: the module is newer than the others.
+        """
+        if self.shared is not None and self.shared.active is not self:
+            return
+        done = self.steps - self._synced_at
+        load_into(self.maker.owner, self.training.state(), self.maker.optimizer, done)
+        self._watch.renew()
+        self._synced_at = self.steps
 
     def refresh(self) -> None:
-        """Take the state over from the module and its optimizer, where they were changed outside of the step."""
-        tensors, state = tensors_of(self.maker.model), self.training.state()
-        parameters = {name: tensor for name, tensor in tensors.items() if name in state}
-        gathered = settings_of(self.maker.optimizer, parameters).initial
+        """Take the state over from the module and its optimizer, where they were changed outside of the step.
+
+        After steps that were not synced, only what was written since is taken: the rest of the module is older.
+        """
+        tensors, state = tensors_of(self.maker.owner), self.training.state()
+        named = {name: tensor for name, tensor in tensors.items() if name in state}
+        parameters, older = named, self._synced_at != self.steps
+        if older:
+            parameters = {name: tensor for name, tensor in named.items() if name in self._watch.changed()}
+        gathered = settings_of(self.maker.optimizer, named).initial
+        if older and not self._watch.optimizer_changed():
+            gathered = {}
         known = {**{n: to_numpy(t) for n, t in parameters.items()}, **gathered}
         self.training.set_state({n: np.asarray(known.get(n, v)).astype(v.dtype) for n, v in state.items()})
+        self._watch.renew()
         self._fresh.clear()
 
     def averaged(self) -> dict[str, torch.Tensor]:
         """The exponential moving averages of the parameters, for `load_state_dict(..., strict=False)`."""
+        self._take_turn()
         return {name: from_numpy(value) for name, value in averaged(self.training.state()).items()}
 
     def save(self, path: str | Path, **objects: Any) -> None:
@@ -165,8 +204,10 @@ class CompiledStep:
         That is parameters, buffers, optimizer state, hyper-parameters, step count, and the random generators of planc,
         torch, NumPy and Python. `objects` have a `state_dict` (schedulers, `planc.torch.Batches`) or are plain values.
         """
+        self._take_turn()
         self.training.set_hyperparameters(**self._hyper.current(self.training.hyperparameters))
-        write_training(Path(path), self.training, self.steps, objects)
+        step = self.training
+        step.once("save", lambda state: write_training(Path(path), step, state, self.steps, objects))
 
     def load(self, path: str | Path, **objects: Any) -> dict[str, Any]:
         """Go on from a file that `save` wrote, bit for bit; returns the plain values that were given to it.
@@ -174,6 +215,7 @@ class CompiledStep:
         `objects` are those with a `load_state_dict`, under their names at `save`. Raises FeedError where the file does
         not fit the step, and then nothing changes.
         """
+        self._take_turn()
         self.steps, plain = read_training(Path(path), self.training, objects)
         self._fresh.clear()
         self._hyper.put_back(self.training.hyperparameters)
@@ -182,6 +224,11 @@ class CompiledStep:
 
     def close(self) -> None:
         """Free all plans, with the state that they hold."""
+        if self.closed:
+            return
+        if self.shared is not None:
+            self.shared.leave(self)
+        self.closed = True
         for planned in (*self._plans.values(), *self._evaluations.values()):
             planned.step.close()
 
@@ -191,14 +238,79 @@ class CompiledStep:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.sync()
-        self.close()
+        try:
+            if error is None and not self.closed:
+                self.sync()
+        finally:
+            self.close()
 
 
 def _fed(tensor: torch.Tensor) -> Any:
     """A tensor on the CPU as an array; one on a card as it is, to be shared."""
     return to_numpy(tensor) if tensor.device.type == "cpu" else tensor.detach().contiguous()
+
+
+def _micro_batch(place: str, tensor: torch.Tensor, count: int) -> torch.Tensor:
+    """The first of `count` micro-batches; a scalar is the same for all."""
+    if count == 1 or not tensor.dim():
+        return tensor
+    if tensor.shape[0] % count:
+        raise FeedError(
+            f"{place}: a tensor of shape {list(tensor.shape)} cannot be cut into {count} micro-batches; "
+            "give micro_batches=N for another number of them"
+        )
+    return tensor[: tensor.shape[0] // count]
+
+
+def _fed_to_all(tensor: torch.Tensor, count: int) -> Any:
+    """What feeds `count` micro-batches: the whole to be cut, or a scalar for each."""
+    return _fed(tensor) if tensor.dim() or count == 1 else [_fed(tensor)] * count
+
+
+def _signature(batch: Batch, placed: Mapping[str, torch.Tensor], count: int) -> Signature:
+    """The same for the same tensors in any order, as in a dict that was built another way."""
+    tensors = sorted((place, tuple(t.shape), t.dtype) for place, t in placed.items())
+    return count, tuple(tensors), tuple(sorted(batch.constants.items()))
+
+
+def _refuse(given: Signature, known: Sequence[Signature]) -> NoReturn:
+    """Raise FeedError for a batch without a plan: tensors are missing or unknown, types, shapes or constants differ."""
+    count, tensors, constants = given
+    places = _places(given)
+    alike = [plan[1] for plan in known if _places(plan) == places]
+    if not alike:
+        wanted = _places(known[0])
+        missing, unknown = sorted(wanted - places), sorted(places - wanted)
+        parts = [f"it lacks {', '.join(missing)}"] * bool(missing) + [f"it has {', '.join(unknown)}"] * bool(unknown)
+        raise FeedError(f"the batch is not like the step's: {' and '.join(parts)}")
+    types = {place: dtype for place, _, dtype in alike[0]}
+    for place, _, dtype in tensors:
+        if all((place, dtype) not in {(p, d) for p, _, d in plan} for plan in alike):
+            raise FeedError(
+                f"{place} is of {dtype}, the step was compiled for {types[place]}: convert it, or compile for it"
+            )
+    shown = ", ".join(f"{place} {list(shape)}" for place, shape, _ in tensors)
+    for place, value in constants:
+        compiled = {dict(plan[2])[place] for plan in known if _places(plan) == places}
+        if value not in compiled:
+            raise FeedError(
+                f"{place} is {value}, the step was compiled for {' and '.join(sorted(compiled))}: a constant is part of "
+                "the graph; call add_shape with such a batch, compile_step(..., new_shapes=True), or pass a float or tensor"
+            )
+    others = "; ".join(", ".join(str(list(shape)) for _, shape, _ in plan) + _times(n) for n, plan, _ in known)
+    raise FeedError(
+        f"no plan for a batch of shapes {shown}{_times(count)}: there are plans for {others}; call add_shape with such a "
+        "batch, or compile_step(..., new_shapes=True), or leave the last batch of an epoch out (drop_last=True)"
+    )
+
+
+def _places(signature: Signature) -> set[str]:
+    """Of all tensors, and of constants, which are told as such."""
+    return {place for place, _, _ in signature[1]} | {f"the constant {place}" for place, _ in signature[2]}
+
+
+def _times(count: int) -> str:
+    return "" if count == 1 else f" in {count} micro-batches"
 
 
 def _returned(values: list[torch.Tensor], others: tuple[str, ...]) -> Any:

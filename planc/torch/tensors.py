@@ -66,6 +66,8 @@ class Recorded:
     """What a forward operator keeps for its gradient, in the place of the tensors that torch's operator returns."""
 
     node: ForwardNode
+    shape: Shape | None = None
+    """That of torch's tensor, where it is another than that of the operator's output."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -17,13 +18,19 @@ import torch.utils._pytree as pytree
 from torch._decomp import core_aten_decompositions, decomposition_table
 from torch._subclasses.functional_tensor import FunctionalTensorMode, dispatch_functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.stateless import _reparametrize_module
 
 from planc.errors import ModelError, PlancError
-from planc.torch.attributes import unchanged_attributes
-from planc.torch.canonical import canonical_operators, plain_checkpoints
+from planc.torch import matrices
+from planc.torch.attributes import noticed_randomness, unchanged_attributes
+from planc.torch.batch import CONSTANTS, refilled
+from planc.torch.canonical import canonical_operators
+from planc.torch.cumulative import cumulative_statistics
 from planc.torch.layers import ModuleLayer
 from planc.torch.recorder import BACKWARD, FORWARD, Recorder
+from planc.torch.regions import plain_checkpoints
+from planc.torch.rms_norms import whole_rms_norms
 
 __all__ = ["BACKWARD", "FORWARD", "Input", "TracedStep", "trace_step"]
 
@@ -34,6 +41,7 @@ LOSS = "loss"
 class Input:
     """One placeholder of the step: a `parameter`, `buffer`, `constant` or `batch` tensor and its name.
 
+    Parameters that need no gradient are buffers: like those the forward pass may write into them.
     `value` is the tensor at export; for a batch input the example. Tied tensors are one input, named as they first are.
     The `seed` is the gradient of the loss.
     """
@@ -82,37 +90,41 @@ def trace_step(
     *,
     gradients: bool = True,
     autocast: torch.dtype | None = None,
+    kernels: bool = False,
 ) -> TracedStep:
     """Trace loss and gradients of `loss(model(*inputs, **named), *targets)`; operators in `kept` stay whole.
 
-    `autocast` runs module and loss under `torch.autocast` in that type.
+    `autocast` runs module and loss under `torch.autocast` in that type. With `kernels` of planc's own, what they compute
+    stays whole too.
 
     The loss may return a tensor, a tuple that begins with it, or a mapping with the key `loss`; what else it returns
     follows as `others`. Without `gradients` the graph ends with the forward pass. Raises ModelError with torch's own
     reason and the line of code where the step cannot be traced to one graph of fixed shapes.
     """
+    _refuse_wrappers(model)
     wrapped, examples = _Step(model, loss, autocast), (inputs, named, targets)
     listed = [*_state(wrapped), *_batch(examples), Input("seed", "seed", torch.ones(()))]
-    step = _Traced(wrapped, listed, pytree.tree_structure(examples), gradients)
-    decompositions = {k: v for k, v in _decompositions().items() if k not in set(kept)}
-    with _tracing(wrapped, kept, gradients):
+    step = _Traced(wrapped, listed, examples, gradients)
+    whole = frozenset(kept)
+    expressed = {k: v for k, v in decompositions().items() if k not in whole}
+    with _tracing(wrapped, kept, gradients, kernels):
         try:
             functional = dispatch_functionalize(step, FunctionalTensorMode())
-            traced = make_fx(functional, decompositions, "fake", True)(*(i.value for i in listed))
+            traced = make_fx(functional, expressed, "fake", True)(*(i.value for i in listed))
         except PlancError:
             raise
         except Exception as error:  # torch raises many kinds; all mean that the step is no one static graph
             where = f" at {step.recorder.where()}" if step.recorder.where() else ""
             raise ModelError(f"{type(model).__name__} cannot be traced{where}: {_reason(error)}") from error
-    listed += _captured(traced)
     placed = step.recorder.placed(traced.graph)
+    listed += _captured(traced)
     _refuse_varying_shapes(traced.graph)
     traced.graph.eliminate_dead_code()
     return TracedStep(traced.graph, tuple(listed), placed, tuple(step.others))
 
 
 @contextmanager
-def _tracing(module: torch.nn.Module, kept: Sequence[Any], gradients: bool) -> Iterator[None]:
+def _tracing(module: torch.nn.Module, kept: Sequence[Any], gradients: bool, kernels: bool) -> Iterator[None]:
     """Everything that must hold while the step runs on fake tensors.
 
     `torch.compiler.is_exporting` is true, which libraries ask before they look at values; oneDNN, whose recurrent
@@ -125,9 +137,12 @@ def _tracing(module: torch.nn.Module, kept: Sequence[Any], gradients: bool) -> I
         torch._C._set_mkldnn_enabled(False)
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(canonical_operators(kept))
-        stack.enter_context(plain_checkpoints())
+        stack.enter_context(canonical_operators(kept, kernels))
+        stack.enter_context(plain_checkpoints(module))
+        stack.enter_context(whole_rms_norms(module))
         stack.enter_context(unchanged_attributes(module))
+        stack.enter_context(noticed_randomness())
+        stack.enter_context(cumulative_statistics(module))
         yield
 
 
@@ -143,31 +158,59 @@ def _reason(error: Exception) -> str:
     return line
 
 
-def _decompositions() -> dict[Any, Callable[..., Any]]:
-    """How operators without a lowering are expressed in others: by all that torch knows to decompose."""
-    return {**decomposition_table, **core_aten_decompositions()}
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """How operators without a lowering are expressed in others: by all that torch decomposes, and planc's forms."""
+    return {**decomposition_table, **core_aten_decompositions(), **matrices.FORMS}
+
+
+_WRAPPERS: dict[type[torch.nn.Module], str] = {
+    torch.nn.DataParallel: "cuts every batch over the cards of one process: pass its .module",
+    torch.nn.parallel.DistributedDataParallel: "exchanges gradients itself: pass its .module, and see docs/distributed.md",
+    torch.jit.ScriptModule: "is compiled by torch.jit, which hides its operators: pass the module that it was made from",
+}
+
+
+def _refuse_wrappers(model: torch.nn.Module) -> None:
+    """Raise ModelError for modules that do to a step what planc does, or that cannot be looked into."""
+    for name, module in model.named_modules():
+        reason = next((why for kind, why in _WRAPPERS.items() if isinstance(module, kind)), None)
+        if reason is not None:
+            raise ModelError(f"module {name or 'itself (the root)'} is a {type(module).__name__}, which {reason}")
 
 
 def _state(step: torch.nn.Module) -> Iterator[Input]:
     """Parameters and buffers; names lose the prefix of the wrapping module."""
     for name, value in step.named_parameters():
+        _refuse_parameter(name.removeprefix("model."), value)
         if value._post_accumulate_grad_hooks:
             raise ModelError(
                 f"parameter {name.removeprefix('model.')!r} has a post-accumulate-grad hook, which works on torch's "
                 "own .grad and cannot become part of the step; remove it"
             )
-        yield Input("parameter" if value.requires_grad else "constant", name.removeprefix("model."), value)
+        yield Input("parameter" if value.requires_grad else "buffer", name.removeprefix("model."), value)
     for name, value in step.named_buffers():
         yield Input("buffer", name.removeprefix("model."), value)
+
+
+def _refuse_parameter(name: str, value: torch.Tensor) -> None:
+    """Raise ModelError for a parameter without values, or one that no state can be."""
+    if isinstance(value, UninitializedParameter):
+        raise ModelError(
+            f"parameter {name!r} has no values yet, as those of torch's lazy modules before their first call: call the "
+            "module once with a batch, and make the optimizer then"
+        )
+    if value.is_complex():
+        raise ModelError(
+            f"parameter {name!r} is of {value.dtype}, and states are real: keep real and imaginary parts as two "
+            "parameters, and join them in forward with torch.complex"
+        )
 
 
 def _batch(examples: Any) -> Iterator[Input]:
     """Copies, because a tensor that is given twice, as an autoencoder's input and target are, is two inputs."""
     for path, value in pytree.tree_leaves_with_path(examples):
-        name = pytree.keystr(path[1:])
-        if not isinstance(value, torch.Tensor):
-            raise ModelError(f"example input {name!r} is {value!r}; every input must be a tensor")
-        yield Input("batch", name, value.detach().clone())
+        if not isinstance(value, CONSTANTS):
+            yield Input("batch", pytree.keystr(path[1:]), value.detach().clone())
 
 
 def _captured(traced: torch.fx.GraphModule) -> list[Input]:
@@ -179,6 +222,13 @@ def _captured(traced: torch.fx.GraphModule) -> list[Input]:
     for node in [node for node in graph.nodes if node.op == "get_attr"]:
         if node.target not in placeholders:
             value = getattr(traced, node.target)
+            if not isinstance(value, torch.Tensor):
+                reader = next(iter(node.users))
+                raise ModelError(
+                    f"torch operator {reader.target} at {reader.meta.get('source')} reads packed weights, as quantised "
+                    "modules do, and no gradient leads through them; train the float module, or with "
+                    "torch.fake_quantize_per_tensor_affine"
+                )
             if value.requires_grad:
                 raise ModelError(
                     f"the step reads a tensor of shape {list(value.shape)} that requires a gradient but is no "
@@ -206,7 +256,7 @@ def _refuse_varying_shapes(graph: torch.fx.Graph) -> None:
 class _Traced:
     """The step as a function of all its inputs, for make_fx to run once."""
 
-    def __init__(self, module: _Step, inputs: Sequence[Input], batch: pytree.TreeSpec, gradients: bool) -> None:
+    def __init__(self, module: _Step, inputs: Sequence[Input], batch: Any, gradients: bool) -> None:
         self.module, self.inputs, self.batch, self.gradients = module, tuple(inputs), batch, gradients
         self.recorder, self.others = Recorder(module), list[str]()
         self.names = [*(n for n, _ in module.named_parameters()), *(n for n, _ in module.named_buffers())]
@@ -220,12 +270,14 @@ class _Traced:
             for hook in (self.parameters[name]._backward_hooks or {}).values():
                 state[name].register_hook(hook)
         with self.recorder.recording(), _reparametrize_module(self.module, state, tie_weights=True):
-            result = self.module(*pytree.tree_unflatten(ready[len(self.names) : -1], self.batch))
+            result = self.module(*refilled(self.batch, ready[len(self.names) : -1]))
             following = dict(self.module.named_buffers())
+        _refuse_written([n for n in trained if torch._functionalize_has_data_mutation(state[n].elem)])
         loss, others = self._split(result)
         with self.recorder.backward(loss):
             grads = self._gradients(loss, [state[name] for name in trained], ready[-1]) if self.gradients else ()
-        buffers = [following.get(n, state[n]) for n in self.names if n not in self.parameters]
+        kinds = zip(self.names, self.inputs, strict=False)
+        buffers = [_fitting(i, following.get(n, state[n])) for n, i in kinds if i.kind == "buffer"]
         return loss.detach(), grads, buffers, [v.detach() for v in others]
 
     @staticmethod
@@ -233,12 +285,16 @@ class _Traced:
         """Parameters that require gradients, buffers that may be written."""
         if declared.kind == "parameter":
             return value.detach().requires_grad_()
-        return value.clone() if declared.kind == "buffer" else value
+        frozen = isinstance(declared.value, torch.nn.Parameter)
+        return value.clone() if declared.kind == "buffer" and not frozen else value
 
     @staticmethod
     def _gradients(loss: torch.Tensor, trained: list[torch.Tensor], seed: torch.Tensor) -> Any:
         if loss.dim() or not loss.requires_grad:
-            raise ModelError(f"the loss must be a scalar that depends on a parameter, not of shape {list(loss.shape)}")
+            what = f"of shape {list(loss.shape)}" if loss.dim() else "one that no trained parameter leads to"
+            raise ModelError(
+                f"the loss must be a scalar that depends on a parameter, not {what}; reduce it with mean or sum"
+            )
         return torch.autograd.grad(loss, trained, seed.to(loss.dtype), allow_unused=True)
 
     def _split(self, result: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -249,12 +305,46 @@ class _Traced:
             loss, whole = whole[0], {str(i): v for i, v in enumerate(whole[1:], 1)}
         if not isinstance(loss, torch.Tensor):
             raise ModelError(
-                f"the loss must return a scalar tensor, a tuple or a mapping with {LOSS!r}, not {result!r}"
+                f"{_described(self.module.loss)} must return a scalar tensor, a tuple that begins with one, or a mapping "
+                f"with the key {LOSS!r}, not {_shown(result)}; of several losses return the weighted sum to be trained"
             )
         paths = pytree.tree_leaves_with_path(whole) if isinstance(whole, dict) else []
         named = [(".".join(_key(k) for k in path), v) for path, v in paths if isinstance(v, torch.Tensor)]
         self.others = [name for name, _ in named]
         return loss, [v for _, v in named]
+
+
+def _described(loss: Callable[..., Any]) -> str:
+    """The loss function with the line that defines it."""
+    code = getattr(loss, "__code__", None)
+    name = getattr(loss, "__qualname__", type(loss).__name__).rpartition(".")[2]
+    return f"the loss {name}" + (f" ({Path(code.co_filename).name}:{code.co_firstlineno})" if code else "")
+
+
+def _shown(result: Any) -> str:
+    if isinstance(result, Mapping):
+        return f"one with the keys {', '.join(repr(key) for key in result)}"
+    return "None" if result is None else f"a {type(result).__name__}"
+
+
+def _refuse_written(names: Sequence[str]) -> None:
+    """Raises ModelError for trained parameters that the forward pass changes itself."""
+    if names:
+        raise ModelError(
+            f"the forward pass writes into the trained parameter {names[0].removeprefix('model.')!r}, whose old value the "
+            "update would read; use a parametrization, or change it after the step and call refresh()"
+        )
+
+
+def _fitting(declared: Input, following: torch.Tensor) -> torch.Tensor:
+    """The next value of a buffer. Raises ModelError where it has another shape or type than the one that it replaces."""
+    then, now = ((list(t.shape), t.dtype) for t in (declared.value, following))
+    if then != now:
+        raise ModelError(
+            f"the forward pass gives buffer {declared.name!r} of {then[0]}, {then[1]}, a value of {now[0]}, {now[1]}, and "
+            "a state keeps its form; where only the first call does that, call the module once before compiling its step"
+        )
+    return following
 
 
 def _key(part: Any) -> str:

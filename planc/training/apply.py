@@ -40,8 +40,8 @@ def emit_forward(b: Builder, node: ForwardNode) -> tuple[ForwardNode, Update | N
     Returns it with what its gradient will want, and the update of the state it holds, which is to be emitted in a
     group of its own.
     """
-    if node.op_type in FORWARD_RULES:
-        lowered = FORWARD_RULES[node.op_type](b, node)
+    lowered = FORWARD_RULES[node.op_type](b, node) if node.op_type in FORWARD_RULES else None
+    if lowered is not None:
         return replace(node, saved=lowered.saved), lowered.update
     specs = [(v.shape, v.dtype) if v else None for v in node.outputs]
     names = [v.name if v else None for v in node.outputs]

@@ -18,10 +18,21 @@ from planc.graph.annotations import node_annotation
 from planc.graph.wellformed import is_undrawn
 from planc.training.apply import Update
 from planc.training.emit.builder import RANDOM_KEY, Array, Builder, LayerGroup, Var
+from planc.training.emit.forms import OperatorForms
 from planc.training.finish import MOVING, finish
 from planc.training.micro_batches import MicroBatches, Ready, titled
-from planc.training.optimizers import STEP
+from planc.training.optimizers import STEP, Optimizer, slots
+from planc.training.ranks import (
+    RANK_INPUT,
+    RankKey,
+    declare_rank,
+    exchanged,
+    nbytes,
+    place_statistics,
+    repeat_counts,
+)
 from planc.training.schedule import PREFIX, Schedule
+from planc.training.shards import Shards, divided, step_hash
 from planc.training.step_options import DynamicScale, ParameterGroup, StepOptions
 from planc.training.updates import AVERAGE, LOSS_SCALE, Updates
 from planc.training.weave import Weave
@@ -42,6 +53,7 @@ class Assembly:
     """
 
     b: Builder
+    table: OperatorForms
     groups: Sequence[ParameterGroup] = ()
     options: StepOptions = field(default_factory=StepOptions)
     gathered: Mapping[str, Array] = field(default_factory=dict)
@@ -51,6 +63,14 @@ class Assembly:
     following: dict[str, Var] = field(default_factory=dict)
     _ready: list[Ready] = field(default_factory=list)
     _scale: Var | None = None
+    _shards: Shards | None = None
+    _owners: Mapping[str, int] = field(default_factory=dict)
+    _step_hash: str = ""
+
+    def __post_init__(self) -> None:
+        self.b.ranks = self.options.ranks
+        if self.options.ranks > 1:
+            self._declared(Var(RANK_INPUT, (), TensorProto.DOUBLE))
 
     # --- inputs
 
@@ -73,8 +93,8 @@ class Assembly:
     # --- what a source emits beside its operators
 
     def seed(self, loss: Var) -> Var:
-        """The gradient of the loss: 1, or the loss scale, divided by the number of micro-batches."""
-        share, scale = 1 / self.options.accumulate, self.options.loss_scale
+        """The gradient of the loss: 1, or the loss scale, divided by the number of micro-batches of all ranks."""
+        share, scale = 1 / self.options.batches, self.options.loss_scale
         if scale == 1.0:
             return self.b.full(loss.shape, share, loss.dtype)
         if isinstance(scale, DynamicScale):
@@ -138,12 +158,24 @@ class Assembly:
     ) -> onnx.ModelProto:
         """The ONNX model; `index_sizes` says how many classes or rows each integer tensor indexes, `outputs` names what
         the step returns beside the loss, whose name is `title`."""
+        by_rank = bool(self.b.gathered)
+        self._ready = place_statistics(self.b, self._ready, self.options.bucket_bytes)
+        self._ready = repeat_counts(self.b, self.following, self._ready)
         self._advance_key()
         carried = dict(self.following)
+        key = RankKey(self.b, self.options.ranks, self.options.accumulate)
+        drawing = key.used(self.b.nodes) if self.options.ranks > 1 else ""
+        if drawing:
+            carried[drawing] = carried.pop(RANDOM_KEY)
         passes = self._passes(carried)
         weave = Weave(self.b, passes.repeated())
         first = min((ready.position for ready in self._ready), default=len(passes.body))
         schedule = Schedule(weave, self.groups, weave.section(first))
+        if by_rank or drawing:
+            declare_rank(schedule)
+        if drawing:
+            carried.pop(drawing)
+            self.hold(RANDOM_KEY, key.emit(weave), None)
         updates = self._updates(weave, schedule, passes)
         results = self._joined(weave, passes, {title: loss, **(outputs or {})}) | updates.outputs
         self.following.update({name: passes.value(value, passes.count - 1) for name, value in carried.items()})
@@ -183,15 +215,41 @@ class Assembly:
         if self._scale is not None and not isinstance(self.options.loss_scale, DynamicScale):
             schedule.shared(LOSS_SCALE, self.options.loss_scale)
         ready = [entry for entry in self._ready if entry.name in group_of]
-        if passes.count > 1:
+        if self.options.batches > 1:
             ready = [passes.accumulated(weave, r, self.b.values[r.name].dtype) for r in ready]
-        updates = Updates(weave, schedule, self.options, group_of, self.hold, self._scale)
+        hold = self.hold
+        if self.options.sharded:
+            self._shards = self._divided(weave, schedule, ready, group_of)
+            hold, ready = self._shards.hold, self._shards.reduced()
+        elif self.options.ranks > 1:
+            ready = exchanged(weave, ready, self.options.ranks, self.options.bucket_bytes)
+        updates = Updates(weave, schedule, self.options, group_of, self.table, hold, self._scale, self._shards)
         updates.emit(ready, len(weave.body))
+        if self._shards is not None:
+            self._shards.finish()
         if schedule.following_step is not None:
             held = self.b.values[STEP]
             following = updates.counted(schedule.following_step, held, len(weave.body))
             self.hold(STEP, following, np.zeros((), np.float32))
         return updates
+
+    def _divided(self, weave: Weave, schedule: Schedule, ready: Sequence[Ready], group_of: Mapping[str, int]) -> Shards:
+        """The parameters divided among the ranks, and the inputs that every rank has, whichever it updates."""
+        held = {r.name: self._owned(r.name, self.groups[group_of[r.name]].rule) for r in ready}
+        sizes = {name: nbytes(self.b.values[name]) + sum(states.values()) for name, states in held.items()}
+        owners = divided(sizes, self.options.ranks)
+        self._owners = {state: owners[name] for name, states in held.items() for state in states}
+        self._step_hash = step_hash(weave, self.groups, self.options)
+        schedule.declare(sorted({group_of[r.name] for r in ready}))
+        for bound in ("clip_value", "clip_norm", "ema_decay"):
+            if (value := getattr(self.options, bound)) is not None:
+                schedule.shared(bound, value)
+        return Shards(weave, ready, owners, self.options, self.hold, len(weave.body))
+
+    def _owned(self, name: str, rule: Optimizer) -> dict[str, int]:
+        """What the owner of a parameter keeps for it alone: bytes by the state's name."""
+        found = {slot.name: slot.initial.nbytes for slot in slots(rule, self.b.values[name]).values()}
+        return found if self.options.ema_decay is None else found | {f"{name}{AVERAGE}": nbytes(self.b.values[name])}
 
     def _joined(self, weave: Weave, passes: MicroBatches, results: Mapping[str, Var]) -> dict[str, Var]:
         """Outputs over all micro-batches: the mean of scalars, other tensors one behind the other."""
@@ -227,6 +285,7 @@ class Assembly:
             constants={**self.kept, **self.b.initializers},
             outputs=[named[name] for name in results],
             state={name: (tensor, named[f"{name}.next"]) for name, tensor in self.initial.items()},
+            kernels=self.table.kernels,
         )
         ranges = {**annotations.read_json(model, annotations.INPUT_RANGES), **self._ranges(index_sizes)}
         ignored = annotations.read_json(model, annotations.IGNORED)
@@ -239,9 +298,14 @@ class Assembly:
             annotations.INPUT_RANGES: json.dumps(ranges),
             annotations.IGNORED: json.dumps(ignored),
             annotations.HYPERPARAMETERS: json.dumps(schedule.inputs),
+            **({annotations.SHARDS: self._shares()} if self._shards is not None else {}),
             **({annotations.MICRO_BATCHES: json.dumps(batches)} if passes.count > 1 else {}),
         })  # fmt: skip
         return model
+
+    def _shares(self) -> str:
+        """What the step says of the other ranks' state."""
+        return json.dumps({"rank": self.options.rank, "step": self._step_hash, "owners": dict(self._owners)})
 
     def _named(self, wanted: Mapping[str, Var]) -> dict[str, Var]:
         """Each output under its usual name, if no other tensor but one of the first micro-batch has that."""

@@ -5,18 +5,20 @@ updates of the parameters whose gradient it completed, so that gradients die at 
 after the backward layer of its first reader, which is also its last reader in the step.
 """
 
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import groupby
 
 import onnx
 
-from planc.errors import ModelError, UsageError
+from planc.errors import ModelError, PlancWarning, UsageError
 from planc.graph.annotations import node_annotation
+from planc.import_budget import import_budget, spend_time
 from planc.training.assembly import Assembly
 from planc.training.emit.builder import FLOATS, Builder, LayerGroup, Var
 from planc.training.emit.forms import OperatorForms, table_for
-from planc.training.emit.opset import expressed, opset_for
+from planc.training.emit.opset import expressed, in_oldest_opset, opset_for
 from planc.training.emit.widen import widen
 from planc.training.optimizers import Optimizer
 from planc.training.prepare.attention import fuse_attention, stays_whole
@@ -26,6 +28,9 @@ from planc.training.prepare.parameters import trainable
 from planc.training.prepare.precision import set_precision
 from planc.training.prepare.prepare import Prepared, canonical, infer_shapes, known_values, prepare
 from planc.training.prepare.recurrent import unroll_recurrent
+from planc.training.prepare.rms_norm import fuse_rms_norms
+from planc.training.prepare.rotary import fuse_rotary
+from planc.training.prepare.suspects import suspicions
 from planc.training.registry import ForwardNode, attributes_of
 from planc.training.rules import FORWARD_RULES, GRADIENTS
 from planc.training.step_options import PLAIN, ParameterGroup, StepOptions
@@ -33,6 +38,7 @@ from planc.training.step_options import PLAIN, ParameterGroup, StepOptions
 __all__ = ["differentiate"]
 
 
+@import_budget("the forward model")
 def differentiate(
     forward: onnx.ModelProto,
     *,
@@ -52,7 +58,9 @@ def differentiate(
     the rule of `planc.training.prepare.parameters.trainable` is not wanted. `precision` float16 or bfloat16 runs in that
     type what `torch.autocast` would, with float32 parameters, pure-bfloat16 everything. `options` are clipping,
     accumulation, loss scale and averaged weights; `outputs` names tensors of the forward model that the step returns
-    beside the loss. Raises ModelError for a model planc cannot differentiate and UsageError for a wrong option.
+    beside the loss. Warns where an exporter seems to have merged, untied or repeated weights.
+
+    Raises ModelError for a model planc cannot differentiate and UsageError for a wrong option.
     """
     table = table_for(device)
     model = canonical(forward, dims or {})
@@ -63,6 +71,8 @@ def differentiate(
     trained = trainable(model, parameters)
     if not trained:
         raise ModelError("the model has no trainable parameter: no float initializer is used as a weight")
+    for text in suspicions(model, trained):
+        warnings.warn(text, PlancWarning, stacklevel=2)
     set_precision(model, precision, trained)
     loss_name = append_loss(infer_shapes(model), loss)
     whole = {"Attention"} if table.kernels and stays_whole(model) else set()
@@ -72,8 +82,10 @@ def differentiate(
         raise UsageError(f"output {missing[0]!r} is no tensor of the model")
     if table.kernels:
         prepared = replace(prepared, values=fuse_attention(prepared.model, prepared.values, trained, outputs))
+        fuse_rms_norms(prepared.model, prepared.values, trained, outputs)
+        prepared = replace(prepared, values=fuse_rotary(prepared.model, prepared.values, trained, outputs))
     step = _Step(prepared, optimizer, table, loss_name, trained, options)
-    return widen(step.build(outputs), table.device)
+    return in_oldest_opset(widen(step.build(outputs), table.device))
 
 
 def _statistics(model: onnx.ModelProto) -> set[str]:
@@ -97,7 +109,7 @@ class _Step:
         fixed = {n: t for n, t in self.initial.items() if n not in changing}
         self.opset = opset_for(v.dtype for v in prepared.values.values())
         self.builder = Builder(values=dict(prepared.values), fixed=fixed)
-        self.step = Assembly(self.builder, [ParameterGroup(optimizer, self.parameters)], options)
+        self.step = Assembly(self.builder, table, [ParameterGroup(optimizer, self.parameters)], options)
         self.grads: dict[str, Var] = {}
         self.active = self._active()
         self._declare()
@@ -134,12 +146,12 @@ class _Step:
         b.group = LayerGroup(layer, kind, "forward")
         for proto in group:
             node = self._resolve(proto)
-            if proto.op_type in FORWARD_RULES:
-                lowered = FORWARD_RULES[proto.op_type](b, node)
+            lowered = FORWARD_RULES[proto.op_type](b, node) if proto.op_type in FORWARD_RULES else None
+            if lowered is None:
+                b.adopt(expressed(proto, self.prepared.version, self.opset))
+            else:
                 node = replace(node, saved=lowered.saved)
                 updates += [lowered.update] if lowered.update else []
-            else:
-                b.adopt(expressed(proto, self.prepared.version, self.opset))
             emitted.append(node)
         if updates:
             self.step.flush(updates, LayerGroup(layer, kind, "update"))
@@ -154,6 +166,7 @@ class _Step:
             outputs = [self.grads.get(v.name) if v else None for v in node.outputs]
             if not node.wanted or all(dy is None for dy in outputs):
                 continue
+            spend_time(node.where)
             if node.op_type not in GRADIENTS:
                 raise ModelError(f"{node.where}: planc has no gradient for this operator")
             found = GRADIENTS[node.op_type](self.builder, self._viewed_locally(node), outputs)
@@ -188,6 +201,7 @@ class _Step:
     # --- analysis
 
     def _resolve(self, proto: onnx.NodeProto) -> ForwardNode:
+        spend_time(proto.name)
         values = self.builder.values
         inputs = tuple(values[n] if n else None for n in proto.input)
         wanted = frozenset(i for i, v in enumerate(inputs) if v is not None and v.name in self.active)

@@ -10,12 +10,18 @@ from planc.graph import annotations
 from planc.graph.annotations import IR_VERSION
 from planc.kernels import DOMAIN, opset_id
 from planc.kernels.cross_entropy import CROSS_ENTROPY
+from planc.kernels.exchange import is_exchange
 from planc.kernels.linear_cross_entropy import LINEAR_CROSS_ENTROPY
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.opset import opset_for
+from planc.training.layout.bias_chains import biases_into_chains
 from planc.training.layout.channels_last import channels_last
+from planc.training.layout.kernel_surroundings import join_surroundings
+from planc.training.layout.late_widening import widen_in_updates
 from planc.training.layout.norm_activations import join_activations
 from planc.training.layout.projected_loss import join_projections
+from planc.training.layout.recomputed_links import recompute_links
+from planc.training.layout.row_sums import repeatable_sums
 from planc.training.layout.transposes import join_transposes
 
 
@@ -27,18 +33,24 @@ def finish(
     constants: Mapping[str, TensorProto],
     outputs: Sequence[Var],
     state: Mapping[str, tuple[TensorProto, Var]],
+    kernels: bool,
 ) -> onnx.ModelProto:
     """The ONNX model of the builder's nodes that something wanted depends on.
 
     Inputs are the batch, the hyper-parameters with their `defaults`, and the state; `state` gives the initial and the next
-    value of each, `outputs` what a step returns.
+    value of each, `outputs` what a step returns. `kernels` says that the device has those of planc's own operators.
     """
     wanted = [*outputs, *(following for _, following in state.values())]
     names = {v.name for v in wanted}
     nodes = live_nodes(join_projections(b, live_nodes(b.nodes, names), names), names)
-    if any(node.domain == DOMAIN for node in nodes):
-        nodes = channels_last(b, join_activations(b, nodes, names), names)
+    if any(node.domain == DOMAIN and not is_exchange(node.op_type, node.domain) for node in nodes):
+        nodes = live_nodes(join_surroundings(b, nodes, names), names)
+        nodes = channels_last(b, join_activations(b, nodes, names), names, weights_first=not kernels)
         nodes = live_nodes(join_transposes(nodes, names), names)
+    if kernels:
+        nodes = biases_into_chains(b, live_nodes(recompute_links(b, nodes, names), names), names)
+        nodes = widen_in_updates(b, nodes, names)
+        nodes = live_nodes(repeatable_sums(b, live_nodes(nodes, names)), names)
     read = {name for node in nodes for name in node.input if name}
     initial = {name: tensor for name, (tensor, _) in state.items()} | dict(defaults)
     model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="planc")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from planc.graph.annotations import annotate_node, node_annotation
+from planc.graph.random_places import move_seed
 from planc.training.emit.builder import Builder, LayerGroup, Var
 from planc.training.weave import Weave
 
@@ -72,6 +73,7 @@ class MicroBatches:
         for names in (made.input, made.output):
             for at, name in enumerate(names):
                 names[at] = self._name(name, copy)
+        move_seed(made, copy)
         for name in node.output:
             if name:
                 value = self.b.values[name]

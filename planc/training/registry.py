@@ -119,7 +119,8 @@ class ForwardResult:
     update: Callable[[Builder], dict[str, Var]] | None = None
 
 
-ForwardRule = Callable[[Builder, ForwardNode], ForwardResult]
+ForwardRule = Callable[[Builder, ForwardNode], ForwardResult | None]
+"""None where the node is to stay as it stands, and nothing was emitted."""
 
 GRADIENTS: Registry[str, GradientRule] = Registry("the gradient rule of")
 FORWARD_RULES: Registry[str, ForwardRule] = Registry("the forward rule of")

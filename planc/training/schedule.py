@@ -4,7 +4,7 @@ They are float64 and computed once for a parameter group, as torch.optim compute
 the parameter's type.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
@@ -81,6 +81,11 @@ class Schedule:
             with self._emitting() as b:
                 b.values[STEP] = held
                 self.following_step = b.add(held, 1.0)
+
+    def declare(self, groups: Iterable[int]) -> None:
+        """Declare the hyper-parameters of parameter groups, whether or not an update of this rank reads them."""
+        for group in groups:
+            self._of_group(group)
 
     def _of_group(self, group: int) -> Scalars:
         if group not in self._scalars:

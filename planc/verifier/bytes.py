@@ -4,7 +4,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from planc.verifier.content import ContentCheck, StayUse
+from planc.verifier.content import ContentCheck, ResidencyUse
 from planc.verifier.operators import leaves_out, may_overwrite
 from planc.verifier.violation import Violation
 
@@ -39,7 +39,7 @@ class _Holder:
     begin: int
     offset: int
     end: int
-    use: StayUse
+    use: ResidencyUse
     residency: int | None = None
 
 
@@ -71,7 +71,7 @@ def _scratch(check: ContentCheck) -> Iterator[_Holder]:
     for index, (region, (first, end)) in enumerate(zip(check.plan.scratch, check.plan.segments, strict=False)):
         own = [slot for run in range(first, end) for slot in slots.get(run, ())]
         if region.bytes and own:
-            use = StayUse(written_at=own[0], last_slot=own[-1])
+            use = ResidencyUse(written_at=own[0], last_slot=own[-1])
             name = f"the scratch of segment {index}"
             yield _Holder(name, own[0], region.offset, region.offset + region.bytes, use)
 

@@ -8,12 +8,12 @@ from planc.enums import Direction
 from planc.graph.graph import Graph, Role
 from planc.plan.plan import Plan
 from planc.verifier.clocks import Order
-from planc.verifier.operators import may_overwrite
+from planc.verifier.operators import may_update
 from planc.verifier.violation import Violation
 
 
 @dataclass(slots=True)
-class StayUse:
+class ResidencyUse:
     """How one residency is used. It is written by the operator at `written_at`, or by the copy `brought_by`, or (with
     neither) is there when the step begins. `last_slot` is its last use by an operator, -1 for none; `copies` all copies
     that touch it; `updated_at` the slot at which its state is replaced; `needed_at_end` says that the caller or the next
@@ -37,7 +37,7 @@ class ContentCheck:
         self.residencies: defaultdict[int, list[int]] = defaultdict(list)
         for index in sorted(range(len(plan.residencies)), key=lambda i: plan.residencies[i].begin):
             self.residencies[self.storage_of[plan.residencies[index].storage]].append(index)
-        self.uses = [StayUse() for _ in plan.residencies]
+        self.uses = [ResidencyUse() for _ in plan.residencies]
         self.host = {slot.storage: slot for slot in plan.host_slots}
         self.slots = [
             (position, op)
@@ -119,7 +119,7 @@ class ContentCheck:
                 )
                 continue
             self.uses[residency].updated_at = slot
-            if storage in self.graph.op_reads[op] and not may_overwrite(self.graph, op, storage):
+            if storage in self.graph.op_reads[op] and not may_update(self.graph, op, storage):
                 name = self.graph.ops[op].name
                 yield Violation(
                     "unsafe in place", self._where(residency), f"operator {name!r} cannot overwrite what it reads"

@@ -5,10 +5,11 @@ Tests compare the two.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import accumulate
 
-from planc.graph.graph import Graph, Layer, Role, Tensor
+from planc.enums import ExchangeKind
+from planc.graph.graph import Graph, Layer, Op, Role, Tensor
 
 _OWN = "planc.kernels"
 """Domain of planc's own operators."""
@@ -20,13 +21,22 @@ _ELEMENTWISE = {
         "Sin": 1, "Softplus": 1, "Softsign": 1, "Sqrt": 1, "Tanh": 1,
         "Add": 2, "Div": 2, "Mul": 2, "Pow": 2, "Sub": 2,
     },
-    _OWN: {"CrossEntropyGradient": 1, "Dropout": 1},
 }  # fmt: skip
 """By domain and operator: how many of the first inputs are read, element for element, before the same element of the first
-output is written. Names of planc's own operators end with a hash of the call, which does not count."""
+output is written."""
+
+_OWN_INPUTS = {
+    "AllReduce": (0,), "Broadcast": (0,), "CrossEntropyGradient": (0,), "Dropout": (0,), "EmbeddingGradient": (2,),
+    "LayerNorm": (0,), "LayerNormGradient": (0, 1, 4), "Reduce": (0,), "Rotary": (0,),
+}  # fmt: skip
+"""The same of planc's own operators, by the positions of such inputs; a row is read before it is written. The operators'
+names end with a hash of the call, which does not count."""
 
 _FUSED = "planc.fused"
 """Domain of generated element-wise kernels: every input of an element is read before any output of it is written."""
+
+_GROUP = "group_"
+"""How the types of those begin that hold several side by side, which do not wait for one another."""
 
 
 def may_overwrite(graph: Graph, op_index: int, storage: int) -> bool:
@@ -36,20 +46,45 @@ def may_overwrite(graph: Graph, op_index: int, storage: int) -> bool:
     another start is shifted, and an element would be read after it was overwritten.
     """
     op = graph.ops[op_index]
-    if not op.outputs or op.outputs[0] < 0:
-        return False
-    op_type = op.op_type.partition("_")[0] if op.domain == _OWN else op.op_type
-    count = len(op.inputs) if op.domain == _FUSED else _ELEMENTWISE.get(_standard(op.domain), {}).get(op_type, 0)
-    written = graph.tensors[op.outputs[0]]
-    found = False
+    return bool(op.outputs) and op.outputs[0] >= 0 and _fits_over(graph, op, op.outputs[0], storage, _overwritten(op))
+
+
+def may_update(graph: Graph, op_index: int, storage: int) -> bool:
+    """Whether the operator may write the next value of a state over the old one, which it reads.
+
+    In a group of kernels each output may take the place of its own old value, which no other member reads.
+    """
+    op = graph.ops[op_index]
+    if not _is_group(op):
+        return may_overwrite(graph, op_index, storage)
+    made = next(t for t in op.outputs if graph.tensors[t].storage == storage)
+    return _fits_over(graph, op, made, storage, range(len(op.inputs)))
+
+
+def _fits_over(graph: Graph, op: Op, output: int, storage: int, free: Collection[int]) -> bool:
+    """Whether all that the operator reads of `storage` lies as the output does, at positions that are `free`."""
+    written, found = graph.tensors[output], False
     for position, index in enumerate(op.inputs):
         if index < 0 or index in op.constants or graph.tensors[index].storage != storage:
             continue
         read = graph.tensors[index]
-        if position >= count or read.offset or (read.dtype, read.shape) != (written.dtype, written.shape):
+        if position not in free or read.offset or (read.dtype, read.shape) != (written.dtype, written.shape):
             return False
         found = True
     return found
+
+
+def _overwritten(op: Op) -> Collection[int]:
+    """Positions of the inputs over which an operator may write."""
+    if op.domain == _FUSED:
+        return () if _is_group(op) else range(len(op.inputs))
+    if op.domain == _OWN:
+        return _OWN_INPUTS.get(op.op_type.partition("_")[0], ())
+    return range(_ELEMENTWISE.get(_standard(op.domain), {}).get(op.op_type, 0))
+
+
+def _is_group(op: Op) -> bool:
+    return op.domain == _FUSED and op.op_type.startswith(_GROUP)
 
 
 def leaves_out(graph: Graph, op_index: int, address: Callable[[int], int | None]) -> bool:
@@ -71,6 +106,16 @@ def leaves_out(graph: Graph, op_index: int, address: Callable[[int], int | None]
     places = accumulate((part.nbytes for part in parts[:-1]), initial=start or 0)
     at_place = all(address(part.storage) == place for part, place in zip(parts, places, strict=True))
     return start is not None and at_place and _in_rows(whole, parts)
+
+
+_EXCHANGES = {
+    "AllReduce": ExchangeKind.ALL_REDUCE, "Broadcast": ExchangeKind.BROADCAST, "Reduce": ExchangeKind.REDUCE,
+}  # fmt: skip
+
+
+def exchange_kind(op: Op) -> ExchangeKind | None:
+    """What the exchange engine does for the operator; None for one that it does not compute."""
+    return _EXCHANGES.get(op.op_type.partition("_")[0]) if op.domain == _OWN else None
 
 
 def is_repeatable(graph: Graph, layer: Layer) -> bool:

@@ -2,7 +2,9 @@
 
 It trusts nothing of the compiler: liveness is rebuilt from the model, the happens-before order from the waits. What it
 proves: every operator runs on inputs that were completely written, in the right version; no byte is reused while an
-engine may still touch it; state ends where the next step expects it; the slab and scratch fit the budget.
+engine may still touch it; what runs again is computed by the same engines; state ends where the next step expects it; the
+slab and scratch fit the budget. Of a step of several ranks: every sum over them is exchanged once, in an order that all
+ranks share, while nothing else touches its bytes; and state stays the same on all ranks.
 """
 
 from planc.errors import VerificationError
@@ -11,6 +13,8 @@ from planc.plan.plan import Plan
 from planc.verifier.bytes import check_bytes
 from planc.verifier.clocks import happens_before
 from planc.verifier.content import ContentCheck
+from planc.verifier.exchanges import check_exchange_form, check_exchanges, check_ranks
+from planc.verifier.forms import check_forms
 from planc.verifier.structure import check_structure
 from planc.verifier.violation import Violation
 
@@ -18,6 +22,9 @@ from planc.verifier.violation import Violation
 def verify(graph: Graph, plan: Plan) -> tuple[Violation, ...]:
     """Every violation found; empty for a valid plan. Form is checked first, then order, content and bytes."""
     found = list(check_structure(graph, plan))
+    if not found:
+        found += check_exchange_form(graph, plan)
+        found += check_forms(graph, plan)
     if found:
         return tuple(found)
     order = happens_before(plan)
@@ -27,6 +34,8 @@ def verify(graph: Graph, plan: Plan) -> tuple[Violation, ...]:
     content = ContentCheck(graph, plan, order)
     found += content.violations()
     found += check_bytes(content)
+    found += check_exchanges(content)
+    found += check_ranks(graph)
     return tuple(found)
 
 

@@ -29,6 +29,9 @@ EVERY = "every schedule"
 IN_ORDER = "first executions in the given order"
 IN_PLANS_ORDER = "first executions in the plan's order"
 
+OTHERS = 3
+"""Policies' and earlier schedules handed on with the best one, which may not pack."""
+
 
 class Mip:
     """The planner: a certified schedule within the time limit."""
@@ -77,7 +80,7 @@ class Mip:
         portfolio.propose(renumbered(schedule, ranks) for schedule in starts)
 
         def ask() -> None:
-            for schedule in policy_schedules(problem, options, portfolio.settled):
+            for schedule in policy_schedules(problem, options, portfolio.state.finished):
                 portfolio.propose([renumbered(schedule, ranks)])
                 policies.append(known_plan(problem, schedule))
 
@@ -96,10 +99,11 @@ class Mip:
             host = problem.host_budget_bytes
             more = "let values swap" if host is None else f"allow more than {format_bytes(host)} of host memory"
             raise SolverTimeoutError(f"no plan within the time limit; allow more time, raise the budget or {more}")
+        others = tuple(known.schedule for known in before[:OTHERS])
         if portfolio.bound_ns <= problem.least_duration_ns or first_executions(found) != order:
-            return Candidate(found, problem.least_duration_ns, EVERY)
+            return Candidate(found, problem.least_duration_ns, EVERY, others=others)
         given = order == tuple(range(len(order)))
-        return Candidate(found, portfolio.bound_ns, IN_ORDER if given else IN_PLANS_ORDER)
+        return Candidate(found, portfolio.bound_ns, IN_ORDER if given else IN_PLANS_ORDER, others=others)
 
 
 def _with_time_left(options: SolveOptions, started: float) -> SolveOptions:

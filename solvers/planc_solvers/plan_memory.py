@@ -8,8 +8,11 @@ from planc.schedule.residency import host_bytes, memory_profile, residencies
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import simulate
 
-PROBLEMS, PLANS = 4, 8
-"""Problems remembered, and plans of each."""
+PROBLEMS = 4
+"""Problems remembered: a comparison goes back and forth between the few forms of one graph."""
+
+PLANS = 8
+"""Plans remembered of each: of more, the one that needs most memory is forgotten."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,9 @@ class Portfolio:
             self.proving.start()
         else:
             self.state.proved.set()
-        if self.options.prove and self.state.clock.counted:
-            self.proving.join()
+        if self.state.clock.counted:  # one after the other, or what the search is proposed would depend on the threads
+            if self.options.prove:
+                self.proving.join()
             ask()
         else:
             asking.start()
@@ -102,7 +103,7 @@ class Portfolio:
         self._await_proof()
         self.improver.improve()
         if asking.is_alive() and not self.settled():
-            asking.join()
+            asking.join(timeout=max(0.0, self.state.patience_s - self.state.elapsed()))
         self.state.end()
         # HiGHS cannot be interrupted: a model of its ends by its own time limit, or with the process.
         if self.options.prove:

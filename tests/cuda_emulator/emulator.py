@@ -30,6 +30,7 @@ SOURCES = {
     "libcudnn.so.9": ("dnn.cpp",),
     "libcurand.so.10": (),
     "libnvrtc.so.13": ("compiler.cpp",),
+    "libnccl.so.2": ("nccl.cpp",),
 }
 """What the provider loads, and what each is made of; its symbols bear the library's name as their version."""
 
@@ -131,8 +132,8 @@ class Emulator:
         cudnn.forget()
 
     def fail(self, name: str, nth: int) -> None:
-        """Make the `nth` call of a class fail: alloc, pinned, stream, event, record, wait, copy, kernel, synchronize,
-        capture, instantiate, launch or context."""
+        """Make the `nth` call of a class fail: alloc, pinned, stream, event, record, wait, copy, kernel, exchange,
+        synchronize, capture, instantiate, launch or context."""
         self._fail(name.encode(), nth)
 
     def calls(self, name: str) -> int:

@@ -75,3 +75,22 @@ def test_what_cannot_be_unrolled_is_refused() -> None:
     model = forward("LSTM", layer, False, clip=3.0)
     with pytest.raises(ModelError, match=r"node 'cell' \(LSTM\): clipping"):
         differentiate(model, loss="output", optimizer=Optimizer("sgd"))
+
+
+def test_two_nodes_of_one_name_are_two() -> None:
+    """ONNX asks for no names of nodes, and for no two of them."""
+    torch.manual_seed(2)
+    model = forward("GRU", torch.nn.GRU(INPUT, HIDDEN), False)
+    second = onnx.NodeProto()
+    second.CopyFrom(model.graph.node[0])
+    second.output[:] = ["y of the second", "last of the second"]
+    model.graph.node[-1].output[0] = "one"
+    more = [second, helper.make_node("ReduceSum", [second.output[0]], ["other"], keepdims=0)]
+    model.graph.node.extend([*more, helper.make_node("Add", ["one", "other"], ["loss"])])
+    step = differentiate(model, loss="output", optimizer=Optimizer("sgd", 1.0))
+    assert violations(step) == []
+    x = np.random.default_rng(0).standard_normal((STEPS, BATCH, INPUT)).astype(np.float32)
+    before = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    session = onnx.reference.ReferenceEvaluator(model)
+    (made,) = run_steps(step, {"x": x})
+    np.testing.assert_allclose(made["loss"], session.run(["loss"], {"x": x} | before)[0], rtol=1e-4)

@@ -1,5 +1,7 @@
 """Losses, optimizers, batch-norm statistics, dropout and shared tables against torch over several steps."""
 
+import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.training_steps import random_batch, run_steps
 
 from planc.training import Optimizer, differentiate
+from planc.training.emit.forms import CPU, CUDA
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
@@ -181,8 +184,8 @@ def test_dropout_uses_one_mask_forward_and_backward() -> None:
 
 
 @pytest.mark.parametrize(("rows", "device"), [(7, "cpu"), (7, "cuda"), (1 << 20, "cuda")])
-def test_embedding_sums_equal_ids(rows: int, device: str) -> None:
-    """The three forms: scatter on the CPU, one-hot for small tables and the segmented scan for large ones on CUDA."""
+def test_embedding_sums_equal_ids(rows: int, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forms of standard operators: scatter on the CPU, one-hot for small tables, a segmented scan for large ones."""
     ids = np.random.default_rng(1).integers(0, 7, size=(9, 11))
     table = np.zeros((rows, 3), np.float32)
     table[:7] = normal(2, 7, 3)
@@ -193,6 +196,8 @@ def test_embedding_sums_equal_ids(rows: int, device: str) -> None:
     ]
     weights = normal(3, 9, 11, 3)
     forward = model_of(nodes, {"ids": (TensorProto.INT64, [9, 11])}, "total", {"table": table, "weights": weights})
+    tables = {"cpu": CPU, "cuda": replace(CUDA, kernels=False)}  # with kernels there is one operator for it
+    monkeypatch.setattr(sys.modules["planc.training.differentiate"], "table_for", tables.__getitem__)
     step = differentiate(forward, loss="output", optimizer=Optimizer("sgd", 1.0), device=device, parameters=["table"])
     assert ("TopK" in {n.op_type for n in step.graph.node}) == (rows > 7)
     result = run_steps(step, {"ids": ids})[0]

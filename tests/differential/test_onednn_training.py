@@ -8,6 +8,7 @@ import pytest
 from support.training_steps import loss_name, random_batch
 
 import planc
+from planc.errors import DeviceError
 from planc.importer.import_model import import_model
 from planc.kernels import DOMAIN
 from planc.runtime.measure import UnplannedStep
@@ -20,7 +21,9 @@ pytestmark = pytest.mark.skipif(onednn() is None, reason="onednn-cpu-gomp is not
 OPTIONS = ZooOptions(batch=4, image=32, classes=10)
 
 
-def test_planned_steps_equal_unplanned_ones_and_follow_the_portable_forms(tmp_path: Path) -> None:
+def test_planned_steps_equal_unplanned_ones_and_follow_the_portable_forms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, portable = (build_step("resnet18", OPTIONS, Optimizer("momentum"), forms) for forms in ("onednn", "cpu"))
     assert {node.domain for node in model.graph.node} == {"", DOMAIN}
     path = tmp_path / "resnet18.onnx"
@@ -37,3 +40,8 @@ def test_planned_steps_equal_unplanned_ones_and_follow_the_portable_forms(tmp_pa
                 np.testing.assert_array_equal(value, theirs[name])
     first = float(UnplannedStep(import_model(model))(feeds)[loss_name(model)])
     assert first == pytest.approx(float(UnplannedStep(import_model(portable))(feeds)[loss_name(portable)]), rel=1e-5)
+    monkeypatch.setattr("planc.runtime.onednn.version.onednn_version", lambda: "no oneDNN")
+    with pytest.raises(
+        DeviceError, match="kernels .oneDNN 20.*, here no oneDNN.: install those, or measure and compile"
+    ):
+        planc.load(plan, path)

@@ -177,10 +177,74 @@ FAMILIES: dict[str, dict[str, Operator]] = {
         "diagonal": lambda w, x: w.diagonal(1, 2, 3),
         "max_unpool": lambda w, x: F.max_unpool2d(*F.max_pool2d(w, 2, return_indices=True), 2),
     },
+    "complex": {
+        "fft": lambda w, x: torch.fft.fft(w).real,
+        "fftn": lambda w, x: torch.fft.fftn(w, dim=(1, 3)).real,
+        "fft_size": lambda w, x: torch.fft.fft(w * x, dim=2).abs(),
+        "ifft": lambda w, x: torch.fft.ifft(torch.complex(w, x), norm="ortho").imag,
+        "rfft_irfft": lambda w, x: torch.fft.irfft(torch.fft.rfft(w, norm="forward") * torch.fft.rfft(x), n=6),
+        "irfft_odd": lambda w, x: torch.fft.irfft(torch.complex(w, x), n=7),
+        "rfft2": lambda w, x: torch.view_as_real(torch.fft.rfft2(w)),
+        "filtered": lambda w, x: torch.fft.irfft2(
+            torch.fft.rfft2(x) * torch.view_as_complex(w[:, :1, :, :2].unsqueeze(3)).expand(2, 4, 6, 4), s=(6, 6)
+        ),
+        "conjugated": lambda w, x: (torch.fft.fft(w) * torch.fft.fft(x).conj()).real,
+    },
+    "samples": {
+        "volume": lambda w, x: F.grid_sample(
+            w[None],
+            x[:1, 0, :3, :3].expand(1, 2, 3, 3).unsqueeze(2).tanh() * 1.3,
+            padding_mode="reflection",
+            align_corners=False,
+        ),
+        "volume_nearest": lambda w, x: F.grid_sample(
+            w[None],
+            x[:1, :3, :3, :3].tanh()[None].flatten(0, 1)[:, None].permute(0, 1, 3, 4, 2),
+            mode="nearest",
+            align_corners=True,
+        ),
+        "antialiased": lambda w, x: F.interpolate(w, size=(4, 3), mode="bilinear", antialias=True),
+        "antialiased_cubic": lambda w, x: F.interpolate(w, size=(3, 9), mode="bicubic", antialias=True),
+        "bilinear_layer": lambda w, x: F.bilinear(w[0, 0], x[0, 0], w[1].reshape(4, 6, 6)),
+        "ctc": lambda w, x: F.ctc_loss(
+            w.flatten(1).reshape(12, 4, 6).log_softmax(2),
+            torch.tensor([[1, 1, 2], [3, 4, 5], [2, 1, 2], [5, 5, 5]]),
+            (12, 12, 9, 4),
+            (3, 2, 3, 3),
+            zero_infinity=True,
+        ),
+        "ctc_lengths": lambda w, x: F.ctc_loss(
+            w.flatten(1).reshape(12, 4, 6).log_softmax(2),
+            torch.tensor([[1, 1, 2], [3, 4, 5], [2, 1, 2], [5, 5, 5]]),
+            (x[0, 0, 0, :4] > 0).long() + 10,
+            (x[0, 0, 1, :4] > 0).long() + 2,
+            reduction="sum",
+        ),
+        "ctc_scores": lambda w, x: F.ctc_loss(
+            2 * w.flatten(1).reshape(12, 4, 6),
+            torch.tensor([[1, 1, -1], [3, 4, 5], [-100, 0, 0], [5, 5, 5]]),
+            (12, 3, 9, 6),
+            (2, 3, 0, 3),
+            reduction="sum",
+        ),
+        "ctc_impossible": lambda w, x: F.ctc_loss(
+            w.flatten(1).reshape(12, 4, 6), torch.tensor([1, 1, 2, 3, 2, 5, 5, 5]), (12, 3, 9, 4), (3, 1, 1, 3)
+        ),
+        "hypot": lambda w, x: torch.hypot(w, x),
+        "fmax": lambda w, x: torch.fmax(w, x),
+        "divisor": lambda w, x: F.avg_pool2d(w, 3, 2, 1, ceil_mode=True, divisor_override=5),
+        "ceiling": lambda w, x: F.avg_pool2d(w, (3, 2), 2, 1, ceil_mode=True),
+        "output_padding": lambda w, x: F.conv_transpose2d(
+            w, _filled(w, 4, 2, 3, 3), stride=2, padding=1, output_padding=2, dilation=3
+        ),
+        "every_second": lambda w, x: torch.slice_scatter(x, w[:, :, ::2], 2, 0, 6, 2),
+    },
     "scans": {
         "cumprod": lambda w, x: w.cumprod(2),
         "cummax": lambda w, x: w.cummax(2).values,
         "logcumsumexp": lambda w, x: w.logcumsumexp(1),
+        "logcumsumexp_far": lambda w, x: (w * 1e4).logcumsumexp(3) * 1e-4,
+        "histogram": lambda w, x: w * torch.histc(x, 6)[0] + w.as_strided((), ()),
         "prod": lambda w, x: w.prod(2),
         "median": lambda w, x: w.median(1).values,
         "kthvalue": lambda w, x: w.kthvalue(3, 2).values,
@@ -252,7 +316,7 @@ def test_gradients_match_autograd(family: str) -> None:
     ("operator", "said"),
     [
         (lambda w, x: torch.special.bessel_j0(x) * w, r"bessel_j0.*test_torch_export_operators"),
-        (lambda w, x: torch.fft.fft(w).real, "aten._fft"),
+        (lambda w, x: torch.fft.fft(w).exp().real, "aten.exp.default.*complex"),
         (lambda w, x: w * float(x.sum()), "the value of a tensor decides"),
     ],
 )

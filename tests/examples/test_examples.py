@@ -14,16 +14,18 @@ SAYS = {
     "pytorch": "loss",
     "digits_resnet": "the same bits after an interrupt",
     "char_gpt": "the same bits after an interrupt",
+    "accelerate_loop": "evaluated under a plan",
 }
 SHORTER = {"digits_resnet": ["--steps", "6"], "char_gpt": ["--steps", "4"]}
 """What the finished examples are told, to take seconds rather than minutes."""
+NEEDS = {"digits_resnet": "sklearn", "accelerate_loop": "accelerate"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in EXAMPLES if path.stem in SAYS], ids=lambda path: path.stem)
 def test_an_example_runs(path: Path) -> None:
-    if path.stem == "digits_resnet":
-        pytest.importorskip("sklearn")
+    if path.stem in NEEDS:
+        pytest.importorskip(NEEDS[path.stem])
     command = [sys.executable, str(path), *SHORTER.get(path.stem, [])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr

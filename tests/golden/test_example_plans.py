@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from planc.importer.import_model import import_model
-from planc.plan.files import read_plan
+from planc.plan.plan import Plan
 from planc.training import differentiate
 from planc.training.optimizers import Optimizer
 from planc.verifier.verify import verify
@@ -23,7 +23,7 @@ def test_an_example_plan_is_valid(name: str) -> None:
     network, options = EXAMPLES[name]
     forward = build_forward(network, options)
     graph = import_model(differentiate(forward.model, loss=forward.loss, optimizer=Optimizer("momentum"))).graph
-    plan = read_plan(PLANS / name)
+    plan = Plan.load(PLANS / name)
     assert verify(graph, plan) == ()
     memory = plan.memory
     assert memory.slab_bytes + memory.scratch_bytes <= memory.budget_bytes <= memory.liveness_peak_bytes / 2

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from support.problems import random_problem
+from support.problems import random_problem, with_exchanges
 
 from planc.problem.problem import Problem
 from planc.schedule.residency import host_bytes, memory_profile
@@ -33,10 +33,14 @@ def _random_plan(problem: Problem, rng: random.Random) -> SearchPlan:
     return plan
 
 
+@pytest.mark.parametrize("exchanging", [False, True])
 @pytest.mark.parametrize("seed", range(25))
-def test_evaluation_equals_the_reference(seed: int) -> None:
+def test_evaluation_equals_the_reference(seed: int, exchanging: bool) -> None:
     rng = random.Random(seed)
     problem = random_problem(seed, boundary_ns=rng.choice([0, 3]))
+    if exchanging:
+        problem = with_exchanges(problem, seed)
+        assert any(task.exchange_ns for task in problem.tasks)
     peak = max(memory_profile(problem, Schedule(tuple(range(len(problem.tasks))))))
     compared = 0
     for share in (2.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5) * 4:

@@ -19,6 +19,7 @@ from planc.plan.residency_index import ResidencyIndex
 from planc.planning.build import build_problem
 from planc.runtime.cuda.driver import Context, allocate, call
 from planc.runtime.measure import synthetic_feeds
+from planc.runtime.own_kernels import kernel_versions
 from planc.runtime.step import TrainingStep, load
 from support.costs import made_up_costs
 from support.plans import plan_of
@@ -64,7 +65,7 @@ def cuda_plan(imported: ImportedModel, seed: int) -> Plan:
     memory = plan.memory
     return msgspec.structs.replace(
         plan,
-        costs=msgspec.structs.replace(plan.costs, kind="cuda"),
+        costs=msgspec.structs.replace(plan.costs, kind="cuda", versions=kernel_versions(imported, "cuda")),
         memory=msgspec.structs.replace(
             memory, scratch_bytes=SCRATCH_BYTES, budget_bytes=memory.budget_bytes + SCRATCH_BYTES
         ),

@@ -233,18 +233,27 @@ def _() -> onnx.ModelProto:
     return made
 
 
+def _with_metadata(where: str, text: str) -> Maker:
+    def make() -> onnx.ModelProto:
+        made = model([N("Relu", ["x"], ["y"])])
+        annotations.write_model(made, {where: text})
+        return made
+
+    return make
+
+
 for _key, _text in {
     "deep": "[" * 100_000, "huge": '{"w": ' + "9" * 5000 + "}", "list": "[1]", "null": "null", "nan": '{"w": NaN}',
     "numbers": '{"1": 2}', "ranges": '{"x": [1e999, 2]}', "twice": '{"w": "w2", "w": "loss"}', "not text": "\x00",
 }.items():  # fmt: skip
     for _where in (annotations.STATE, annotations.INPUT_RANGES, annotations.LOSS):
-
-        def _metadata(where: str = _where, text: str = _text) -> onnx.ModelProto:
-            made = model([N("Relu", ["x"], ["y"])])
-            annotations.write_model(made, {where: text})
-            return made
-
-        HOSTILE[f"metadata {_where} {_key}"] = _metadata
+        HOSTILE[f"metadata {_where} {_key}"] = _with_metadata(_where, _text)
+for _key, _text in {
+    "lists": '{"x": [["x"]]}', "objects": '{"x": [{}]}', "none": '{"x": []}', "state": '{"x": ["w"]}',
+    "given": '{"lr": ["x"]}', "twice": '{"x": ["x", "x"]}',
+}.items():  # fmt: skip
+    for _where in (annotations.HYPERPARAMETERS, annotations.MICRO_BATCHES, annotations.IGNORED, annotations.SHARDS):
+        HOSTILE[f"metadata {_where} {_key}"] = _with_metadata(_where, _text)
 for _evil in ("\x1b]0;owned\x07", "[/bold]", "\u202egnp", "a\nplanc: all is well", "\x00", "/", "..", "%s%n", "{0}"):
     _one(f"names with {_evil!r}", N("Relu", ["x"], [_evil], name=_evil), N("Nope", [_evil], ["y"], name=_evil))
     _one(f"layer names with {_evil!r}", N("Relu", ["x"], [f"t{_evil}"], name=_evil), N("Tanh", [f"t{_evil}"], ["y"]))

@@ -7,6 +7,7 @@ from planc.problem.problem import Alternative, Contention, Origin, Problem, Task
 
 FREE = Contention()
 SLOW = Contention(100_000, 200_000, 300_000, 50_000)
+EXCHANGE_PAIRS = ("compute_exchange", "copy_exchange", "exchange_compute", "exchange_copy")
 
 
 def random_problem(seed: int, tasks: int = 12, boundary_ns: int = 0, contention: Contention = SLOW) -> Problem:
@@ -36,6 +37,20 @@ def random_problem(seed: int, tasks: int = 12, boundary_ns: int = 0, contention:
         working = sum(values[v].bytes for v in outs)
         made.append(Task(f"t{index}", rng.randint(1, 50), tuple(sorted(reads)), (*writes, *outs), working, repeat))
     return Problem(tuple(made), tuple(values), 1 << 40, contention=contention, boundary_ns=boundary_ns)
+
+
+def with_exchanges(problem: Problem, seed: int, share: float = 0.4) -> Problem:
+    """`problem` where some tasks that change no state wait for an exchange of what they read, which stays on the device."""
+    rng, tasks, operands = random.Random(seed), list[Task](), set[int]()
+    for task in problem.tasks:
+        if rng.random() < share and all(problem.values[v].origin is Origin.COMPUTED for v in task.writes):
+            tasks.append(replace(task, exchange_ns=rng.randint(1, 60), recomputable=False))
+            operands.update(task.reads)
+        else:
+            tasks.append(task)
+    values = tuple(replace(v, swappable=v.swappable and i not in operands) for i, v in enumerate(problem.values))
+    beside = {f"{pair}_ppm": rng.randint(0, 300_000) for pair in EXCHANGE_PAIRS}
+    return replace(problem, tasks=tuple(tasks), values=values, contention=replace(problem.contention, **beside))
 
 
 def random_dag(seed: int, tasks: int = 7) -> Problem:

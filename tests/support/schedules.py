@@ -21,7 +21,7 @@ def random_schedule(problem: Problem, seed: int, swap: float = 0.4, recompute: f
     copies: list[Transfer] = []
     host_start = set()
     for value in range(len(problem.values)):
-        if rng.random() < swap:
+        if rng.random() < swap and problem.values[value].swappable:
             copies += _swapped(problem, steps, value, rng, host_start)
     copies.sort(key=lambda c: (c.start, c.direction is Direction.IN))
     return Schedule(tuple(steps), tuple(copies), frozenset(host_start))

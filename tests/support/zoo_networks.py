@@ -29,6 +29,8 @@ SMALL: dict[str, dict[str, int]] = {
     "vit_b16": {"image": 32, "width": 64, "depth": 2},
     "bert_base": {"width": 64, "depth": 2, "seq": 16},
     "gpt2": {"width": 64, "depth": 2, "seq": 16},
+    "llama": {"width": 256, "depth": 1, "seq": 8},
+    "convnext_tiny": {"image": 32, "width": 8},
     "mlp": {"width": 64},
 }
 

@@ -110,3 +110,8 @@ def test_what_killed_runs_left_is_swept_and_what_others_write_now_is_not(tmp_pat
         os.utime(tmp_path / name, (0, 0))
     atomic_write(tmp_path / "a", b"new")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.abcdefgh.planc", ".b.12345678.planc", "a"]
+
+
+def test_a_name_that_no_file_can_have_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="null byte"):
+        write_output(tmp_path / "a\0b", b"", "state")

@@ -4,8 +4,9 @@ from planc.compiled.jit import inner, int64
 from planc.packing.exact.conflicts import blame, blame_section, cause_like, cause_of_delay, clear_conflict
 from planc.packing.exact.state import CONFLICT, EXCESS, NONE, SECTION, PackingProblem, State
 
-# Bounds of delayed buffers may push each other up in steps of the smallest size; a few rounds give most of it.
 ROUNDS = 8
+"""Rounds of raising bounds: those of delayed buffers may push each other up in steps of the smallest size, and a few rounds
+give most of it."""
 
 
 @inner
@@ -14,9 +15,11 @@ def propagate(p: PackingProblem, s: State, begin: int, end: int, tail: int) -> i
     for _ in range(ROUNDS):
         if is_full(p, s, tail):
             break
+        # 1. Sections that changed: whether what is left still fits, and what it leaves for each buffer.
         tail = _survey_stale(p, s, tail)
         if tail < 0:
             return tail
+        # 2. Buffers that changed, and delayed ones whose support rose.
         before = tail
         for at in range(begin, end):
             i = s.work[at]

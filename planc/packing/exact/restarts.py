@@ -18,19 +18,31 @@ from planc.packing.exact.state import EXCESS, NONE, build_problem, new_memory
 from planc.packing.heuristics.order import Orders
 from planc.packing.model import Array, Model
 
-# Branching rule, order, shuffle. Half of them begin with what the dead ends have shown (Y, Z). The first runs, not shuffled
-# and with no dead ends to go by, are different: longest first, or largest, and different branchings.
-RULES = (
-    (LOWEST, "WAT", 0.25),
-    (FEWEST, "WAT", 0.1),
-    (LOWEST, "YZW", 0.1),
-    (FEWEST, "YZW", 0.1),
-    (FEWEST | LAST, "WAT", 0.1),
-    (LOWEST, "ZWA", 0.1),
-)
-# Nodes of the shortest run. Most solutions come within a few nodes per buffer or not at all.
-NODE_LIMIT, NODES_PER_BUFFER = 1000, 1.5
-WEIGHT_DECAY = 0.7
+
+@dataclass(frozen=True, slots=True)
+class RestartSettings:
+    """Which runs there are, and how long."""
+
+    rules: tuple[tuple[int, str, float], ...] = (
+        (LOWEST, "WAT", 0.25),
+        (FEWEST, "WAT", 0.1),
+        (LOWEST, "YZW", 0.1),
+        (FEWEST, "YZW", 0.1),
+        (FEWEST | LAST, "WAT", 0.1),
+        (LOWEST, "ZWA", 0.1),
+    )
+    """Branching rule, order, shuffle. Half of them begin with what the dead ends have shown (Y, Z). The first runs, not
+    shuffled and with no dead ends to go by, are different: longest first, or largest, and different branchings."""
+    nodes: int = 1000
+    """Nodes of the shortest run, and so many more …"""
+    nodes_per_buffer: float = 1.5
+    """… for each buffer: most solutions come within a few nodes per buffer or not at all."""
+    weight_kept: float = 0.7
+    """What remains of a section's weight from one run of a rule to its next: less forgets where dead ends were, more goes
+    by those of long ago."""
+
+
+SETTINGS = RestartSettings()
 
 
 @dataclass
@@ -90,11 +102,11 @@ class SearchRuns:
     def _rotation(self) -> Iterator[tuple[int, Array, _Rule]]:
         random = np.random.default_rng(self._seed)
         orders = Orders(self._model)
-        rules = [_Rule(*rule, np.ones(self._model.sections)) for rule in RULES]
+        rules = [_Rule(*rule, np.ones(self._model.sections)) for rule in SETTINGS.rules]
         for turn in count(1):
-            limit = int(NODE_LIMIT + NODES_PER_BUFFER * self._model.count) * luby(turn)
+            limit = int(SETTINGS.nodes + SETTINGS.nodes_per_buffer * self._model.count) * luby(turn)
             for rule in rules:
-                rule.weight -= (1 - WEIGHT_DECAY) * (rule.weight - 1)
+                rule.weight -= (1 - SETTINGS.weight_kept) * (rule.weight - 1)
                 noise = rule.noise if turn > 1 else 0.0
                 yield limit, orders.rank(rule.keys, noise, random, rule.weight), rule
 

@@ -12,8 +12,8 @@ decomposition at empty cuts); the delayed branch replaces its canonical order an
 - a buffer that fits beneath everything it meets rests without an alternative;
 - buffers of equal size, lifetime and alignment are delayed together.
 
-A failure that does not rest on a placement leaves out its alternatives (`packing_causes.py`), and subproblems that failed
-once are recognised.
+A failure that does not rest on a placement leaves out its alternatives (`planc.packing.exact.conflicts`), and
+subproblems that failed once are recognised.
 """
 
 import numpy as np
@@ -49,10 +49,12 @@ from planc.packing.exact.state import (
 from planc.packing.model import Array
 
 FAILED, FOUND, STOPPED = 0, 1, 2
-# Which buffer to branch on: the one that rests lowest; the lowest in the section with the fewest that can be its lowest,
-# for the dead ends it caused (dom/wdeg of Boussemart et al., ECAI 2004); LAST added: one in the section of the last dead
-# end, where one rests in it (Lecoutre et al., AIJ 2009).
+"""How a search ends."""
+
 LOWEST, FEWEST, LAST = 0, 2, 4
+"""Which buffer to branch on: the one that rests lowest; the lowest in the section with the fewest that can be its lowest,
+for the dead ends it caused (dom/wdeg of Boussemart et al., ECAI 2004); LAST added: one in the section of the last dead end,
+where one rests in it (Lecoutre et al., AIJ 2009)."""
 
 
 def search(
@@ -79,6 +81,7 @@ def _search(p: PackingProblem, s: State) -> int:
     while depth >= 0:
         begin = frames[depth, BEGIN]
         end = begin + frames[depth, COUNT]
+        # 1. A new node: bounds follow from what is placed and delayed; at a dead end the frame is left.
         if entering:
             s.control[NODES] += 1
             if s.control[NODES] > s.control[LIMIT] or s.control[STOP] != 0:
@@ -94,8 +97,10 @@ def _search(p: PackingProblem, s: State) -> int:
                 entering, result = False, FAILED
                 depth -= 1
                 continue
+            # 2. First branch: the chosen buffer rests.
             tail = _rest(p, s, depth, chosen, tail)
             result = FOUND
+        # 3. What is left falls into components, each a frame of its own; when all are solved, so is this frame.
         if result == FOUND:
             size = _next_component(p, s, depth)
             if size == 0:
@@ -108,6 +113,7 @@ def _search(p: PackingProblem, s: State) -> int:
                 result = FAILED
                 depth -= 1
             continue
+        # 4. A component failed: the buffer rests no more. If that was not among the reasons, the frame fails too.
         tail = undo(s, tail, frames[depth, PLACED])
         s.last[CAUSES] = frames[depth, PLACED_CAUSES]
         _lift(p, s, begin, end)
@@ -118,6 +124,7 @@ def _search(p: PackingProblem, s: State) -> int:
             tail = _leave(s, depth, tail)
             depth -= 1
             continue
+        # 5. Second branch: it is delayed, with its equals, and the frame is entered again.
         tail = _delay_kind(p, s, begin, end, frames[depth, BUFFER], tail)
         entering = True
     return result

@@ -16,23 +16,32 @@ Flags = npt.NDArray[np.bool_]
 Weights = npt.NDArray[np.float64]
 Near = npt.NDArray[np.int32]
 
-# Entries of the memory of failed subproblems, a power of two.
 MEMORY = 1 << 18
+"""Entries of the memory of failed subproblems, a power of two."""
+
 NONE = 1 << 62
-# Fields of the control array: nodes visited; their limit; set to stop, by any thread; and the least number of bytes
-# that some pruning missed the capacity by, so that a failed search also disproves every capacity below that excess.
+"""No height, no offset: more than any."""
+
 NODES, LIMIT, STOP, EXCESS = range(4)
-# Fields of a frame: its buffers are work[BEGIN : BEGIN + COUNT]; the lengths of trail and causes before it and before
-# its placement; the buffer placed, whether it had no alternative, and how far its components are solved; its place in
-# the memory of failures.
+"""Slots of the control array: nodes visited; their limit; set to stop, by any thread; and the least number of bytes that
+some pruning missed the capacity by, so that a failed search also disproves every capacity below that excess."""
+
 BEGIN, COUNT, ENTRY, PLACED, BUFFER, FORCED, CURSOR, SLOT, KEY, ENTRY_CAUSES, PLACED_CAUSES = range(11)
+"""Slots of a frame: its buffers are work[BEGIN : BEGIN + COUNT]; the lengths of trail and causes before it and before its
+placement; the buffer placed, whether it had no alternative, and how far its components are solved; its place in the
+memory of failures."""
+
 FRAME = 11
-# Fields of `State.last`: the section of the last dead end, and the number of causes in use.
+"""Slots of a frame in all."""
+
 SECTION, CAUSES = range(2)
-# Causes that always exist: no level, all levels, and those of the dead end at hand.
+"""Slots of `State.last`: the section of the last dead end, and the number of causes in use."""
+
 NOTHING, EVERYTHING, CONFLICT = range(3)
-# All causes together take at most so many 64-bit words.
+"""Causes that always exist: no level, all levels, and those of the dead end at hand."""
+
 _CAUSE_WORDS = 1 << 22
+"""All causes together take at most so many 64-bit words."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,11 @@ import numpy as np
 
 from planc.packing.model import Array, Model, sweep
 
-_TRIALS, _TRIAL_BUFFERS = 1000, 100_000
-"""Orders of the stack that are tried, some 0.4 s: at most so many, and so many buffers in all of them."""
+_TRIALS = 1000
+"""Most orders of the stack that are tried …"""
+
+_TRIAL_BUFFERS = 100_000
+"""… and buffers in all of them: some 0.4 s."""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,13 @@ from planc.packing.heuristics.ground import Ground
 from planc.packing.model import Array, Model
 
 NONE = np.int64(1) << 62
-# Nodes of the tree that one search for a buffer may visit once it has a candidate: quality against time.
+"""No buffer, no end, no floor: more than any."""
+
 PATIENCE = 200
-# Nodes at most that wait in such a search: two for every level of the tree.
+"""Nodes of the tree that one search for a buffer may visit once it has a candidate: quality against time."""
+
 _WAITING = 128
+"""Nodes at most that wait in such a search: two for every level of the tree."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +105,7 @@ def _fill(v: _Valleys) -> None:
     count, floor, end, before = len(v.size), v.floor, v.end, v.before
     at, placed = int64(0), 0
     while placed < count:
+        # 1. The valley at hand must be lower than both neighbours: go down to one, or join what is level.
         left = floor[before[at]] if before[at] >= 0 else NONE
         right = floor[end[at]]
         if left <= floor[at]:
@@ -115,10 +119,12 @@ def _fill(v: _Valleys) -> None:
             else:
                 at = end[at]
             continue
+        # 2. The first buffer in order that fits it; where none does, its floor rises to the lower neighbour.
         best = _first_fit(v, v.bucket[at], v.bucket[end[at]], end[at])
         if best < 0:
             floor[at] = min(left, right)
             continue
+        # 3. The buffer is placed; its top is the floor of a part of the valley.
         step = v.alignment[best]
         v.offsets[best] = (floor[at] + step - 1) // step * step
         at = _split(v, at, v.lower[best], v.upper[best])

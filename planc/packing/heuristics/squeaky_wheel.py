@@ -8,6 +8,7 @@ the exact search cannot exhaust.
 
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,36 +20,40 @@ from planc.packing.model import Array, Model
 
 Meets = npt.NDArray[np.bool_]
 
-_WORSE = 0.01
-"""Probability of going on from an order that packs higher."""
 
-_MOST = 0.5
-"""Largest share of the blamed buffers that move at once; on average 2 of them do, which measured best."""
+class WheelSettings(NamedTuple):
+    """How wheels start, turn and stop."""
+
+    starts: tuple[str, ...] = ("WS", "SW", "TS", "WT", "AS", "TW")
+    """Orders from which they start (see `Orders`); which one leads lowest differs from instance to instance."""
+    gapped_start: str = "HS"
+    """One more, where lifetimes have gaps."""
+    noise: float = 0.3
+    """Shuffle of these orders when all wheels start anew; none at first."""
+    buffers: int = 8_000
+    """Larger models are not turned: a packing takes time, and the matrix of meetings memory, with the square of the
+    buffers, 40 ms and 64 MB for these."""
+    rounds: int = 30
+    """Packings of one turn with `round_buffers` buffers, some 30 ms; with others as many as take the same time …"""
+    round_buffers: int = 1_600
+    most_rounds: int = 500
+    """… but no more than this."""
+    large: float = 0.001
+    """Part of the load from which on a buffer counts as large. A tenth of a thousand buffers are, and pack in a hundredth
+    of the time; of thresholds from 0.1 % to 1 % this one measured best."""
+    trial_turns: int = 4
+    """Turns of every wheel after which the worse half stops."""
+    patience_turns: int = 16
+    """Turns without success after which all start anew."""
+    worse: float = 0.01
+    """Probability of going on from an order that packs higher: the way out of a basin."""
+    moved_share: float = 0.5
+    """Largest share of the blamed buffers that move at once; on average 2 of them do, which measured best."""
+    sharp: float = 0.5
+    """Probability with which a wheel of volume blames every buffer above the goal, not only the highest."""
 
 
-_STARTS, _GAPPED_START = ("WS", "SW", "TS", "WT", "AS", "TW"), "HS"
-"""Orders from which wheels start (see `Orders`); which one leads lowest differs from instance to instance; the
-last one only where lifetimes have gaps."""
-
-WHEEL_BUFFERS = 8_000
-"""A packing takes time, and the matrix of meetings memory, with the square of the buffers: 40 ms and 64 MB for these."""
-
-_ROUNDS, _ROUND_BUFFERS = 30, 1_600
-"""Packings of one turn with so many buffers, some 30 ms; with others as many as take the same time."""
-
-_MOST_ROUNDS = 500
-
-_LARGE = 0.001
-"""Part of the load from which on a buffer counts as large. A tenth of a thousand buffers are, and pack in a hundredth of
-the time; of thresholds from 0.1 % to 1 % this one measured best."""
-
-_TRIAL, _PATIENCE = 4, 16
-"""Turns of every wheel after which the worse half stops, and turns without success after which all start anew."""
-
-_NOISE = 0.3
-
-_SHARP = 0.5
-"""Probability with which a wheel of volume blames every buffer above the goal, not only the highest."""
+WHEELS = WheelSettings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +100,14 @@ class Wheels:
         self._model, self._orders = model, Orders(model)
         self._random = np.random.default_rng(seed)
         self._meets = model.meetings()
-        self._large = model.size > model.load().max(initial=0) * _LARGE
+        self._large = model.size > model.load().max(initial=0) * WHEELS.large
         self._volume = False
         self._wheels = self._started(0.0)
         self._idle = 0
 
     def _started(self, noise: float) -> list[_Wheel]:
-        starts = _STARTS if len(self._model.lower) == self._model.count else (_GAPPED_START, *_STARTS)
+        gapped = len(self._model.lower) > self._model.count
+        starts = (WHEELS.gapped_start, *WHEELS.starts) if gapped else WHEELS.starts
         ranks = (self._orders.rank(keys, noise, self._random) for keys in starts)
         self._volume = not self._volume
         return [_Wheel(self._large_first(rank), bool(i % 2) == self._volume) for i, rank in enumerate(ranks)]
@@ -141,17 +147,17 @@ class Wheels:
 
     def _select(self, success: bool) -> None:
         self._idle = 0 if success else self._idle + 1
-        if len(self._wheels) > 2 and all(wheel.turns >= _TRIAL for wheel in self._wheels):
+        if len(self._wheels) > 2 and all(wheel.turns >= WHEELS.trial_turns for wheel in self._wheels):
             self._wheels = sorted(self._wheels, key=lambda wheel: wheel.height)[: (len(self._wheels) + 1) // 2]
             for wheel in self._wheels:
                 wheel.turns = 0
-        elif self._idle >= _PATIENCE:
-            self._wheels, self._idle = self._started(_NOISE), 0
+        elif self._idle >= WHEELS.patience_turns:
+            self._wheels, self._idle = self._started(WHEELS.noise), 0
 
 
 def _rounds(count: int) -> int:
     """Packings of `count` buffers in one turn: their time grows with the square."""
-    return max(1, min(_MOST_ROUNDS, _ROUNDS * _ROUND_BUFFERS**2 // max(1, count) ** 2))
+    return max(1, min(WHEELS.most_rounds, WHEELS.rounds * WHEELS.round_buffers**2 // max(1, count) ** 2))
 
 
 def spin(
@@ -182,6 +188,7 @@ def spin(
 
 @compiled
 def _spin(t: _Turn) -> None:
+    # The order at hand gives a first packing.
     np.random.seed(t.seed)
     height = _first_fit(t, t.current)
     _note_ends(t, t.ends)
@@ -190,13 +197,16 @@ def _spin(t: _Turn) -> None:
     for _ in range(t.rounds):
         if best_height <= t.goal or t.stop[0] != 0:
             break
+        # 1. A trial: buffers that end too high, above the goal or some way up to it, go earlier.
         _copy(t.current, t.trial)
-        sharp = t.volume and np.random.random() < _SHARP
+        sharp = t.volume and np.random.random() < WHEELS.sharp
         _escalate(t.trial, t.ends, t.goal if sharp else t.goal + int((height - t.goal) * np.random.random()))
+        # 2. Its packing.
         new = _first_fit(t, t.trial)
         _note_ends(t, t.tried)
         reached = _cost(t, t.tried, new)
-        if reached <= cost or np.random.random() < _WORSE:
+        # 3. Go on from it where it is no worse, and now and then where it is.
+        if reached <= cost or np.random.random() < WHEELS.worse:
             _copy(t.trial, t.current)
             height, cost = new, reached
             _copy(t.tried, t.ends)
@@ -212,6 +222,7 @@ def _first_fit(t: _Turn, order: Array) -> int:
     height, offsets, size, placed = 0, t.offsets, t.size, t.placed
     for count in range(len(order)):
         i = order[count]
+        # 1. The lowest gap among those it meets, which are placed in order of their offsets.
         row, own, step, at = t.meets[i], size[i], t.alignment[i], 0
         for q in range(count):
             k = placed[q]
@@ -222,6 +233,7 @@ def _first_fit(t: _Turn, order: Array) -> int:
                     at = (offsets[k] + size[k] + step - 1) // step * step
         offsets[i] = at
         height = max(height, at + t.top[i])
+        # 2. Its place in that order, by bisection.
         low, high = 0, count
         while low < high:
             middle = (low + high) // 2
@@ -266,7 +278,7 @@ def _escalate(order: Array, ends: Array, level: int) -> None:
     for i in order:
         if ends[i] > level:
             blamed += 1
-    share = min(_MOST, 4.0 ** np.random.random() / max(blamed, 1))
+    share = min(WHEELS.moved_share, 4.0 ** np.random.random() / max(blamed, 1))
     for q in range(len(order)):
         i = order[q]
         if ends[i] > level and np.random.random() < share:

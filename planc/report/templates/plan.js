@@ -25,7 +25,9 @@
     timeline.replaceChildren();
     for (let at = Math.ceil(start / step) * step; at <= start + span; at += step) {
       const label = document.createElement("span");
-      label.style.left = 100 * (at - start) / span + "%";
+      const place = (at - start) / span;
+      label.style.left = 100 * place + "%";
+      if (place < .02) label.style.transform = "none"; else if (place > .97) label.style.transform = "translateX(-100%)";
       label.textContent = at ? time(at) : "0";
       timeline.append(label);
     }
@@ -80,6 +82,14 @@
   };
   const share = x => 100 * (x - from) / (to - from) + "%";
 
+  function tapped(event, plot, hit, x) {
+    const text = hit && hit.dataset && hit.dataset.t;
+    if (text) tell(text); else if (plot.parentNode.classList.contains("memory")) tellMemory(x); else { tip.style.display = "none"; return; }
+    tip.style.display = "block";
+    place(event);
+  }
+  document.addEventListener("pointerdown", event => { if (!event.target.closest(".canvas")) tip.style.display = "none"; });
+
   for (const plot of plots) {
     plot.addEventListener("pointermove", event => {
       const x = position(event, plot);
@@ -95,8 +105,8 @@
       tip.style.display = "block";
       place(event);
     });
-    plot.addEventListener("pointerleave", () => {
-      tip.style.display = "none";
+    plot.addEventListener("pointerleave", event => {
+      if (event.pointerType === "mouse") tip.style.display = "none";
       for (const other of plots) other.querySelector(".cross").style.display = "none";
     });
     plot.addEventListener("pointerdown", event => { if (event.button === 0) { drag = position(event, plot); plot.setPointerCapture(event.pointerId); } });
@@ -108,6 +118,7 @@
       if (Math.abs(x - start) > (to - from) / 200) zoom(Math.min(start, x), Math.max(start, x));
       else {
         const hit = document.elementFromPoint(event.clientX, event.clientY);
+        if (event.pointerType !== "mouse") tapped(event, plot, hit, x);
         pick(hit && hit.dataset ? hit.dataset.s : undefined);
       }
     });
@@ -140,10 +151,10 @@
     });
 
   const body = document.querySelector("tbody");
-  for (const head of document.querySelectorAll(".scroll th"))
-    head.addEventListener("click", () => {
+  for (const head of document.querySelectorAll(".sortable th"))
+    head.querySelector("button").addEventListener("click", () => {
       const column = head.cellIndex, down = head.getAttribute("aria-sort") !== "descending";
-      for (const other of head.parentNode.cells) other.removeAttribute("aria-sort");
+      for (const other of head.parentNode.cells) other.setAttribute("aria-sort", "none");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
       const value = row => { const v = row.cells[column].dataset.v; return v === undefined ? row.cells[column].textContent : Number(v); };
       const rows = [...body.rows].sort((a, b) => { const x = value(a), y = value(b); return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1); });
@@ -151,9 +162,16 @@
     });
   document.getElementById("filter").addEventListener("input", event => {
     const wanted = event.target.value.toLowerCase();
-    for (const row of body.rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
+    let left = 0;
+    for (const row of body.rows) { row.hidden = !row.textContent.toLowerCase().includes(wanted); left += !row.hidden; }
+    const nothing = document.getElementById("nothing");
+    nothing.hidden = left > 0;
+    nothing.textContent = left ? "" : `no tensor matches “${event.target.value}”`;
   });
   body.addEventListener("click", event => { const row = event.target.closest("tr"); if (row) pick(row.dataset.s); });
+  body.addEventListener("keydown", event => {
+    if (event.key === "Enter" || event.key === " ") { event.preventDefault(); pick(event.target.closest("tr").dataset.s); }
+  });
   addEventListener("resize", ticks);
   ticks();
 })();

@@ -35,7 +35,7 @@ def load(texts: Mapping[str, str], preamble: str = "", contract: bool = False) -
     missing = {name: text for name, text in texts.items() if name not in known}
     if missing:
         source = preamble + "".join(dict.fromkeys(missing.values()))
-        module = call("cuModuleLoadData", _compiled(source, _architecture(int(call("cuCtxGetDevice"))), contract))
+        module = call("cuModuleLoadData", compiled(source, _architecture(int(call("cuCtxGetDevice"))), contract))
         known.update({name: int(call("cuModuleGetFunction", module, name.encode())) for name in missing})
 
 
@@ -86,8 +86,8 @@ def _architecture(device: int) -> str:
     return f"sm_{major}{minor}"
 
 
-def _compiled(text: str, architecture: str, contract: bool) -> bytes:
-    """Machine code of CUDA C."""
+def compiled(text: str, architecture: str, contract: bool) -> bytes:
+    """Machine code of CUDA C for an architecture, such as `sm_90`; needs NVRTC, but no card. Raises DeviceError."""
     program = _ask("nvrtcCreateProgram", text.encode(), b"planc.cu", 0, [], [])
     fmad = b"--fmad=true" if contract else b"--fmad=false"
     options = [f"--gpu-architecture={architecture}".encode(), fmad, b"--std=c++17"]

@@ -6,12 +6,12 @@ import onnxruntime as ort
 from planc.errors import DeviceError
 from planc.graph.fused import DOMAIN as FUSED
 from planc.kernels import DOMAIN as OWN
-from planc.kernels.engines import chosen, read_engines
+from planc.kernels.engines import read_engines
 from planc.runtime.cuda.fused import can_fuse, fused_operators
 from planc.runtime.cuda.kernels import own_operators
 from planc.runtime.cuda.source import Operand
 from planc.runtime.ort.custom_ops import register
-from planc.runtime.ort.own import declared_types
+from planc.runtime.ort.own import declared_types, written_out
 
 _PROVIDER = "CUDAExecutionProvider"
 
@@ -39,5 +39,5 @@ def with_kernels(model_bytes: bytes, options: ort.SessionOptions, form: str = ""
         del model.functions[:]
         model.functions.extend(kept)
     if own:
-        register(options, OWN, own_operators(model, types, chosen(read_engines(model), form)), _PROVIDER)
-    return bytes(model.SerializeToString())
+        register(options, OWN, own_operators(model, types, read_engines(model), form), _PROVIDER)
+    return bytes(written_out(model).SerializeToString())

@@ -9,16 +9,17 @@ import contextlib
 import ctypes
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnxruntime as ort
 
-from planc.errors import DeviceError, FeedError, InternalError
+from planc.enums import ExchangeKind
+from planc.errors import DeviceError, FeedError, InternalError, RankError
 from planc.importer.submodel import SubModel
 from planc.runtime.cuda.driver import Context, allocate, allocate_pinned, call, new_event, new_stream
 from planc.runtime.cuda.graph import Replay, record
@@ -35,9 +36,13 @@ from planc.runtime.cuda.scratch import scratch_allocator
 from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
 from planc.runtime.ort.sessions import Run, bound_run, faithful_options, read_scratch, record_scratch, share_scratch
-from planc.runtime.scratch import ScratchRegion
+from planc.runtime.ranks.group import RankGroup
+from planc.runtime.scratch import ScratchPlaces, ScratchRegion, own_segment
 from planc.runtime.tiers import require_pinned
 from planc.units import ALIGNMENT
+
+if TYPE_CHECKING:
+    from planc.runtime.cuda.nccl import NcclSums
 
 _UNSHARED = (
     "each session of this step takes 8-10 MiB of device memory beside the plan for a cuDNN handle of its own: where this "
@@ -91,6 +96,7 @@ class CudaDevice:
         self._sessions: dict[tuple[object, ...], ort.InferenceSession] = {}
         self._bindings: list[_Bound] = []
         self._replays: list[Replay] = []
+        self._sums: NcclSums | None = None
         in_arena = measure and self._allocator is None
         self._stats = tempfile.TemporaryDirectory(prefix="planc-") if in_arena else None
         try:
@@ -170,16 +176,10 @@ class CudaDevice:
 
     def with_scratch(self, segment: LoadedSegment, offset: int, size: int) -> LoadedSegment:
         """The segment with its scratch in the slab. Raises DeviceError where ONNX Runtime keeps its own allocator."""
-        if self._allocator is None:
-            raise DeviceError(
-                "the plan places scratch in the slab, which this build of ONNX Runtime does not allow; compile the plan on "
-                "this machine"
-            )
-        if not isinstance(segment, _Bound) or offset + size > self._size:
-            raise InternalError("the segment is of another device, or its scratch lies outside the slab")
-        segment.scratch = ScratchRegion(self._slab + offset, size, ALIGNMENT)
-        self._inside.append(segment.scratch)
-        return segment
+        bound = own_segment(segment, _Bound, "the card")
+        bound.scratch = ScratchPlaces(self._allocator, self._slab, self._size, ALIGNMENT).region(offset, size)
+        self._inside.append(bound.scratch)
+        return bound
 
     def require_engines(self, versions: Mapping[str, str]) -> None:
         """Raise DeviceError unless this machine's cuDNN is the one whose engines a plan pins."""
@@ -192,20 +192,17 @@ class CudaDevice:
 
     def unload(self, segment: LoadedSegment) -> None:
         """Drop the segment's session."""
-        if not isinstance(segment, _Bound):
-            raise InternalError("a segment of another device was unloaded from CUDA")
+        bound = own_segment(segment, _Bound, "the card")
         self.synchronize()
-        if segment.ran:  # as in `_settle`
-            self._run(segment, ort.RunOptions())
-        self._bindings.remove(segment)
-        self._sessions = {key: own for key, own in self._sessions.items() if own is not segment.session}
-        segment.session = segment.run = None
+        if bound.ran:  # as in `_settle`
+            self._run(bound, ort.RunOptions())
+        self._bindings.remove(bound)
+        self._sessions = {key: own for key, own in self._sessions.items() if own is not bound.session}
+        bound.session = bound.run = None
 
     def launch(self, segment: LoadedSegment) -> None:
         """Queue the segment's kernels."""
-        if not isinstance(segment, _Bound):
-            raise InternalError("a segment of another device was launched on CUDA")
-        self._run(segment, self._queue_only)
+        self._run(own_segment(segment, _Bound, "the card"), self._queue_only)
 
     def _run(self, segment: _Bound, options: ort.RunOptions) -> None:
         if segment.run is None:
@@ -229,6 +226,18 @@ class CudaDevice:
         else:
             call("cuMemcpyHtoDAsync", slab, host, size, stream)
 
+    def join(self, group: RankGroup) -> None:
+        """Meet the other ranks' cards."""
+        from planc.runtime.cuda.nccl import NcclSums  # a step of one rank needs no NCCL
+
+        self._sums = NcclSums(group, self._context, self._streams[Engine.EXCHANGE])
+
+    def exchange(self, kind: ExchangeKind, tensors: Sequence[TensorAddress], roots: Sequence[int]) -> None:
+        """Queue the exchange on the stream for such."""
+        if self._sums is None:
+            raise DeviceError("the device has joined no other ranks")
+        self._sums.queue(self._slab, kind, tensors, roots)
+
     def record(self, engine: Engine) -> Event:
         """Record one of the device's events; it is free again after the next `synchronize`."""
         if self._used_events == len(self._events):
@@ -243,10 +252,16 @@ class CudaDevice:
         call("cuStreamWaitEvent", self._streams[engine], event, 0)
 
     def synchronize(self) -> None:
-        """Wait for the three streams and raise what the driver met."""
+        """Wait for all streams and raise what the driver met."""
+        if self._sums is None:
+            self._wait()
+        else:
+            self._sums.wait(self._wait)
+        self._used_events = 0
+
+    def _wait(self) -> None:
         for stream in self._streams.values():
             call("cuStreamSynchronize", stream)
-        self._used_events = 0
 
     def recover(self) -> None:
         """Wait for what is queued; a card in a state of error says so and stays unusable."""
@@ -344,6 +359,8 @@ class CudaDevice:
         self._closed = True
         for step in (self._context.enter, self._settle, *(r.close for r in self._replays), self._drop_sessions):
             _quietly(step)
+        if self._sums is not None:
+            self._sums.close()
         for event in self._events:
             _quietly(call, "cuEventDestroy", event)
         for stream in self._streams.values():
@@ -378,5 +395,5 @@ def pinned_array(address: int, size: int) -> np.ndarray:
 
 def _quietly(step: Callable[..., object], *arguments: object) -> None:
     """Closing goes on: what the driver says of a broken card was raised where it broke."""
-    with contextlib.suppress(DeviceError):
+    with contextlib.suppress(DeviceError, RankError):
         step(*arguments)

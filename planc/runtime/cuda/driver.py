@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from planc.devices import device_name
 from planc.errors import DeviceError
 from planc.units import format_bytes
 
@@ -153,9 +154,15 @@ def elapsed_ns(start: object, end: object) -> int:
     return int(call("cuEventElapsedTime", start, end) * 1e6)
 
 
+def card_count() -> int:
+    """How many cards this machine has. Raises DeviceError without a driver."""
+    call("cuInit", 0)
+    return int(call("cuDeviceGetCount"))
+
+
 def card_identity(index: int) -> tuple[str, ...]:
     """What tells card `index` from another: its place, name and driver. Raises DeviceError where there is none."""
     context = Context(index)
     info = context.info()
     context.close()
-    return ("cuda" if index == 0 else f"cuda:{index}"), info.name, info.driver_version
+    return device_name("cuda", index), info.name, info.driver_version

@@ -13,7 +13,8 @@ import onnx
 
 from planc.graph.fused import DOMAIN
 from planc.runtime.cuda.compiler import can_compile, handles, launch, load
-from planc.runtime.cuda.source import BLOCK, PREAMBLE, VECTOR_BYTES, Operand, blocks, source, width
+from planc.runtime.cuda.group_source import pass_blocks, pass_source, reads_vectors
+from planc.runtime.cuda.source import BLOCK, PREAMBLE, VECTOR_BYTES, Operand
 from planc.runtime.ort.c_api import api_table
 from planc.runtime.ort.custom_ops import Operator
 
@@ -45,13 +46,12 @@ class _Kernel:
         self.function, self.inputs, self.outputs = function, inputs, outputs
         content = function.SerializeToString(deterministic=True) + f"{inputs} {outputs}".encode()
         self.name = f"fused_{hashlib.sha256(content).hexdigest()[:16]}"
-        self.each = width((*inputs, *outputs))
-        self.fits = outputs[0].elements % self.each == 0
+        self.fits = reads_vectors(function, inputs, outputs)
 
     def text(self, wide: bool) -> str:
         """CUDA C; where the kernel is not `wide` though it could be, its name says so."""
         name = self.name if wide == self.fits else f"{self.name}_narrow"
-        return source(name, self.function, self.inputs, self.outputs, wide)
+        return pass_source(name, self.function, self.inputs, self.outputs, wide)
 
 
 def _operator(kernel: _Kernel) -> Operator:
@@ -60,7 +60,7 @@ def _operator(kernel: _Kernel) -> Operator:
         inputs=[o.element_type for o in kernel.inputs],
         outputs=[o.element_type for o in kernel.outputs],
         shapes=[o.shape for o in kernel.outputs],
-        run=partial(_run, kernel, blocks(kernel.outputs[0].elements, kernel.each)),
+        run=partial(_run, kernel, pass_blocks(kernel.function, kernel.inputs, kernel.outputs)),
     )
 
 

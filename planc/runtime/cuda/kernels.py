@@ -14,6 +14,7 @@ import onnx
 from planc.errors import DeviceError
 from planc.kernels import Call, TensorType
 from planc.kernels.device import WORKSPACE, Buffer, CudnnKernel, Product, SourceKernel, Variants
+from planc.kernels.engines import EngineTable, chosen
 from planc.runtime.cuda import blas
 from planc.runtime.cuda.compiler import allow_shared, handles, launch, load
 from planc.runtime.cuda.cudnn import built
@@ -22,16 +23,20 @@ from planc.runtime.ort.own import replaced
 
 _Runs = Callable[[Sequence[int], int], None]
 
-Engines = Mapping[str, str]
-"""The engine that computes a call, by the name of its function."""
 
-
-def own_operators(model: onnx.ModelProto, types: Mapping[str, TensorType], engines: Engines) -> list[Operator]:
+def own_operators(
+    model: onnx.ModelProto, types: Mapping[str, TensorType], table: EngineTable, form: str = ""
+) -> list[Operator]:
     """Give every node of planc's domain that has a kernel an operator of its own, and take its function out.
 
-    Calls that `engines` does not name run by the engine that the library prefers. Raises DeviceError.
+    Nodes that are marked with no form run in `form`. Calls that the table does not name run by the engine that the library
+    prefers. Raises DeviceError.
     """
-    return replaced(model, types, lambda name, call: _operator(name, call, engines.get(name, "")))
+
+    def operator(name: str, call: Call, own: str | None) -> Operator | None:
+        return _operator(name, call, chosen(table, form if own is None else own).get(name, ""))
+
+    return replaced(model, types, operator)
 
 
 def _operator(name: str, call: Call, engine: str) -> Operator | None:

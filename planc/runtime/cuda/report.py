@@ -1,12 +1,10 @@
 """What of CUDA works on this machine, found by trying it, and what to install where something is missing."""
 
-from importlib.util import find_spec
 from typing import Any
 
 import msgspec
 import numpy as np
 import onnx
-import onnxruntime as ort
 from onnx import helper
 
 from planc.errors import DeviceError
@@ -22,7 +20,8 @@ from planc.runtime.cuda.driver import (
     pinned_limits,
 )
 from planc.runtime.cuda.fused import can_fuse
-from planc.runtime.cuda.provider import NAME, cuda_session, library_versions, load_libraries, missing_libraries
+from planc.runtime.cuda.pieces import first_missing
+from planc.runtime.cuda.provider import cuda_session, library_versions, load_libraries, missing_libraries
 from planc.units import NS_PER_S
 
 _COPY_BYTES = 64 << 20
@@ -31,7 +30,8 @@ _COPIES = 8
 
 class CudaReport(msgspec.Struct, frozen=True, kw_only=True):
     """`usable` when a session ran on the card; `fuses` when element-wise operators are fused there. Rates in bytes/s, 0
-    where not measured; `advice` says what to do next."""
+    where not measured. `lacks` is the first piece that is missing and `remedy` the command that brings it; `advice` is what
+    else was met."""
 
     usable: bool
     card: str = ""
@@ -40,6 +40,8 @@ class CudaReport(msgspec.Struct, frozen=True, kw_only=True):
     free_bytes: int = 0
     libraries: dict[str, str] = {}
     missing: tuple[str, ...] = ()
+    lacks: str = ""
+    remedy: str = ""
     out_rate: int = 0
     in_rate: int = 0
     pinned: str = ""
@@ -50,13 +52,9 @@ class CudaReport(msgspec.Struct, frozen=True, kw_only=True):
 def examine(index: int = 0) -> CudaReport:
     """Try the driver, the libraries, ONNX Runtime's provider and page-locked copies. Never raises for what is missing."""
     advice: list[str] = []
-    if find_spec("cuda") is None:
-        advice.append("install cuda-bindings: pip install 'planc[cuda]'")
-    if NAME not in ort.get_available_providers():
-        advice.append("install onnxruntime-gpu in place of onnxruntime: this one has no CUDA provider")
-    missing = tuple(missing_libraries())
-    if missing:
-        advice.append(f"install CUDA 13 and cuDNN 9: {', '.join(missing)} cannot be loaded")
+    missing, piece = tuple(missing_libraries()), first_missing()
+    if piece is not None:
+        return CudaReport(usable=False, missing=missing, lacks=piece.name, remedy=piece.remedy, pinned=pinned_limits())
     try:
         context = Context(index)
     except DeviceError as error:
@@ -70,10 +68,10 @@ def examine(index: int = 0) -> CudaReport:
 
 def _on_card(context: Context, missing: tuple[str, ...], advice: list[str]) -> CudaReport:
     info = context.info()
-    rates = {"out_rate": 0, "in_rate": 0}
+    out_rate = in_rate = 0
     libraries: dict[str, str] = {}
     try:
-        rates = _copy_rates()
+        out_rate, in_rate = _copy_rates()
         load_libraries()
         libraries = library_versions()
         _run_something(context.index)
@@ -90,17 +88,18 @@ def _on_card(context: Context, missing: tuple[str, ...], advice: list[str]) -> C
         pinned=pinned_limits(),
         fuses=can_fuse(),
         advice=tuple(advice),
-        **rates,
+        out_rate=out_rate,
+        in_rate=in_rate,
     )
 
 
-def _copy_rates() -> dict[str, int]:
-    """Bytes per second of large page-locked copies, each direction alone."""
+def _copy_rates() -> tuple[int, int]:
+    """Bytes per second of large page-locked copies out and in, each direction alone."""
     stream, device, host = new_stream(), 0, 0
     try:
         device, host = allocate(_COPY_BYTES, "measuring copies"), allocate_pinned(_COPY_BYTES, "measuring copies")
         out = _rate(stream, "cuMemcpyDtoHAsync", host, device)
-        return {"out_rate": out, "in_rate": _rate(stream, "cuMemcpyHtoDAsync", device, host)}
+        return out, _rate(stream, "cuMemcpyHtoDAsync", device, host)
     finally:
         if host:
             call("cuMemFreeHost", host)

@@ -94,9 +94,8 @@ def source(
         f"namespace of_{name} {{",
         f"typedef {'unsigned long long' if count >> 31 else 'unsigned int'} Index;",
         f"static const Index count = {count}u;",
-        f"template <class T> struct alignas(sizeof(T) * {each} < {VECTOR_BYTES} ? sizeof(T) * {each} : {VECTOR_BYTES}) "
-        f"Vector {{ T x[{each}]; }};",
-        *_element(function, inputs, outputs),
+        vector_struct(each),
+        *element(function, inputs, outputs),
         f'extern "C" __global__ void __launch_bounds__({BLOCK}) {name}({", ".join(parameters)}) {{',
         f"  const Index first = ((Index)blockIdx.x * {BLOCK}u + threadIdx.x) * {each}u;",
         *(f"  {line}" for line in (_wide if wide else _narrow)(inputs, outputs, each)),
@@ -106,8 +105,14 @@ def source(
     return "\n".join(lines) + "\n"
 
 
-def _element(function: onnx.FunctionProto, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Iterator[str]:
-    """A function that computes one element."""
+def vector_struct(each: int) -> str:
+    """The type of `each` consecutive elements, as wide as one load where they are no more."""
+    size, most = f"sizeof(T) * {each}", VECTOR_BYTES
+    return f"template <class T> struct alignas({size} < {most} ? {size} : {most}) Vector {{ T x[{each}]; }};"
+
+
+def element(function: onnx.FunctionProto, inputs: Sequence[Operand], outputs: Sequence[Operand]) -> Iterator[str]:
+    """The function `element`: from one element of each input to one of each output."""
     kinds = {name: o.c_type for o, name in zip(inputs, function.input, strict=True)}
     given = [f"{kind} {name}" for name, kind in kinds.items()]
     made = [f"{o.c_type}& to_{name}" for o, name in zip(outputs, function.output, strict=True)]
@@ -130,21 +135,21 @@ def _wide(inputs: Sequence[Operand], outputs: Sequence[Operand], each: int) -> I
     yield "if (first >= count) return;"
     for k, operand in enumerate(inputs):
         yield from _loaded(k, operand, outputs[0].shape, each)
-    yield from (f"{_vector(operand)} w{k};" for k, operand in enumerate(outputs))
+    yield from (f"{vector(operand)} w{k};" for k, operand in enumerate(outputs))
     arguments = [f"v{k}.x[k]" for k in range(len(inputs))] + [f"w{k}.x[k]" for k in range(len(outputs))]
     yield f"for (int k = 0; k < {each}; k++) element({', '.join(arguments)});"
-    yield from (f"*({_vector(operand)}*)(r{k} + first) = w{k};" for k, operand in enumerate(outputs))
+    yield from (f"*({vector(operand)}*)(r{k} + first) = w{k};" for k, operand in enumerate(outputs))
 
 
 def _loaded(k: int, operand: Operand, shape: tuple[int, ...], each: int) -> Iterator[str]:
     """The elements of input `k` that a thread needs: one vector, one element for all, or each by itself."""
-    terms, vector = digits(operand.shape, shape), _vector(operand)
+    terms, kind = digits(operand.shape, shape), vector(operand)
     below, size, stride = terms[0] if terms else (math.prod(shape), 1, 1)
     at = _sum(terms, math.prod(shape), "first")
     if below == 1 and stride == 1 and size % each == 0:
-        yield f"const {vector} v{k} = *(const {vector}*)(a{k} + {at});"
+        yield f"const {kind} v{k} = *(const {kind}*)(a{k} + {at});"
         return
-    yield f"{vector} v{k};"
+    yield f"{kind} v{k};"
     if below % each == 0:
         yield f"const {operand.c_type} s{k} = a{k}[{at}];"
         yield f"for (int k = 0; k < {each}; k++) v{k}.x[k] = s{k};"
@@ -158,7 +163,8 @@ def _narrow(inputs: Sequence[Operand], outputs: Sequence[Operand], each: int) ->
     yield f"for (Index i = first; i < first + {each}u && i < count; i++) element({', '.join(arguments)});"
 
 
-def _vector(operand: Operand) -> str:
+def vector(operand: Operand) -> str:
+    """The type of a thread's elements of an operand."""
     return f"Vector<{operand.c_type}>"
 
 

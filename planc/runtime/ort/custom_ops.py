@@ -8,22 +8,25 @@ import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from threading import Event, get_ident
 from typing import Any
 
 import onnxruntime as ort
 
 from planc.errors import DeviceError
 from planc.runtime.ort.c_api import Allocator, api_table
+from planc.runtime.ort.sessions import cpu_threads
 
 _API_VERSION = 17
 """Operators say which version's fields they have: this one ends with the range of operator set versions."""
 
 _CREATE_STATUS, _CREATE_DOMAIN, _DOMAIN_ADD, _ADD_DOMAIN = 0, 26, 27, 28
 _TENSOR_DATA, _CONTEXT_INPUT, _CONTEXT_OUTPUT, _CONTEXT_STREAM = 51, 90, 91, 193
-_CREATE_MEMORY_INFO, _RELEASE_ALLOCATOR, _CONTEXT_ALLOCATOR = 68, 132, 253
+_CREATE_MEMORY_INFO, _RELEASE_ALLOCATOR, _CONTEXT_ALLOCATOR, _PARALLEL_FOR = 68, 132, 253, 274
 """Positions in the table (`OrtApi` of onnxruntime_c_api.h)."""
 
 _FAIL = 1
+_PATIENCE_S = 0.05  # how long a thread of the pool waits for the caller to begin
 _LAST_VERSION = (1 << 31) - 1
 
 _Pointer = ctypes.c_void_p
@@ -159,6 +162,10 @@ class _Api:
     failed: Any
     allocator: Any
     release_allocator: Any
+    parallel: Any
+
+
+_Part = ctypes.CFUNCTYPE(None, _Pointer, ctypes.c_size_t)
 
 
 @cache
@@ -178,6 +185,7 @@ def _api() -> _Api:
         function(_CREATE_STATUS, ctypes.c_int, ctypes.c_char_p),
         function(_CONTEXT_ALLOCATOR, _Pointer, _Pointer, _Out),
         ctypes.CFUNCTYPE(None, _Pointer)(table[_RELEASE_ALLOCATOR] or 0),
+        function(_PARALLEL_FOR, _Pointer, _Part, ctypes.c_size_t, ctypes.c_size_t, _Pointer),
     )
 
 
@@ -211,12 +219,57 @@ def _lend(api: _Api, context: int, memory: int, size: int, run: Callable[[int], 
         api.release_allocator(found.value)
 
 
+def _alone(api: _Api, context: int, threads: int, run: Callable[[], None]) -> None:
+    """Run while ONNX Runtime's own threads sleep: where they have nothing to do they turn in a loop for some 50 ms, and
+    the threads of a library then share their cores. So each of them gets a part of a parallel loop, in which it waits.
+
+    The calling thread runs, so that the library keeps one team of threads. In a pool of more than `threads` the others
+    may take all parts before it comes: they wait for it to begin only shortly, and it runs after the loop.
+    """
+    if threads == 1:
+        run()
+        return
+    caller, begun, ended, waiting = get_ident(), Event(), Event(), [run]
+    errors: list[BaseException] = []
+
+    def begin() -> None:
+        begun.set()
+        try:
+            waiting.pop()()
+        except BaseException as error:  # nothing may leave a callback
+            errors.append(error)
+        finally:
+            ended.set()
+
+    def part(_data: int, _number: int) -> None:
+        if get_ident() != caller:
+            if begun.wait(_PATIENCE_S):
+                ended.wait()
+        elif waiting:  # the caller may come by more than once
+            begin()
+
+    callback = _Part(part)
+    if api.parallel(context, callback, threads, 0, None):
+        raise DeviceError("ONNX Runtime runs no parallel loop for an operator of planc's own")
+    if waiting:
+        begin()
+    if errors:
+        raise errors[0]
+
+
 def _computation(operator: Operator, provider: str | None) -> Callable[[int, int], int | None]:
     """The callback of a run; an error goes back to ONNX Runtime, which raises it."""
     api = _api()
     inputs = range(len(operator.inputs))
     shapes = [(ctypes.c_int64 * len(shape))(*shape) for shape in operator.shapes]
     memory = _memory("Cuda" if provider else "Cpu") if operator.workspace else 0
+    threads = 1 if provider else cpu_threads()
+
+    def run(context: int, addresses: list[int], stream: int) -> None:
+        if operator.workspace:
+            _lend(api, context, memory, operator.workspace, lambda at: operator.run([*addresses, at], stream))
+        else:
+            operator.run(addresses, stream)
 
     def compute(_kernel: int, context: int) -> int | None:
         value, found = ctypes.c_void_p(), ctypes.c_void_p()
@@ -231,10 +284,8 @@ def _computation(operator: Operator, provider: str | None) -> Callable[[int, int
             for i, shape in enumerate(shapes):
                 status = status or api.output(context, i, shape, len(shape), to_value) or api.data(value, to_found)
                 addresses.append(found.value or 0)
-            if not status and operator.workspace:
-                _lend(api, context, memory, operator.workspace, lambda at: operator.run([*addresses, at], stream))
-            elif not status:
-                operator.run(addresses, stream)
+            if not status:
+                _alone(api, context, threads, lambda: run(context, addresses, stream))
             return status  # type: ignore[no-any-return]
         except BaseException as error:  # nothing may leave a callback, an interrupt neither
             return api.failed(_FAIL, f"{operator.name}: {error}".encode())  # type: ignore[no-any-return]

@@ -105,6 +105,15 @@ def share_scratch(options: ort.SessionOptions) -> None:
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
 
 
+def planned_options() -> ort.SessionOptions:
+    """Options of a session on the CPU whose scratch lies where a plan says. Values inside the bodies of functions are given
+    back behind their last reader: a buffer that a later one took over would be held in between."""
+    options = faithful_options()
+    share_scratch(options)
+    options.enable_mem_reuse = False
+    return options
+
+
 def versions() -> dict[str, str]:
     """Versions that costs and numerical results depend on."""
     return {"onnxruntime": str(ort.__version__), "numpy": np.__version__}

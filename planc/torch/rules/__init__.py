@@ -2,6 +2,7 @@
 
 from planc.torch.lowering import HANDLERS
 from planc.torch.rules import (
+    attention,
     convolution,
     create,
     elementwise,
@@ -23,6 +24,7 @@ from planc.torch.rules import (
 
 __all__ = [
     "HANDLERS",
+    "attention",
     "convolution",
     "create",
     "elementwise",

@@ -212,7 +212,6 @@ _UNARY = {
     "Sqrt": (aten.sqrt.default,),
     "Reciprocal": (aten.reciprocal.default,),
     "Abs": (aten.abs.default,),
-    "Sign": (aten.sign.default, aten.sgn.default),
     "Sin": (aten.sin.default,),
     "Cos": (aten.cos.default,),
     "Tan": (aten.tan.default,),
@@ -239,6 +238,15 @@ def _unary(op_type: str) -> Callable[..., Var]:
 
 for _op_type, _targets in _UNARY.items():
     lower(*_targets)(_unary(_op_type))
+
+
+@lower(aten.sign.default, aten.sgn.default)
+def sign(c: TorchLowering, self: Var) -> Var:
+    """-1, 0 or 1; 0 too where self is not a number, which ONNX's operator passes on."""
+    if self.dtype not in FLOATS:
+        return c.b.unary("Sign", self)
+    above, below = (c.b.cast(c.b.compare(op, self, 0.0), self.dtype) for op in ("Greater", "Less"))
+    return c.b.sub(above, below)
 
 
 @lower(aten.rsqrt.default)
@@ -283,6 +291,25 @@ def _extremum(op_type: str, *targets: Any) -> None:
 
 _extremum("Max", aten.maximum.default)
 _extremum("Min", aten.minimum.default)
+
+
+def _not_nan(op_type: str, *targets: Any) -> None:
+    """Register an extremum that takes the other operand where one is not a number."""
+
+    def handler(c: TorchLowering, self: Var, other: Var) -> Var:
+        shape, dtype = c.specs[0]
+        a, b = c.b.cast(self, dtype), c.b.cast(other, dtype)
+        found = c.b.op(op_type, [a, b], shape)
+        for given, instead in ((a, b), (b, a)):
+            if dtype in FLOATS:
+                found = c.b.where(c.b.op("IsNaN", [given], given.shape, TensorProto.BOOL), instead, found)
+        return found
+
+    lower(*targets)(handler)
+
+
+_not_nan("Max", aten.fmax.default, torch.ops.prims.fmax.default)
+_not_nan("Min", aten.fmin.default, torch.ops.prims.fmin.default)
 
 
 def _sole_branch(condition: Any) -> bool | None:

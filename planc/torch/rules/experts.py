@@ -7,25 +7,38 @@ covers all rows, those of others as zeros.
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from planc.errors import ModelError
-from planc.torch.lowering import TorchLowering, aten, lower
+from planc.torch.lowering import TorchLowering, aten, lower, lower_library
 from planc.training.emit.builder import Var
 
 
 @lower(aten.histc.default)
 def histogram(c: TorchLowering, self: Var, bins: int = 100, min: float = 0, max: float = 0) -> Var:
-    """How many elements lie in each of equally wide bins between two bounds, the upper one included."""
-    if min == max:
-        raise ModelError("a histogram between its input's own bounds has no lowering to ONNX; give min and max")
-    b, dtype = c.b, c.specs[0][1]
+    """How many elements lie in each of equally wide bins between two bounds, the upper one included; rounded as torch
+    does. Equal bounds stand for the input's own."""
+    b, (shape, dtype) = c.b, c.specs[0]
+    if not self.size:
+        return b.zeros(shape, dtype)
     x = b.cast(b.reshape(self, (self.size, 1)), dtype)
-    scaled = b.unary("Floor", b.mul(b.sub(x, float(min)), bins / (max - min)))
-    last = b.op("Min", [scaled, b.scalar_for(float(bins - 1), scaled)], scaled.shape)
-    inside = b.op("And", [b.compare("GreaterOrEqual", x, float(min)), b.compare("LessOrEqual", x, float(max))], x.shape)
-    numbers = b.cast(b.constant(np.arange(bins, dtype=np.float32)[None]), dtype)
+    low, high = _bounds(c, x, float(min), float(max))
+    scaled = b.div(b.mul(b.sub(x, low), float(bins)), b.sub(high, low))
+    place = b.cast(b.unary("Floor", scaled), TensorProto.INT64)
+    last = b.op("Min", [place, b.scalar_for(bins - 1, place)], place.shape)
+    inside = b.op("And", [b.compare("GreaterOrEqual", x, low), b.compare("LessOrEqual", x, high)], x.shape)
+    numbers = b.constant(np.arange(bins, dtype=np.int64)[None])
     here = b.op("And", [b.compare("Equal", last, numbers), inside], (self.size, bins))
     return b.sum(b.cast(here, dtype), [0], keepdims=False)
+
+
+def _bounds(c: TorchLowering, x: Var, low: float, high: float) -> tuple[Var, Var]:
+    """The bounds of a histogram; where they are equal, the least and the greatest element, or one to either side."""
+    if low != high:
+        return c.b.scalar_for(low, x), c.b.scalar_for(high, x)
+    least, most = (c.b.reduce(kind, x, [0, 1]) for kind in ("ReduceMin", "ReduceMax"))
+    same = c.b.compare("Equal", least, most)
+    return c.b.where(same, c.b.sub(least, 1.0), least), c.b.where(same, c.b.add(most, 1.0), most)
 
 
 def _members(c: TorchLowering, ends: Var, rows: int) -> Var:
@@ -57,3 +70,18 @@ def grouped_product(
         return b.gemm(b.reshape(spread, (rows, experts * width)), b.reshape(mat2, (experts * width, out)))
     mask = b.cast(b.reshape(b.transpose(members, (1, 0)), (experts, 1, rows)), self.dtype)
     return b.matmul(b.mul(mask, b.reshape(self, (1, *self.shape))), mat2)
+
+
+@lower_library("transformers::grouped_mm_fallback")
+def grouped_fallback(c: TorchLowering, input: Var, weight: Var, offs: Var) -> Var:
+    """The grouped product as transformers has it where torch's own is not to be compiled."""
+    return grouped_product(c, input, weight, offs)
+
+
+@lower_library("transformers::grouped_mm_fallback_backward")
+def grouped_fallback_backward(
+    c: TorchLowering, input: Var, weight: Var, offs: Var, grad_output: Var
+) -> tuple[Var, Var]:
+    """The gradients of rows and weights, both grouped products."""
+    rows = grouped_product(c, grad_output, c.b.swap_last(weight), offs)
+    return rows, grouped_product(c, c.b.transpose(input, (1, 0)), grad_output, offs)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import TensorProto
 
 from planc.torch.lowering import TorchLowering, aten, lower
@@ -93,25 +94,30 @@ def erfc(c: TorchLowering, self: Var) -> Var:
     return b.where(b.compare("Greater", a, 0.5), tail, b.sub(1.0, b.unary("Erf", a)))
 
 
-@lower(aten.atan2.default)
-def atan2(c: TorchLowering, self: Var, other: Var) -> Var:
-    """The angle of (other, self), in (-pi, pi]."""
-    b, (shape, dtype) = c.b, c.specs[0]
-    y, x = (b.expand(b.cast(v, dtype), shape) for v in (self, other))
-    base = b.unary("Atan", b.div(y, x))
-    upper = b.compare("GreaterOrEqual", y, 0.0)
-    turned = b.add(base, b.where(upper, b.scalar_for(math.pi, y), -math.pi))
-    straight = b.mul(b.unary("Sign", y), math.pi / 2)
-    found = b.where(b.compare("Less", x, 0.0), turned, base)
-    return b.where(b.compare("Equal", x, 0.0), straight, found)
-
-
 def _negative(c: TorchLowering, a: Var) -> Var:
     """Where the sign bit of `a` is set, of zeros too."""
     below = c.b.compare("Less", a, 0.0)
     if a.dtype not in FLOATS:
         return below
     return c.b.op("Or", [below, c.b.compare("Less", c.b.unary("Reciprocal", a), 0.0)], a.shape)
+
+
+@lower(aten.atan2.default)
+def atan2(c: TorchLowering, self: Var, other: Var) -> Var:
+    """The angle of (other, self), in [-pi, pi], the signs of zeros minded as IEEE 754 has it."""
+    b, (shape, dtype) = c.b, c.specs[0]
+    y, x = (b.expand(b.cast(v, dtype), shape) for v in (self, other))
+    both = b.op("And", [b.op("IsInf", [v], shape, TensorProto.BOOL) for v in (y, x)], shape)
+    top, bottom = (b.where(both, b.unary("Sign", v), v) for v in (y, x))
+    flat, upright = b.compare("Equal", top, 0.0), b.compare("Equal", bottom, 0.0)
+    turn = b.where(_negative(c, y), b.scalar_for(-math.pi, y), math.pi)
+    base = b.unary("Atan", b.div(top, b.where(upright, 1.0, bottom)))
+    steep = b.where(flat, top, b.mul(turn, 0.5))
+    found = b.where(upright, steep, base)
+    behind = b.op("And", [_negative(c, x), b.unary("Not", b.op("And", [upright, b.unary("Not", flat)], shape))], shape)
+    found = b.where(behind, b.add(b.where(flat, 0.0, found), turn), found)
+    undefined = b.op("Or", [b.op("IsNaN", [v], shape, TensorProto.BOOL) for v in (y, x)], shape)
+    return b.where(undefined, math.nan, found)
 
 
 @lower(aten.signbit.default)
@@ -128,6 +134,46 @@ def copysign(c: TorchLowering, self: Var, other: Any) -> Var:
     if number is not None:
         return c.b.unary("Neg", size) if math.copysign(1.0, number) < 0 else size
     return c.b.expand(c.b.where(_negative(c, c.b.cast(c.value(other), dtype)), c.b.unary("Neg", size), size), shape)
+
+
+@lower(aten.hypot.default, torch.ops.prims.hypot.default)
+def hypot(c: TorchLowering, self: Var, other: Var) -> Var:
+    """The root of the sum of two squares, scaled by the larger so that neither overflows."""
+    b, (shape, dtype) = c.b, c.specs[0]
+    sizes = [b.unary("Abs", b.cast(v, dtype)) for v in (self, other)]
+    large, small = b.op("Max", sizes, shape), b.op("Min", sizes, shape)
+    infinite = b.op("Or", [b.op("IsInf", [v], v.shape, TensorProto.BOOL) for v in sizes], shape)
+    plain = b.op("Or", [b.compare("Equal", large, 0.0), infinite], shape)
+    ratio = b.div(small, b.where(plain, 1.0, large))
+    found = b.where(plain, large, b.mul(large, b.unary("Sqrt", b.add(b.mul(ratio, ratio), 1.0))))
+    return b.where(infinite, math.inf, found)
+
+
+_ERFINV = (
+    (2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087, -0.00125372503, -0.00417768164,
+     0.246640727, 1.50140941),
+    (-0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773, -0.0076224613, 0.00943887047,
+     1.00167406, 2.83297682),
+)  # fmt: skip
+"""Coefficients near and far of the middle, relative error below 4e-7 (Giles, Approximating the erfinv function, 2010)."""
+
+
+@lower(aten.erfinv.default, torch.ops.prims.erf_inv.default)
+def erfinv(c: TorchLowering, self: Var) -> Var:
+    """The inverse of the error function; infinite at -1 and 1."""
+    b, a = c.b, c.b.cast(self, c.specs[0][1])
+    w = b.unary("Neg", b.unary("Log", b.mul(b.sub(1.0, a), b.add(a, 1.0))))
+    near = b.compare("Less", w, 5.0)
+    shifted = (b.sub(w, 2.5), b.sub(b.unary("Sqrt", b.op("Max", [w, b.scalar_for(0.0, w)], w.shape)), 3.0))
+    series = []
+    for x, coefficients in zip(shifted, _ERFINV, strict=True):
+        found: Var | float = coefficients[0]
+        for number in coefficients[1:]:
+            found = b.add(b.mul(x, found), number)
+        series.append(found)
+    inner = b.mul(b.where(near, *series), a)
+    edge = b.compare("Equal", b.unary("Abs", a), 1.0)
+    return b.where(edge, b.mul(a, math.inf), inner)
 
 
 @lower(aten.trunc.default)

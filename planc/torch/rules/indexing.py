@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
-from planc.errors import ModelError
 from planc.torch.lowering import TorchLowering, aten, lower
 from planc.training.apply import forward_node, gradients_of
 from planc.training.emit.builder import Var
@@ -25,11 +25,13 @@ def embedding(
 def embedding_backward(
     c: TorchLowering, grad_output: Var, indices: Var, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
 ) -> Var:
-    """Rows summed by index, in the library's repeatable form; the padding row gets none."""
-    if scale_grad_by_freq:
-        raise ModelError("embeddings whose gradient is scaled by frequency are not supported")
+    """Rows summed by index, in the library's repeatable form, or averaged; the padding row gets none."""
     table = Var("", (num_weights, grad_output.shape[-1]), grad_output.dtype)
     found = _gather_gradient(c, table, indices, grad_output, 0)
+    if scale_grad_by_freq:
+        column, one = Var("", (num_weights, 1), TensorProto.FLOAT), c.b.full((), 1.0, TensorProto.FLOAT)
+        counts = _gather_gradient(c, column, indices, c.b.expand(one, (*indices.shape, 1)), 0)
+        found = c.b.div(found, c.b.cast(c.b.op("Max", [counts, one], counts.shape), found.dtype))
     if not 0 <= padding_idx < num_weights:
         return found
     kept = np.ones((num_weights, 1), np.float32)
@@ -69,7 +71,11 @@ def gather(c: TorchLowering, self: Var, dim: int, index: Var, sparse_grad: bool 
 def scatter_add(c: TorchLowering, self: Any, dim: int, index: Var, src: Var) -> Var:
     """src added at `index` along an axis; onto zeros it is the gradient of a gather."""
     shape, dtype = c.specs[0]
-    axis, part = dim % len(shape), src
+    if not index.size:  # nothing is added, whatever the rank of the index
+        return c.value(self)
+    if not shape:
+        return c.b.reshape(src, ()) if c.number(self) == 0 else c.b.add(c.value(self), c.b.reshape(src, ()))
+    axis, part, index = dim % len(shape), src, c.b.cast(index, TensorProto.INT64)
     if src.shape != index.shape:
         part = c.b.slice(src, {i: (0, d, 1) for i, d in enumerate(index.shape)})
     node = forward_node(c.b, c.table, "GatherElements", [Var("", shape, dtype), index], [part], axis=axis)
@@ -81,6 +87,8 @@ def scatter_add(c: TorchLowering, self: Any, dim: int, index: Var, src: Var) -> 
 def scatter(c: TorchLowering, self: Var, dim: int, index: Var, value: Any = None, src: Var | None = None) -> Var:
     """Elements replaced at `index` along an axis; indices must not collide."""
     part = src if src is not None else c.b.expand(c.b.scalar_for(float(value), self), index.shape)
+    if not self.rank:
+        return c.b.reshape(part, ())
     return c.b.op("ScatterElements", [self, index, part], self.shape, axis=dim % self.rank)
 
 

@@ -74,6 +74,10 @@ def nll_loss(
     c: TorchLowering, self: Var, target: Var, weight: Var | None, reduction: int, ignore_index: int
 ) -> tuple[Var, Var]:
     """The loss and the number of labels that count, as torch returns them."""
+    if self.rank == 1:
+        rows = (c.b.reshape(self, (1, self.size)), c.b.reshape(target, (1,)))
+        found, number = nll_loss(c, *rows, weight, reduction, ignore_index)
+        return c.b.reshape(found, ()), number
     labels = _labels(c, self, target, weight, ignore_index)
     count = labels.count(c.b, c.table, self.dtype)
     logits = c.forward_of.get((_SCORES, self.name))
@@ -92,8 +96,13 @@ def nll_loss(
 def nll_loss_backward(
     c: TorchLowering, grad_output: Var, self: Var, target: Var, weight: Var | None, reduction: int,
     ignore_index: int, total_weight: Var,
-) -> Picked:  # fmt: skip
+) -> Picked | Var:  # fmt: skip
     """Nothing but the gradients at the labels; the labels are read anew, which is cheaper than keeping them."""
+    if self.rank == 1:
+        rows = (c.b.reshape(self, (1, self.size)), c.b.reshape(target, (1,)))
+        dy = c.b.reshape(grad_output, (1,)) if _REDUCTIONS[reduction] == "none" else grad_output
+        picked = nll_loss_backward(c, dy, *rows, weight, reduction, ignore_index, total_weight)
+        return c.b.reshape(c.value(picked), self.shape)
     del total_weight
     labels = _labels(c, self, target, weight, ignore_index)
     fused = c.forward_of.get((_LOSS, self.name))

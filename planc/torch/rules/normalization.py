@@ -1,16 +1,21 @@
 """Normalisation layers and softmax."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from onnx import helper
 
 from planc.errors import ModelError
+from planc.kernels.group_norm import GROUP_NORM, GROUP_NORM_GRADIENT
+from planc.kernels.source import C_TYPES
 from planc.torch.lowering import TorchLowering, aten, lower
 from planc.torch.tensors import Deferred, Recorded
 from planc.training.apply import emit_forward, forward_node, gradients_of
 from planc.training.emit.builder import Var
+from planc.training.ranks import of_all_ranks
 from planc.training.registry import ForwardNode
 from planc.training.rules.reductions import channel_sum
 
@@ -57,10 +62,12 @@ def batch_norm(
 
 
 def _moved(c: TorchLowering, running: Any, batch: Var, momentum: float, factor: float) -> Var:
-    """running (1 - momentum) + batch factor momentum."""
-    before = c.value(running)
-    kept = c.b.mul(before, 1 - momentum)
-    return c.b.add(kept, c.b.cast(c.b.mul(batch, momentum * factor), before.dtype))
+    """running (1 - momentum) + batch factor momentum, rank by rank."""
+    value = c.value(running)
+    for part in of_all_ranks(c.b, batch):
+        kept = c.b.mul(value, 1 - momentum)
+        value = c.b.add(kept, c.b.cast(c.b.mul(part, momentum * factor), value.dtype))
+    return value
 
 
 @lower(aten._native_batch_norm_legit.no_stats)
@@ -103,25 +110,53 @@ def batch_norm_backward(
     return tuple(found.get(i) for i in range(3))
 
 
-def _layer_norm_node(
-    c: TorchLowering, x: Var, y: Var, normalized_shape: list[int], weight: Var | None, bias: Var | None, eps: float
-) -> ForwardNode:
-    shape = tuple(normalized_shape)
+def _row_norm(
+    c: TorchLowering, op_type: str, x: Var, shape: list[int], weight: Var | None, bias: Var | None, eps: float
+) -> tuple[Any, Recorded]:
+    """The output of a norm over the last axes, and its record for the gradient, which computes statistics anew."""
     numpy_type = helper.tensor_dtype_to_np_dtype(x.dtype)
     scale = weight or c.b.constant(np.ones(shape, numpy_type))
-    inputs = [x, scale] if bias is None else [x, scale, bias]
-    return forward_node(c.b, c.table, "LayerNormalization", inputs, [y], axis=-len(shape), epsilon=float(eps))
+    inputs, y = [x, scale] if bias is None else [x, scale, bias], Var(c.fresh(op_type), *c.specs[0])
+    node = forward_node(c.b, c.table, op_type, inputs, [y], axis=-len(shape), epsilon=float(eps))
+    return y, Recorded(emit_forward(c.b, node)[0])
+
+
+def _row_norm_backward(c: TorchLowering, grad_out: Var, statistic: Any, output_mask: list[bool]) -> list[Var | None]:
+    if not isinstance(statistic, Recorded):
+        raise ModelError("a norm's gradient without its forward operator has no lowering to ONNX")
+    found = gradients_of(c.b, statistic.node, [grad_out], [i for i, asked in enumerate(output_mask) if asked])
+    return [found.get(i) for i in range(len(output_mask))]
 
 
 @lower(aten.native_layer_norm.default)
 def layer_norm(
     c: TorchLowering, input: Var, normalized_shape: list[int], weight: Var | None, bias: Var | None, eps: float
 ) -> tuple[Any, ...]:
-    """The output; mean and deviation are computed anew where the gradient needs them."""
-    y = Var(c.fresh("LayerNormalization"), *c.specs[0])
-    node = _layer_norm_node(c, input, y, normalized_shape, weight, bias, eps)
-    record = Recorded(emit_forward(c.b, node)[0])
+    """The output, and the record for the gradient in the place of mean and deviation."""
+    y, record = _row_norm(c, "LayerNormalization", input, normalized_shape, weight, bias, eps)
     return y, record, record
+
+
+@lower(torch.ops.planc.rms_norm.default)
+def rms_norm(c: TorchLowering, x: Var, shape: list[int], weight: Var | None, eps: float) -> Any:
+    """The output; the gradient finds the forward operator by its input."""
+    y, record = _row_norm(c, "RMSNormalization", x, shape, weight, None, eps)
+    c.forward_of[_rms_key(x, shape, weight, eps)] = record.node
+    return y
+
+
+def _rms_key(x: Var, shape: list[int], weight: Var | None, eps: float) -> tuple[Any, ...]:
+    return "RMSNormalization", x.name, tuple(shape), weight and weight.name, eps
+
+
+@lower(torch.ops.planc.rms_norm_backward.default)
+def rms_norm_backward(
+    c: TorchLowering, grad: Var, x: Var, shape: list[int], weight: Var | None, eps: float
+) -> tuple[Var | None, ...]:
+    """The gradients of input and weight."""
+    node = c.forward_of[_rms_key(x, shape, weight, eps)]
+    found = gradients_of(c.b, node, [grad], [0, *([1] if weight else [])])
+    return found[0], found.get(1)
 
 
 @lower(aten.native_layer_norm_backward.default, raw=("mean", "rstd"))
@@ -131,10 +166,7 @@ def layer_norm_backward(
 ) -> tuple[Var | None, ...]:  # fmt: skip
     """The gradients of input, weight and bias."""
     del input, normalized_shape, rstd, weight, bias
-    if not isinstance(mean, Recorded):
-        raise ModelError("a layer-norm's gradient without its forward operator has no lowering to ONNX")
-    found = gradients_of(c.b, mean.node, [grad_out], [i for i, asked in enumerate(output_mask) if asked])
-    return tuple(found.get(i) for i in range(3))
+    return tuple(_row_norm_backward(c, grad_out, mean, output_mask))
 
 
 @lower(aten.native_group_norm.default)
@@ -144,6 +176,8 @@ def group_norm(
 ) -> tuple[Any, ...]:  # fmt: skip
     """Groups of channels normalised per sample (Wu and He, 2018): an instance norm of [N, group, rest], then scaled."""
     del C, HxW
+    if c.table.kernels and input.size and input.dtype in C_TYPES:
+        return _group_norm_by_kernel(c, input, weight, bias, group, eps)
     b, column = c.b, (1, input.shape[1], *[1] * (input.rank - 2))
     rows = c.view(input, (N, group, input.size // (N * group)))
     one, zero = (b.full((group,), n, input.dtype) for n in (1.0, 0.0))
@@ -153,6 +187,19 @@ def group_norm(
     y = c.view(xhat, input.shape)
     y = y if weight is None else b.mul(y, c.view(weight, column))
     return (y if bias is None else b.add(y, c.view(bias, column))), record, record
+
+
+def _group_norm_by_kernel(
+    c: TorchLowering, x: Var, weight: Var | None, bias: Var | None, groups: int, eps: float
+) -> tuple[Any, ...]:
+    """As planc's own operator; the record's node has x, scale and shift as inputs."""
+    scale, shift = _vector(c, weight, x.shape[1], 1.0, x.dtype), _vector(c, bias, x.shape[1], 0.0, x.dtype)
+    if scale.dtype != shift.dtype:
+        scale, shift = c.b.wide(scale), c.b.wide(shift)
+    y, statistics = c.b.kernel(GROUP_NORM, [x, scale, shift], groups=groups, epsilon=float(eps))
+    node = forward_node(c.b, c.table, GROUP_NORM.name, [x, scale, shift], [y], groups=groups, epsilon=float(eps))
+    record = Recorded(replace(node, saved={"statistics": statistics}))
+    return y, record, record
 
 
 @lower(aten.native_group_norm_backward.default, raw=("mean", "rstd"))
@@ -165,6 +212,10 @@ def group_norm_backward(
     if not isinstance(mean, Recorded):
         raise ModelError("a group-norm's gradient without its forward operator has no lowering to ONNX")
     b, node, channels = c.b, mean.node, input.shape[1]
+    if "statistics" in node.saved:
+        operands = [grad_out, node.input(0), node.input(1), node.saved["statistics"]]
+        made = b.kernel(GROUP_NORM_GRADIENT, operands, **node.attributes)
+        return tuple(v if asked else None for v, asked in zip(made, output_mask, strict=True))
     found: list[Var | None] = [None, None, None]
     if output_mask[1]:
         again = b.op("InstanceNormalization", list(node.inputs), node.output.shape, **node.attributes)

@@ -1,8 +1,8 @@
 """Pools and borders."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from onnx import helper
@@ -13,6 +13,8 @@ from planc.torch.tensors import Recorded
 from planc.training.apply import emit_forward, forward_node, gradients_of
 from planc.training.emit.builder import Array, Var
 from planc.training.registry import ForwardNode
+
+T = TypeVar("T")
 
 
 def _pads(
@@ -38,9 +40,11 @@ def max_pool(
     c: TorchLowering, self: Var, kernel_size: list[int], stride: Any = None, padding: Any = 0, dilation: Any = 1,
     ceil_mode: bool = False,
 ) -> tuple[Var, Recorded]:  # fmt: skip
-    """Maximum of each window; what the gradient needs instead of torch's indices."""
+    """Maximum of each window; what the gradient needs instead of torch's indices. A sample may come without batch."""
+    dims = _dims(c)
+    if self.rank == dims + 1:
+        return _unbatched(c, max_pool, self, kernel_size, stride, padding, dilation, ceil_mode)
     del ceil_mode
-    dims = self.rank - 2
     kernel = _full(kernel_size, dims, [])
     strides, dilations = _full(stride, dims, kernel), _full(dilation, dims, [1] * dims)
     pads = _pads(self, c.specs[0][0], kernel, strides, _full(padding, dims, [0] * dims), dilations)
@@ -54,23 +58,40 @@ def max_pool(
 @lower(aten.max_pool2d_with_indices_backward.default, aten.max_pool3d_with_indices_backward.default, raw=("indices",))
 def max_pool_backward(c: TorchLowering, grad_output: Var, self: Var, indices: Any, **_: Any) -> Var:
     """To the maxima that the forward pool found."""
-    del self
     if not isinstance(indices, Recorded):
         raise ModelError("a max pool's gradient without its forward operator has no lowering to ONNX")
-    return gradients_of(c.b, indices.node, [grad_output], [0])[0]
+    dy = c.b.reshape(grad_output, indices.node.output.shape)
+    return c.b.reshape(gradients_of(c.b, indices.node, [dy], [0])[0], self.shape)
+
+
+def _dims(c: TorchLowering) -> int:
+    """The number of axes that the pool being lowered moves along."""
+    return 3 if "3d" in str(c.node.target) else 2
+
+
+def _unbatched(c: TorchLowering, handler: Callable[..., T], x: Var, *settings: Any) -> T:
+    """A pool of one sample, as one of a batch of one."""
+    shape, dtype = c.specs[0]
+    c.specs = [((1, *shape), dtype), *c.specs[1:]]
+    found: Any = handler(c, c.b.reshape(x, (1, *x.shape)), *settings)
+    made: Any
+    if isinstance(found, Var):
+        made = c.b.reshape(found, shape)
+    else:
+        made = c.b.reshape(found[0], shape), Recorded(found[1].node, shape)
+    return made  # type: ignore[no-any-return]
 
 
 def _average_node(
-    c: TorchLowering, x: Var, y: Var, kernel_size: Any, stride: Any, padding: Any, ceil_mode: bool,
+    c: TorchLowering, x: Var, y: Var, kernel_size: Any, stride: Any, padding: Any, _ceil_mode: bool,
     count_include_pad: bool, divisor_override: int | None,
 ) -> ForwardNode:  # fmt: skip
     dims = x.rank - 2
     kernel, given = _full(kernel_size, dims, []), _full(padding, dims, [0] * dims)
     strides = _full(stride, dims, kernel)
     pads = _pads(x, y.shape, kernel, strides, given, [1] * dims)
-    if divisor_override is not None or (ceil_mode and count_include_pad and pads[dims:] != given and any(given)):
-        raise ModelError(f"average pool of layer {c.b.group.layer!r}: this divisor has no counterpart in ONNX")
-    include = int(count_include_pad and pads[dims:] == given)
+    own = _own_divisor(given, pads, count_include_pad, divisor_override)
+    include = int(own or (count_include_pad and pads[dims:] == given))
     return forward_node(
         c.b, c.table, "AveragePool", [x], [y], kernel_shape=kernel, strides=strides, pads=pads,
         count_include_pad=include,
@@ -82,13 +103,14 @@ def average_pool(
     c: TorchLowering, self: Var, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: int | None = None,
 ) -> Var:  # fmt: skip
-    """Mean of each window."""
+    """Mean of each window, or its sum over a divisor."""
+    settings = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    if self.rank == _dims(c) + 1:
+        return _unbatched(c, average_pool, self, *settings)
     y = Var(c.fresh("AveragePool"), *c.specs[0])
-    emit_forward(
-        c.b,
-        _average_node(c, self, y, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override),
-    )
-    return y
+    emit_forward(c.b, _average_node(c, self, y, *settings))
+    share = _shares(c, self, y, *settings)
+    return y if share is None else c.b.mul(y, share)
 
 
 @lower(aten.avg_pool2d_backward.default, aten.avg_pool3d_backward.default)
@@ -97,10 +119,39 @@ def average_pool_backward(
     count_include_pad: bool, divisor_override: int | None,
 ) -> Var:  # fmt: skip
     """Each window's gradient shared among its inputs."""
-    node = _average_node(
-        c, self, grad_output, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-    )
-    return gradients_of(c.b, node, [grad_output], [0])[0]
+    settings = (kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    shape, x, dy = self.shape, self, grad_output
+    if x.rank == _dims(c) + 1:
+        x, dy = (c.b.reshape(v, (1, *v.shape)) for v in (x, dy))
+    share = _shares(c, x, dy, *settings)
+    dy = dy if share is None else c.b.mul(dy, share)
+    return c.b.reshape(gradients_of(c.b, _average_node(c, x, dy, *settings), [dy], [0])[0], shape)
+
+
+def _own_divisor(given: list[int], pads: list[int], include: bool, override: int | None) -> bool:
+    """Whether ONNX's operator divides otherwise: by a number given, or where a ceiling reaches beyond counted padding."""
+    return override is not None or (include and any(given) and pads[len(given) :] != given)
+
+
+def _shares(
+    c: TorchLowering, x: Var, y: Var, kernel_size: Any, stride: Any, padding: Any, _ceil_mode: bool, include: bool,
+    override: int | None,
+) -> Var | float | None:  # fmt: skip
+    """What each mean over a whole window is to be multiplied by, None where it is right."""
+    dims = x.rank - 2
+    kernel, given = _full(kernel_size, dims, []), _full(padding, dims, [0] * dims)
+    strides = _full(stride, dims, kernel)
+    pads = _pads(x, y.shape, kernel, strides, given, [1] * dims)
+    if not _own_divisor(given, pads, include, override):
+        return None
+    if override is not None:
+        return math.prod(kernel) / override
+    counts = np.ones((1, 1), np.float64)
+    for i in range(dims):
+        starts = np.arange(y.shape[2 + i]) * strides[i] - given[i]
+        ends = np.minimum(starts + kernel[i], x.shape[2 + i] + given[i])
+        counts = counts[..., None] * (ends - starts)
+    return c.b.constant((math.prod(kernel) / counts).astype(helper.tensor_dtype_to_np_dtype(x.dtype)))
 
 
 def _adaptive_weights(size: int, out: int) -> Array:
@@ -125,7 +176,7 @@ def _along(c: TorchLowering, a: Var, axis: int, matrix: Array) -> Var:
     return c.b.reshape(c.b.matmul(c.b.constant(weights), rows), shape)
 
 
-def _along_last(c: TorchLowering, a: Var, matrices: Sequence[Array]) -> Var:
+def along_last(c: TorchLowering, a: Var, matrices: Sequence[Array]) -> Var:
     """One matrix an axis applied to the last axes, the last axis first."""
     for back, matrix in enumerate(reversed(matrices), 1):
         a = _along(c, a, a.rank - back, matrix)
@@ -139,7 +190,7 @@ def adaptive_average_pool(c: TorchLowering, self: Var, output_size: list[int]) -
     if self.rank == len(output_size) + 2 and all(s % o == 0 for s, o in zip(size, output_size, strict=True)):
         kernel = [s // o for s, o in zip(size, output_size, strict=True)]
         return self if math.prod(kernel) == 1 else average_pool(c, self, kernel)
-    return _along_last(c, self, [_adaptive_weights(s, o) for s, o in zip(size, output_size, strict=True)])
+    return along_last(c, self, [_adaptive_weights(s, o) for s, o in zip(size, output_size, strict=True)])
 
 
 @lower(aten._adaptive_avg_pool2d_backward.default, aten._adaptive_avg_pool3d_backward.default)
@@ -154,13 +205,18 @@ def adaptive_average_pool_backward(c: TorchLowering, grad_output: Var, self: Var
             grad_output if plain
             else average_pool_backward(c, grad_output, self, kernel, kernel, 0, False, True, None)
         )  # fmt: skip
-    return _along_last(c, grad_output, [_adaptive_weights(s, o).T for s, o in zip(size, out, strict=True)])
+    return along_last(c, grad_output, [_adaptive_weights(s, o).T for s, o in zip(size, out, strict=True)])
 
 
 def _border_rows(size: int, before: int, after: int, mode: str) -> Array:
     """[size + before + after, size]: which row each padded row repeats."""
-    rows = np.pad(np.arange(size), (before, after), mode=mode)  # type: ignore[call-overload]
-    return np.asarray(np.eye(size)[rows])
+    return np.asarray(np.eye(size)[_border_places(size, before, after, mode)])
+
+
+def _border_places(size: int, before: int, after: int, mode: str) -> Array:
+    """Which position each padded one repeats; negative amounts crop."""
+    rows = np.pad(np.arange(size), (max(0, before), max(0, after)), mode=mode)  # type: ignore[call-overload]
+    return np.asarray(rows[max(0, -before) : len(rows) - max(0, -after)])
 
 
 def _pads_of(padding: list[int]) -> list[tuple[int, int]]:
@@ -175,7 +231,13 @@ def _border(mode: str, *targets: Any) -> None:
         pairs = [(0, 0)] * (self.rank - len(padding) // 2) + _pads_of(padding)
         pads = c.b.ints([before for before, _ in pairs] + [after for _, after in pairs])
         if min(padding) < 0:
-            raise ModelError(f"negative padding in mode {mode!r} has no lowering to ONNX; slice first")
+            found = self
+            for axis, pair in enumerate(pairs):
+                if any(pair):
+                    taken = _border_places(found.shape[axis], *pair, mode)
+                    shape = (*found.shape[:axis], len(taken), *found.shape[axis + 1 :])
+                    found = c.b.op("Gather", [found, c.b.ints(taken)], shape, axis=axis)
+            return found
         return c.b.op("Pad", [self, pads], c.specs[0][0], mode=mode)
 
     lower(*targets)(handler)
@@ -187,7 +249,7 @@ def _border_backward(mode: str, *targets: Any) -> None:
     def handler(c: TorchLowering, grad_output: Var, self: Var, padding: list[int]) -> Var:
         sizes = self.shape[self.rank - len(padding) // 2 :]
         pairs = zip(sizes, _pads_of(padding), strict=True)
-        return _along_last(c, grad_output, [_border_rows(n, b, a, mode).T for n, (b, a) in pairs])
+        return along_last(c, grad_output, [_border_rows(n, b, a, mode).T for n, (b, a) in pairs])
 
     lower(*targets)(handler)
 

@@ -118,6 +118,8 @@ def assigned(c: TorchLowering, a: Var, at: Places, values: Var) -> Var:
     """
     b, rows = c.b, at.joined[at.at]
     count = at.index.size
+    if not count:
+        return a
     flat = b.reshape(at.index, (count,))
     numbers = b.constant(np.arange(count, dtype=np.int64))
     none = b.constant(np.full((rows,), -1, np.int64))
@@ -164,6 +166,15 @@ def _where_masked(c: TorchLowering, a: Var, mask: Var, values: Var, accumulate: 
     return c.b.expand(c.b.where(full, c.b.cast(new, a.dtype), a), a.shape)
 
 
+@lower(aten.put.default)
+def put(c: TorchLowering, self: Var, index: Var, source: Var, accumulate: bool = False) -> Var:
+    """Values at positions among all elements in order."""
+    at = places(c, (self.size,), [c.b.reshape(index, (index.size,))])
+    line, values = c.b.reshape(self, (self.size,)), c.b.reshape(source, (source.size,))
+    made = c.b.add(line, added(c, at, values)) if accumulate else assigned(c, line, at, values)
+    return c.b.reshape(made, self.shape)
+
+
 @lower(aten._unsafe_masked_index.default, raw=("indices", "fill"))
 def masked_index(c: TorchLowering, self: Var, mask: Var, indices: list[Any], fill: Any) -> Var:
     """self[indices] where `mask`, else `fill`; indices outside the mask may lie anywhere."""
@@ -194,7 +205,7 @@ def _clamped(c: TorchLowering, index: Any, size: int) -> Any:
 def picked(c: TorchLowering, a: Var, flat: np.ndarray[Any, Any]) -> Var:
     """Elements of `a` at constant positions of its elements in order, in the shape of `flat`."""
     line = c.b.reshape(a, (a.size,))
-    return c.b.op("Gather", [line, c.b.constant(np.ascontiguousarray(flat.astype(np.int64)))], flat.shape, axis=0)
+    return c.b.op("Gather", [line, c.b.constant(np.array(flat, np.int64, order="C"))], flat.shape, axis=0)
 
 
 def placed(c: TorchLowering, a: Var, flat: np.ndarray[Any, Any], values: Var) -> Var:

@@ -4,12 +4,14 @@ import zlib
 from typing import Any
 
 import numpy as np
+import torch
+from onnx import TensorProto
 
 from planc.errors import ModelError
 from planc.torch.lowering import TorchLowering, aten, lower
 from planc.torch.tensors import Recorded
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.emit.builder import Var
+from planc.training.emit.builder import FLOATS, Var
 
 
 @lower(aten.native_dropout.default)
@@ -46,9 +48,40 @@ def randn_like(c: TorchLowering, self: Any = None, **_: Any) -> Var:
 
 def _sampled(c: TorchLowering, op_type: str) -> Var:
     shape, dtype = c.specs[0]
+    drawn = dtype if dtype in FLOATS else TensorProto.FLOAT
     name = c.fresh(op_type)
     seed = float(zlib.crc32(name.encode()) & 0xFFFFFF)
-    return c.b.emit(op_type, [], [(shape, dtype)], [name], shape=list(shape), dtype=dtype, seed=seed)[0]
+    sizes = list(shape) or [1]
+    made = c.b.emit(op_type, [], [(tuple(sizes), drawn)], [name], shape=sizes, dtype=drawn, seed=seed)[0]
+    return c.b.reshape(made, shape)
+
+
+def _scaled(c: TorchLowering, a: Var, factor: float, shift: float) -> Var:
+    """a factor + shift."""
+    scaled = c.b.mul(a, float(factor))
+    return c.b.add(scaled, float(shift)) if shift else scaled
+
+
+@lower(torch.ops.prims.uniform.default)
+def uniform(c: TorchLowering, low: float, high: float, **_: Any) -> Var:
+    """Uniform in [low, high)."""
+    return _scaled(c, _sampled(c, "RandomUniform"), high - low, low)
+
+
+@lower(torch.ops.prims.normal.default, aten.normal_functional.default, raw=("self",))
+def normal(c: TorchLowering, mean: float = 0.0, std: float = 1.0, **_: Any) -> Var:
+    """Normal of this mean and deviation."""
+    return _scaled(c, _sampled(c, "RandomNormal"), std, mean)
+
+
+@lower(
+    aten.randint.default, aten.randint.low, aten.randint_like.default, aten.randint_like.low_dtype, raw=("self",)
+)  # fmt: skip
+def randint(c: TorchLowering, high: int, low: int = 0, **_: Any) -> Var:
+    """Whole numbers in [low, high), each as likely."""
+    drawn = c.b.unary("Floor", _scaled(c, _sampled(c, "RandomUniform"), high - low, low))
+    last = c.b.op("Min", [drawn, c.b.scalar_for(float(high - 1), drawn)], drawn.shape)  # a product may round up
+    return c.b.cast(last, c.specs[0][1])
 
 
 @lower(aten.bernoulli.p, raw=("self",))

@@ -115,15 +115,15 @@ def vector_norm(
 ) -> Var:
     """(sum |x| ** ord) ** (1 / ord) over the given axes; of order 0 how many differ from 0, of infinity the extremum."""
     del keepdim, dtype
-    axes, a = _axes(self, dim), c.b.cast(self, c.specs[0][1])
+    axes, a = _axes(self, dim), c.b.wide(c.b.cast(self, c.specs[0][1]))
     if ord in _NORMS:
         return _reduced(c, _NORMS[ord], a, axes)
     if math.isinf(ord):
         return _reduced(c, "ReduceMax" if ord > 0 else "ReduceMin", c.b.unary("Abs", a), axes)
     if ord == 0:
         return _reduced(c, "ReduceSum", c.b.cast(truth(c, a), a.dtype), axes)
-    summed = _reduced(c, "ReduceSum", c.b.pow(c.b.unary("Abs", a), float(ord)), axes)
-    return c.b.pow(summed, 1 / float(ord))
+    summed = _form(c, "ReduceSum", c.b.pow(c.b.unary("Abs", a), float(ord)), axes)
+    return c.view(c.b.pow(summed, 1 / float(ord)), c.specs[0][0])
 
 
 @lower(aten.max.dim)
@@ -178,6 +178,14 @@ def variance(
     count = math.prod(self.shape[axis] for axis in axes)
     scale = count / (count - correction) if count > correction else math.nan
     return c.view(c.b.mul(c.b.mean(c.b.mul(centred, centred), axes), scale), c.specs[0][0])
+
+
+@lower(aten.var_mean.correction)
+def variance_and_mean(
+    c: TorchLowering, self: Var, dim: Any = None, correction: Any = None, keepdim: bool = False
+) -> tuple[Var, Var]:
+    """Both, over the given axes."""
+    return variance(c, self, dim, correction, keepdim), _reduced(c, "ReduceMean", self, _axes(self, dim))
 
 
 @lower(torch.ops.prims.var.default)

@@ -1,12 +1,14 @@
 """Interpolation."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from planc.torch.lowering import TorchLowering, aten, lower
+from planc.torch.rules.pooling import along_last
 from planc.training.apply import emit_forward, forward_node, gradients_of
-from planc.training.emit.builder import Var
+from planc.training.emit.builder import Array, Var
 from planc.training.registry import ForwardNode
 
 
@@ -76,6 +78,53 @@ def bilinear_backward(
     """The transposed interpolation."""
     del output_size
     return _resize_backward(c, grad_output, input_size, "linear", align_corners, scales_h, scales_w)
+
+
+def _antialiased(size: int, out: int, align: bool, scale: float | None, cubic: bool) -> Array:
+    """[out, size]: a triangle, or a cubic of coefficient -1/2, as wide as the step between outputs, for each of them."""
+    step = (size - 1) / (out - 1) if align and out > 1 else 0.0 if align else 1 / scale if scale else size / out
+    wide = max(1.0, step)
+    weights = np.zeros((out, size))
+    for i in range(out):
+        center, reach = step * (i + 0.5), wide * (2 if cubic else 1)
+        first, last = max(0, int(center - reach + 0.5)), min(size, int(center + reach + 0.5))
+        distance = np.abs((np.arange(first, last) - center + 0.5) / wide)
+        row = _cubic(distance) if cubic else np.maximum(0.0, 1 - distance)
+        weights[i, first:last] = row / row.sum()
+    return weights
+
+
+def _cubic(x: Array) -> Array:
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _register_antialiased(cubic: bool, forward: Any, backward: Any) -> None:
+    def matrices(sizes: Sequence[int], outs: Sequence[int], align: bool, scales: Sequence[float | None]) -> list[Array]:
+        return [_antialiased(n, o, align, s, cubic) for n, o, s in zip(sizes, outs, scales, strict=True)]
+
+    def handler(
+        c: TorchLowering, self: Var, output_size: list[int], align_corners: bool, scales_h: float | None = None,
+        scales_w: float | None = None,
+    ) -> Var:  # fmt: skip
+        """A product per axis."""
+        return along_last(c, self, matrices(self.shape[2:], output_size, align_corners, (scales_h, scales_w)))
+
+    def gradient(
+        c: TorchLowering, grad_output: Var, output_size: list[int], input_size: list[int], align_corners: bool,
+        scales_h: float | None = None, scales_w: float | None = None,
+    ) -> Var:  # fmt: skip
+        """The transposed products."""
+        found = matrices(input_size[2:], output_size, align_corners, (scales_h, scales_w))
+        return along_last(c, grad_output, [m.T for m in found])
+
+    lower(forward)(handler)
+    lower(backward)(gradient)
+
+
+_register_antialiased(False, aten._upsample_bilinear2d_aa.default, aten._upsample_bilinear2d_aa_backward.default)
+_register_antialiased(True, aten._upsample_bicubic2d_aa.default, aten._upsample_bicubic2d_aa_backward.default)
 
 
 @lower(aten.upsample_bicubic2d.default)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from planc.torch.lowering import TorchLowering, aten, lower
 from planc.training.emit.builder import Var
@@ -45,19 +45,6 @@ def cumprod(c: TorchLowering, self: Var, dim: int, dtype: Any = None) -> Var:
     if not a.rank:
         return a
     return _scan(c, [a], dim % a.rank, [1.0], lambda before, now: [c.b.mul(before[0], now[0])])[0]
-
-
-@lower(aten.logcumsumexp.default)
-def logcumsumexp(c: TorchLowering, self: Var, dim: int) -> Var:
-    """log of the running sums of exponentials, shifted by the greater of two for range."""
-
-    def join(before: list[Var], now: list[Var]) -> list[Var]:
-        top = c.b.op("Max", [before[0], now[0]], now[0].shape)
-        terms = [c.b.unary("Exp", c.b.sub(v[0], top)) for v in (before, now)]
-        return [c.b.add(top, c.b.unary("Log", c.b.add(terms[0], terms[1])))]
-
-    lowest = float(np.finfo(helper.tensor_dtype_to_np_dtype(TensorProto.FLOAT)).min) / 4
-    return _scan(c, [self], dim % self.rank, [lowest], join)[0] if self.rank else self
 
 
 def _running_extremum(c: TorchLowering, a: Var, dim: int, comparison: str, worst: float) -> tuple[Var, Var]:

@@ -24,8 +24,10 @@ def scatter_reduce(
     c: TorchLowering, self: Var, dim: int, index: Var, src: Var, reduce: str, include_self: bool = True
 ) -> Var:
     """src combined into self at `index` along an axis: sum, prod, mean, amax or amin."""
-    if c.table.device != "cpu" and reduce not in ("amax", "amin"):
-        raise ModelError(f"scatter_reduce by {reduce} adds at colliding indices, which CUDA does not repeat exactly")
+    if not c.table.scatter_add_repeats and reduce not in ("amax", "amin"):
+        raise ModelError(
+            f"scatter_reduce by {reduce} adds at colliding indices, which {c.table.device} does not repeat exactly"
+        )
     if not self.rank:
         self, index, src = (c.b.reshape(v, (1,)) for v in (self, index, src))
     axis, part, base = dim % self.rank, _covered(c, src, index), self
@@ -37,6 +39,19 @@ def scatter_reduce(
     if reduce == "mean":
         found = c.b.div(found, _counts(c, self, index, axis, include_self))
     return c.b.reshape(found, c.specs[0][0])
+
+
+@lower(aten.index_reduce.default)
+def index_reduce(
+    c: TorchLowering, self: Var, dim: int, index: Var, source: Var, reduce: str, include_self: bool = True
+) -> Var:
+    """Slices of source combined into self at positions of an axis."""
+    if not self.rank:
+        self, source = (c.b.reshape(v, (1,)) for v in (self, source))
+    axis = dim % self.rank
+    column = c.b.reshape(index, [index.size if i == axis else 1 for i in range(self.rank)])
+    full = c.b.expand(c.b.cast(column, TensorProto.INT64), source.shape)
+    return scatter_reduce(c, self, axis, full, source, reduce, include_self)
 
 
 def _counts(c: TorchLowering, like: Var, index: Var, axis: int, include_self: bool) -> Var:

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from planc.errors import ModelError
 from planc.torch.lowering import TorchLowering, aten, lower
+from planc.torch.rules.positions import placed
 from planc.torch.tensors import Expanded
 from planc.training.emit.builder import Var
 from planc.training.rules.shape import spread
@@ -51,6 +51,8 @@ def permute(c: TorchLowering, self: Any, dims: list[int]) -> Any:
 def transpose(c: TorchLowering, self: Any, dim0: int, dim1: int) -> Any:
     """Two axes exchanged."""
     rank = len(self.shape)
+    if not rank:
+        return self
     perm = list(range(rank))
     perm[dim0 % rank], perm[dim1 % rank] = dim1 % rank, dim0 % rank
     return c.permute(self, perm)
@@ -88,7 +90,8 @@ def cat(c: TorchLowering, tensors: list[Var], dim: int = 0) -> Var:
 def stack(c: TorchLowering, tensors: list[Var], dim: int = 0) -> Var:
     """Concatenation along a new axis."""
     at = dim % (tensors[0].rank + 1)
-    rows = [c.view(part, (*part.shape[:at], 1, *part.shape[at:])) for part in tensors]
+    dtype = c.specs[0][1]
+    rows = [c.view(c.b.cast(part, dtype), (*part.shape[:at], 1, *part.shape[at:])) for part in tensors]
     return c.b.concat(rows, at)
 
 
@@ -175,7 +178,8 @@ def slice_scatter(
     axis = dim % self.rank
     first, last, stride = _range(self.shape[axis], start, end, step)
     if stride != 1:
-        raise ModelError("assignment to every second element or fewer has no lowering to ONNX")
+        order = np.arange(self.size).reshape(self.shape)
+        return placed(c, self, order[(*[slice(None)] * axis, slice(first, last, stride))], src)
     parts = [c.b.slice(self, {axis: (0, first, 1)})] if first else []
     parts.append(src)
     parts += [c.b.slice(self, {axis: (last, self.shape[axis], 1)})] if last < self.shape[axis] else []

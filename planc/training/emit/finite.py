@@ -1,7 +1,8 @@
 """Which tensors may hold an infinity that finite inputs do not: a mask must select among them, not multiply.
 
 A quotient, a logarithm or a negative power is infinite where its argument is zero, and zero times infinity is not a
-number. What a positive constant was added to, or a bound above zero keeps away from it, is never zero.
+number. What a positive constant was added to, or a bound above zero keeps away from it, is never zero; nor is what a
+Where replaces where it is zero.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,9 @@ class Finiteness:
     _infinite: set[str] = field(default_factory=set)
     _not_negative: set[str] = field(default_factory=set)
     _positive: set[str] = field(default_factory=set)
+    _not_zero: set[str] = field(default_factory=set)
+    _zero_where: dict[str, str] = field(default_factory=dict)
+    """By a mask that says where a tensor is zero: that tensor."""
 
     def may_be_infinite(self, name: str) -> bool:
         """Whether tensor `name` may hold an infinity."""
@@ -47,10 +51,18 @@ class Finiteness:
             self._not_negative.update(outputs)
         if self._is_positive(op_type, inputs, known):
             self._positive.update(outputs)
+        self._note_zeros(op_type, inputs, outputs, known)
+
+    def _note_zeros(self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], known: Known) -> None:
+        if op_type == "Equal" and known(inputs[1]) == 0:
+            self._zero_where[outputs[0]] = inputs[0]
+        replaced = op_type == "Where" and inputs[2] == self._zero_where.get(inputs[0])
+        if replaced and known(inputs[1]):
+            self._not_zero.update(outputs)
 
     def _divides_by_zero(self, op_type: str, inputs: Sequence[str], known: Known) -> bool:
         if op_type == "Div":
-            return not (inputs[1] in self._positive or known(inputs[1]))
+            return not (inputs[1] in self._positive or inputs[1] in self._not_zero or known(inputs[1]))
         if op_type in ("Reciprocal", "Log"):
             return inputs[0] not in self._positive
         if op_type == "Pow":

@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from onnx import TensorProto
+
 from planc.errors import UsageError
+from planc.libraries import onednn_path
 from planc.registry import Registry
 
 WeightForm = Literal["matmul", "taps", "rows", "columns", "gathered", "patches", "conv"]
@@ -64,8 +67,12 @@ class OperatorForms:
     """Whether adding at colliding indices gives the same bits at every run."""
     kernels: bool = False
     """Whether the device has kernels for planc's own operators (`planc.kernels`), which then replace standard ones."""
-    convolutions: bool = False
-    """Whether it has such kernels for the gradients of float32 convolutions, at least."""
+    library: bool = False
+    """Whether it has such kernels for float32 convolutions, batch-norms and pools, at least."""
+
+    def computes_images(self, dtype: int) -> bool:
+        """Whether the device has kernels of planc's own for convolutions, batch-norms and pools of this ONNX type."""
+        return self.kernels or (self.library and dtype == TensorProto.FLOAT)
 
 
 FEW_CHANNELS = 8
@@ -154,16 +161,19 @@ CUDA = OperatorForms(
     kernels=True,
 )
 
-ONEDNN = replace(CPU, convolutions=True)
-"""For a CPU with oneDNN (`planc[onednn]`): it computes the gradients of convolutions."""
-
-STANDARD_CUDA = replace(CUDA, kernels=False)
-"""For a card whose runtime takes no kernels of planc's own, as the emulated one."""
+ONEDNN = replace(CPU, library=True)
+"""For a CPU with oneDNN: it computes convolutions, batch-norms and pools, channels last (figures:
+docs/results/cpu_speed.md)."""
 
 TABLES: Registry[str, OperatorForms] = Registry("the operator forms of")
 TABLES.add([CPU.device], CPU)
 TABLES.add([CUDA.device], CUDA)
 TABLES.add(["onednn"], ONEDNN)
+
+
+def suited(device: str) -> str:
+    """The forms that suit a device kind on this machine: those for oneDNN on a CPU where it is installed."""
+    return "onednn" if device == CPU.device and onednn_path() else device
 
 
 def table_for(device: str) -> OperatorForms:

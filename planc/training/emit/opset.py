@@ -26,6 +26,26 @@ def opset_for(element_types: Iterable[int]) -> int:
     return BRAIN_OPSET if TensorProto.BFLOAT16 in element_types else OPSET
 
 
+def in_oldest_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A training graph in bfloat16 brought back in place to the opset of all others where its operators on bfloat16 know
+    the type there: ONNX Runtime has kernels for generators of random numbers in that set only."""
+    graph, brain = model.graph, TensorProto.BFLOAT16
+    infos = (*graph.input, *graph.value_info, *graph.output)
+    halves = {i.name for i in infos if i.type.tensor_type.elem_type == brain}
+    halves |= {t.name for t in graph.initializer if t.data_type == brain}
+    kinds = {n.op_type for n in graph.node if not halves.isdisjoint((*n.input, *n.output))}
+    if model.opset_import[0].version == BRAIN_OPSET and all(_takes_bfloat16(kind) for kind in kinds):
+        for entry in (model.opset_import[0], *(function.opset_import[0] for function in model.functions)):
+            entry.version = OPSET
+    return model
+
+
+def _takes_bfloat16(op_type: str) -> bool:
+    schema = defs.get_schema(op_type, OPSET, "") if defs.has(op_type, OPSET) else None
+    constraints = schema.type_constraints if schema is not None else ()
+    return any("tensor(bfloat16)" in c.allowed_type_strs for c in constraints) and op_type != "ConstantOfShape"
+
+
 def knows_bfloat16(model: onnx.ModelProto) -> onnx.ModelProto:
     """`model`, of opset 18 or newer, brought in place to one that defines its operators for bfloat16.
 

@@ -3,7 +3,7 @@
 So the casts are nodes like any other: planned, measured, and on a card joined with the element-wise operators beside them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import onnx
@@ -14,8 +14,8 @@ from planc.training.emit.builder import HALVES
 
 _MOVING = frozenset(
     {
-        "Cast", "Concat", "ConstantOfShape", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Reshape",
-        "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
+        "Cast", "Concat", "Constant", "ConstantOfShape", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
+        "Reshape", "ScatterElements", "ScatterND", "Shape", "Size", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
 """Operators that compute nothing; ScatterElements and ScatterND as far as they do not add."""
@@ -45,6 +45,30 @@ def widen(model: onnx.ModelProto, device: str) -> onnx.ModelProto:
     return model
 
 
+def without_kernel(nodes: Iterable[onnx.NodeProto], types: Mapping[str, int], device: str) -> onnx.NodeProto | None:
+    """The first node that reads or makes halves for which `device` has no kernel; `types` are element types by name."""
+    return next((node for node in nodes if not _is_native(node, types, device)), None)
+
+
+def _is_native(node: onnx.NodeProto, types: Mapping[str, int], device: str) -> bool:
+    if node.domain not in ("", "ai.onnx"):
+        return True
+    halves = {types.get(name, 0) for name in (*node.input, *node.output)} & HALVES
+    adds = any(a.name == "reduction" and a.s not in (b"", b"none") for a in node.attribute)
+    for dtype in halves:
+        native = _NATIVE[device, dtype]
+        if native is not None and (adds or node.op_type not in native):
+            return False
+    return True
+
+
+def _make_float(node: onnx.NodeProto) -> None:
+    """An operator that is told the type of what it makes, as generators are, makes float32."""
+    for attribute in node.attribute:
+        if attribute.name == "dtype" and attribute.i in HALVES:
+            attribute.i = TensorProto.FLOAT
+
+
 @dataclass
 class _Widening:
     """The pass: element types by tensor, and the widened copies that the current layer has already."""
@@ -70,24 +94,13 @@ class _Widening:
             layer = node_annotation(node)
             if layer is None or layer != self.layer:
                 self.layer, self.wide = layer, {}
-            if self._is_native(node):
+            if _is_native(node, self.types, self.device):
                 self.nodes.append(node)
             else:
                 self._surround(node)
         copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
         del self.model.graph.node[:]
         self.model.graph.node.extend(copies)
-
-    def _is_native(self, node: onnx.NodeProto) -> bool:
-        if node.domain not in ("", "ai.onnx"):
-            return True
-        halves = {self.types.get(name, 0) for name in (*node.input, *node.output)} & HALVES
-        adds = any(a.name == "reduction" and a.s not in (b"", b"none") for a in node.attribute)
-        for dtype in halves:
-            native = _NATIVE[self.device, dtype]
-            if native is not None and (adds or node.op_type not in native):
-                return False
-        return True
 
     def _surround(self, node: onnx.NodeProto) -> None:
         """The node on float32 copies of its half inputs; its half outputs are rounded from float32 ones."""
@@ -98,6 +111,7 @@ class _Widening:
         for position, name in enumerate(node.output):
             dtype = self.types.get(name, 0)
             if dtype in HALVES:
+                _make_float(node)
                 node.output[position] = self._declare(name)
                 self.nodes.append(self._cast(node.output[position], name, dtype, node))
 

@@ -1,7 +1,8 @@
 """Puts stretches of convolutions channels last: [N, C, ...] becomes [N, ..., C] from the first convolution, norm or pool
 on, through whatever works element by element or names its axes, up to the first operator that does neither.
 
-Transposes stay where a stretch begins and ends, and of weights with their gradients. A transposed tensor is made anew in
+Transposes stay where a stretch begins and ends, and of weights with their gradients unless these stay as they are
+(`weights_first`, where a library brings weights into a layout of its own anyhow). A transposed tensor is made anew in
 every layer that reads it, so that none is kept from the forward phase to the backward one.
 """
 
@@ -24,24 +25,27 @@ from planc.kernels.row_sum import ROW_SUM
 from planc.kernels.source import C_TYPES
 from planc.registry import Registry
 from planc.training.emit.builder import Builder, LayerGroup, Var
-from planc.training.layout.norm_activations import is_call
+from planc.training.layout.calls import is_call
 from planc.training.registry import attributes_of
 
 _ELEMENTWISE = frozenset(EXPRESSIONS) | {
     "Clip", "LeakyRelu", "Elu", "Selu", "Softplus", "Softsign", "HardSigmoid", "HardSwish", "Gelu", "Pow", "Max", "Min",
     "Equal", "GreaterOrEqual", "LessOrEqual", "Or", "Log", "Sign", "Floor", "Ceil", "Round", "Sin", "Cos", "Sum", "Mean",
-    "IsNaN", "IsInf", "Identity",
+    "IsNaN", "IsInf", "Identity", "Cast",
 }  # fmt: skip
 
 _Converter = Callable[["_Stretches", onnx.NodeProto], bool]
 _CONVERTERS: Registry[str, _Converter] = Registry("the channels-last form of")
 
 
-def channels_last(b: Builder, nodes: Sequence[onnx.NodeProto], kept: set[str]) -> list[onnx.NodeProto]:
-    """The nodes with convolutions, their norms and pools channels last; `kept` are read after the step as they are."""
+def channels_last(
+    b: Builder, nodes: Sequence[onnx.NodeProto], kept: set[str], weights_first: bool
+) -> list[onnx.NodeProto]:
+    """The nodes with convolutions, their norms and pools channels last; `kept` are read after the step as they are.
+    Weights turn as well unless `weights_first`."""
     if not any(node.op_type == "Conv" or is_call(node, anchor) for node in nodes for anchor in _ANCHORS):
         return list(nodes)
-    return _Stretches(b, kept).converted(nodes)
+    return _Stretches(b, kept, weights_first).converted(nodes)
 
 
 _OWN: dict[str, Operator] = {
@@ -56,8 +60,8 @@ _ANCHORS = (*_OWN, CHANNEL_SUM.name, CONVOLUTION.name, INPUT_GRADIENT.name, WEIG
 class _Stretches:
     """The step under conversion. `last` has, by the name of a tensor [N, C, ...], the one made instead, [N, ..., C]."""
 
-    def __init__(self, b: Builder, kept: set[str]) -> None:
-        self.b, self.kept = b, kept
+    def __init__(self, b: Builder, kept: set[str], weights_first: bool) -> None:
+        self.b, self.kept, self.weights_first = b, kept, weights_first
         self.last: dict[str, Var] = {}
         self._local: dict[tuple[str, bool, LayerGroup], Var] = {}
 
@@ -113,6 +117,15 @@ class _Stretches:
             value = self.b.values[name]
             self._local[key] = self.b.transpose(value, to_last(value.rank))
         return self._local[key]
+
+    def weights(self, name: str) -> Var:
+        """Weights, in the layout that convolutions read here."""
+        return self.first(name) if self.weights_first else self.of(name)
+
+    @property
+    def layout(self) -> dict[str, Any]:
+        """The attributes of a convolution's layout."""
+        return {"channels_last": 1, "weights_first": int(self.weights_first)}
 
     def made(self, name: str, value: Var) -> None:
         """`value` [N, ..., C] stands for the tensor of that name."""
@@ -199,9 +212,9 @@ def _standard_convolution(work: _Stretches, node: onnx.NodeProto) -> bool:
     settings: dict[str, Any] = {
         "strides": tuple(attributes.get("strides", [1] * n)), "pads": tuple(attributes.get("pads", [0] * 2 * n)),
         "dilations": tuple(attributes.get("dilations", [1] * n)), "group": int(attributes.get("group", 1)),
-        "channels_last": 1,
+        **work.layout,
     }  # fmt: skip
-    (made,) = work.b.kernel(CONVOLUTION, [work.of(x.name), work.of(w.name)], **settings)
+    (made,) = work.b.kernel(CONVOLUTION, [work.of(x.name), work.weights(w.name)], **settings)
     if len(node.input) > 2 and node.input[2]:
         made = work.b.add(made, work.b.reshape(work.b.values[node.input[2]], (*[1] * (n + 1), y.shape[1])))
     work.made(y.name, made)
@@ -211,18 +224,21 @@ def _standard_convolution(work: _Stretches, node: onnx.NodeProto) -> bool:
 @_turn(CONVOLUTION.name, INPUT_GRADIENT.name)
 def _convolution(work: _Stretches, node: onnx.NodeProto) -> bool:
     operator = CONVOLUTION if is_call(node, CONVOLUTION.name) else INPUT_GRADIENT
-    attributes = {**_tuples(attributes_of(node)), "channels_last": 1}
-    (made,) = work.b.kernel(operator, [work.of(name) for name in node.input], **attributes)
+    attributes = {**_tuples(attributes_of(node)), **work.layout}
+    image, weights = node.input
+    (made,) = work.b.kernel(operator, [work.of(image), work.weights(weights)], **attributes)
     work.made(node.output[0], made)
     return True
 
 
 @_turn(WEIGHT_GRADIENT.name)
 def _weight_gradient(work: _Stretches, node: onnx.NodeProto) -> bool:
-    """The gradient is transposed back at once: the optimizer's state lies as the model has it."""
-    attributes = {**_tuples(attributes_of(node)), "channels_last": 1}
-    (made,) = work.b.kernel(WEIGHT_GRADIENT, [work.of(name) for name in node.input], **attributes)
-    work.back(made, node.output[0])
+    """The gradient is transposed back at once, if need be: the optimizer's state lies as the model has it."""
+    attributes, (name,) = {**_tuples(attributes_of(node)), **work.layout}, node.output
+    inputs = [work.of(image) for image in node.input]
+    (made,) = work.b.kernel(WEIGHT_GRADIENT, inputs, [name if work.weights_first else None], **attributes)
+    if not work.weights_first:
+        work.back(made, name)
     return True
 
 
@@ -272,6 +288,50 @@ def _concat(work: _Stretches, node: onnx.NodeProto) -> bool:
         return False
     axis = to_last(value.rank).index(attributes_of(node)["axis"] % value.rank)
     work.made(value.name, work.b.concat([work.of(name) for name in node.input], axis))
+    return True
+
+
+@_turn("Slice")
+def _slice(work: _Stretches, node: onnx.NodeProto) -> bool:
+    """Along axes that are named, forwards."""
+    (name,), given = node.output, [work.constant(name) for name in node.input[1:]]
+    value = work.last.get(node.input[0])
+    if value is None or len(given) != 4 or any(v is None or v.ndim != 1 for v in given) or min(given[3]) < 1:
+        return False
+    ranges = {}
+    for start, end, axis, step in zip(*(v.tolist() for v in given), strict=True):
+        turned = to_last(value.rank).index(axis % value.rank)
+        ranges[turned] = slice(start, end, step).indices(value.shape[turned])
+    work.made(name, work.b.slice(value, ranges))
+    return True
+
+
+@_turn("Pad")
+def _pad(work: _Stretches, node: onnx.NodeProto) -> bool:
+    """With any value, on all axes in their order."""
+    (name,), value = node.output, work.last.get(node.input[0])
+    amounts = work.constant(node.input[1])
+    if value is None or amounts is None or len(amounts) != 2 * value.rank or len(node.input) > 3:
+        return False
+    perm = to_last(value.rank)
+    pads = work.b.ints(int(amounts[side + axis]) for side in (0, value.rank) for axis in perm)
+    shape = tuple(work.b.values[name].shape[axis] for axis in perm)
+    others = [work.b.values[other] if other else None for other in node.input[2:]]
+    work.made(name, work.b.op("Pad", [value, pads, *others], shape, **attributes_of(node)))
+    return True
+
+
+@_turn("Split")
+def _split(work: _Stretches, node: onnx.NodeProto) -> bool:
+    value, axis = work.last.get(node.input[0]), attributes_of(node).get("axis", 0)
+    if value is None:
+        return False
+    parts = [work.b.values[name] for name in node.output]
+    specs = [(tuple(part.shape[i] for i in to_last(part.rank)), part.dtype) for part in parts]
+    turned = to_last(value.rank).index(axis % value.rank)
+    sizes = work.b.ints(shape[turned] for shape, _ in specs)
+    for name, made in zip(node.output, work.b.emit("Split", [value, sizes], specs, axis=turned), strict=True):
+        work.made(name, made)
     return True
 
 

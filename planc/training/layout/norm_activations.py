@@ -15,9 +15,9 @@ from itertools import groupby
 import onnx
 
 from planc.graph.annotations import node_annotation
-from planc.kernels import DOMAIN
 from planc.kernels.batch_norm import BATCH_NORM, BATCH_NORM_GRADIENT
-from planc.training.emit.builder import Builder, LayerGroup, Var
+from planc.training.emit.builder import Builder
+from planc.training.layout.calls import called, is_call
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,6 @@ def join_activations(b: Builder, nodes: Sequence[onnx.NodeProto], kept: set[str]
             work.join(site)
             taken.update(work.positions(site))
     return _ordered(work.result()) if taken else list(nodes)
-
-
-def is_call(node: onnx.NodeProto, operator: str) -> bool:
-    """Whether the node calls that operator of planc's own."""
-    return node.domain == DOMAIN and node.op_type.rpartition("_")[0] == operator
 
 
 class _Joiner:
@@ -124,27 +119,16 @@ class _Joiner:
         (dy,) = (name for name in times.input if name != cast.output[0])
         epsilon = next(a.f for a in norm.attribute if a.name == "epsilon")
         residual = [] if site.add is None else [n for n in self.nodes[site.add].input if n != norm.output[0]]
-        self.made[site.relu] = self._emit(
-            BATCH_NORM, relu, [*norm.input, *residual], [relu.output[0], *norm.output[1:]], epsilon
-        )
+        self.made[site.relu] = called(
+            self.b, BATCH_NORM, relu, [*norm.input, *residual], [relu.output[0], *norm.output[1:]],
+            epsilon=epsilon, relu=1,
+        )  # fmt: skip
         y = [relu.output[0]] if residual else []
         outputs = [*gradient.output, *([times.output[0]] if residual else [])]
         operands = [dy, *gradient.input[1:], *y]
-        self.made[site.mask[2]] = self._emit(BATCH_NORM_GRADIENT, times, operands, outputs, epsilon)
+        self.made[site.mask[2]] = called(self.b, BATCH_NORM_GRADIENT, times, operands, outputs, epsilon=epsilon, relu=1)
         for gone in self.positions(site):
             self.made.setdefault(gone, [])
-
-    def _emit(
-        self, operator: object, place: onnx.NodeProto, inputs: Sequence[str], outputs: Sequence[str], epsilon: float
-    ) -> list[onnx.NodeProto]:
-        layer, kind, phase = node_annotation(place) or ("", "", "")
-        self.b.group = LayerGroup(layer, kind, phase)
-        values: list[Var] = [self.b.values[name] for name in inputs]
-        before = len(self.b.nodes)
-        self.b.kernel(operator, values, list(outputs), epsilon=epsilon, relu=1)  # type: ignore[arg-type]
-        made = self.b.nodes[before:]
-        del self.b.nodes[before:]
-        return made
 
     def result(self) -> list[onnx.NodeProto]:
         """All nodes as they are now."""

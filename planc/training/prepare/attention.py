@@ -8,8 +8,9 @@ between the softmax and V, a bias that is trained.
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -266,6 +267,8 @@ def _of_onnx(node: onnx.NodeProto, values: Mapping[str, Var], made: dict[str, Va
             yield _reshaped(node, whole.name, split)
             operands[position] = split.name
     query = made.get(operands[0]) or values[operands[0]]
+    if len(operands) > 3 and values[operands[3]].dtype == TensorProto.BOOL:
+        operands[3] = yield from _added(node, values[operands[3]], query.dtype, made)
     result = Var(f"{node.name}.heads.y", query.shape, query.dtype) if last else values[output]
     made[result.name] = result
     scale = float(attributes.get("scale", query.shape[-1] ** -0.5))
@@ -277,6 +280,22 @@ def _of_onnx(node: onnx.NodeProto, values: Mapping[str, Var], made: dict[str, Va
     yield fused
     if last:
         yield _reshaped(node, result.name, values[output])
+
+
+def _added(
+    node: onnx.NodeProto, mask: Var, dtype: int, made: dict[str, Var]
+) -> Generator[onnx.NodeProto, None, str]:  # fmt: skip
+    """What a boolean mask adds to scores, log 1 = 0 where it is true and log 0 = -inf where it is not; its name."""
+    name = mask.name
+    kinds: tuple[tuple[str, dict[str, Any]], ...] = (("Cast", {"to": dtype}), ("Log", {}))
+    for op_type, attributes in kinds:
+        result = Var(f"{node.name}.mask.{op_type}", mask.shape, dtype)
+        made[result.name] = result
+        emitted = helper.make_node(op_type, [name], [result.name], name=result.name, **attributes)
+        emitted.metadata_props.extend(node.metadata_props)
+        yield emitted
+        name = result.name
+    return name
 
 
 def _shapes(model: onnx.ModelProto, values: Mapping[str, Var]) -> dict[str, Var]:

@@ -1,15 +1,16 @@
 """Replaces calls of functions by their bodies: model-local functions, and standard operators planc has no rule for."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx
-from onnx import inliner
+from onnx import inliner, numpy_helper
 
 from planc.errors import ModelError
 from planc.graph.functions import function_body, instantiated
 from planc.graph.wellformed import MOST_NODES
-from planc.training.emit.builder import FLOATS, Var
-from planc.training.prepare.einsum import einsum_body
+from planc.training.emit.builder import FLOATS, Array, Var
+from planc.training.prepare.bodies import BODIES
+from planc.training.prepare.bodies.body import call_of, made_body
 
 _DEEPEST = 100
 """Functions inside functions."""
@@ -61,8 +62,10 @@ def expand_operators(model: onnx.ModelProto, ruled: Collection[str], values: Map
     """
     versions = {entry.domain: entry.version for entry in model.opset_import}
     version, nodes, changed = versions.get("", versions.get("ai.onnx", 0)), [], False
+    constants = _Constants({t.name: t for t in model.graph.initializer})
     for serial, node in enumerate(model.graph.node):
-        body = None if node.op_type in ruled or not _yields_floats(node, values) else _body(node, version, values)
+        expanded = _is_expanded(node, ruled) and _yields_floats(node, values)
+        body = _body(node, version, values, constants) if expanded else None
         if body is None:
             nodes.append(node)
             continue
@@ -73,14 +76,39 @@ def expand_operators(model: onnx.ModelProto, ruled: Collection[str], values: Map
     return changed
 
 
+class _Constants(Mapping[str, Array]):
+    """The values of initializers, read where they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, onnx.TensorProto]) -> None:
+        self.tensors = tensors
+
+    def __getitem__(self, name: str) -> Array:
+        return numpy_helper.to_array(self.tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def _is_expanded(node: onnx.NodeProto, ruled: Collection[str]) -> bool:
+    """Whether an operator is replaced by a body: one without rule, or a ScatterND that combines, for order's sake."""
+    combines = any(a.name == "reduction" and a.s not in (b"", b"none") for a in node.attribute)
+    return node.op_type not in ruled or (node.op_type == "ScatterND" and combines)
+
+
 def _yields_floats(node: onnx.NodeProto, values: Mapping[str, Var]) -> bool:
     """Whether some input and some output (as far as it is known) are floats."""
     floats = [[values[n].dtype in FLOATS for n in names if n in values] for names in (node.input, node.output)]
     return any(floats[0]) and (any(floats[1]) or not floats[1])
 
 
-def _body(node: onnx.NodeProto, version: int, values: Mapping[str, Var]) -> onnx.FunctionProto | None:
-    """The function body of `node`'s operator, or planc's own for an Einsum."""
-    if node.op_type == "Einsum" and all(name in values for name in node.input):
-        return einsum_body(node, [values[name].shape for name in node.input], version)
+def _body(
+    node: onnx.NodeProto, version: int, values: Mapping[str, Var], constants: Mapping[str, Array]
+) -> onnx.FunctionProto | None:
+    """The function body of `node`'s operator: planc's own, or ONNX's."""
+    call = call_of(node, values, constants, version) if node.op_type in BODIES else None
+    if call is not None:
+        return made_body(node, call)
     return function_body(node, version, {name: (v.dtype, v.shape) for name, v in values.items() if name in node.input})

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from planc.graph.evaluate import evaluated
+from planc.import_budget import spend_time
 from planc.training.emit.builder import FLOATS, Var
 from planc.training.registry import attributes_of
 
@@ -31,6 +32,7 @@ def fold_constants(model: onnx.ModelProto) -> None:
     shapes = _static_shapes(model)
     kept, total = [], 0
     for node in graph.node:
+        spend_time(node.name)
         results = _evaluate(node, known, fixed, shapes, model) if total <= _ALL_BYTES else None
         if results is None:
             kept.append(node)

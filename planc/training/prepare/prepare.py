@@ -15,10 +15,12 @@ from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
 from planc.graph.inference import known_types
 from planc.graph.wellformed import is_external, malformed, tensors_of
-from planc.training.emit.builder import Shape, Var
+from planc.training.emit.builder import FLOATS, Shape, Var
 from planc.training.emit.opset import at_least_target
 from planc.training.prepare.expand import expand_operators, inline_local_functions
 from planc.training.prepare.fold import bypass_identities, fold_constants, share_constants
+from planc.training.prepare.sequences import unpack_sequences
+from planc.training.refused import REFUSED
 
 SHAPE_ELEMENTS = 64
 """Initializers up to this size may be shapes, axes or scales; larger ones only make shape inference copy them."""
@@ -51,14 +53,19 @@ def canonical(forward: onnx.ModelProto, dims: Mapping[str, int]) -> onnx.ModelPr
     for tensor in filter(is_external, tensors_of(model)):
         raise ModelError(f"the values of {tensor.name!r} lie in another file; load them into the model first")
     model = inline_local_functions(model)
+    unpack_sequences(model)
     _refuse_unsupported(model)
     _bind_dimensions(model, dims)
     return infer_shapes(at_least_target(model))
 
 
 def prepare(model: onnx.ModelProto, ruled: Collection[str], trained: Collection[str]) -> Prepared:
-    """Expand what is not in `ruled`, fold constants, order layers and resolve every shape of a canonical model."""
+    """Expand what is not in `ruled`, fold constants, order layers and resolve every shape of a canonical model.
+
+    Raises ModelError for an operator between a `trained` initializer and the model's outputs that has no gradient.
+    """
     fold_constants(model)
+    _refuse_untrainable(model, trained)
     while expand_operators(model, ruled, known_values(infer_shapes(model))):
         infer_shapes(model)
         fold_constants(model)
@@ -118,6 +125,17 @@ def _refuse_unsupported(model: onnx.ModelProto) -> None:
     for info in (*model.graph.input, *model.graph.output):
         if not info.type.HasField("tensor_type"):
             raise ModelError(f"{info.name!r} is not a tensor; planc plans tensors only")
+
+
+def _refuse_untrainable(model: onnx.ModelProto, trained: Collection[str]) -> None:
+    """Raise ModelError for an operator that has no gradient where a parameter's would pass through it."""
+    values, active = known_values(model), set(trained)
+    for node in model.graph.node:
+        if active.isdisjoint(node.input):
+            continue
+        if node.op_type in REFUSED:
+            raise ModelError(f"node {node.name!r} ({node.op_type}) cannot be trained through: {REFUSED[node.op_type]}")
+        active.update(name for name in node.output if name not in values or values[name].dtype in FLOATS)
 
 
 def _bind_dimensions(model: onnx.ModelProto, dims: Mapping[str, int]) -> None:

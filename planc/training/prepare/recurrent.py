@@ -62,10 +62,10 @@ class _Unrolled:
 
     def __post_init__(self) -> None:
         self.settings = attributes_of(self.call)
-        self.prefix = self.call.name or next(o for o in self.call.output if o)
+        self.prefix = next(o for o in self.call.output if o)
         self.kind = self.call.op_type.lower()
         known = node_annotation(self.call)
-        self.title = known[0] if known else self.prefix
+        self.title = known[0] if known else self.call.name or self.prefix
         self.x = self.values[self.call.input[0]]
         self.batch_first = bool(self.settings.get("layout", 0))
         self.steps, self.batch = self.x.shape[:2][:: -1 if self.batch_first else 1]

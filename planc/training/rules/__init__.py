@@ -12,6 +12,9 @@ from planc.training.rules import normalization as normalization
 from planc.training.rules import pooling as pooling
 from planc.training.rules import reduce as reduce
 from planc.training.rules import resize as resize
+from planc.training.rules import rotary as rotary
+from planc.training.rules import row_norms as row_norms
+from planc.training.rules import scatter as scatter
 from planc.training.rules import shape as shape
 
 __all__ = ["FORWARD_RULES", "GRADIENTS"]

@@ -5,11 +5,10 @@ the lowering table picks one by device and size.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
 from planc.kernels.convolution import CONVOLUTION, INPUT_GRADIENT, WEIGHT_GRADIENT
 from planc.kernels.source import C_TYPES
@@ -48,6 +47,8 @@ def conv_transpose(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gra
     found = {}
     if 2 in node.wanted:
         found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
+    if not _reaches(window, dy, x):
+        window, dy = _as_read(b, window, dy, x)
     if 1 in node.wanted:
         found[1] = weight_gradient(b, node, dy, x, window, group)
     if 0 in node.wanted:
@@ -57,7 +58,10 @@ def conv_transpose(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gra
 
 @forward_rule("ConvTranspose")
 def lower_conv_transpose(b: Builder, node: ForwardNode) -> ForwardResult:
-    """The operator itself, or where the device does not repeat it, the form that its table asks for."""
+    """The operator itself, or where the device does not repeat it, the form that its table asks for.
+
+    An output padding of a stride or more, which ONNX Runtime refuses, is cropped less at the end, or zeros behind it.
+    """
     x, w, y = node.input(0), node.input(1), node.output
     window, group = transpose_window(node, x, w), int(node.attribute("group", 1))
     biased = node.has_input(2)
@@ -68,8 +72,20 @@ def lower_conv_transpose(b: Builder, node: ForwardNode) -> ForwardResult:
             b.add(made, b.reshape(node.input(2), (1, y.shape[1], *[1] * (y.rank - 2))), name=y.name)
     elif node.table.conv_input == "transpose":
         padding = window.output_padding(y.shape[2:], x.shape[2:])
-        settings = {**window.attributes(), "output_padding": padding, "group": group}
-        b.op("ConvTranspose", list(node.inputs), y.shape, name=y.name, **settings)
+        beyond = [max(0, p - s + 1) for p, s in zip(padding, window.strides, strict=True)]
+        inner = [p - more for p, more in zip(padding, beyond, strict=True)]
+        uncropped = [min(more, end) for more, end in zip(beyond, window.after, strict=True)]
+        after = tuple(end - less for end, less in zip(window.after, uncropped, strict=True))
+        beyond = [more - less for more, less in zip(beyond, uncropped, strict=True)]
+        settings = {**replace(window, after=after).attributes(), "output_padding": inner, "group": group}
+        if not any(beyond):
+            b.op("ConvTranspose", list(node.inputs), y.shape, name=y.name, **settings)
+            return ForwardResult()
+        reached = (*y.shape[:2], *(n - more for n, more in zip(y.shape[2:], beyond, strict=True)))
+        made = b.op("ConvTranspose", [x, w], reached, **settings)
+        bias = node.input(2) if biased else b.full((y.shape[1],), 0.0, y.dtype)
+        padded = b.pad(made, [0] * y.rank, [0, 0, *beyond])
+        b.add(padded, b.reshape(bias, (1, y.shape[1], *[1] * (y.rank - 2))), name=y.name)
     elif biased:
         bias = b.reshape(node.input(2), (1, y.shape[1], *[1] * (y.rank - 2)))
         b.add(input_gradient(b, node, x, w, window, y.shape), bias, name=y.name)
@@ -78,10 +94,21 @@ def lower_conv_transpose(b: Builder, node: ForwardNode) -> ForwardResult:
     return ForwardResult()
 
 
+def _as_read(b: Builder, window: Window, large: Var, small: Var) -> tuple[Window, Var]:
+    """The window and the part of `large` with which a Conv makes exactly `small`.
+
+    An output padding takes from what is cropped at the end, and may reach beyond every window.
+    """
+    ends = [(n - 1) * window.strides[i] + window.extent(i) - window.before[i] for i, n in enumerate(small.shape[2:])]
+    sizes = large.shape[2:]
+    part = b.slice(large, {2 + i: (0, min(n, end), 1) for i, (n, end) in enumerate(zip(sizes, ends, strict=True))})
+    after = tuple(max(0, end - n) for n, end in zip(sizes, ends, strict=True))
+    return replace(window, after=after), part
+
+
 def _has_kernels(node: ForwardNode, x: Var) -> bool:
     """Whether the device has kernels of planc's own for a convolution of X [N, C, ...]."""
-    known = node.table.kernels or (node.table.convolutions and x.dtype == TensorProto.FLOAT)
-    return known and 3 <= x.rank <= 5 and x.dtype in C_TYPES
+    return node.table.computes_images(x.dtype) and 3 <= x.rank <= 5 and x.dtype in C_TYPES
 
 
 def _settings(window: Window, group: int) -> dict[str, Any]:

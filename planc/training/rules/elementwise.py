@@ -19,6 +19,25 @@ def add(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     return {i: b.unbroadcast(sole(grads), node.input(i).shape) for i in sorted(node.wanted)}
 
 
+@gradient("Mean")
+def mean(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """d mean(a, b, ...) = dy / count for each."""
+    share = b.mul(sole(grads), 1 / len(node.inputs))
+    return {i: b.unbroadcast(share, node.input(i).shape) for i in sorted(node.wanted)}
+
+
+@gradient("Mod")
+def modulo(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """d(a - d q) = da - q dd, with the whole number q = (a - y) / d of divisors in a."""
+    dy, a, d, found = sole(grads), node.input(0), node.input(1), {}
+    if 1 in node.wanted:
+        quotient = b.unary("Round", b.div(b.sub(a, node.output), d))
+        found[1] = b.unary("Neg", b.unbroadcast(b.mul(dy, quotient), d.shape))
+    if 0 in node.wanted:
+        found[0] = b.unbroadcast(dy, a.shape)
+    return found
+
+
 @gradient("Sub")
 def sub(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """d(a - b) = da - db; the sign is applied after the sum over broadcast axes, on the smaller tensor."""
@@ -86,6 +105,14 @@ def _power_gradient(b: Builder, x: Var, exponent: Var, dy: Var) -> Var:
     return b.where(b.compare("Equal", exponent, 0.0), 0.0, b.mul(b.mul(power, exponent), dy))
 
 
+def _square(b: Builder, x: Var) -> Var:
+    return b.mul(x, x)
+
+
+def _reciprocal_root(b: Builder, x: Var) -> Var:
+    return b.unary("Reciprocal", b.unary("Sqrt", x))
+
+
 def _from_input(op_type: str, derivative: Callable[[Builder, Var], Var]) -> None:
     """Register dx = dy f'(x)."""
 
@@ -98,6 +125,15 @@ def _from_input(op_type: str, derivative: Callable[[Builder, Var], Var]) -> None
 _from_input("Abs", lambda b, x: b.unary("Sign", x))
 _from_input("Sin", lambda b, x: b.unary("Cos", x))
 _from_input("Cos", lambda b, x: b.unary("Neg", b.unary("Sin", x)))
+_from_input("Tan", lambda b, x: b.add(_square(b, b.unary("Tan", x)), 1.0))
+_from_input("Sinh", lambda b, x: b.unary("Cosh", x))
+_from_input("Cosh", lambda b, x: b.unary("Sinh", x))
+_from_input("Atan", lambda b, x: b.unary("Reciprocal", b.add(_square(b, x), 1.0)))
+_from_input("Asin", lambda b, x: _reciprocal_root(b, b.sub(1.0, _square(b, x))))
+_from_input("Acos", lambda b, x: b.unary("Neg", _reciprocal_root(b, b.sub(1.0, _square(b, x)))))
+_from_input("Asinh", lambda b, x: _reciprocal_root(b, b.add(_square(b, x), 1.0)))
+_from_input("Acosh", lambda b, x: _reciprocal_root(b, b.sub(_square(b, x), 1.0)))
+_from_input("Atanh", lambda b, x: b.unary("Reciprocal", b.sub(1.0, _square(b, x))))
 _from_input("Erf", lambda b, x: b.mul(b.unary("Exp", b.unary("Neg", b.mul(x, x))), 2 / math.sqrt(math.pi)))
 
 
@@ -204,6 +240,12 @@ def _stream(node: ForwardNode) -> int:
 def cast(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """The gradient in the input's type; conversions to integers have none (they are never active)."""
     return {0: b.cast(sole(grads), node.input(0).dtype)}
+
+
+@gradient("Ceil", "Floor", "Round", "Sign", "Hardmax", "EyeLike", "RandomNormalLike", "RandomUniformLike")
+def flat(b: Builder, node: ForwardNode, _grads: OutputGradients) -> Gradients:
+    """0: steps are flat, as torch has it, and of some inputs nothing but the shape is read."""
+    return {i: b.zeros(node.input(i).shape, node.input(i).dtype) for i in sorted(node.wanted)}
 
 
 @gradient("Identity")

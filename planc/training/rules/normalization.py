@@ -1,4 +1,4 @@
-"""Normalisation layers: batch-norm, layer-norm and their kin, softmax."""
+"""Batch-norm, local response normalisation, softmax; norms over rows are in `row_norms`."""
 
 from functools import partial
 
@@ -7,8 +7,9 @@ from onnx import TensorProto
 from planc.kernels.batch_norm import BATCH_NORM, BATCH_NORM_GRADIENT
 from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Builder, Var
+from planc.training.ranks import of_all_ranks
 from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
-from planc.training.rules.reductions import channel_mean, channel_sum, leading_sum
+from planc.training.rules.reductions import channel_mean, channel_sum
 
 
 @forward_rule("BatchNormalization")
@@ -48,14 +49,16 @@ def _normalise(b: Builder, inputs: list[Var | None], y: Var, epsilon: float) -> 
 
 
 def _running_statistics(b: Builder, node: ForwardNode, batch: tuple[Var, Var]) -> dict[str, Var]:
-    """running = momentum * running + (1 - momentum) * batch, for the mean and the variance."""
+    """running = momentum * running + (1 - momentum) * batch, for the mean and the variance, rank by rank."""
     momentum, moved = float(node.attribute("momentum", 0.9)), {}
     for position, statistic in ((1, batch[0]), (2, batch[1])):
         running, following = node.input(position + 2), node.outputs[position]
         if following is not None:
-            kept = b.mul(running, momentum)
-            share = b.cast(b.mul(statistic, 1 - momentum), running.dtype)
-            moved[running.name] = b.add(kept, share, name=following.name)
+            parts = of_all_ranks(b, statistic)
+            for turn, part in enumerate(parts, 1 - len(parts)):
+                share = b.cast(b.mul(part, 1 - momentum), running.dtype)
+                running = b.add(b.mul(running, momentum), share, name=following.name if turn == 0 else None)
+            moved[node.input(position + 2).name] = running
     return moved
 
 
@@ -100,7 +103,8 @@ def batch_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
 
 def _has_kernels(node: ForwardNode, x: Var) -> bool:
     """Whether the device has kernels of planc's own for a batch-norm in training of X [N, C, ...]."""
-    return node.table.kernels and bool(node.attribute("training_mode", 0)) and x.rank > 1 and x.dtype in C_TYPES
+    known = node.table.computes_images(x.dtype) and x.dtype in C_TYPES
+    return known and bool(node.attribute("training_mode", 0)) and x.rank > 1
 
 
 def _batch_norm_by_kernel(b: Builder, node: ForwardNode, dy: Var) -> Gradients:
@@ -109,70 +113,6 @@ def _batch_norm_by_kernel(b: Builder, node: ForwardNode, dy: Var) -> Gradients:
     statistics = [node.saved["mean"], node.saved["variance"]]
     made = b.kernel(BATCH_NORM_GRADIENT, [dy, x, *vectors, *statistics], epsilon=epsilon)
     return {position: v for position, v in enumerate(made) if position in node.wanted}
-
-
-@gradient("LayerNormalization")
-def layer_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """dx = inv (g - mean(g) - xhat mean(g xhat)) with g = dy scale (Ba, Kiros and Hinton, 2016).
-
-    xhat and inv come from the operator itself run on x with unit scale: only x is kept, and it is one kernel.
-    """
-    x, scale, dy = (b.wide(v) for v in (node.input(0), node.input(1), sole(grads)))
-    axis = int(node.attribute("axis", -1)) % x.rank
-    kept, found = x.rank - axis, {}
-    xhat, inverse = _standardise(b, x, axis, float(node.attribute("epsilon", 1e-5)))
-    if 1 in node.wanted:
-        found[1] = _leading(b, node, b.mul(dy, xhat), kept, scale)
-    if 2 in node.wanted:
-        found[2] = _leading(b, node, dy, kept, node.input(2))
-    if 0 in node.wanted:
-        dx = _through(b, b.mul(dy, scale), xhat, inverse, list(range(axis, x.rank)))
-        found[0] = b.cast(dx, node.input(0).dtype)
-    return found
-
-
-def _leading(b: Builder, node: ForwardNode, a: Var, kept: int, like: Var) -> Var:
-    return b.unbroadcast(leading_sum(b, node.table, a, kept), like.shape)
-
-
-def _standardise(b: Builder, x: Var, axis: int, epsilon: float) -> tuple[Var, Var]:
-    """((x - mean) inv, inv) with the statistics over the axes from `axis` on."""
-    statistics = (*x.shape[:axis], *[1] * (x.rank - axis))
-    if x.dtype == TensorProto.DOUBLE:  # the operator's second and third output are float32 then
-        axes = list(range(axis, x.rank))
-        centred = b.sub(x, b.mean(x, axes))
-        deviation = b.unary("Sqrt", b.add(b.mean(b.mul(centred, centred), axes), epsilon))
-        inverse = b.unary("Reciprocal", deviation)
-        return b.mul(centred, inverse), inverse
-    unit = b.full(x.shape[axis:], 1.0, x.dtype)
-    xhat, _, inverse = b.emit(
-        "LayerNormalization", [x, unit], [(x.shape, x.dtype), (statistics, x.dtype), (statistics, x.dtype)],
-        axis=axis, epsilon=epsilon,
-    )  # fmt: skip
-    return xhat, inverse
-
-
-def _through(b: Builder, g: Var, xhat: Var, inverse: Var, axes: list[int]) -> Var:
-    """The gradient of the standardised tensor carried to its input."""
-    along = b.mul(xhat, b.mean(b.mul(g, xhat), axes))
-    return b.mul(b.sub(b.sub(g, b.mean(g, axes)), along), inverse)
-
-
-@gradient("InstanceNormalization")
-def instance_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
-    """Layer-norm over the positions of each (sample, channel), scaled per channel (Ulyanov et al., 2016)."""
-    x, scale, dy = node.input(0), node.input(1), sole(grads)
-    rows = (*x.shape[:2], x.size // (x.shape[0] * x.shape[1]))
-    xhat, inverse = _standardise(b, b.reshape(x, rows), 2, float(node.attribute("epsilon", 1e-5)))
-    dy, found = b.reshape(dy, rows), {}
-    if 1 in node.wanted:
-        found[1] = b.reshape(b.sum(b.mul(dy, xhat), [0, 2]), scale.shape)
-    if 2 in node.wanted:
-        found[2] = b.reshape(b.sum(dy, [0, 2]), scale.shape)
-    if 0 in node.wanted:
-        g = b.mul(dy, b.reshape(scale, (1, x.shape[1], 1)))
-        found[0] = b.reshape(_through(b, g, xhat, inverse, [2]), x.shape)
-    return found
 
 
 @gradient("LRN")

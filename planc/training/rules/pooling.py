@@ -2,6 +2,7 @@
 
 import math
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,15 @@ from planc.training.rules.windows import Window, window_of
 
 _INT32_MAX = 2**31 - 1
 
+_COPY_BYTES, _MOST_PIECES = 1 << 20, 8
+"""ScatterElements of ONNX Runtime's CPU provider keeps a copy of its indices, eight bytes each, that no plan sees: the
+batch is scattered in so many pieces at most that the copy of one takes no more than this."""
+
 
 def _has_kernel(node: ForwardNode, x: Var, window: Window) -> bool:
     """Whether the device has kernels of planc's own for a pool of X [N, C, ...]."""
-    return node.table.kernels and 3 <= x.rank <= 5 and x.dtype in C_TYPES and math.prod(window.kernel) <= MAX_WINDOW
+    known = node.table.computes_images(x.dtype) and x.dtype in C_TYPES
+    return known and 3 <= x.rank <= 5 and math.prod(window.kernel) <= MAX_WINDOW
 
 
 def _settings(window: Window) -> dict[str, Any]:
@@ -58,24 +64,42 @@ def max_pool(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients
         operands = [sole(grads), node.saved["position"]]
         return {0: b.kernel(MAX_POOL_GRADIENT, operands, size=node.input(0).shape[2:], **settings)[0]}
     x, dy, indices = node.input(0), b.wide(sole(grads)), node.saved["indices"]
-    total = b.zeros((x.size,), dy.dtype)
-    window = window_of(node, node.attribute("kernel_shape", []), x.shape[2:])
-    for part, at in _disjoint(b, node, window, dy, indices):
-        flat = [b.reshape(v, (part.size,)) for v in (at, part)]
-        total = b.op("ScatterElements", [total, *flat], (x.size,), axis=0, reduction="add")
+    if node.table.max_pool == "scatter":
+        total = _scattered_in_pieces(b, dy, indices, x.shape)
+    else:
+        total = b.zeros((x.size,), dy.dtype)
+        window = window_of(node, node.attribute("kernel_shape", []), x.shape[2:])
+        for part, at in _disjoint(b, window, dy, indices):
+            total = _scattered(b, total, part, at)
     return {0: b.cast(b.reshape(total, x.shape), x.dtype)}
 
 
-def _disjoint(
-    b: Builder, node: ForwardNode, window: Window, dy: Var, indices: Var
-) -> list[tuple[Var, Var]]:  # fmt: skip
-    """(dy, indices) split into parts whose windows do not overlap, where the device's scatter needs that.
+def _scattered(b: Builder, total: Var, part: Var, at: Var) -> Var:
+    """`total` [n] with every value of `part` added at its flat index `at`."""
+    flat = [b.reshape(v, (part.size,)) for v in (at, part)]
+    return b.op("ScatterElements", [total, *flat], total.shape, axis=0, reduction="add")
+
+
+def _scattered_in_pieces(b: Builder, dy: Var, indices: Var, shape: tuple[int, ...]) -> Var:
+    """dy [N, C, ...] added at `indices` over zeros of `shape`, flat, piece by piece of the batch."""
+    batch, sample = shape[0], math.prod(shape[1:])
+    count = min(batch, _MOST_PIECES, -(-8 * dy.size // _COPY_BYTES))
+    edges = [batch * i // count for i in range(count + 1)]
+    found = []
+    for first, end in pairwise(edges):
+        part, at = (b.slice(v, {0: (first, end, 1)}) for v in (dy, indices))
+        if first:
+            at = b.sub(at, b.constant(np.array(first * sample, helper.tensor_dtype_to_np_dtype(at.dtype))))
+        found.append(_scattered(b, b.zeros(((end - first) * sample,), dy.dtype), part, at))
+    return b.concat(found, 0)
+
+
+def _disjoint(b: Builder, window: Window, dy: Var, indices: Var) -> list[tuple[Var, Var]]:
+    """(dy, indices) split into parts whose windows do not overlap.
 
     ScatterElements adds by atomics on CUDA, so its sums repeat bit for bit only if no two indices are equal. Windows
     that are extent / stride apart along every axis share no input: 4 parts for 3x3 windows at stride 2.
     """
-    if node.table.max_pool == "scatter":
-        return [(dy, indices)]
     apart = [-(-window.extent(i) // s) for i, s in enumerate(window.strides)]
     parts = []
     for first in range(math.prod(apart)):

@@ -66,3 +66,16 @@ def reduce_l2(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradient
     """dx = x dy / y, 0 where y is 0."""
     norm, dy = (_kept(b, node, v) for v in (node.output, sole(grads)))
     return {0: b.mul(node.input(0), b.where(b.compare("Equal", norm, 0.0), 0.0, b.div(dy, norm)))}
+
+
+@gradient("ReduceProd")
+def reduce_product(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
+    """dx = dy times the product of the other factors; of a sole factor 0 the product of the rest, of two of them 0."""
+    x, dy, axes = node.input(0), _kept(b, node, sole(grads)), _axes(node)
+    zero = b.compare("Equal", x, 0.0)
+    rest = b.where(zero, 1.0, x)
+    product = b.reduce("ReduceProd", rest, axes)
+    zeros = b.sum(b.cast(zero, x.dtype), axes)
+    at_zero = b.where(b.compare("Equal", zeros, 1.0), b.mul(dy, product), 0.0)
+    elsewhere = b.where(b.compare("Equal", zeros, 0.0), b.mul(dy, product), 0.0)
+    return {0: b.where(zero, at_zero, b.div(elsewhere, rest))}

@@ -71,7 +71,7 @@ def channel_mean(b: Builder, table: OperatorForms, a: Var) -> Var:
 
 def channel_sum(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The sum of [N, C, ...] over all axes but the second, shape [1, C, 1, ...]."""
-    if table.kernels and a.dtype in C_TYPES:
+    if table.computes_images(a.dtype) and a.dtype in C_TYPES:
         (summed,) = b.kernel(CHANNEL_SUM, [a])
         return b.reshape(summed, (1, a.shape[1], *[1] * (a.rank - 2)))
     a = b.wide(a)

@@ -25,8 +25,10 @@ def resize(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     if node.attribute("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         raise ModelError(f"{node.where}: the gradient of tf_crop_and_resize is not supported")
     scales = node.constant(2)
+    axes = [axis % x.rank for axis in node.attribute("axes", range(x.rank))]
+    given = dict(zip(axes, scales, strict=True)) if scales is not None and scales.size else {}
     for axis, (size, out) in enumerate(zip(x.shape, dy.shape, strict=True)):
-        scale = float(scales[axis]) if scales is not None and scales.size else None
+        scale = float(given.get(axis, 1.0)) if given else None
         if out == size and scale in (None, 1.0):
             continue
         weights = _interpolation(node, size, out, scale).astype(helper.tensor_dtype_to_np_dtype(x.dtype))

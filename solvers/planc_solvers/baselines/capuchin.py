@@ -8,42 +8,68 @@ which a swap would be late competes with that of recomputing (from what is then 
 lost. Copies in are triggered at the access that is about their duration ahead of their need.
 
 A candidate's free time takes its copies to have the link to themselves, as in the paper; when the copies then share it,
-each follows the one before, which is where the paper's feedback across steps ends up. If the schedule is over the
-budget, decisions are made anew for less.
+each follows the one before, which is where the paper's feedback across steps ends up. The computation waits for a copy
+out only when it runs out of memory, and then for the earliest unfinished ones; copies in for which there is no memory yet
+wait until there is. If the schedule is over the budget nevertheless, decisions are made anew for less.
+
+Over a link that is slow beside the computation, free times promise more than it carries. So decisions are also made with
+as many free swaps as it carries in the forward pass, all others costing both of their copies; the faster schedule is
+taken, as the paper's feedback would.
 """
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
+import numpy.typing as npt
 
-from planc.problem.problem import Problem
+from planc.clock import StoppableClock
+from planc.problem.problem import Problem, Value
 from planc.schedule.residency import memory_profile
-from planc.schedule.schedule import Schedule, Transfer
+from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
 from planc_solvers.baselines.replay import chain_ns, droppable, replayed
-from planc_solvers.baselines.selection import first_fitting
+from planc_solvers.baselines.selection import fastest_way
 from planc_solvers.baselines.training_step import backward_start, saved_values
-from planc_solvers.baselines.transfers import engine_order, gaps_across, travel
+from planc_solvers.baselines.transfers import Gap, engine_order, gaps_across, travel
 
 TARGETS = tuple(1 - k / 12 for k in range(9))
 """Parts of the budget for which it decides, one after the other until the schedule fits: recomputation makes peaks of
 its own."""
 
+SECONDS_PER_TASK = 5e-5
+"""Seconds that a task counts in each round of decisions, where work is counted."""
+
 
 class Capuchin:
     """Measured free times decide; the durations of the problem are the measurement."""
 
-    def solve(self, problem: Problem, options: SolveOptions) -> Candidate:  # noqa: ARG002
-        """Raises InfeasibleBudgetError when swapping and recomputing every candidate exceeds the budget."""
-        keep = Schedule(tuple(range(len(problem.tasks))))
-        plans = (
-            _schedule(problem, int(problem.budget_bytes * share), waiting)
-            for waiting in (False, True)
-            for share in TARGETS
-        )
-        return first_fitting("capuchin", problem, chain([keep], plans))
+    def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
+        """Raises InfeasibleBudgetError when swapping and recomputing every candidate, or all that was decided in time,
+        exceeds the budget."""
+        start = backward_start(problem)
+        forward_ns = sum(task.duration_ns for task in problem.tasks[:start])
+        ends = options.clock.now() + max(options.time_limit_s, options.patience_s)
+        ways = (_plans(problem, start, carried, options.clock, ends) for carried in (None, forward_ns))
+        return fastest_way("capuchin", problem, ways)
+
+
+def _plans(
+    problem: Problem, start: int, carried_ns: int | None, clock: StoppableClock, ends: float
+) -> Iterator[Schedule]:
+    """Keeping everything; then decisions, and within the time more of them for less and less memory, until nothing more can
+    be decided."""
+    keep = Schedule(tuple(range(len(problem.tasks))))
+    yield keep
+    memory, before = np.array(memory_profile(problem, keep)), None
+    for share in TARGETS:
+        decisions = _decisions(problem, start, memory.copy(), int(problem.budget_bytes * share), carried_ns)
+        clock.spend(SECONDS_PER_TASK * len(problem.tasks))
+        if decisions == before or (before is not None and clock.now() > ends):
+            return
+        yield _schedule(problem, start, *decisions)
+        before = decisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +82,25 @@ class _Access:
     free_ns: int
 
 
-def _schedule(problem: Problem, target: int, waiting: bool) -> Schedule:
-    """The schedule of the decisions that bring the profile of the given order below `target` bytes.
-
-    Copies out are awaited when they should be through; with `waiting`, right behind the last access, as Capuchin does
-    when an allocation fails before.
-    """
-    start = backward_start(problem)
-    swapped, dropped = _decisions(problem, start, target)
+def _schedule(problem: Problem, start: int, swapped: set[int], dropped: set[int]) -> Schedule:
+    """The schedule of the decisions within the budget, as far as waiting for copies achieves that."""
     steps = replayed(problem, droppable(problem, dropped, start), start)
-    return Schedule(steps, _copies(problem, steps, swapped, start, waiting))
+    trips = _trips(problem, steps, swapped, start)
+    _await(trips, np.array(memory_profile(problem, Schedule(steps))), problem.budget_bytes)
+    copies = (copy for trip in trips for copy in travel(problem, trip.gap, trip.out, trip.gone, trip.fetch))
+    return Schedule(steps, engine_order(copies))
 
 
-def _decisions(problem: Problem, start: int, target: int) -> tuple[set[int], set[int]]:
-    """Values to swap and values to recompute."""
-    tasks = problem.tasks
-    ends = np.cumsum([task.duration_ns for task in tasks])
-    memory = np.array(memory_profile(problem, Schedule(tuple(range(len(tasks))))))
+def _decisions(
+    problem: Problem, start: int, memory: npt.NDArray[np.int64], target: int, carried_ns: int | None
+) -> tuple[set[int], set[int]]:
+    """Values to swap and values to recompute, which bring `memory`, bytes by task, below `target` bytes; where `carried_ns`
+    is given, free swaps' copies out take no longer."""
+    ends = np.cumsum([task.duration_ns for task in problem.tasks])
     again = droppable(problem, [v for v, p in enumerate(problem.producer) if p is not None and p < start], start)
     open_ = [_access(problem, ends, s.value, s.last, s.need) for s in saved_values(problem, start)]
     open_ = [a for a in open_ if a.need > a.last + 1]
-    swapped, dropped = set[int](), set[int]()
+    swapped, dropped, free_ns = set[int](), set[int](), 0
 
     def take(access: _Access, chosen: set[int]) -> None:
         chosen.add(access.value)
@@ -88,10 +112,14 @@ def _decisions(problem: Problem, start: int, target: int) -> tuple[set[int], set
     for access in sorted(open_, key=lambda a: (-a.free_ns, a.value)):
         if memory.max() <= target or access.free_ns < 0:
             break
-        if problem.values[access.value].swappable and helps(access):
+        value = problem.values[access.value]
+        if carried_ns is not None and free_ns + value.copy_out_ns > carried_ns:
+            break
+        if value.swappable and helps(access):
             take(access, swapped)
+            free_ns += value.copy_out_ns
     rest = [a for a in open_ if a.value not in swapped]
-    late = {a.value: max(1, -a.free_ns) if problem.values[a.value].swappable else None for a in rest}
+    late = {a.value: _late_ns(problem.values[a.value], a.free_ns, carried_ns) for a in rest}
     while rest and memory.max() > target:
         made = {
             a.value: max(1, chain_ns(problem, a.value, frozenset(dropped) | {a.value}))
@@ -113,27 +141,65 @@ def _decisions(problem: Problem, start: int, target: int) -> tuple[set[int], set
     return swapped, dropped
 
 
+def _late_ns(value: Value, free_ns: int, carried_ns: int | None) -> int | None:
+    """Time (ns) that a swap costs when no more are free: all of its copies where the link is busy; None where it cannot be
+    swapped."""
+    if not value.swappable:
+        return None
+    return max(1, -free_ns if carried_ns is None else value.copy_out_ns + value.copy_in_ns)
+
+
 def _access(problem: Problem, ends: np.ndarray, value: int, last: int, need: int) -> _Access:
     info = problem.values[value]
     idle = int(ends[need - 1] - ends[last]) if need > last + 1 else 0
     return _Access(value, last, need, idle - info.copy_out_ns - info.copy_in_ns)
 
 
-def _copies(
-    problem: Problem, steps: tuple[int, ...], swapped: set[int], start: int, waiting: bool
-) -> tuple[Transfer, ...]:
-    """Copies out follow each other behind the last accesses; copies in end just before the need and before the next
-    one."""
+@dataclass(slots=True)
+class _Trip:
+    """A swap: positions before which its copy out is awaited and its copy in begins; it is away in between."""
+
+    gap: Gap
+    bytes: int
+    gone: int
+    fetch: int
+
+    @property
+    def out(self) -> int:
+        """Where its copy out begins."""
+        return self.gap.last + 1
+
+
+def _trips(problem: Problem, steps: tuple[int, ...], swapped: set[int], start: int) -> list[_Trip]:
+    """Copies out follow each other behind the last accesses, and are awaited when they should be through; copies in end
+    just before the need and before the next one."""
     begin = np.concatenate([[0], np.cumsum([problem.tasks[t].duration_ns for t in steps])]).tolist()
     gaps = [g for g in gaps_across(problem, steps, swapped, start) if g.need > g.last + 1]
     gone, free = dict[int, int](), 0
     for gap in sorted(gaps, key=lambda g: (g.last, g.value)):
         free = max(free, begin[gap.last + 1]) + problem.values[gap.value].copy_out_ns
-        gone[gap.value] = gap.last + 2 if waiting else bisect_left(begin, free)
-    copies, taken = list[Transfer](), begin[-1]
+        gone[gap.value] = bisect_left(begin, free)
+    trips, taken = list[_Trip](), begin[-1]
     for gap in sorted(gaps, key=lambda g: (-g.need, g.value)):
-        taken = min(taken, begin[gap.need]) - problem.values[gap.value].copy_in_ns
-        out = gap.last + 1
+        info, out = problem.values[gap.value], gap.last + 1
+        taken = min(taken, begin[gap.need]) - info.copy_in_ns
         fetch = min(gap.need - 1, max(out, bisect_right(begin, taken) - 1))
-        copies += travel(problem, gap, out, max(out, min(gone[gap.value], fetch)), fetch)
-    return engine_order(copies)
+        trips.append(_Trip(gap, info.bytes, max(out, min(gone[gap.value], fetch)), fetch))
+    return trips
+
+
+def _await(trips: list[_Trip], memory: npt.NDArray[np.int64], budget: int) -> None:
+    """Where `memory`, by position with everything resident, is over the budget: await the earliest unfinished copies out,
+    then let copies in whose need is the latest begin later."""
+    for trip in trips:
+        memory[trip.gone : trip.fetch] -= trip.bytes
+    leaving, coming = sorted(trips, key=lambda t: t.out), sorted(trips, key=lambda t: -t.gap.need)
+    for at in np.flatnonzero(memory > budget).tolist():
+        for trip in leaving:
+            if memory[at] > budget and trip.out <= at < trip.gone:
+                memory[at : trip.gone] -= trip.bytes
+                trip.gone = at
+        for trip in coming:
+            if memory[at] > budget and trip.fetch <= at < trip.gap.need:
+                memory[trip.fetch : at + 1] -= trip.bytes
+                trip.fetch = at + 1

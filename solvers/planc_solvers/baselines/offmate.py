@@ -15,10 +15,12 @@ fractions were rounded or because a block hides a peak, the program is solved fo
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import inf
 
 import numpy as np
 
 from planc.enums import Direction
+from planc.errors import SolverTimeoutError
 from planc.problem.problem import Origin, Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule, Transfer
@@ -27,7 +29,7 @@ from planc_solvers.baselines.replay import chain_ns, droppable, replayed
 from planc_solvers.baselines.selection import first_fitting
 from planc_solvers.baselines.training_step import backward_start, saved_values
 from planc_solvers.baselines.transfers import engine_order, gaps_across, travel
-from planc_solvers.bounds.linear_model import Answer, LinearModel
+from planc_solvers.bounds.linear_model import Answer, Effort, LinearModel
 
 SLOTS = 36
 """Steps of the program."""
@@ -61,15 +63,22 @@ class Offmate:
     """The program, rounded."""
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
-        """Raises InfeasibleBudgetError when no rounding fits the budget."""
+        """Raises InfeasibleBudgetError when no rounding fits the budget, SolverTimeoutError when none was found in time."""
         return first_fitting("offmate", problem, _schedules(problem, options))
 
 
 def _schedules(problem: Problem, options: SolveOptions) -> Iterator[Schedule]:
     yield Schedule(tuple(range(len(problem.tasks))))
+    ends = options.clock.now() + max(options.time_limit_s, options.patience_s)
+    program = Program(problem).build()
     for share in SHARES:
-        program = Program(problem, int(problem.budget_bytes * share)).build()
-        answer = program.model.solve(options.time_limit_s / len(SHARES), relaxed=True, staged=True)
+        left = ends - options.clock.now()
+        if left <= 0:
+            raise SolverTimeoutError("offmate found no schedule within the time limit; allow more time or choose mip")
+        program.limit(int(problem.budget_bytes * share))
+        answer = program.model.solve(Effort(left, clock=options.clock), relaxed=True, staged=True)
+        if answer.infeasible:
+            return  # and so it is for less
         if answer.point is not None:
             yield from (program.schedule(answer, early) for early in (1, 0))
 
@@ -96,16 +105,17 @@ class Travel:
 
 @dataclass
 class Program:
-    """Variables by idle stretch: its travel, and whether it is computed again."""
+    """Variables by idle stretch: its travel, and whether it is computed again; and rows by the task that they make room
+    for."""
 
     problem: Problem
-    budget: int
     model: LinearModel = field(default_factory=LinearModel)
     travels: dict[Idle, Travel] = field(default_factory=dict)
     again: dict[Idle, int] = field(default_factory=dict)
+    room: dict[int, int] = field(default_factory=dict)
 
     def build(self) -> "Program":
-        """Fill in the program."""
+        """Fill in the program, but for the memory that it may take."""
         problem = self.problem
         self.start = backward_start(problem)
         ends = np.cumsum([task.duration_ns for task in problem.tasks])
@@ -122,6 +132,12 @@ class Program:
         self._add_times()
         self._add_memory()
         return self
+
+    def limit(self, budget: int) -> None:
+        """Let the program take `budget` bytes, in place of what it might take before."""
+        for task, row in self.room.items():
+            excess = self.profile[task] - budget
+            self.model.row_lower[row] = excess * _MB if excess > 0 else -inf
 
     def _add_idle(self, idle: Idle) -> None:
         if self.problem.values[idle.value].swappable:
@@ -209,14 +225,13 @@ class Program:
             if k not in fullest or need > self.profile[fullest[k]]:
                 fullest[k] = task
         for task in fullest.values():
-            if self.profile[task] > self.budget:
-                self._make_room(task, self.profile[task] - self.budget)
+            self._make_room(task)
         limit = self.problem.host_budget_bytes
         if limit is not None:
             terms = [(t.swapped, self.problem.host_bytes(idle.value) * _MB) for idle, t in self.travels.items()]
             self.model.row(terms, upper=limit * _MB)
 
-    def _make_room(self, task: int, excess: int) -> None:
+    def _make_room(self, task: int) -> None:
         terms: list[tuple[int, float]] = []
         for idle in self.idles:
             inside = (task > idle.last or task < idle.need) if idle.wraps else idle.last < task < idle.need
@@ -227,7 +242,7 @@ class Program:
                 terms.append((self.again[idle], size))
             if idle in self.travels:
                 terms += self._away(idle, task, size)
-        self.model.row(terms, lower=excess * _MB)
+        self.room[task] = self.model.row(terms)
 
     def _away(self, idle: Idle, task: int, size: float) -> list[tuple[int, float]]:
         """Away at a task: what left in slots before its own, less what came back up to its own."""

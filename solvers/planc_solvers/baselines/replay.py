@@ -16,7 +16,8 @@ def droppable(problem: Problem, wanted: Iterable[int], start: int) -> frozenset[
     need them.
 
     Their task must be recomputable and must not read state that is updated before the last such need, be it by a reader
-    or by another dropped value that is made from it.
+    or by another dropped value that is made from it. What an update of state reads, such as a batch-norm's statistics, is
+    no feature map and stays: one task may update the state of many layers.
     """
     return last_needs(problem, wanted, start, start)[0]
 
@@ -24,7 +25,8 @@ def droppable(problem: Problem, wanted: Iterable[int], start: int) -> frozenset[
 def last_needs(problem: Problem, wanted: Iterable[int], start: int, stop: int) -> tuple[frozenset[int], dict[int, int]]:
     """As `droppable`, of values made before task `stop` and needed from `start` on; and the last task that needs each
     value of the problem, at first hand or to make others again."""
-    candidates, deadline = set(wanted), deadlines(problem)
+    updating = {v for task in problem.tasks if task.phase == "update" for v in task.reads}
+    candidates, deadline = set(wanted) - updating, deadlines(problem)
     needed = {v: max((r for r in readers if r >= start), default=-1) for v, readers in enumerate(problem.readers)}
     found: set[int] = set()
     for task in range(stop - 1, -1, -1):

@@ -26,8 +26,11 @@ COPY_PRICE = 1e-4
 """What a nanosecond of copying costs beside one of computing: POET's copies take no time, so this breaks ties only."""
 
 
-_SCALE, _MARGIN = 1e4, 1e-7
-"""Largest number of bytes or ns in the model, and the part of the budget that is left to a solver's rounding."""
+_SCALE = 1e4
+"""Largest number of bytes or ns in the model."""
+
+_MARGIN = 1e-7
+"""Part of the budget that is left to a solver's rounding."""
 
 
 @dataclass

@@ -12,6 +12,7 @@ from ortools.math_opt.solvers import highs_pb2
 from ortools.util.python.solve_interrupter import SolveInterrupter
 
 from planc.clock import WALL, StoppableClock
+from planc_solvers.bounds.under_way import UNDER_WAY
 
 Terms = list[tuple[int, float]]
 """Variables with their coefficients."""
@@ -71,7 +72,10 @@ def _run(proto: model_pb2.ModelProto, effort: Effort, glop: bool, gap: float) ->
         parameters.highs = highs_pb2.HighsOptionsProto(string_options={"parallel": "off"})
     try:
         model = mathopt.Model.from_model_proto(proto)
-        result = mathopt.solve(model, solver, params=parameters, interrupter=effort.interrupter)
+        with UNDER_WAY.solving(effort.interrupter) as begins:
+            if not begins:
+                return None
+            result = mathopt.solve(model, solver, params=parameters, interrupter=effort.interrupter)
     except (AttributeError, RuntimeError, ValueError):
         # MathOpt raises the first of these where HiGHS ends with a status that MathOpt does not know.
         return None

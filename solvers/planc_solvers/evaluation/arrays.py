@@ -21,8 +21,8 @@ Bytes8 = npt.NDArray[np.uint8]
 COMPUTED, BATCH, STATE, CONSTANT = range(4)
 _ORIGIN = {Origin.COMPUTED: COMPUTED, Origin.BATCH: BATCH, Origin.STATE: STATE, Origin.CONSTANT: CONSTANT}
 UNLIMITED = 1 << 62
-BATCH_POWER, MOST_BATCH_POWER = 4, 12
-"""Power that a plan begins with, and the highest: see `Plan.batch`."""
+BATCH_POWER = 4
+"""Power that a new plan begins with: see `SearchPlan.batch`."""
 
 MOST_FORMS = 255
 """Forms of a task that the search considers."""
@@ -68,6 +68,12 @@ class Arrays(Packed):
     duplex: float
     copy_compute: float
     boundary: float
+    exchange_ns: Ints
+    """How long the exchange engine works for each task, 0 for one that exchanges nothing."""
+    compute_exchange: float
+    copy_exchange: float
+    exchange_compute: float
+    exchange_copy: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +141,11 @@ def arrays_of(problem: Problem) -> Arrays:
         duplex=link.copy_duplex_ppm / 1e6,
         copy_compute=link.copy_compute_ppm / 1e6,
         boundary=float(problem.boundary_ns),
+        exchange_ns=np.array([t.exchange_ns for t in tasks], np.int64),
+        compute_exchange=link.compute_exchange_ppm / 1e6,
+        copy_exchange=link.copy_exchange_ppm / 1e6,
+        exchange_compute=link.exchange_compute_ppm / 1e6,
+        exchange_copy=link.exchange_copy_ppm / 1e6,
     )
 
 

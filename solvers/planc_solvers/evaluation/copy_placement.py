@@ -9,6 +9,9 @@ from planc_solvers.evaluation.arrays import Arrays, SearchPlan
 from planc_solvers.evaluation.workspace import (
     CLAIMED,
     ENGINE_NS,
+    EXCHANGE_NS,
+    EXCHANGED,
+    EXCHANGES,
     HELD_BYTES,
     INS,
     NEEDED,
@@ -134,6 +137,18 @@ def _release_outs(a: Arrays, w: Workspace, p: int) -> None:
         passed[RELEASED] += 1
 
 
+@piece
+def _await_exchanges(a: Arrays, s: SearchPlan, w: Workspace, p: int) -> None:
+    """Wait for the exchange that the step at `p` reads the sums of, alone on its engine."""
+    passed, moment = w.passed, w.moment
+    while passed[EXCHANGED] < w.tally[EXCHANGES] and w.exchange_at[passed[EXCHANGED]] <= p:
+        begin = max(moment[EXCHANGE_NS], w.clock[w.exchange_from[passed[EXCHANGED]]])
+        moment[EXCHANGE_NS] = begin + a.exchange_ns[s.seq[p]]
+        w.stall[p] += max(0.0, moment[EXCHANGE_NS] - moment[NOW_NS])
+        moment[NOW_NS] = max(moment[NOW_NS], moment[EXCHANGE_NS])
+        passed[EXCHANGED] += 1
+
+
 @inner
 def place_outs(a: Arrays, s: SearchPlan, w: Workspace) -> None:
     """Forward pass: release each copied-out instance once it is copied, waiting for that only if its bytes are needed.
@@ -157,7 +172,8 @@ def place_outs(a: Arrays, s: SearchPlan, w: Workspace) -> None:
         # 3. Releases, with a price on boundaries only where there is need.
         if not lazy or _is_short(a, w, p) or passed[RETURNED] >= passed[RELEASED]:
             _release_outs(a, w, p)
-        # 4. The step runs, more slowly beside a copy.
+        # 4. The step runs, more slowly beside a copy, once its exchange is over.
+        _await_exchanges(a, s, w, p)
         moment[NOW_NS] += w.lasts[p] * (a.one_copy if moment[ENGINE_NS] > moment[NOW_NS] else 1.0)
     for k in range(passed[RELEASED], w.tally[OUTS]):
         w.out_stop[order[k]] = s.length[0]
@@ -219,7 +235,7 @@ def place_ins(a: Arrays, s: SearchPlan, w: Workspace) -> None:
         # 1. Copies needed later hold bytes here unless memory is short.
         if _is_short(a, w, p):
             _claim_ins(a, w, p)
-        # 2. The step runs, and what waited before it for copies out.
+        # 2. The step runs, and what waited before it for copies out and exchanges.
         moment[NOW_NS] += w.lasts[p] * (a.one_copy if moment[ENGINE_NS] > moment[NOW_NS] else 1.0) + w.stall[p]
         # 3. Copies needed by it.
         _need_ins(a, w, p)

@@ -1,18 +1,21 @@
-"""Simulation of the three engines, compiled; the rules, and the result, are those of planc.schedule.simulate.
+"""Simulation of the four engines, compiled; the rules, and the result, are those of planc.schedule.simulate.
 
-An engine takes its items in order: compute the steps of the plan, each copy engine its copies. It begins the next item
-when it is idle and what that waits for is over, and runs slower while others run. Time goes from one end of an item to
-the next.
+An engine takes its items in order: compute the steps of the plan, each copy engine its copies, the exchange engine the
+exchanges. It begins the next item when it is idle and what that waits for is over, and runs slower while others run.
+Time goes from one end of an item to the next.
 """
 
 import numpy as np
 
 from planc_solvers.evaluation.arrays import Arrays, SearchPlan
 from planc_solvers.evaluation.workspace import (
+    AWAITED_EXCHANGES,
     AWAITED_INS,
     AWAITED_OUTS,
     COMPUTE_ENGINE,
     ENGINES,
+    EXCHANGE_ENGINE,
+    EXCHANGES,
     IN_ENGINE,
     INS,
     OUT_ENGINE,
@@ -31,13 +34,15 @@ ROUNDING_NS = 1e-6
 
 @inner
 def _mark_boundaries(a: Arrays, s: SearchPlan, w: Workspace) -> None:
-    """Set `w.wait` at the positions where a copy starts or is awaited, or the form of tasks changes."""
+    """Set `w.wait` at the positions where a copy or exchange starts or is awaited, or the form of tasks changes."""
     wait, out_start, out_stop, in_start, in_stop = w.wait, w.out_start, w.out_stop, w.in_start, w.in_stop
     fill(wait, s.length[0] + 1, 0)
     for i in range(w.tally[OUTS]):
         wait[out_start[i]] = wait[out_stop[i]] = 1
     for i in range(w.tally[INS]):
         wait[in_start[i]] = wait[in_stop[i]] = 1
+    for i in range(w.tally[EXCHANGES]):
+        wait[w.exchange_from[i]] = wait[w.exchange_at[i]] = 1
     wait[0] = wait[s.length[0]] = 0
     if a.form_ns.size == a.duration.size:
         return
@@ -57,20 +62,26 @@ def _prepare(s: SearchPlan, w: Workspace) -> None:
     """All engines idle before their first items, nothing awaited."""
     w.engine_items[COMPUTE_ENGINE] = s.length[0]
     w.engine_items[OUT_ENGINE], w.engine_items[IN_ENGINE] = w.tally[OUTS], w.tally[INS]
+    w.engine_items[EXCHANGE_ENGINE] = w.tally[EXCHANGES]
     for engine in range(ENGINES):
         w.engine_next[engine], w.engine_left[engine], w.engine_slow[engine] = 0, IDLE, 1.0
     w.awaited[AWAITED_OUTS] = w.awaited[AWAITED_INS] = w.awaited[RELEASED_OUTS] = 0
+    w.awaited[AWAITED_EXCHANGES] = 0
 
 
 @piece
 def _step_may_start(w: Workspace, position: int) -> bool:
-    """Whether the copies awaited before the step at `position` are over."""
-    awaited, outs, ins = w.awaited, w.tally[OUTS], w.tally[INS]
+    """Whether the copies and exchanges awaited before the step at `position` are over."""
+    awaited, outs, ins, exchanges = w.awaited, w.tally[OUTS], w.tally[INS], w.tally[EXCHANGES]
     while awaited[AWAITED_OUTS] < outs and w.out_stop[w.out_order[awaited[AWAITED_OUTS]]] <= position:
         awaited[AWAITED_OUTS] += 1
     while awaited[AWAITED_INS] < ins and w.in_stop[awaited[AWAITED_INS]] <= position:
         awaited[AWAITED_INS] += 1
+    while awaited[AWAITED_EXCHANGES] < exchanges and w.exchange_at[awaited[AWAITED_EXCHANGES]] <= position:
+        awaited[AWAITED_EXCHANGES] += 1
     done = w.engine_next
+    if done[EXCHANGE_ENGINE] < awaited[AWAITED_EXCHANGES]:
+        return False
     return bool(done[OUT_ENGINE] >= awaited[AWAITED_OUTS] and done[IN_ENGINE] >= awaited[AWAITED_INS])
 
 
@@ -95,7 +106,7 @@ def _in_may_start(w: Workspace, item: int) -> bool:
 
 @piece
 def _start(a: Arrays, w: Workspace, engine: int) -> None:
-    """Begin the engine's next item if it is idle and may."""
+    """Begin the next item of compute, or of an engine of copies, if it is idle and may."""
     item = w.engine_next[engine]
     if w.engine_left[engine] >= 0 or item >= w.engine_items[engine]:
         return
@@ -109,6 +120,16 @@ def _start(a: Arrays, w: Workspace, engine: int) -> None:
         w.engine_left[engine] = float(a.in_ns[w.in_value[item]])
 
 
+@inner
+def _start_exchange(a: Arrays, s: SearchPlan, w: Workspace) -> None:
+    """Begin the next exchange if the engine is idle and what it sums is made."""
+    item = w.engine_next[EXCHANGE_ENGINE]
+    if w.engine_left[EXCHANGE_ENGINE] >= 0 or item >= w.tally[EXCHANGES]:
+        return
+    if w.exchange_from[item] <= w.engine_next[COMPUTE_ENGINE]:
+        w.engine_left[EXCHANGE_ENGINE] = float(a.exchange_ns[s.seq[w.exchange_at[item]]])
+
+
 @piece
 def _slow_down(a: Arrays, w: Workspace) -> None:
     """How much longer each engine takes beside those that are busy."""
@@ -117,6 +138,10 @@ def _slow_down(a: Arrays, w: Workspace) -> None:
     copies = out and in_
     beside = 1.0 + (a.duplex if copies else 0.0) + (a.copy_compute if step else 0.0)
     slow[COMPUTE_ENGINE] = a.two_copies if copies else a.one_copy if out or in_ else 1.0
+    if left[EXCHANGE_ENGINE] >= 0:
+        slow[COMPUTE_ENGINE] += a.compute_exchange
+        beside += a.copy_exchange
+        slow[EXCHANGE_ENGINE] = 1.0 + (a.exchange_compute if step else 0.0) + (a.exchange_copy if out or in_ else 0.0)
     slow[OUT_ENGINE] = slow[IN_ENGINE] = beside
 
 
@@ -138,6 +163,7 @@ def _unfinished(w: Workspace) -> bool:
         done[COMPUTE_ENGINE] < items[COMPUTE_ENGINE]
         or done[OUT_ENGINE] < items[OUT_ENGINE]
         or done[IN_ENGINE] < items[IN_ENGINE]
+        or done[EXCHANGE_ENGINE] < items[EXCHANGE_ENGINE]
     )
 
 
@@ -147,19 +173,26 @@ def run_engines(a: Arrays, s: SearchPlan, w: Workspace, limit: float) -> float:
     _mark_boundaries(a, s, w)
     _prepare(s, w)
     now = 0.0
+    exchanges = w.tally[EXCHANGES] > 0
     while _unfinished(w) and now <= limit:
         # 1. Idle engines begin what they may.
-        for engine in range(ENGINES):
+        for engine in range(EXCHANGE_ENGINE):
             _start(a, w, engine)
+        if exchanges:
+            _start_exchange(a, s, w)
         _slow_down(a, w)
         # 2. Go to where the first of the busy ones ends.
         elapsed = np.inf
-        for engine in range(ENGINES):
+        for engine in range(EXCHANGE_ENGINE):
             if w.engine_left[engine] >= 0:
                 elapsed = min(elapsed, w.engine_left[engine] * w.engine_slow[engine])
+        if exchanges and w.engine_left[EXCHANGE_ENGINE] >= 0:
+            elapsed = min(elapsed, w.engine_left[EXCHANGE_ENGINE] * w.engine_slow[EXCHANGE_ENGINE])
         if elapsed == np.inf:
             return np.inf
         now += elapsed
-        for engine in range(ENGINES):
+        for engine in range(EXCHANGE_ENGINE):
             _advance(w, engine, elapsed)
+        if exchanges:
+            _advance(w, EXCHANGE_ENGINE, elapsed)
     return now

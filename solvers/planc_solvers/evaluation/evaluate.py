@@ -9,6 +9,8 @@ from planc_solvers.evaluation.scan import scan
 from planc_solvers.evaluation.workspace import (
     COMPUTE,
     EXCESS,
+    EXCHANGE_TOTAL,
+    EXCHANGES,
     IN_TOTAL,
     INS,
     MAKESPAN,
@@ -67,13 +69,13 @@ def evaluate_within(a: Arrays, s: SearchPlan, w: Workspace, price: float, limit:
         w.total[MAKESPAN], w.total[EXCESS] = _compute_ns(a, s), 0
         if w.total[MAKESPAN] > limit:
             return True
-    # 2. So may the excess with the time of the busiest engine, which is the makespan where nothing is copied.
+    # 2. So may the excess with the time of the busiest engine, which is the makespan where nothing is copied or exchanged.
     if not evaluate_excess(a, s, w):
         return False
     limit -= price * w.total[EXCESS]
-    w.total[MAKESPAN] = max(w.total[COMPUTE], w.total[OUT_TOTAL], w.total[IN_TOTAL])
+    w.total[MAKESPAN] = max(w.total[COMPUTE], w.total[OUT_TOTAL], w.total[IN_TOTAL], w.total[EXCHANGE_TOTAL])
     changes = a.boundary > 0 and a.form_ns.size > a.duration.size
-    if w.total[MAKESPAN] > limit or (w.tally[OUTS] + w.tally[INS] == 0 and not changes):
+    if w.total[MAKESPAN] > limit or (w.tally[OUTS] + w.tally[INS] + w.tally[EXCHANGES] == 0 and not changes):
         return True
     # 3. Place the copies and let the engines run.
     order_outs(s, w, a.boundary * float(1 << s.batch[0]), a)

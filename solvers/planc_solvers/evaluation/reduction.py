@@ -5,14 +5,23 @@ Every plan of the reduced problem is one of the whole problem; bounds are proved
 
 from dataclasses import replace
 from itertools import accumulate
+from typing import NamedTuple
 
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Origin, Problem, Task
 from planc_solvers.evaluation.arrays import Arrays, arrays_of, deadlines
 
-SMALL_SHARE, ROOM_SHARE = 2e-3, 0.1
-"""What is kept on the device for being small takes at most this part of the budget, and of what the budget leaves above
-the smallest one, so that the plan which swaps everything else still fits."""
+
+class SmallValues(NamedTuple):
+    """What is kept on the device for being small, so that the search has fewer decisions to make."""
+
+    budget_share: float = 2e-3
+    """Together it takes at most this part of the budget: what it gives away of it."""
+    room_share: float = 0.1
+    """And of what the budget leaves above the smallest one, so that the plan which swaps everything else still fits."""
+
+
+SMALL = SmallValues()
 
 
 def reduced(problem: Problem) -> Problem:
@@ -39,7 +48,7 @@ def reduced_arrays(whole: Problem, small: Problem) -> Arrays:
 
 def _small(problem: Problem) -> set[int]:
     room = problem.budget_bytes - minimum_budget(problem)[0]
-    left = min(SMALL_SHARE * problem.budget_bytes, ROOM_SHARE * room)
+    left = min(SMALL.budget_share * problem.budget_bytes, SMALL.room_share * room)
     found = set()
     for value in sorted(range(len(problem.values)), key=lambda v: problem.values[v].bytes):
         left -= problem.values[value].bytes

@@ -9,6 +9,8 @@ import numpy as np
 from planc_solvers.evaluation.arrays import COMPUTED, CONSTANT, STATE, Arrays, SearchPlan
 from planc_solvers.evaluation.workspace import (
     COMPUTE,
+    EXCHANGE_TOTAL,
+    EXCHANGES,
     FETCHED,
     GAPS,
     HOME,
@@ -135,6 +137,18 @@ def _access(a: Arrays, s: SearchPlan, w: Workspace, p: int, slot: int, v: int, g
     return gaps
 
 
+@inner
+def _exchange(a: Arrays, w: Workspace, task: int, p: int) -> None:
+    """The step at `p` awaits an exchange, which may run once what it reads is made and the one before it has begun."""
+    number = w.tally[EXCHANGES]
+    since = w.exchange_from[number - 1] if number else 0
+    for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
+        since = max(since, w.write[a.reads[k]])
+    w.exchange_from[number], w.exchange_at[number] = since, p
+    w.total[EXCHANGE_TOTAL] += a.exchange_ns[task]
+    w.tally[EXCHANGES] = number + 1
+
+
 @piece
 def _write(a: Arrays, s: SearchPlan, w: Workspace, p: int) -> None:
     """The step at `p` updates state, which the host then has in an old version, and makes new instances of its results."""
@@ -167,6 +181,8 @@ def scan(a: Arrays, s: SearchPlan, w: Workspace) -> bool:
             gaps = _access(a, s, w, p, k - base, reads[k], gaps)
             if gaps < 0:
                 return False
+        if a.exchange_ns[seq[p]] > 0:
+            _exchange(a, w, seq[p], p)
         _write(a, s, w, p)
     w.tally[GAPS], w.total[COMPUTE] = gaps, compute
     _finish(a, s, w)

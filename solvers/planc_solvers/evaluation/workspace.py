@@ -12,26 +12,27 @@ from planc_solvers.evaluation.arrays import Arrays, Bytes8, Ints, step_capacity
 Floats = npt.NDArray[np.float64]
 
 # Indices of `Workspace.tally` and `Workspace.total`.
-GAPS, OUTS, INS, REPEATS = range(4)
-MAKESPAN, EXCESS, COMPUTE, OUT_TOTAL, IN_TOTAL, ON_HOST = range(6)
+GAPS, OUTS, INS, REPEATS, EXCHANGES = range(5)
+MAKESPAN, EXCESS, COMPUTE, OUT_TOTAL, IN_TOTAL, ON_HOST, EXCHANGE_TOTAL = range(7)
 
 KEPT, FETCHED, HOME = range(3)
 """Kinds of gap: an instance kept idle, one dropped and fetched, and the gap around the step's end."""
 
-COMPUTE_ENGINE, OUT_ENGINE, IN_ENGINE = range(3)
+COMPUTE_ENGINE, OUT_ENGINE, IN_ENGINE, EXCHANGE_ENGINE = range(4)
 """Indices of the arrays of engines."""
 
-ENGINES = 3
+ENGINES = 4
 
-READY, STARTED, RELEASED, NEEDED, RETURNED, CLAIMED = range(6)
+READY, STARTED, RELEASED, NEEDED, RETURNED, CLAIMED, EXCHANGED = range(7)
 """Indices of `Workspace.passed`, each the first copy not yet passed: copies out ready, started and released, copies in
 needed (backward the last), copies out that something returning needs (the last), and backward the last copy in not yet
-claimed."""
+claimed; forward, the first exchange not yet awaited."""
 
-NOW_NS, ENGINE_NS, HELD_BYTES = range(3)
-"""Indices of `Workspace.moment`: the time of compute, when the copy engine is free, bytes held for copies."""
+NOW_NS, ENGINE_NS, HELD_BYTES, EXCHANGE_NS = range(4)
+"""Indices of `Workspace.moment`: the time of compute, when the copy engine is free, bytes held for copies, when the
+exchange engine is free."""
 
-AWAITED_OUTS, AWAITED_INS, RELEASED_OUTS = range(3)
+AWAITED_OUTS, AWAITED_INS, RELEASED_OUTS, AWAITED_EXCHANGES = range(4)
 """Indices of `Workspace.awaited`."""
 
 
@@ -79,6 +80,10 @@ class Workspace(Packed):
     in_start: Ints
     in_done: Floats
     in_after: Ints
+    exchange_from: Ints
+    """Position from which on each exchange may run: all that it reads is made."""
+    exchange_at: Ints
+    """The step that awaits it."""
     passed: Ints
     """How far placement has come: see `READY`."""
     moment: Floats
@@ -92,7 +97,8 @@ class Workspace(Packed):
     engine_slow: Floats
     """How many times as long the engine takes beside those that are busy."""
     awaited: Ints
-    """Copies out and in that the next step waits for, and copies out released before the next copy in, from the first."""
+    """Copies out and in that the next step waits for, copies out released before the next copy in, and exchanges that the
+    next step waits for, from the first."""
     tally: Ints
     total: Floats
 
@@ -105,10 +111,10 @@ def workspace(a: Arrays) -> Workspace:
     fields: dict[str, Any] = {name: np.zeros(sizes[of], kind) for of, kind, names in _FIELDS for name in names.split()}
     return Workspace(
         **fields,
-        passed=np.zeros(6, np.int64),
-        moment=np.zeros(3, np.float64),
-        tally=np.zeros(4, np.int64),
-        total=np.zeros(6, np.float64),
+        passed=np.zeros(7, np.int64),
+        moment=np.zeros(4, np.float64),
+        tally=np.zeros(5, np.int64),
+        total=np.zeros(7, np.float64),
     )
 
 
@@ -118,7 +124,7 @@ _FIELDS: tuple[tuple[str, type, str], ...] = (
     ("value", np.uint8, "host slot"),
     ("position", np.float64, "memory leaving clock stall"),
     ("position", np.uint8, "wait"),
-    ("position", np.int64, "repeats bucket lasts"),
+    ("position", np.int64, "repeats bucket lasts exchange_from exchange_at"),
     ("gap", np.int64, "gap_value gap_from gap_to gap_slot gap_kind"),
     ("gap", np.int64, "out_value out_start out_ready out_stop out_order chain"),
     ("gap", np.int64, "in_value in_need in_stop in_floor in_start in_after"),

@@ -7,6 +7,7 @@ on the link's time.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,16 +16,25 @@ from planc_solvers.evaluation.arrays import BATCH, COMPUTED, STATE, Arrays, Byte
 from planc_solvers.evaluation.workspace import Floats
 from planc_solvers.jit import inner, piece
 
-MOST_REPEATS = 400
-"""Recomputations for the sake of one task after which the rule is going round in circles."""
 
-LEAST_PART = 1 / 64
-"""Part of the missing bytes below which a value goes only when no larger one is left: thousands would have to go, and come
-back.
-"""
+class EvictionRule(NamedTuple):
+    """What the rule never does, and what it does last."""
 
-SPARE = 64
-"""Steps of a plan that stay free."""
+    most_repeats: int = 400
+    """Recomputations for the sake of one task after which the rule is going round in circles: it gives up. Longer chains
+    may be right, but each look at one costs their length."""
+    least_part: float = 1 / 64
+    """Part of the missing bytes below which a value goes only when no larger one is left: thousands would have to go, and
+    come back."""
+    spare_steps: int = 64
+    """Steps of a plan that stay free, so that moves find room to recompute more."""
+    wanted_soon: float = 1e18
+    """Added to the rank of what the task's inputs need: it goes last of all. Larger than any cost in ns."""
+    too_small: float = 1e17
+    """Added to the rank of values of next to no bytes: they go before those, after all others."""
+
+
+RULE = EvictionRule()
 
 HELD, AWAY, GONE = 1, 2, 0
 """Where a value is: on the device, on the host only, or nowhere."""
@@ -35,9 +45,6 @@ HELD_COUNT, WANTED_STAMP, SEEN_STAMP = range(3)
 SIZE_POWER, WAIT_POWER, LINK_PRICE, COPY_CUTS = range(4)
 """Indices of `Trail.weights`: powers of a value's bytes and of its wait by which the cost of its return is divided, compute
 time that a unit of copy time is taken to cost, and boundaries that a copy is."""
-
-WANTED_SOON, TOO_SMALL = 1e18, 1e17
-"""Added to what ranks values, so that those which the task's inputs need go last, before them those of next to no bytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +216,7 @@ def _rank(a: Arrays, v: int, now: int, missing: int, lowest: float, t: Trail) ->
     # 2. What it frees, and for how long.
     wait = 1.0 + a.duration.size - now if ends else t.readers[t.ptr[v] + at] - now + 1.0
     share = a.size[v] ** t.weights[SIZE_POWER] * (1.0 if soon else wait) ** t.weights[WAIT_POWER]
-    late = WANTED_SOON if soon else TOO_SMALL if a.size[v] < LEAST_PART * missing else 0.0
+    late = RULE.wanted_soon if soon else RULE.too_small if a.size[v] < RULE.least_part * missing else 0.0
     # 3. What its return costs, at least; then the recomputation with all that it needs.
     cost = _copying(a, v, home, t)
     made = a.producer[v] if not (ends and lives) else -1
@@ -229,9 +236,11 @@ def evict(a: Arrays, s: SearchPlan, now: int, task: int, missing: int, t: Trail)
     """Evict a value before `task`, which runs for the sake of `now` and misses so many bytes: the value's bytes, or -1 when
     everything is an input."""
     best, lowest, copied, at_home = -1, np.inf, False, False
+    # 1. What the task reads is marked: it stays.
     stamp = t.counters[WANTED_STAMP]
     for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
         t.wanted[a.reads[k]] = -stamp
+    # 2. Of the others, the one whose return is cheapest for its bytes and its wait.
     for index in range(t.counters[HELD_COUNT]):
         v = t.held[index]
         if t.wanted[v] == -stamp:
@@ -243,6 +252,7 @@ def evict(a: Arrays, s: SearchPlan, now: int, task: int, missing: int, t: Trail)
             break
     if best < 0:
         return -1
+    # 3. It goes the cheaper way.
     let_go(best, AWAY if copied else GONE, t)
     if copied:
         t.on_host[best] = 1
@@ -286,7 +296,7 @@ def run(a: Arrays, s: SearchPlan, target: int, form: int, now: int, t: Trail, us
         task = next_task(a, target, t)
         repeats += 1
         late = a.deadline[task] < tasks and t.done[a.deadline[task]]
-        if (task != target or again) and (a.recomputable[task] == 0 or late or repeats > MOST_REPEATS):
+        if (task != target or again) and (a.recomputable[task] == 0 or late or repeats > RULE.most_repeats):
             return -1
         # 2. Room for its working set and for what is copied in.
         chosen = form if task == target else 0
@@ -299,7 +309,7 @@ def run(a: Arrays, s: SearchPlan, target: int, form: int, now: int, t: Trail, us
                 return -1
             used -= freed
         # 3. It runs.
-        if s.length[0] >= s.seq.size - SPARE:
+        if s.length[0] >= s.seq.size - RULE.spare_steps:
             return -1
         s.choice[s.length[0]] = chosen
         used += append(a, s, task, t)

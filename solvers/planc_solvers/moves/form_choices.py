@@ -6,8 +6,8 @@ from planc_solvers.evaluation.arrays import Arrays, SearchPlan
 from planc_solvers.evaluation.workspace import Workspace
 from planc_solvers.jit import inner, outer
 
-REACH = 30
-"""Most steps to either side that one move settles."""
+MOST_SETTLED = 30
+"""Most steps to either side that one move settles; the time of a move grows with it."""
 
 
 @inner
@@ -56,7 +56,7 @@ def choose(a: Arrays, s: SearchPlan, w: Workspace, focus: int) -> bool:
     if forms == 1:
         return False
     if np.random.random() < 0.3:
-        reach = np.random.randint(1, REACH)
+        reach = np.random.randint(1, MOST_SETTLED)
         return _settle(a, s, w, max(0, position - reach), min(s.length[0], position + reach))
     s.choice[position] = (s.choice[position] + np.random.randint(1, forms)) % forms
     return True

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planc_solvers.evaluation.arrays import MOST_BATCH_POWER, Arrays, SearchPlan
+from planc_solvers.evaluation.arrays import Arrays, SearchPlan
 from planc_solvers.evaluation.workspace import EXCESS, GAPS, KEPT, Workspace
 from planc_solvers.jit import inner
 from planc_solvers.moves.edits import flip
@@ -29,6 +29,8 @@ class FlipMoves(NamedTuple):
     run_gaps_of_many: int = 60
     """… in a problem of `many_tasks` than this: deep networks repeat their blocks."""
     many_tasks: int = 3000
+    most_batch_power: int = 12
+    """Highest power of two of copies out that start together."""
 
 
 FLIP = FlipMoves()
@@ -78,5 +80,5 @@ def flip_some(a: Arrays, s: SearchPlan, w: Workspace) -> bool:
 def change_batch(s: SearchPlan) -> bool:
     """Let more, or fewer, copies out start together; False where there is no such power."""
     power = s.batch[0] + (1 if np.random.random() < 0.5 else -1)
-    s.batch[0] = max(0, min(MOST_BATCH_POWER, power))
+    s.batch[0] = max(0, min(FLIP.most_batch_power, power))
     return bool(s.batch[0] == power)

@@ -6,6 +6,8 @@ inside it nothing is recomputed ahead and everything is kept. Wherever memory ru
 it.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from planc_solvers.evaluation.arrays import COMPUTED, STATE, Arrays, SearchPlan
@@ -24,20 +26,34 @@ from planc_solvers.moves.eviction import (
     run,
 )
 
-STRETCHES = (4, 8, 16, 32, 64, 128, 256)
-"""Steps forgotten at a time."""
 
-CUTS = 0.5
-"""Boundaries that each copy is taken to cost."""
+class Rebuilding(NamedTuple):
+    """What is forgotten, and by which rules it is decided anew; every draw of a tuple's entry is as likely."""
+
+    stretches: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256)
+    """Steps forgotten at a time. Short ones polish, long ones leave a basin, and cost as much as they are long."""
+    size_powers: tuple[float, ...] = (0.3, 0.5, 1.0, 1.0)
+    """Powers of a value's bytes that divide the cost of its return: with 1 few large values go, below it many small."""
+    wait_powers: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0)
+    """Powers of its wait that do: with 0 the rule ignores the future, with 2 hardly anything else counts."""
+    log_price: float = -2.0
+    """Mean of the logarithm of the compute time that a unit of copy time costs. Most of a copy hides behind compute …"""
+    log_price_spread: float = 1.2
+    """… and how much of it differs between stretches: its standard deviation."""
+    copy_cuts: float = 0.5
+    """Boundaries that each copy is taken to cost: copies mostly share theirs with another."""
+
+
+REBUILD = Rebuilding()
 
 
 @inner
 def _draw_weights(t: Trail) -> None:
     """Random weights of the rule: powers of bytes and of wait, price of the link's time, boundaries of a copy."""
-    t.weights[SIZE_POWER] = (0.3, 0.5, 1.0, 1.0)[np.random.randint(4)]
-    t.weights[WAIT_POWER] = (0.0, 0.5, 1.0, 2.0)[np.random.randint(4)]
-    t.weights[LINK_PRICE] = np.exp(np.random.normal(-2.0, 1.2))
-    t.weights[COPY_CUTS] = CUTS
+    t.weights[SIZE_POWER] = REBUILD.size_powers[np.random.randint(len(REBUILD.size_powers))]
+    t.weights[WAIT_POWER] = REBUILD.wait_powers[np.random.randint(len(REBUILD.wait_powers))]
+    t.weights[LINK_PRICE] = np.exp(np.random.normal(REBUILD.log_price, REBUILD.log_price_spread))
+    t.weights[COPY_CUTS] = REBUILD.copy_cuts
 
 
 @inner
@@ -103,6 +119,7 @@ def rebuild(a: Arrays, plan: SearchPlan, s: SearchPlan, t: Trail, begin: int, en
     _fates(a, plan, t)
     where, done, writes, fates = t.where, t.done, a.writes, t.fates
     for p in range(plan.length[0]):
+        # 1. A step that makes nothing that is missing is left out: it ran already, and its values are still there.
         target, forgotten = plan.seq[p], begin <= p < end
         first, until = a.write_ptr[target], a.write_ptr[target + 1]
         useful = False
@@ -110,11 +127,13 @@ def rebuild(a: Arrays, plan: SearchPlan, s: SearchPlan, t: Trail, begin: int, en
             useful = useful or where[writes[k]] != HELD
         if done[target] and (forgotten or not useful):
             continue
+        # 2. It runs, after what it needs, with room made by the rule; `ahead` is where the rule looks from.
         ahead = min(now + 1, last) if done[target] else target
         now = now if done[target] else target
         used = run(a, s, target, plan.choice[p], ahead, t, used)
         if used < 0:
             return False
+        # 3. Outside of the stretch, what the plan lets go here goes.
         if not forgotten:
             count = a.read_ptr[target + 1] - a.read_ptr[target]
             for k in range(count):
@@ -127,7 +146,7 @@ def rebuild(a: Arrays, plan: SearchPlan, s: SearchPlan, t: Trail, begin: int, en
 @inner
 def rebuild_stretch(a: Arrays, plan: SearchPlan, s: SearchPlan, t: Trail) -> bool:
     """Write `plan` into `s`, a random stretch of it decided anew by random weights; False when the rule finds no way."""
-    steps = STRETCHES[np.random.randint(len(STRETCHES))]
+    steps = REBUILD.stretches[np.random.randint(len(REBUILD.stretches))]
     begin = np.random.randint(plan.length[0] + steps // 2) - steps // 2
     _draw_weights(t)
     return bool(rebuild(a, plan, s, t, begin, begin + steps))

@@ -1,6 +1,7 @@
 """Recomputation of a value together with what it needs and is gone, compiled."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,14 +11,19 @@ from planc_solvers.evaluation.workspace import FETCHED, GAPS, Workspace
 from planc_solvers.jit import fill, inner
 from planc_solvers.moves.edits import insert
 
-CHAIN_DEPTH = 12
-"""Longest chain of recomputations that one move inserts."""
 
-AGAIN = 0.75
-"""Chance that an input which is gone is recomputed too; else it must be fetched."""
+class Chains(NamedTuple):
+    """How chains of recomputations are drawn."""
 
-CHOOSE_FORM = 0.5
-"""Chance that a recomputation runs in a form drawn at random, and not in the first."""
+    depth: int = 12
+    """Most recomputations that one move inserts: what it inserts in vain takes moves to remove again."""
+    again: float = 0.75
+    """Chance that an input which is gone is recomputed too; else it must be fetched."""
+    other_form: float = 0.5
+    """Chance that a recomputation runs in a form drawn at random, and not in the first, which is the fastest."""
+
+
+CHAINS = Chains()
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +36,7 @@ class ChainRoom(Packed):
 
 def chain_room(a: Arrays) -> ChainRoom:
     """Room for the chains of the problem `a`."""
-    return ChainRoom(np.zeros(a.size.size, np.uint8), np.zeros(2 * CHAIN_DEPTH + 2, np.int64))
+    return ChainRoom(np.zeros(a.size.size, np.uint8), np.zeros(2 * CHAINS.depth + 2, np.int64))
 
 
 @inner
@@ -70,11 +76,11 @@ def _gather_chain(a: Arrays, w: Workspace, room: ChainRoom, value: int, position
             u = a.reads[k]
             if alive[u] or a.producer[u] < 0:
                 continue
-            again = a.recomputable[a.producer[u]] and np.random.random() < AGAIN
+            again = a.recomputable[a.producer[u]] and np.random.random() < CHAINS.again
             known = False
             for q in range(count):
                 known = known or todo[q] == a.producer[u]
-            if again and not known and count < CHAIN_DEPTH:
+            if again and not known and count < CHAINS.depth:
                 todo[count] = a.producer[u]
                 count += 1
     return count
@@ -91,4 +97,4 @@ def _insert_sorted(a: Arrays, s: SearchPlan, tasks: Ints, count: int, position: 
         tasks[i], tasks[low] = tasks[low], tasks[i]
         insert(s, position + i, tasks[i])
         forms = a.form_ptr[tasks[i] + 1] - a.form_ptr[tasks[i]]
-        s.choice[position + i] = np.random.randint(forms) if forms > 1 and np.random.random() < CHOOSE_FORM else 0
+        s.choice[position + i] = np.random.randint(forms) if forms > 1 and np.random.random() < CHAINS.other_form else 0

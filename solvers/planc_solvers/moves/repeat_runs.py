@@ -3,15 +3,28 @@
 They serve plans without swaps, where single steps of a chain cannot go one by one.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from planc_solvers.evaluation.arrays import SearchPlan
 from planc_solvers.evaluation.workspace import REPEATS, Workspace
 from planc_solvers.jit import inner
 from planc_solvers.moves.edits import remove, shift
+from planc_solvers.moves.targets import steps_away
 
-NEAR, FAR, NEAR_SHARE = 5, 40, 0.7
-"""Steps by which a run shifts, less than the first with that chance, else less than the second."""
+
+class RunMoves(NamedTuple):
+    """Chances of moves of several recomputations."""
+
+    whole: float = 0.5
+    """Chance that all that lie side by side are taken, else a random part of them: with whole runs alone a chain that is
+    half of use would stay or go."""
+    earlier: float = 0.5
+    """Chance that a run shifts towards the step's start, else towards its end."""
+
+
+RUNS = RunMoves()
 
 
 @inner
@@ -27,7 +40,7 @@ def part_of_run(w: Workspace) -> tuple[int, int]:
     while high + 1 < w.tally[REPEATS] and repeats[high + 1] == repeats[high] + 1:
         high += 1
     begin, end = int(repeats[low]), int(repeats[high]) + 1
-    if end - begin == 1 or np.random.random() < 0.5:
+    if end - begin == 1 or np.random.random() < RUNS.whole:
         return begin, end
     begin += np.random.randint(end - begin)
     return begin, begin + 1 + np.random.randint(end - begin)
@@ -53,8 +66,8 @@ def shift_run(s: SearchPlan, w: Workspace) -> bool:
     earliest = 0
     for p in range(begin, end):
         earliest = max(earliest, w.first[s.seq[p]] + 1)
-    reach = np.random.randint(1, NEAR if np.random.random() < NEAR_SHARE else FAR)
-    if np.random.random() < 0.5:
+    reach = steps_away()
+    if np.random.random() < RUNS.earlier:
         target = max(earliest, begin - reach)
         for p in range(end - begin):
             shift(s, begin + p, target + p)

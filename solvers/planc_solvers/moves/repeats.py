@@ -10,7 +10,7 @@ from planc_solvers.jit import inner
 from planc_solvers.moves.edits import flip, remove, shift
 from planc_solvers.moves.recompute_chain import ChainRoom, insert_chain
 from planc_solvers.moves.repeat_runs import part_of_run
-from planc_solvers.moves.targets import ANYWHERE, random_gap
+from planc_solvers.moves.targets import ANYWHERE, random_gap, steps_away
 
 
 class RepeatMoves(NamedTuple):
@@ -26,10 +26,6 @@ class RepeatMoves(NamedTuple):
     """… and then of each of them."""
     shift: float = 0.6
     """Chance that a recomputation shifts instead of giving its place to another."""
-    near: float = 0.7
-    """Chance that it shifts by less than `near_steps`, else by less than `far_steps`."""
-    near_steps: int = 5
-    far_steps: int = 40
     input: float = 0.6
     """Chance that the one which takes its place makes an input of it, and not anything."""
     trade_here: float = 0.7
@@ -109,8 +105,7 @@ def move_repeat(a: Arrays, s: SearchPlan, w: Workspace) -> bool:
     position = w.repeats[np.random.randint(w.tally[REPEATS])]
     task = s.seq[position]
     if np.random.random() < REPEAT.shift:
-        reach = REPEAT.near_steps if np.random.random() < REPEAT.near else REPEAT.far_steps
-        target = position + np.random.randint(1, reach) * (1 if np.random.random() < 0.5 else -1)
+        target = position + steps_away() * (1 if np.random.random() < 0.5 else -1)
         target = max(w.first[task] + 1, min(s.length[0] - 1, target))
         shift(s, position, target)
         return True

@@ -24,7 +24,25 @@ class Look(NamedTuple):
 
 LOOK = Look()
 
+
+class Reach(NamedTuple):
+    """By how many steps recomputations shift."""
+
+    near: float = 0.7
+    """Chance that it is fewer than `near_steps`, which changes little else; else it is fewer than `far_steps`."""
+    near_steps: int = 5
+    far_steps: int = 40
+
+
+REACH = Reach()
+
 ANY_KIND, ANYWHERE = -1, -1
+
+
+@inner
+def steps_away() -> int:
+    """A random number of steps, mostly small."""
+    return np.random.randint(1, REACH.near_steps if np.random.random() < REACH.near else REACH.far_steps)
 
 
 @inner

@@ -5,6 +5,7 @@ fit. Moves change one or a few decisions (`propose`), or decide a stretch of the
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from planc_solvers.jit import inner, outer
 from planc_solvers.moves.eviction import Trail, trail
 from planc_solvers.moves.propose import propose, shift_step
 from planc_solvers.moves.rebuild import rebuild_stretch
-from planc_solvers.moves.recompute_chain import CHAIN_DEPTH, ChainRoom, chain_room
+from planc_solvers.moves.recompute_chain import CHAINS, ChainRoom, chain_room
 from planc_solvers.ready import TINY, Once
 
 SCORE, PRICE, BEST, CURRENT, FIRST_PRICE = range(5)
@@ -26,11 +27,18 @@ SCORE, PRICE, BEST, CURRENT, FIRST_PRICE = range(5)
 SMALL_MOVES, FREE_MOVES, REBUILDING = range(3)
 """Modes of a `Turn`: small moves in the given order, such among which steps shift freely, and stretches decided anew."""
 
-PRICE_RANGE = 30.0
-"""How far the price on excess may move from its first value, up or down: beyond, every plan over or none would do."""
 
-SHIFT_SHARE = 0.4
-"""Part of the moves that shift a step, where the order is free."""
+class AnnealingSettings(NamedTuple):
+    """What holds for every turn."""
+
+    price_range: float = 30.0
+    """How far the price on excess may move from its first value, up or down: beyond, every plan over the budget would do,
+    or none."""
+    shifts: float = 0.4
+    """Part of the moves that shift a step, where the order is free; the others decide what is recomputed."""
+
+
+SETTINGS = AnnealingSettings()
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +106,7 @@ def _neighbour(a: Arrays, m: Annealing, mode: int, now: int) -> bool:
     if mode == REBUILDING:
         return rebuild_stretch(a, current, other, m.trail)
     copy_plan(current, other)
-    if mode == FREE_MOVES and np.random.random() < SHIFT_SHARE:
+    if mode == FREE_MOVES and np.random.random() < SETTINGS.shifts:
         return shift_step(other, place)
     return propose(a, other, place, m.room, m.swaps != 0, m.swaps == 0 and mode == SMALL_MOVES)
 
@@ -119,7 +127,7 @@ def _adapt_price(m: Annealing, pace: float) -> None:
     """Let the price follow the current plan, and its score the price."""
     place, first = m.places[int(m.state[CURRENT])], m.state[FIRST_PRICE]
     price = m.state[PRICE] * (1 + 2 * pace if place.total[EXCESS] > 0 else 1 - pace)
-    m.state[PRICE] = max(first / PRICE_RANGE, min(first * PRICE_RANGE, price))
+    m.state[PRICE] = max(first / SETTINGS.price_range, min(first * SETTINGS.price_range, price))
     m.state[SCORE] = _score(place, m.state[PRICE])
 
 
@@ -136,7 +144,7 @@ def anneal(a: Arrays, m: Annealing, turn: Turn) -> int:
             continue
         # 2. Its score; no closer than is needed to tell that it is refused (the Metropolis rule, its draw made first).
         limit = m.state[SCORE] - turn.heat * np.log(1.0 - np.random.random())
-        full = plan.length[0] >= plan.seq.size - CHAIN_DEPTH - 2
+        full = plan.length[0] >= plan.seq.size - CHAINS.depth - 2
         if full or not evaluate_within(a, plan, place, m.state[PRICE], limit):
             continue
         evaluated += 1

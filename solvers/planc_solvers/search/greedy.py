@@ -1,7 +1,8 @@
 """First plans for tight budgets: every task in order, with the rule of `eviction` where memory runs out."""
 
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,17 +13,22 @@ from planc_solvers.moves.eviction import trail
 from planc_solvers.moves.rebuild import rebuild
 from planc_solvers.ready import TINY, Once
 
-WEIGHTS = ((1.0, 0.5), (1.0, 1.0), (0.5, 0.5), (0.5, 1.0), (1.0, 2.0), (1.0, 0.0))
-"""Powers of a value's bytes and of its wait by which the cost of its return is divided, tried first."""
 
-LINK_PRICES = (0.1, 0.3, 0.03, 1.0)
-"""Compute time that a unit of copy time is taken to cost, tried first: less the more of it hides."""
+class GreedySettings(NamedTuple):
+    """Weights of the rule of `eviction` that are tried, one plan for each."""
 
-CUTS = (0.5, 0.1, 0.5, 0.1)
-"""Boundaries that each copy is taken to cost, with each of these prices: less the more copies share theirs."""
+    powers: tuple[tuple[float, float], ...] = ((1.0, 0.5), (1.0, 1.0), (0.5, 0.5), (0.5, 1.0), (1.0, 2.0), (1.0, 0.0))
+    """Powers of a value's bytes and of its wait by which the cost of its return is divided, tried first: from rules that
+    look far ahead to one that does not."""
+    copying: tuple[tuple[float, float], ...] = ((0.1, 0.5), (0.3, 0.1), (0.03, 0.5), (1.0, 0.1))
+    """With each of them: the compute time that a unit of copy time is taken to cost, less the more of it hides, and the
+    boundaries that each copy is, less the more copies share theirs. Without swaps the first will do."""
+    spread: float = 0.5
+    """Standard deviation of the weights tried then around the best, of the price's in its logarithm: wider, and few draws
+    are better than the best; closer, and they find its neighbours only."""
 
-SPREAD = 0.5
-"""Standard deviation of the weights tried then around the best, of the price's in its logarithm."""
+
+SETTINGS = GreedySettings()
 
 
 def greedy_plans(a: Arrays, place: Workspace, seed: int, family: int = 0) -> Iterator[SearchPlan | None]:
@@ -31,10 +37,8 @@ def greedy_plans(a: Arrays, place: Workspace, seed: int, family: int = 0) -> Ite
     The first family begins with listed weights, the others where chance puts them.
     """
     found, generator = trail(a), np.random.default_rng((seed, family))
-    prices = LINK_PRICES if a.swappable.any() else LINK_PRICES[:1]
-    first = [
-        np.array([size, wait, price, cuts]) for size, wait in WEIGHTS for price, cuts in zip(prices, CUTS, strict=False)
-    ]
+    copying = SETTINGS.copying if a.swappable.any() else SETTINGS.copying[:1]
+    first = [np.array([*powers, *copies]) for powers, copies in product(SETTINGS.powers, copying)]
     if family:
         first = [_nearby(first[int(generator.integers(len(first)))], generator)]
     best, lowest, keep = first[0], np.inf, empty_plan(a)
@@ -50,7 +54,7 @@ def greedy_plans(a: Arrays, place: Workspace, seed: int, family: int = 0) -> Ite
 
 
 def _nearby(weights: Floats, generator: np.random.Generator) -> Floats:
-    step = generator.normal(0.0, SPREAD, 4)
+    step = generator.normal(0.0, SETTINGS.spread, 4)
     wait, price, cuts = max(0.0, weights[1] + step[1]), weights[2] * np.exp(step[2]), weights[3] * np.exp(2 * step[3])
     return np.array([weights[0] + step[0] / 2, wait, price, cuts])
 

@@ -40,7 +40,9 @@ class ImproverSettings:
     call_s: float = 5e-4
     """What a greedy plan and a stretch of annealing count besides their moves: what Python does around them."""
     first_trials: int = 8
-    """Greedy plans of each family that are tried even if they take longer."""
+    """Greedy plans of each family that are tried even if they take longer …"""
+    first_share: float = 0.5
+    """… than this share, once there is one."""
     pace: float = 5e-5
     """Pace of the price on excess. A price that moves faster than the plans can follow freezes the search: with 1e-4 from
     the start `layered 1000` at 90 % had no plan after 30 s."""
@@ -59,15 +61,13 @@ class ImproverSettings:
     """Moves between two changes of temperature when work is counted, and at first."""
     rebuilt_values: int = 80
     """A rebuilt plan takes about as long as one move for so many values."""
+    accesses_per_s: float = 2e7
+    """Accesses that one worker evaluates in a second, at least: what a move counts where work is counted."""
+    families: int = 4
+    """Families of greedy plans. Annealing does not leave the basin of a bad start, so that each is annealed for a while."""
 
 
 SETTINGS = ImproverSettings()
-
-ACCESSES_PER_S = 2e7
-"""Accesses that one worker evaluates in a second, at least: what a move counts where work is counted."""
-
-FAMILIES = 4
-"""Families of greedy plans. Annealing does not leave the basin of a bad start, so that each is annealed for a while."""
 
 
 class Cycle(NamedTuple):
@@ -88,12 +88,12 @@ class Cycle(NamedTuple):
 
 
 RECOMPUTING = (
-    *(Cycle(0.03 * (family + 1), 3e-4, rebuilding=0.5, family=family) for family in range(FAMILIES)),
+    *(Cycle(0.03 * (family + 1), 3e-4, rebuilding=0.5, family=family) for family in range(SETTINGS.families)),
     Cycle(0.4, 1e-3, rebuilding=0.7),
     Cycle(1.0, 1e-3, rebuilding=0.7),
 )
 SWAPPING = (
-    *(Cycle(0.04 * (family + 1), 3e-4, 1e-5, 0.5, family) for family in range(FAMILIES)),
+    *(Cycle(0.04 * (family + 1), 3e-4, 1e-5, 0.5, family) for family in range(SETTINGS.families)),
     Cycle(0.3, 1e-3, 1e-5, 0.8),
     Cycle(1.0, 1e-3, 1e-5, 0.8),
 )
@@ -114,7 +114,7 @@ class Improver:
         self.scale = self.base * (max(1.0, typical) if self.swaps else typical)
         self.cycles = SWAPPING if self.swaps else RECOMPUTING
         self.price = self.base * 0.02 / (max(arrays.budget, 1) * 0.01 * max(1.0, tasks / 50))
-        self.move_s = (arrays.reads.size + 64) / ACCESSES_PER_S
+        self.move_s = (arrays.reads.size + 64) / SETTINGS.accesses_per_s
         large = arrays.reads.size > LARGE
         self.chunks = {False: 1 if large else SETTINGS.moves, True: 1 if large else SETTINGS.moves // 20}
         self.starts: dict[int, SearchPlan] = {}
@@ -133,17 +133,22 @@ class Improver:
         if self.arrays.reads.size > LARGE:
             return
         ready_greedy()
-        for family in range(FAMILIES):
-            until = self.options.time_limit_s * SETTINGS.greedy_share / FAMILIES + self.state.elapsed()
+        for family in range(SETTINGS.families):
+            until = self.options.time_limit_s * SETTINGS.greedy_share / SETTINGS.families + self.state.elapsed()
             plans = greedy_plans(self.arrays, workspace(self.arrays), self.options.seed, family)
             for trial, plan in enumerate(plans, start=1):
                 if plan is not None:
                     self.starts[family] = plan
                     self.proposals.append(plan)
                 self.state.clock.spend(self.move_s * self._rebuilt_moves() + SETTINGS.call_s)
-                late = self.state.elapsed() > until and (trial >= SETTINGS.first_trials or self.state.clock.counted)
-                if self.state.finished() or late:
+                if self.state.finished() or self._late(trial, until):
                     break
+
+    def _late(self, trial: int, until: float) -> bool:
+        """Whether a family of greedy plans has had its time, and at least a few trials unless these take too long."""
+        elapsed, counted = self.state.elapsed(), self.state.clock.counted
+        hurried = bool(self.starts) and elapsed > SETTINGS.first_share * self.options.time_limit_s
+        return elapsed > until and (trial >= SETTINGS.first_trials or counted or hurried)
 
     def improve(self) -> None:
         """Anneal in cycles until finished, or until a cycle says that more time will not help."""

@@ -1,13 +1,15 @@
 """Another order of independent tasks, where it lowers what keeping everything is over the budget.
 
 Simulated annealing (Kirkpatrick et al. 1983) on topological orders: a task moves within the window that its
-predecessors and successors leave. Readers of a state value stay on their side of its update. The score is the bytes
+predecessors and successors leave. Readers of a state value stay on their side of its update, and an exchange behind what
+runs before it. The score is the bytes
 over the budget, summed over the positions; at zero the plan that keeps everything fits, above greedy plans must confirm
 that the order is the better one.
 """
 
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -43,6 +45,20 @@ class OrderSettings:
 
 
 SETTINGS = OrderSettings()
+
+
+class OrderMoves(NamedTuple):
+    """How orders are annealed, in compiled code."""
+
+    hot: float = 0.01
+    """First temperature, as a part of the excess of the given order."""
+    cooled: float = 1e-4
+    """Last temperature, as a part of the first."""
+    to_end: float = 0.3
+    """Chance that a task goes as early or as late as it can: there it meets what it was kept apart from."""
+
+
+MOVES = OrderMoves()
 
 
 def better_order(problem: Problem, options: SolveOptions) -> tuple[int, ...] | None:
@@ -116,6 +132,11 @@ def _windows(problem: Problem) -> _Windows:
             if mutator is not None and mutator != task:
                 first, second = (mutator, task) if mutator < task else (task, mutator)
                 before[second][first] = None
+    since = 0
+    for task, info in enumerate(problem.tasks):
+        if info.exchange_ns:  # what runs before it hides it
+            before[task] |= dict.fromkeys(range(since, task))
+            since = task
     after: list[list[int]] = [[] for _ in problem.tasks]
     for task, found in enumerate(before):
         for other in found:
@@ -135,12 +156,27 @@ def _shift(seq: Ints, place: Ints, source: int, target: int) -> None:
     place[task] = target
 
 
+@inner
+def _new_place(windows: _Windows, task: int) -> int:
+    """A random position in which `task` may stand, or its own."""
+    place, low, high = windows.place, 0, windows.place.size - 1
+    for k in range(windows.before_ptr[task], windows.before_ptr[task + 1]):
+        low = max(low, place[windows.before[k]] + 1)
+    for k in range(windows.after_ptr[task], windows.after_ptr[task + 1]):
+        high = min(high, place[windows.after[k]] - 1)
+    if high <= low:
+        return int(place[task])
+    target = np.random.randint(low, high + 1)
+    if np.random.random() < MOVES.to_end:
+        target = low if np.random.random() < 0.5 else high
+    return int(target)
+
+
 @outer
 def _anneal_order(a: Arrays, s: SearchPlan, w: Workspace, windows: _Windows, moves: int, seed: int) -> float:
     """Anneal the order in `s`, leaving the best in `windows.best`; what that is over the budget, in byte-positions."""
     np.random.seed(seed)
-    tasks, seq, place, best = a.duration.size, s.seq, windows.place, windows.best
-    before_ptr, before, after_ptr, after = windows.before_ptr, windows.before, windows.after_ptr, windows.after
+    tasks, seq, place = a.duration.size, s.seq, windows.place
     for p in range(tasks):
         place[seq[p]] = p
     evaluate_excess(a, s, w)
@@ -149,31 +185,23 @@ def _anneal_order(a: Arrays, s: SearchPlan, w: Workspace, windows: _Windows, mov
     for i in range(moves):
         if lowest <= 0:
             break
-        heat = 0.01 * first * (1e-4) ** (i / moves)
+        # 1. A random task goes elsewhere between those that it needs and those that need it.
+        heat = MOVES.hot * first * MOVES.cooled ** (i / moves)
         task = np.random.randint(tasks)
-        low, high = 0, tasks - 1
-        for k in range(before_ptr[task], before_ptr[task + 1]):
-            low = max(low, place[before[k]] + 1)
-        for k in range(after_ptr[task], after_ptr[task + 1]):
-            high = min(high, place[after[k]] - 1)
-        source = place[task]
-        if high <= low:
-            continue
-        target = np.random.randint(low, high + 1)
-        if np.random.random() < 0.3:
-            target = low if np.random.random() < 0.5 else high
+        source, target = place[task], _new_place(windows, task)
         if target == source:
             continue
         _shift(seq, place, source, target)
+        # 2. It stays there by the Metropolis rule, or goes back.
         valid = evaluate_excess(a, s, w)
-        if valid and w.total[EXCESS] <= current - heat * np.log(1.0 - np.random.random()):
-            current = w.total[EXCESS]
-            if current < lowest:
-                lowest = current
-                for p in range(tasks):
-                    best[p] = seq[p]
-        else:
+        if not valid or w.total[EXCESS] > current - heat * np.log(1.0 - np.random.random()):
             _shift(seq, place, target, source)
+            continue
+        current = w.total[EXCESS]
+        if current < lowest:
+            lowest = current
+            for p in range(tasks):
+                windows.best[p] = seq[p]
     return float(lowest)
 
 

@@ -10,8 +10,13 @@ from support import networks
 from support.costs import made_up_costs
 
 from planc.costs.store import write_costs
+from planc.graph import annotations
 from planc.importer.import_model import import_model
-from planc.plan.files import read_plan
+from planc.plan.plan import Plan
+from planc.training import Optimizer, differentiate
+from planc.training.step_options import StepOptions
+from planc.training.updates import AVERAGE
+from planc.zoo import families
 
 Result = tuple[int, str, str]
 Planc = Callable[..., Result]
@@ -22,10 +27,8 @@ def train(tmp_path: Path, planc: Planc) -> Path:
     """A training graph made by `planc grad`, with costs beside it."""
     onnx.save(networks.forward_cnn(batch=8, channels=16, image=32), tmp_path / "forward.onnx")
     path = tmp_path / "train.onnx"
-    assert (
-        planc("grad", tmp_path / "forward.onnx", "--loss", "cross-entropy", "--optimizer", "momentum", "-o", path)[0]
-        == 0
-    )
+    how = ("--loss", "cross-entropy", "--optimizer", "momentum", "--device", "cpu")
+    assert planc("grad", tmp_path / "forward.onnx", *how, "-o", path)[0] == 0
     write_costs(made_up_costs(import_model(path).graph, scratch=640 << 10), tmp_path / "costs.json")
     return path
 
@@ -43,7 +46,7 @@ def test_compile_verify_inspect_run(planc: Planc, train: Path, tmp_path: Path) -
     assert result["slab_bytes"] + result["scratch_bytes"] <= result["budget_bytes"]
     assert result["lower_bound_ns"] <= result["predicted_step_ns"]
     plan = tmp_path / "train.plan.json"
-    assert read_plan(plan).memory.slab_bytes == result["slab_bytes"]
+    assert Plan.load(plan).memory.slab_bytes == result["slab_bytes"]
 
     code, out, _ = planc("verify", plan, "--json")
     assert (code, json.loads(out)) == (0, {"valid": True, "violations": []})
@@ -166,7 +169,9 @@ def test_every_policy_goes_the_whole_way(planc: Planc, train: Path, tmp_path: Pa
         assert (code, json.loads(out)["bitwise_equal"]) == (0, True), solver
 
 
-def test_zoo_and_doctor(planc: Planc, tmp_path: Path) -> None:
+def test_zoo_and_doctor(planc: Planc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {name: family for name, family in families().items() if name in ("resnet18", "resnet50", "gpt2")}
+    monkeypatch.setattr("planc.zoo.families", lambda: few)
     code, out, _ = planc("zoo", "list", "--json")
     networks = {network["name"]: network for network in json.loads(out)["networks"]}
     assert (code, networks["resnet50"]["parameters"]) == (0, 25_557_032)
@@ -174,6 +179,27 @@ def test_zoo_and_doctor(planc: Planc, tmp_path: Path) -> None:
     assert networks["resnet18"]["operators"] > networks["resnet18"]["layers"] > 3 * 18
     assert planc("zoo", "build", "nothing", "-o", tmp_path / "n.onnx")[0] == 2
     assert "mip" in json.loads(planc("doctor", "--json")[1])["solvers"]
+
+
+def test_clipping_accumulation_and_averages_of_a_graph(planc: Planc, train: Path, tmp_path: Path) -> None:
+    """The options change the graph as in Python, and go wrong by name."""
+    step = ["--clip-norm", "0.5", "--clip-value", "0.1", "--accumulate", "2", "--ema", "0.9", "--device", "cpu"]
+    forward, made = train.parent / "forward.onnx", tmp_path / "step.onnx"
+    assert planc("grad", forward, "--loss", "cross-entropy", "--optimizer", "adam", *step, "-o", made)[0] == 0
+    options = StepOptions(clip_norm=0.5, clip_value=0.1, accumulate=2, ema_decay=0.9)
+    expected = differentiate(onnx.load(forward), loss="cross-entropy", optimizer=Optimizer("adam"), options=options)
+    assert import_model(made).graph.content_hash == import_model(expected).graph.content_hash
+    assert import_model(made).graph.content_hash != import_model(train).graph.content_hash
+    zoo = ["zoo", "build", "squeezenet", "--batch", "1", "--image", "64"]
+    assert planc(*zoo, *step, "-o", tmp_path / "zoo.onnx")[0] == 0
+    averages = [v.name for v in onnx.load(tmp_path / "zoo.onnx").graph.input if v.name.endswith(AVERAGE)]
+    assert len(averages) > 40
+    for wrong in (["--clip-norm", "0"], ["--accumulate", "0"], ["--ema", "1"]):
+        code, _, err = planc("grad", forward, "--loss", "cross-entropy", *wrong, "-o", made)
+        assert (code, "Traceback" in err) == (2, False), wrong
+    code, _, err = planc(*zoo, "--forward", "--accumulate", "2", "-o", tmp_path / "f.onnx")
+    assert code == 2
+    assert "--forward writes no step" in err
 
 
 def test_a_packing_that_does_not_fit_is_still_one_json_object(planc: Planc, tmp_path: Path) -> None:
@@ -206,3 +232,20 @@ def test_mixed_precision_keeps_float32_masters(planc: Planc, train: Path, tmp_pa
     assert {graph.tensors[i].dtype for i in graph.state} == {"float32"}
     assert "float16" in {tensor.dtype for tensor in graph.tensors}
     assert planc("grad", forward, "--loss", "cross-entropy", "--precision", "float8", "-o", half)[0] == 2
+
+
+def test_half_precision_is_widened_for_a_device_without_kernels(planc: Planc, tmp_path: Path) -> None:
+    half, wide = tmp_path / "half.onnx", tmp_path / "wide.onnx"
+    info = onnx.helper.make_tensor_value_info
+    nodes = [onnx.helper.make_node("Exp", ["x"], ["y"]), onnx.helper.make_node("Neg", ["y"], ["z"])]
+    x, z = (info(name, onnx.TensorProto.FLOAT16, [4]) for name in "xz")
+    graph = onnx.helper.make_graph(nodes, "step", [x], [z])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    annotations.write_model(model, {annotations.STATE: json.dumps({"x": "z"})})
+    onnx.save(model, half)
+    code, _, err = planc("compile", half, "--device", "cpu")
+    assert code == 3
+    assert "planc widen" in err
+    assert planc("widen", half, "-o", wide, "--device", "cpu")[0] == 0
+    kinds = [node.op_type for node in onnx.load(wide).graph.node]
+    assert kinds == ["Cast", "Exp", "Cast", "Cast", "Neg", "Cast"]

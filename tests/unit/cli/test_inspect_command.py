@@ -10,7 +10,6 @@ import pytest
 from support.networks import cnn, mlp
 from support.plans import random_plan
 
-from planc.plan.files import write_plan
 from planc.report.memory import peak_of
 from planc.report.view import view_of
 
@@ -22,7 +21,7 @@ def plan(tmp_path: Path) -> Path:
     """A plan that names its model, which is not there."""
     made = random_plan(cnn(), 1)
     path = tmp_path / "cnn.plan.json"
-    write_plan(msgspec.structs.replace(made, model=msgspec.structs.replace(made.model, file="cnn.onnx")), path)
+    msgspec.structs.replace(made, model=msgspec.structs.replace(made.model, file="cnn.onnx")).save(path)
     return path
 
 

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from support.zoo_networks import MOMENTUM, small_step
 
+from planc.cli.console import print_json
 from planc.costs.catalogue import card_names
 
 Planc = Callable[..., tuple[int, str, str]]
@@ -75,6 +76,11 @@ def test_an_encoding_that_lacks_characters_gets_escapes(folder: Path) -> None:
     done = shell(folder, "$P inspect m.plan.json", PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     assert done.stdout.isascii()
+    picture = done.stdout.partition("memory over predicted time")[2]
+    assert "\\u" not in picture
+    assert "#" in picture
+    rounded = shell(folder, "$P inspect m.plan.json").stdout.partition("memory over predicted time")[2]
+    assert [len(line) for line in picture.splitlines()] == [len(line) for line in rounded.splitlines()]
 
 
 def test_wrong_command_lines_are_usage_errors_on_stderr(folder: Path) -> None:
@@ -162,3 +168,38 @@ def test_names_from_files_do_not_reach_the_terminal_raw(
             assert not {"\x1b", "\x07", "\u202e"} & set(data + message)
         page = (tmp_path / "page.html").read_text()
         assert not {"\x1b", "\x07", "\u202e"} & set(page)
+
+
+def test_json_has_no_numbers_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
+    """A step that diverged has losses that are none; most parsers refuse NaN."""
+    print_json({"losses": [float("nan"), float("inf"), 0.5], "name": "\x9b\u202e", "size": 1 << 62})
+    printed = capsys.readouterr().out
+    assert printed == '{"losses": [null, null, 0.5], "name": "\\u009b\\u202e", "size": 4611686018427387904}\n'
+
+
+@pytest.mark.parametrize("option", ["--trace", "--memory-snapshot", "--html"])
+def test_a_picture_of_a_plan_does_not_replace_its_model(folder: Path, option: str, planc: Planc) -> None:
+    """The model that the plan names, beside it, though no option does."""
+    before = (folder / "m.onnx").read_bytes()
+    code, _, err = planc("inspect", folder / "m.plan.json", option, folder / "m.onnx")
+    assert (code, "which the command reads" in err) == (2, True)
+    assert (folder / "m.onnx").read_bytes() == before
+
+
+def test_no_output_replaces_data_that_lies_beside_a_model(folder: Path, tmp_path: Path, planc: Planc) -> None:
+    model = onnx.load(folder / "m.onnx")
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "m.plan.json").write_bytes((folder / "m.plan.json").read_bytes())
+    before = (tmp_path / "weights.bin").read_bytes()
+    for command in (("compile", "m.onnx", "--device", CARD, "-o"), ("run", "m.plan.json", "--save-state")):
+        code, _, err = planc(command[0], tmp_path / command[1], *command[2:], tmp_path / "weights.bin")
+        assert (code, "weights.bin, which the command reads" in err) == (2, True)
+    assert (tmp_path / "weights.bin").read_bytes() == before
+
+
+def test_a_table_of_buffers_is_not_replaced_by_its_offsets(tmp_path: Path, planc: Planc) -> None:
+    table = tmp_path / "buffers.csv"
+    table.write_text("id,lower,upper,size\na,0,1,5\n")
+    code, _, err = planc("pack", table, "-o", table)
+    assert (code, "which the command reads" in err) == (2, True)
+    assert table.read_text().startswith("id,lower,upper,size\n")

@@ -46,7 +46,7 @@ def test_the_smallest_budget_and_the_peak_are_those_of_a_compilation() -> None:
 
 def test_a_step_that_is_too_large_for_a_card_fits_with_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     imported = cnn()
-    job = CompileJob.of(imported, estimate(imported.graph, "t4"))
+    job = CompileJob.of(imported, estimate(imported.graph, "t4", imported.calls))
     sizes = {
         "t4": job.least_bytes - 1, "l4": (job.least_bytes + job.roomy_bytes) // 2, "h100": job.roomy_bytes
     }  # fmt: skip

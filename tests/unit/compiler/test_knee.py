@@ -9,9 +9,11 @@ from support.networks import cnn, mlp
 
 from planc.compiler.budget import budget_text
 from planc.compiler.job import CompileJob
-from planc.compiler.knee import CurvePoint, compile_within, curve, knee
+from planc.compiler.knee import curve, knee
 from planc.compiler.options import CompileOptions
+from planc.compiler.within import compile_within
 from planc.errors import InfeasibleBudgetError, UsageError
+from planc.plan.plan import CurvePoint
 
 
 def test_the_knee_is_where_more_memory_stops_to_help() -> None:

@@ -5,13 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import onnx
 import pytest
 from support import networks
 from support.costs import made_up_costs
+from support.random_steps import random_step
 
 from planc.compiler.history import _known
 from planc.compiler.job import CompileJob
@@ -22,6 +25,8 @@ from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError
 from planc.importer.import_model import ImportedModel
 from planc.plan.plan import Plan
+from planc.schedule.schedule import Schedule
+from planc_solvers.baselines.starts import policy_schedules
 
 NETWORKS = {"mlp": networks.mlp, "cnn": networks.cnn}
 
@@ -53,6 +58,28 @@ def test_min_and_the_budget_that_a_refusal_names_are_feasible(name: str, kind: s
     assert _needs(again) <= named
     least = job.compile(CompileOptions("min", solver, 0.3)).plan
     assert _needs(least) <= least.memory.budget_bytes == named
+
+
+def test_the_least_budget_does_not_depend_on_which_thread_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published policies propose schedules to the search before it begins: beside it, their moment would be chance."""
+    imported = random_step(0)
+    quick = CompileJob.of(imported, _costs(imported, "cpu")).budget_bytes("min")
+
+    def slow(*arguments: Any) -> Iterator[Schedule]:
+        for schedule in policy_schedules(*arguments):
+            time.sleep(0.1)
+            yield schedule
+
+    monkeypatch.setattr("planc_solvers.mip.policy_schedules", slow)
+    assert CompileJob.of(imported, _costs(imported, "cpu")).budget_bytes("min") == quick
+
+
+def test_a_policy_that_asks_for_a_little_more_each_time_has_a_least_budget() -> None:
+    """dtr says of each budget that one layer needs a little more: eight such steps do not come to where it has a plan."""
+    imported = random_step(4)
+    least = CompileJob.of(imported, _costs(imported, "cpu")).budget_bytes("min", "dtr")
+    plan = CompileJob.of(imported, _costs(imported, "cpu")).compile(CompileOptions(f"{least}B", "dtr", 0.3)).plan
+    assert _needs(plan) <= least
 
 
 def test_min_leaves_nothing_between_it_and_what_a_layer_alone_needs_where_values_swap() -> None:

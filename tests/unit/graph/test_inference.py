@@ -1,7 +1,10 @@
 """Types found operator by operator are those that ONNX infers for the whole model."""
 
+import subprocess
+import sys
 import tracemalloc
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -144,3 +147,32 @@ def test_a_flat_tensor_costs_no_more_than_any_other() -> None:
     tracemalloc.stop()
     assert shapes["y"] == (1 << 25, 2)
     assert peak < 64 << 20
+
+
+def test_a_training_graph_is_imported_without_the_evaluator_of_constants(tmp_path: Path) -> None:
+    """It takes twelve megabytes of a process that counts them, and no shape of such a graph needs it."""
+    path = tmp_path / "step.onnx"
+    onnx.save(small_step("resnet18", MOMENTUM), path)
+    code = "import sys; from planc.importer.import_model import import_model; import_model(sys.argv[1]); "
+    code += "sys.exit('onnx.reference' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+
+
+def test_values_that_several_nodes_share_are_computed_for_the_shape_that_asks() -> None:
+    nodes = [
+        helper.make_node("Add", ["two", "two"], ["four"]),
+        helper.make_node("Mul", ["four", "four"], ["sixteen"]),
+        helper.make_node("Concat", ["four", "sixteen"], ["target"], axis=0),
+        helper.make_node("Reshape", ["x", "target"], ["flat"]),
+        helper.make_node("Relu", ["flat"], ["y"]),
+    ]
+    graph = import_model(step_model(nodes, {"x": [4, 2, 8]}, {"y": [4, 16]}, {"two": np.array([2])})).graph
+    assert {t.name: t.shape for t in graph.tensors}["flat"] == (4, 16)
+
+
+def test_frames_of_a_real_signal_are_one_sided_unless_the_model_says_otherwise() -> None:
+    constants = {"step": np.int64(3), "window": np.ones(8, np.float32), "length": np.int64(8)}
+    node = helper.make_node("STFT", ["x", *constants], ["y"])
+    given = {name: np.asarray(value) for name, value in constants.items()}
+    graph = import_model(step_model([node], {"x": [2, 20, 1]}, {"y": [2, 5, 5, 2]}, given)).graph
+    assert {t.name: t.shape for t in graph.tensors}["y"] == (2, 5, 5, 2)

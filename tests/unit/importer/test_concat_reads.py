@@ -13,7 +13,8 @@ from support.plans import random_plan
 
 from planc.graph.concat import pieces_of
 from planc.graph.graph import Graph
-from planc.importer.import_model import PART_SUFFIX, ImportedModel, import_model
+from planc.importer.draft import PART_SUFFIX
+from planc.importer.import_model import ImportedModel, import_model
 from planc.runtime.measure import measure
 from planc.runtime.step import load
 from planc.verifier.verify import verify

@@ -8,7 +8,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, defs, helper
 from onnx.backend.test.loader import load_model_tests
+from support.graphs import step_model
 
+from planc.errors import ModelError
 from planc.graph.functions import INLINED
 from planc.importer.import_model import import_model
 from planc.runtime.ort.sessions import faithful_options
@@ -74,3 +76,14 @@ def test_an_imported_graph_holds_the_body_with_the_same_bits(name: str) -> None:
         for m in (model, body)
     ]
     assert runs[0].run(None, {"x": x})[0].tobytes() == runs[1].run(None, {"x": x})[0].tobytes()
+
+
+def test_an_inner_tensor_of_a_models_name_is_refused() -> None:
+    """The model's tensor would be read where the body's is meant, or the other way round."""
+    shape = [2, 4, 3]
+    call = helper.make_node("HardSwish", ["x"], ["y"], name="call")
+    plain = import_model(step_model([call], {"x": shape}, {"y": shape}))
+    inner = next(name for node in plain.nodes for name in node.output if name not in ("", "y"))
+    nodes = [call, helper.make_node("Neg", ["x"], [inner]), helper.make_node("Abs", [inner], ["z"])]
+    with pytest.raises(ModelError, match=rf"tensor '{inner}' has the name .* of node 'call' \(HardSwish\)"):
+        import_model(step_model(nodes, {"x": shape}, {"y": shape, "z": shape}))

@@ -1,5 +1,6 @@
 """Bad models: one message that names the file and the node or tensor."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from onnx import TensorProto, helper
 from support.graphs import step_model
 
 from planc.errors import ModelError
+from planc.graph import annotations
 from planc.importer.import_model import import_model
 
 RELU = [helper.make_node("Relu", ["x"], ["y"], name="relu")]
@@ -75,6 +77,49 @@ def test_a_shape_that_contradicts_the_nodes_is_refused() -> None:
 def test_state_metadata_must_name_an_input_and_an_output() -> None:
     with pytest.raises(ModelError, match="pairs state 'w' with 'w2'"):
         import_model(step_model(RELU, {"x": [4]}, {"y": [4]}, state={"w": "w2"}))
+
+
+@pytest.mark.parametrize("key", [annotations.HYPERPARAMETERS, annotations.MICRO_BATCHES])
+@pytest.mark.parametrize("value", [[["x"]], [{}], [None], [1], ["nothing"], {"x": "x"}, "x", None])
+def test_metadata_that_lists_no_inputs_is_refused(key: str, value: object) -> None:
+    model = step_model(RELU, {"x": [4]}, {"y": [4]})
+    annotations.write_model(model, {key: json.dumps({"lr": value})})
+    with pytest.raises(ModelError, match=rf"the metadata '{key}' holds 'lr'.*expected a list of inputs"):
+        import_model(model)
+
+
+@pytest.mark.parametrize("name", ["x", "w", "vector"])
+def test_a_hyperparameter_without_one_number_of_its_own_is_refused(name: str) -> None:
+    initial = {"w": np.ones(4), "vector": np.ones(4), "rate": np.ones(())}
+    model = step_model(
+        [*RELU, helper.make_node("Mul", ["w", "rate"], ["w2"])],
+        {"x": [4], "w": [4], "vector": [4], "rate": []},
+        {"y": [4], "w2": [4]},
+        {key: value.astype(np.float32) for key, value in initial.items()},
+        {"w": "w2"},
+    )
+    annotations.write_model(model, {annotations.HYPERPARAMETERS: json.dumps({"lr": ["rate", ""]})})
+    assert import_model(model).hyperparameters == {"lr": ("rate", "")}
+    annotations.write_model(model, {annotations.HYPERPARAMETERS: json.dumps({"lr": [name]})})
+    with pytest.raises(ModelError, match=f"hyper-parameter 'lr' is the input {name!r}, expected one with a number"):
+        import_model(model)
+
+
+@pytest.mark.parametrize(
+    "batches",
+    [{"x": []}, {"x": ["z"]}, {"x": ["x", "x"]}, {"x": ["x", "w"]}, {"x": ["x", "other"]}, {"x": ["x", "z"], "z": ["z"]},
+     {"none": ["x", "z"]}],
+)  # fmt: skip
+def test_micro_batches_that_are_no_parts_of_one_batch_are_refused(batches: dict[str, list[str]]) -> None:
+    """Each is an input of its own that is no state, like the first, which has the batch's name."""
+    nodes = [*RELU, helper.make_node("Mul", ["w", "z"], ["w2"])]
+    inputs, outputs = {"x": [4], "z": [4], "w": [4], "other": [3]}, {"y": [4], "w2": [4]}
+    model = step_model(nodes, inputs, outputs, {"w": np.ones(4, np.float32)}, {"w": "w2"})
+    annotations.write_model(model, {annotations.MICRO_BATCHES: json.dumps({"x": ["x", "z"]})})
+    assert import_model(model).micro_batches == {"x": ("x", "z")}
+    annotations.write_model(model, {annotations.MICRO_BATCHES: json.dumps(batches)})
+    with pytest.raises(ModelError, match="expected batch inputs of one type, the first of that name, each once"):
+        import_model(model)
 
 
 def test_state_may_not_change_its_shape() -> None:

@@ -7,8 +7,13 @@ from onnx import helper
 from support.graphs import step_model
 from support.plans import random_plan
 
+from planc.errors import ModelError
 from planc.graph.graph import Role
-from planc.importer.import_model import COPY_SUFFIX, import_model
+from planc.importer.draft import PART_SUFFIX
+from planc.importer.exchanges import OWN_SUFFIX
+from planc.importer.import_model import import_model
+from planc.importer.order import COPY_SUFFIX
+from planc.importer.versions import KEPT_SUFFIX
 from planc.runtime.measure import measure
 from planc.runtime.step import load
 
@@ -89,3 +94,11 @@ def test_a_copy_is_added_where_nothing_else_helps(make) -> None:
 def test_an_unchanged_state_needs_no_operator() -> None:
     graph = import_model(unchanged()).graph
     assert [op.op_type for op in graph.ops] == ["Add"]
+
+
+@pytest.mark.parametrize("suffix", [COPY_SUFFIX, KEPT_SUFFIX, OWN_SUFFIX, PART_SUFFIX])
+def test_names_that_the_import_gives_are_refused(suffix: str) -> None:
+    nodes = [*reader_of_both().graph.node, helper.make_node("Neg", ["x"], [f"w2{suffix}"])]
+    outputs = {"delta": [4, 8], f"w2{suffix}": [4, 8], "w2": [4, 8]}
+    with pytest.raises(ModelError, match=f"tensor 'w2{suffix}' has a name with '@planc.'.*: rename it"):
+        import_model(step_model(nodes, SHAPES, outputs, W, {"w": "w2"}))

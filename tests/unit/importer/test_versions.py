@@ -6,7 +6,8 @@ import pytest
 from support.plans import random_plan
 from support.versions import CASES, old_state, piece_of_old_state, previous_value, view_of_new_state
 
-from planc.importer.import_model import KEPT_SUFFIX, ImportedModel, import_model
+from planc.importer.import_model import ImportedModel, import_model
+from planc.importer.versions import KEPT_SUFFIX
 from planc.runtime.measure import measure
 from planc.runtime.step import load
 from planc.verifier.verify import verify

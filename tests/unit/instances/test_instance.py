@@ -70,7 +70,7 @@ def test_a_missing_order_is_derived(tmp_path: Path) -> None:
         ({"edges": [[0, 1], [1, 0]], "order": None}, "cycle"),
         ({"nodes": [{"id": 0, "cost": -1, "bytes": 1}], "edges": [], "order": None}, "from 0 to"),
         ({"nodes": [{"id": 0, "cost": 1, "bytes": 1}] * 2, "edges": [], "order": None}, "same id"),
-        ({"nodes": "many"}, "not an instance"),
+        ({"nodes": "many"}, "not a readable graph instance"),
         ({"nodes": [_FORMED | {"alternatives": [_LEAN, _LEAN]}], "edges": [], "order": None}, "names of their own"),
         ({"nodes": [_FORMED | {"alternatives": [_LEAN | {"scratch": -1}]}], "edges": [], "order": None}, "from 0 to"),
     ],

@@ -102,12 +102,17 @@ def test_networks_train_the_same_with_attention_found(name: str) -> None:
         assert np.allclose(value, found[1][key], atol=2e-5), key
 
 
-def test_attention_of_onnx_trains_like_its_function() -> None:
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+def test_attention_of_onnx_trains_like_its_function(mask: str | None) -> None:
     """Heads side by side in three axes, as opset 23 has it."""
     weight = numpy_helper.from_array(RNG.standard_normal((16, 16)).astype(np.float32), "w")
+    seen = np.tri(5, 5, 1, bool) if mask == "bool" else RNG.standard_normal((5, 5)).astype(np.float32)
+    operands, fixed = ["q", "q", "x", *(["mask"] if mask else [])], [numpy_helper.from_array(seen, "mask")]
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["q"], "project"),
-        helper.make_node("Attention", ["q", "q", "x"], ["y"], "attend", q_num_heads=2, kv_num_heads=2, is_causal=1),
+        helper.make_node(
+            "Attention", operands, ["y"], "attend", q_num_heads=2, kv_num_heads=2, is_causal=int(not mask)
+        ),
         helper.make_node("ReduceMean", ["y"], ["loss"], "mean", keepdims=0),
     ]
     graph = helper.make_graph(
@@ -115,7 +120,7 @@ def test_attention_of_onnx_trains_like_its_function() -> None:
         "g",
         [helper.make_tensor_value_info("x", 1, [2, 5, 16])],
         [helper.make_tensor_value_info("loss", 1, [])],
-        [weight],
+        [weight, *(fixed if mask else [])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
     onnx.checker.check_model(model)

@@ -179,13 +179,14 @@ def test_batch_norm_and_its_running_statistics(rng: np.random.Generator) -> None
     close(found, [forward(*map(torch.tensor, (x, scale, shift))).numpy(), *autograd(forward, [x, scale, shift], dy)])
 
 
-def test_layer_norm(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_layer_norm(device: str, rng: np.random.Generator) -> None:
     x, dy, scale, shift = (rng.standard_normal(s) for s in ((4, 6, 8), (4, 6, 8), 8, 8))
     nodes = [
         node("LayerNormalization", "x scale shift", "y mean inv", axis=-1, epsilon=1e-4),
         node("LayerNormalizationGrad", "dy x scale mean inv", "dx dscale dshift", axis=-1),
     ]
-    found = run(nodes, {"x": x, "dy": dy, "scale": scale, "shift": shift}, ["dx", "dscale", "dshift"])
+    found = run(nodes, {"x": x, "dy": dy, "scale": scale, "shift": shift}, ["dx", "dscale", "dshift"], device=device)
     close(found, autograd(lambda x, s, b: F.layer_norm(x, (8,), s, b, 1e-4), [x, scale, shift], dy))
 
 

@@ -30,8 +30,33 @@ def test_rows_of_one_id_are_one_buffer_with_gaps(file: Path) -> None:
     assert table.owner == (0, 1, 0)
 
 
+def test_minimallocs_gaps_and_offsets_are_honoured(file: Path) -> None:
+    file.write_text("id,lower,upper,size,gaps,offset\na,0,20,8,5-9 12-14 ,64\nb,-4,9,3,-3--1,\nc,0,4,1,0-4,\n")
+    assert read_buffers(file).buffers == (
+        Buffer("a", 8, ((0, 5), (9, 12), (14, 20)), 1, 64),
+        Buffer("b", 3, ((-4, -3), (-1, 9))),
+        Buffer("c", 1, ()),
+    )
+
+
+def test_minimallocs_older_names_are_read_and_end_is_the_last_time(file: Path, tmp_path: Path) -> None:
+    file.write_text("start,size,buffer,end,gaps\n6,18,x,11,7-8\n5,15,y,9,\n")
+    table = read_buffers(file)
+    assert table.buffers == (Buffer("x", 18, ((6, 7), (9, 12))), Buffer("y", 15, ((5, 10),)))
+    write_offsets(tmp_path / "out.csv", table, (0, 18))
+    assert (tmp_path / "out.csv").read_text().startswith("start,size,buffer,end,gaps,offset\n6,18,x,11,7-8,0\n")
+
+
+def test_what_a_gap_leaves_free_is_used_and_a_fixed_buffer_stays(file: Path, tmp_path: Path) -> None:
+    file.write_text("id,lower,upper,size,gaps\na,0,20,10,5-9\nb,5,9,10,\n")
+    assert json.loads(run(str(file), "--capacity", "10", "--json")[0])["height"] == 10
+    file.write_text("id,lower,upper,size,offset\na,0,20,10,64\nb,5,9,10,\n")
+    assert run(str(file), "-o", str(tmp_path / "out.csv"), "--deterministic")[1] is None
+    assert (tmp_path / "out.csv").read_text() == "id,lower,upper,size,offset\na,0,20,10,64\nb,5,9,10,0\n"
+
+
 def test_written_rows_keep_their_columns_and_replace_offsets(file: Path, tmp_path: Path) -> None:
-    file.write_text('offset,id,lower,upper,size,note\n9,x,0,2,8,"a, b"\n9,y,0,7,3,\n9,x,6,9,8,c\n')
+    file.write_text('offset,id,lower,upper,size,note\n,x,0,2,8,"a, b"\n,y,0,7,3,\n,x,6,9,8,c\n')
     write_offsets(tmp_path / "out.csv", read_buffers(file), (3, 0))
     assert (tmp_path / "out.csv").read_text() == (
         'id,lower,upper,size,note,offset\nx,0,2,8,"a, b",3\ny,0,7,3,,0\nx,6,9,8,c,3\n'
@@ -41,7 +66,7 @@ def test_written_rows_keep_their_columns_and_replace_offsets(file: Path, tmp_pat
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: no column 'id'"),
+        ("", "an empty file, not a table of buffers"),
         ("id,lower,size\na,0,1\n", "line 1: no column 'upper'"),
         ("id,lower,upper,size,size\na,0,1,1,1\n", "line 1: column 'size' appears more than once"),
         (HEADER + "a,0,1,8\nb,0,1\n", "line 3: 3 values; expected 4"),
@@ -54,6 +79,19 @@ def test_written_rows_keep_their_columns_and_replace_offsets(file: Path, tmp_pat
         (HEADER + "a,0,2,8\na,4,6,9\n", "line 3, column 'size': 9; expected 8 as on line 2"),
         (HEADER + "a,4,6,8\na,0,5,8\n", "line 2, column 'lower': buffer 'a' is alive already, by line 3"),
         (HEADER + 'a,0,"1,8\n', "not valid CSV"),
+        ("id,start,lower,upper,size\na,0,0,1,1\n", "line 1: column 'start' appears more than once, or under two names"),
+        ("id,lower,upper,size,gaps\na,0,9,8,5\n", "line 2, column 'gaps': '5'; expected gaps such as 7-9"),
+        ("id,lower,upper,size,gaps\na,0,9,8,1-2-3\n", "line 2, column 'gaps': '1-2-3'; expected gaps"),
+        ("id,lower,upper,size,gaps\na,0,9,8," + "9" * 5000 + "-2\n", "line 2, column 'gaps': '9999"),
+        ("id,lower,upper,size,gaps\na,0,9,8,5-5\n", "line 2, column 'gaps': the gap from 5 to 5; expected one within"),
+        ("id,lower,upper,size,gaps\na,0,9,8,8-10\n", "line 2, column 'gaps': the gap from 8 to 10; expected one"),
+        (
+            "id,lower,upper,size,gaps\na,0,9,8,4-7 2-5\n",
+            "column 'gaps': the gap from 4 to 7; expected one within 0 to 9",
+        ),
+        ("id,lower,upper,size,gaps\na,0,9,8,5-6@0:4\n", "'5-6@0:4': gaps in which a part of the buffer stays"),
+        ("id,lower,upper,size,offset\na,0,9,8,-1\n", "line 2, column 'offset': -1; expected 0 to"),
+        ("id,lower,upper,size,offset\na,0,2,8,0\na,4,6,8,8\n", "line 3, column 'offset': 8; expected 0 as on line 2"),
     ],
 )
 def test_bad_files_are_refused_by_line_and_column(file: Path, text: str, message: str) -> None:

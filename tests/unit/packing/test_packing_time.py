@@ -35,7 +35,7 @@ def test_a_set_too_large_to_search_is_packed_again_and_again_until_time_is_over(
 ) -> None:
     buffers = _missed()
     first = pack(buffers, time_limit=0.0)
-    monkeypatch.setattr(portfolio, "WHEEL_BUFFERS", 10)
+    monkeypatch.setattr(portfolio, "WHEELS", portfolio.WHEELS._replace(buffers=10))
     rounds = itertools.count()
     original = portfolio.BufferGroup._take
 

@@ -8,7 +8,7 @@ import pytest
 
 from planc.packing.buffers import Buffer
 from planc.packing.check import Verdict, check_packing
-from planc.packing.exact.restarts import RULES
+from planc.packing.exact.restarts import SETTINGS
 from planc.packing.exact.search import FAILED, search
 from planc.packing.exact.state import NONE, build_problem, new_memory
 from planc.packing.model import build_model
@@ -74,7 +74,7 @@ def test_no_rule_disproves_what_can_be_packed(seed: int) -> None:
     assert tied is not None
     problem = replace(build_problem(tied.model), capacity=GRID)
     rank = np.random.default_rng(seed).permutation(tied.model.count)
-    for choice in {rule[0] for rule in RULES}:
+    for choice in {rule[0] for rule in SETTINGS.rules}:
         control = np.array([0, 5_000, 0, NONE], np.int64)
         found = search(problem, rank, choice, control, np.ones(tied.model.sections), new_memory())
         if isinstance(found, int):

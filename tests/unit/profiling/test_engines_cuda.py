@@ -117,7 +117,8 @@ def test_a_plan_of_another_cudnn_is_refused(card: Emulator) -> None:
     imported = _imported()
     table = profile(imported, "cuda")
     plan = compile_model(imported, table, CompileOptions("200MiB", time_limit_s=1.0)).plan
-    other = msgspec.structs.replace(plan, costs=msgspec.structs.replace(plan.costs, versions={"cudnn": "90100"}))
+    versions = plan.costs.versions | {"cudnn": "90100"}
+    other = msgspec.structs.replace(plan, costs=msgspec.structs.replace(plan.costs, versions=versions))
     with pytest.raises(DeviceError, match="pins engines of cuDNN 90100, this machine has 91400: .*planc profile"):
         load(other, imported)
     assert card.live == 0

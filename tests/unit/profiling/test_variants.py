@@ -25,4 +25,4 @@ def test_numbers_of_chunks_are_among_what_is_measured(monkeypatch: pytest.Monkey
     del step.graph.node[:]
     step.graph.node.append(node)
     with pytest.raises(DeviceError, match="pins 'chunks_3'; there are chunks_1"):
-        own_operators(step, types, {name: "chunks_3"})
+        own_operators(step, types, {name: [("chunks_3", 0)]})

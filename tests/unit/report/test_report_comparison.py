@@ -1,6 +1,7 @@
 """Comparing solvers: budgets and names read, rows as the contract says, infeasible ones among them."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from planc.report import comparison, trials
 from planc.report.comparison import compare, parse_budgets, parse_solvers
 from planc.report.row import Row
 from planc.report.scatter import pareto_front, scatter_scene
-from planc.report.trials import Effort
+from planc.report.trials import Effort, Trial
 
 FRESH = Effort(time_limit_s=5.0, remember=False)
 
@@ -127,6 +128,32 @@ def test_plans_are_run_beside_the_unplanned_step_on_request() -> None:
     assert row.measured_peak_bytes <= row.budget_bytes
     assert row.prediction_error == row.measured_step_ns / row.predicted_step_ns - 1
     assert (none.measured_step_ns, none.prediction_error) == (None, None)
+
+
+def test_no_row_is_slower_than_one_of_less_memory() -> None:
+    def row(budget: int, step: int | None, solver: str = "mip", gap: float | None = None) -> Row:
+        return Row(solver, budget, "feasible" if step else "timeout", 0.1 * budget, step, gap=gap, slab_bytes=budget)
+
+    given = [row(300, 70, gap=0.5), row(200, 50, gap=0.3), row(400, None), row(200, 60, "other"), row(100, 80, gap=0.2)]
+    found = trials.never_slower(given)
+    # The plan of 200 bytes, with the bound of 35 ns that was proved for 300; nothing was proved for 400.
+    assert found[0] == replace(given[1], budget_bytes=300, gap=pytest.approx(0.3), solve_s=30.0)
+    assert found[2] == replace(given[1], budget_bytes=400, gap=1.0, solve_s=40.0)
+    assert [found[1], found[3], found[4]] == [given[1], given[3], given[4]]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_whatever_order_trials_are_made_in_rows_are_never_slower(jobs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [Trial(budget, "mip") for budget in (300, 100, 200)]
+    steps = {300: 70, 100: 60, 200: 50}
+
+    def compiled(*_: object) -> Iterator[tuple[Trial, Row, None]]:
+        for trial in made:
+            yield trial, Row("mip", trial.budget_bytes, "feasible", 1.0, steps[trial.budget_bytes], gap=0.5), None
+
+    monkeypatch.setattr(trials, "_compiled", compiled)
+    rows = trials.rows_of(_job(), made, replace(FRESH, jobs=jobs))
+    assert [(row.budget_bytes, row.predicted_step_ns) for row in rows] == [(300, 50), (100, 60), (200, 50)]
 
 
 def test_the_front_joins_plans_than_which_none_is_smaller_and_faster() -> None:

@@ -1,5 +1,6 @@
 """Random numbers are those of the model in one session, whatever shares sessions, and go on after a file."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from planc.importer.import_model import ImportedModel, import_model
 from planc.importer.seeds import seeded
 from planc.runtime.measure import UnplannedStep, measure, synthetic_feeds
 from planc.runtime.ort.sessions import faithful_options
+from planc.runtime.state import Generators, write_state
 from planc.runtime.step import TrainingStep, load
 
 __all__ = ["card"]
@@ -135,6 +137,30 @@ def test_a_failed_step_draws_again_what_it_drew(tmp_path: Path) -> None:
         assert _steps(step, range(2, 3)) == want
 
 
+def test_a_file_that_names_an_endless_number_of_draws_can_be_interrupted(tmp_path: Path) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    imported, path = import_model(_model("RandomNormal", None)), tmp_path / "state.safetensors"
+    with load(random_plan(imported, 1), imported) as step:
+        step.save_state(tmp_path / "whole.safetensors")
+        write_state(step.state(), path, Generators(1 << 62, step.seed))
+        previous = signal.signal(signal.SIGALRM, interrupt)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                step.load_state(path)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous)
+        with pytest.raises(DeviceError, match="half-way"):
+            step.state()
+        step.load_state(tmp_path / "whole.safetensors")
+        first = _steps(step, range(1))
+    with load(random_plan(imported, 1), imported) as step:
+        assert _steps(step, range(1)) == first
+
+
 def test_another_seed_cannot_go_on(tmp_path: Path) -> None:
     imported = import_model(_model("Dropout", None))
     plan = random_plan(imported, 1)
@@ -167,7 +193,7 @@ def test_generators_of_a_card_have_sessions_of_their_own_and_are_wound_back(card
         generators = [part for part in step._executor._parts if part in step._executor._generators]
         before = {id(part.loaded) for part in generators}
         _steps(step, range(2))
-        step._executor.rewind(1)
+        step._executor.wind(1, anew=True)
         assert step._executor.drawn == 1
         assert before.isdisjoint(id(part.loaded) for part in generators)
         step._put_constants()

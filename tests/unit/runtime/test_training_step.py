@@ -1,14 +1,18 @@
 """A loaded step: feeds, outputs, state, files, and what happens when something is wrong."""
 
 import threading
+import warnings
 from pathlib import Path
 
+import msgspec
 import numpy as np
+import onnxruntime
 import pytest
 from support import networks
 from support.plans import random_plan
 
-from planc.errors import DeviceError, FeedError, PlanError, VerificationError
+from planc.errors import DeviceError, FeedError, PlancWarning, PlanError, VerificationError
+from planc.plan.plan import Plan
 from planc.runtime.device import Engine
 from planc.runtime.measure import UnplannedStep, measure, synthetic_feeds
 from planc.runtime.step import TrainingStep, load
@@ -142,3 +146,21 @@ def test_measurement_reports_bounded_scratch(step: TrainingStep) -> None:
         result = measure(measured, 2, 0, compare=False)
     assert 0 <= result.peak_scratch_bytes <= step.plan.memory.scratch_bytes
     assert result.bitwise_equal is None
+
+
+def test_a_plan_of_another_onnx_runtime_is_told_of_and_runs() -> None:
+    imported = networks.mlp()
+    plan = random_plan(imported, 0)
+
+    def with_version(version: str) -> Plan:
+        return msgspec.structs.replace(
+            plan, costs=msgspec.structs.replace(plan.costs, versions={"onnxruntime": version})
+        )
+
+    with pytest.warns(PlancWarning, match=r"made for ONNX Runtime 1\.2\.3, this is .*compile again"):
+        step = load(with_version("1.2.3"), imported)
+    with step:
+        step(synthetic_feeds(imported.graph, 0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(with_version(onnxruntime.__version__), imported).close()

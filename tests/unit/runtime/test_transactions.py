@@ -20,7 +20,8 @@ from support.plans import random_plan
 from planc.errors import DeviceError, FeedError
 from planc.importer.import_model import import_model
 from planc.runtime.measure import UnplannedStep, synthetic_feeds
-from planc.runtime.signals import signals_wait
+from planc.runtime.scratch import ScratchAllocator, ScratchRegion
+from planc.runtime.signals import handle_waiting, signals_wait
 from planc.runtime.step import TrainingStep, load
 from planc.training import differentiate
 from planc.training.optimizers import Optimizer
@@ -55,6 +56,40 @@ def _failing(step: TrainingStep, at: int, error: BaseException) -> Callable[...,
         real(segment)
 
     return launch
+
+
+# --- callbacks and finalizers
+
+
+_USES: dict[str, Callable[[TrainingStep], object]] = {
+    "close": TrainingStep.close,
+    "state": TrainingStep.state,
+    "set_state": lambda step: step.set_state({}),
+    "call": lambda step: step(_feeds(step)),
+}
+
+
+@pytest.mark.parametrize("use", _USES)
+def test_what_python_runs_within_a_step_may_not_use_it(
+    step: TrainingStep, use: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime asks planc's allocator for memory, where the collector may finalize anything: closing the step there
+    unmapped what an operator was writing."""
+    before, refused = step.state(), list[str]()
+
+    def enter(self: ScratchAllocator, region: ScratchRegion) -> None:
+        if not refused:
+            with pytest.raises(DeviceError, match="from within itself") as error:
+                _USES[use](step)
+            refused.append(str(error.value))
+        allowed(self, region)
+
+    allowed = ScratchAllocator.enter
+    monkeypatch.setattr(ScratchAllocator, "enter", enter)
+    expected = UnplannedStep(step.imported)
+    assert _bytes(step(_feeds(step))) == _bytes(expected(_feeds(step)))
+    assert refused
+    assert _bytes(step.state()) == _bytes(expected.state) != _bytes(before)
 
 
 # --- signals
@@ -100,6 +135,21 @@ def test_signals_wait_in_order_and_handlers_come_back() -> None:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
+
+
+def test_what_may_last_hands_signals_on_from_inside_all_that_wait() -> None:
+    seen: list[int] = []
+    kept = signal.signal(signal.SIGUSR1, lambda number, _: seen.append(number))
+    try:
+        with signals_wait(), signals_wait():
+            signal.raise_signal(signal.SIGUSR1)
+            handle_waiting()
+            assert seen == [signal.SIGUSR1]
+        assert seen == [signal.SIGUSR1]
+        handle_waiting()
+    finally:
+        signal.signal(signal.SIGUSR1, kept)
+    assert seen == [signal.SIGUSR1]
 
 
 def _raised_while_waiting(numbers: Iterable[int]) -> None:
@@ -254,7 +304,7 @@ def _code_of_child(work: Callable[[], object]) -> int:
         try:
             work()
         except DeviceError as error:
-            code = 0 if "forked" in str(error) else 2
+            code = 0 if "this one was forked from it" in str(error) else 2
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

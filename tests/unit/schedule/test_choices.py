@@ -9,6 +9,7 @@ from planc.problem.problem import Alternative, Problem, Task, Value
 from planc.schedule.residency import ScheduleError, memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import boundaries, simulate
+from planc.schedule.solver import in_one_form
 
 LEAN = Alternative("lean", 50, 6)
 PROBLEM = Problem(
@@ -52,3 +53,9 @@ def test_a_segment_ends_where_the_form_changes_but_not_at_a_task_without_a_choic
 def test_a_choice_that_a_task_lacks_is_refused(choices: tuple[int, ...]) -> None:
     with pytest.raises(ScheduleError, match="form"):
         memory_profile(PROBLEM, Schedule((0, 1, 2), choices=choices))
+
+
+def test_one_form_of_a_task_is_the_leanest_that_it_has() -> None:
+    again = Schedule((0, 1, 0, 2), choices=(2, 0, 1, 0))
+    assert in_one_form(PROBLEM, again).choices == (1, 0, 1, 0)
+    assert in_one_form(PROBLEM, Schedule((0, 1, 2))) == Schedule((0, 1, 2))

@@ -100,8 +100,10 @@ def test_shapes_share_one_state() -> None:
     module, reference = Net(), Net()
     optimizer, other = (torch.optim.SGD(m.parameters(), 0.1, momentum=0.9) for m in (module, reference))
     step = planc.torch.compile_step(module, nn.CrossEntropyLoss(), optimizer, data(), **QUICK)
-    with pytest.raises(FeedError, match=r"no plan for a batch of shapes \[5, 6\], \[5\].*add_shape"):
+    with pytest.raises(FeedError) as refused:
         step(*data(5))
+    assert "no plan for a batch of shapes inputs[0] [5, 6], targets[0] [5]: " in str(refused.value)
+    assert "; call add_shape with such a batch, or compile_step(..., new_shapes=True), or leave " in str(refused.value)
     step.add_shape(*data(5))
     with step:
         for seed, size in enumerate((8, 8, 5, 8)):
@@ -112,6 +114,65 @@ def test_shapes_share_one_state() -> None:
             other.step()
             torch.testing.assert_close(step(x, y), expected.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(module.head.weight, reference.head.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_that_waits_for_a_gradient_is_refused() -> None:
+    model = torch.nn.Linear(6, 3)
+    x, y = torch.randn(4, 6), torch.randint(0, 3, (4,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with planc.torch.compile_step(model, torch.nn.CrossEntropyLoss(), optimizer, (x, y), time_limit=1) as step:
+        before = float(step(x, y))
+        with pytest.raises(
+            FeedError, match=r"requires a gradient, which the step does not give it: pass tensor.detach"
+        ):
+            step(x.clone().requires_grad_(), y)
+        with pytest.raises(FeedError, match=r"is 3 at \[0\], the model takes 0 to 2 \(3 classes\)"):
+            step(x, torch.full((4,), 3))
+        with pytest.raises(FeedError, match=r"leave the last batch of an epoch out \(drop_last=True\)"):
+            step(x[:2], y[:2])
+        assert step.steps == 1
+        assert float(step(x, y)) < before
+
+
+def test_random_numbers_go_on_from_one_shape_to_the_next(tmp_path: Path) -> None:
+    """With every other batch a short one, a training that was taken up draws what the whole one drew."""
+
+    def made() -> Any:
+        module = Net(dropout=0.5)
+        optimizer = torch.optim.SGD(module.parameters(), 0.1)
+        return planc.torch.compile_step(module, nn.CrossEntropyLoss(), optimizer, data(), new_shapes=True, **QUICK)
+
+    sizes = (8, 8, 5, 8, 5, 5, 8, 5)
+    with made() as step:
+        for at, size in enumerate(sizes):
+            step(*data(size, at))
+            assert step.training.generators.drawn == at + 1
+            if at == 3:
+                step.save(tmp_path / "c.safetensors")
+        final = step.training.state()
+    with made() as step:
+        step(*data(5))
+        step.load(tmp_path / "c.safetensors")
+        for at, size in enumerate(sizes[4:], 4):
+            step(*data(size, at))
+        for name, value in step.training.state().items():
+            assert value.tobytes() == final[name].tobytes(), name
+
+
+def test_a_share_of_the_peak_holds_for_other_shapes_and_evaluation() -> None:
+    """A small batch, whose own share would not hold the parameters, may take what the first plan was given."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    optimizer = torch.optim.Adam(module.parameters(), 0.1)
+    given = {**QUICK, "budget": "85%"}
+    with planc.torch.compile_step(
+        module, nn.CrossEntropyLoss(), optimizer, data(256), new_shapes=True, **given
+    ) as step:
+        budget = step.training.plan.memory.budget_bytes
+        step(*data(256))
+        step(*data(2))
+        step.evaluate(data(2)[0])
+        assert step.training.plan.memory.budget_bytes == budget
 
 
 def test_micro_batches_of_one_call() -> None:
@@ -223,3 +284,50 @@ def test_a_module_that_computes_its_own_loss() -> None:
         found = step({"x": x, "labels": y})
     torch.testing.assert_close(found["loss"], expected["loss"].detach(), rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(found["logits"], expected["logits"].detach(), rtol=1e-5, atol=1e-6)
+
+
+class Tempered(nn.Module):  # type: ignore[misc,name-defined]
+    """A loss with a parameter and a buffer of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.register_buffer("mean_loss", torch.zeros(()))
+
+    def forward(self, logits: Any, labels: Any) -> Any:
+        value = nn.functional.cross_entropy(logits * self.log_scale.exp(), labels)
+        self.mean_loss.mul_(0.9).add_(value.detach(), alpha=0.1)
+        return value
+
+
+def test_a_loss_that_is_trained_too_is_part_of_the_state(tmp_path: Path) -> None:
+    modules, losses = [Net(), Net()], [Tempered(), Tempered()]
+    ours, theirs = (
+        torch.optim.Adam([*m.parameters(), *criterion.parameters()], 0.05)
+        for m, criterion in zip(modules, losses, strict=True)
+    )
+    with planc.torch.compile_step(modules[0], losses[0], ours, data(), **QUICK) as step:
+        for seed in range(4):
+            x, y = data(seed=seed)
+            found = step(x, y)
+            theirs.zero_grad()
+            expected = losses[1](modules[1](x), y)
+            expected.backward()
+            theirs.step()
+            assert float(found) == pytest.approx(expected.item(), rel=1e-5)
+        step.save(tmp_path / "state")
+        step(*data(seed=9))
+        step.load(tmp_path / "state")
+        with torch.no_grad():
+            losses[0].log_scale.fill_(1.0)
+        with pytest.raises(UsageError, match="'loss.log_scale' was written in place"):
+            step(*data())
+        with torch.no_grad():
+            losses[0].log_scale.copy_(losses[1].log_scale)
+        step.refresh()
+    for a, b in zip(
+        (*losses[0].state_dict().values(), *modules[0].state_dict().values()),
+        (*losses[1].state_dict().values(), *modules[1].state_dict().values()),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

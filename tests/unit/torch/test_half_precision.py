@@ -96,3 +96,64 @@ def test_planned_and_unplanned_bits_agree() -> None:
             assert step(feeds)["loss"] == result["loss"]
         for name, following in state_pairs(model).items():
             assert step.state()[name].tobytes() == expected[-1][following].tobytes(), name
+
+
+def test_a_step_that_overflows_changes_nothing_and_says_so() -> None:
+    """With a GradScaler whose scale is too large at first, step by step as torch's own loop with it."""
+    (x, y), module, reference = data(), Block(), Block()
+    optimizer, other = (torch.optim.SGD(m.parameters(), 0.1, momentum=0.9) for m in (module, reference))
+    start = 2.0**24
+    scaler, theirs = (torch.amp.GradScaler("cpu", init_scale=start, growth_interval=2) for _ in range(2))
+    half: dict[str, Any] = {"autocast": torch.float16, "loss_scale": scaler, "clip_norm": 0.5}
+    found, expected = [], []
+    with planc.torch.compile_step(
+        module, loss, optimizer, (x, y), budget="100%", device="cpu", time_limit=1.0, **half
+    ) as step:
+        for _ in range(16):
+            before = step.training.state()["head.bias"]
+            step(x, y)
+            assert step.skipped == np.array_equal(before, step.training.state()["head.bias"])
+            found.append(step.skipped)
+            scale = theirs.get_scale()
+            other.zero_grad()
+            with torch.autocast("cpu", torch.float16):
+                value = loss(reference(x), y)
+            theirs.scale(value).backward()
+            theirs.unscale_(other)
+            torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
+            theirs.step(other)
+            theirs.update()
+            expected.append(theirs.get_scale() < scale)
+    assert found == expected
+    assert 0 < sum(found) < 16
+    for (name, made), wanted in zip(module.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(made, wanted, rtol=0.05, atol=5e-3, msg=name)
+
+
+def test_a_bfloat16_module_draws_random_numbers() -> None:
+    """Generators have kernels in one opset only, and make what they are told to."""
+
+    class Noisy(nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(2, 3).to(torch.bfloat16)
+
+        def forward(self, x: Any) -> Any:
+            narrow = x.bfloat16()
+            return (
+                self.head(narrow)
+                + torch.randn_like(narrow[:, :1])
+                + torch.bernoulli(torch.full_like(narrow[:, :1], 0.5))
+            )
+
+    module, x = Noisy(), torch.zeros(4096, 2)
+    model = planc.torch.export_training_step(
+        module,
+        lambda y: {"loss": y.float().mean(), "y": y.float()},
+        (x, None),
+        torch.optim.SGD(module.parameters(), 0.1),
+    )
+    noise = run_steps(model, {"x": x.numpy()})[0]["y"] - module.head.bias.detach().float().numpy()
+    assert abs(noise[:, 0].mean() - 0.5) < 0.1
+    assert abs(noise[:, 0].var() - 1.25) < 0.15
+    assert len(np.unique(noise[:, 0])) > 100

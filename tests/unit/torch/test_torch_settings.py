@@ -67,12 +67,46 @@ def test_what_an_optimizer_cannot_be_is_named(make: Callable[..., torch.optim.Op
         (nn.Linear(2, 2).eval(), (torch.ones(1, 2), None), UsageError, "evaluation mode"),
         (nn.Linear(2, 2), torch.ones(1, 2), UsageError, r"\(inputs, targets\)"),
         (nn.ReLU(), (torch.ones(1, 2), None), ModelError, "the loss must be a scalar that depends on a parameter"),
-        (nn.Linear(2, 2), ((torch.ones(1, 2), 3), None), ModelError, "every input must be a tensor"),
+        (
+            nn.Linear(2, 2),
+            ((torch.ones(1, 2), {3}), None),
+            FeedError,
+            r"inputs\[1\] is a set; every value of a batch must be",
+        ),
+        (nn.LazyLinear(2), (torch.ones(1, 2), None), ModelError, "parameter 'weight' has no values yet"),
+        (
+            nn.Linear(2, 2, dtype=torch.complex64),
+            (torch.ones(1, 2), None),
+            ModelError,
+            "parameter 'weight' is of torch.complex64",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_named(module: nn.Module, batch: object, error: type[PlancError], said: str) -> None:
     with pytest.raises(error, match=said):
         export_training_step(module, lambda y: y.sum(), batch, Optimizer("sgd"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        (
+            lambda y: {"ce": y.sum(), "more": y},
+            r"the loss <lambda> \(test_torch_settings.py:\d+\) must return .*'ce', 'more'",
+        ),
+        (lambda y: None, "not None; of several losses return the weighted sum"),
+        (lambda y: y, r"not of shape \[1, 2\]; reduce it"),
+        (lambda y: y.detach().sum(), "not one that no trained parameter leads to"),
+        (
+            lambda y: (torch.special.airy_ai(y.detach()) * y).sum(),
+            r"layer 'loss', forward, test_torch_settings.py:\d+\) has no lowering",
+        ),
+        (lambda y: y[y > 0].sum(), r"test_torch_settings.py:\d+.*values say"),
+    ],
+)
+def test_what_no_loss_is_is_named_with_its_line(loss: Callable[[Tensor], object], said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        export_training_step(nn.Linear(2, 2), loss, (torch.ones(1, 2), None), Optimizer("sgd"))  # type: ignore[arg-type]
 
 
 class Averaged(nn.Module):

@@ -8,7 +8,8 @@ from support.adversary import judge
 from support.concats import branches
 from support.plans import plan_of
 
-from planc.importer.import_model import PART_SUFFIX, ImportedModel
+from planc.importer.draft import PART_SUFFIX
+from planc.importer.import_model import ImportedModel
 from planc.plan.plan import Plan, Residency
 from planc.plan.residency_index import ResidencyIndex
 from planc.schedule.schedule import Schedule

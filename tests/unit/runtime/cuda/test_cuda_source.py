@@ -4,10 +4,7 @@ thread in turn, against ONNX Runtime's CPU kernels."""
 import ctypes
 import math
 import re
-import shutil
-import subprocess
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -15,51 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import FunctionProto, NodeProto, TensorProto, helper
+from support.host_passes import compiled_for_host
 
 from planc.graph.fused import function
 from planc.importer.fused_body import Body
-from planc.runtime.cuda.source import BLOCK, Operand, blocks, source, subscript, width
-
-HOST = """
-#include <cmath>
-#include <cstring>
-#define __global__
-#define __device__
-#define __forceinline__ inline
-#define __launch_bounds__(threads)
-struct Position { unsigned x; };
-static Position blockIdx, threadIdx;
-struct Half { unsigned short bits; };
-struct Brain { unsigned short bits; };
-static float from_half(Half h) {
-  const unsigned exponent = (h.bits >> 10) & 31, fraction = h.bits & 1023;
-  const float sign = h.bits >> 15 ? -1.0f : 1.0f;
-  if (exponent == 31) return fraction ? NAN : sign * INFINITY;
-  return sign * (exponent ? std::ldexp(1024.0f + fraction, (int)exponent - 25) : std::ldexp((float)fraction, -24));
-}
-static Half to_half(float f) {
-  const unsigned short sign = std::signbit(f) ? 0x8000 : 0;
-  const double size = std::fabs((double)f);
-  if (f != f) return {(unsigned short)(sign | 0x7e00)};
-  if (size >= 65520.0) return {(unsigned short)(sign | 0x7c00)};
-  int exponent;
-  std::frexp(size, &exponent);
-  if (size < std::ldexp(1.0, -14)) return {(unsigned short)(sign | (unsigned)std::nearbyint(std::ldexp(size, 24)))};
-  const unsigned scaled = (unsigned)std::nearbyint(std::ldexp(size, 11 - exponent));
-  return {(unsigned short)(sign + ((exponent + 13) << 10) + scaled)};
-}
-static float from_brain(Brain b) {
-  const unsigned u = (unsigned)b.bits << 16;
-  float f;
-  std::memcpy(&f, &u, 4);
-  return f;
-}
-static Brain to_brain(float f) {
-  unsigned u;
-  std::memcpy(&u, &f, 4);
-  return {(unsigned short)(f != f ? 0x7fff : (u + 0x7fff + ((u >> 16) & 1)) >> 16)};
-}
-"""
+from planc.runtime.cuda.source import BLOCK, Operand, subscript, width
 
 
 @given(
@@ -146,28 +103,10 @@ CASES = [
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """All cases in one library; `run_K` starts every thread of case K, one after the other."""
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++")
-    text = HOST
-    for k, (shapes, types, wide) in enumerate(CASES):
-        inputs, outputs = _operands(shapes, types)
-        text += source(f"k{k}", _function(types), inputs, outputs, wide)
-        grid = blocks(outputs[0].elements, width((*inputs, *outputs)))
-        arguments = [f"({o.c_type}*)p[{n}]" for n, o in enumerate((*inputs, *outputs))]
-        text += (
-            f'extern "C" void run_{k}(void** p) {{ for (blockIdx.x = 0; blockIdx.x < {grid}; '
-            f"blockIdx.x++) for (threadIdx.x = 0; threadIdx.x < {BLOCK}; threadIdx.x++) "
-            f"of_k{k}::k{k}({', '.join(arguments)}); }}\n"
-        )
-    folder: Path = tmp_path_factory.mktemp("kernels")
-    (folder / "kernels.cpp").write_text(text)
-    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC"]
-    done = subprocess.run(
-        [compiler, *flags, "kernels.cpp", "-o", "kernels.so"], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(folder / "kernels.so"))
+    passes = {
+        str(k): (_function(types), *_operands(shapes, types), wide) for k, (shapes, types, wide) in enumerate(CASES)
+    }
+    return compiled_for_host(passes, tmp_path_factory.mktemp("kernels"))
 
 
 def _aligned(values: np.ndarray) -> np.ndarray:

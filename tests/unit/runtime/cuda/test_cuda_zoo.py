@@ -13,9 +13,11 @@ from support.zoo_networks import MOMENTUM, small_forward
 from planc.compiler.job import compile_model
 from planc.compiler.options import CompileOptions
 from planc.errors import DeviceError
+from planc.graph.grouped import is_group
 from planc.importer.import_model import ImportedModel, import_model
 from planc.plan.plan import Plan
 from planc.planning.build import build_problem
+from planc.runtime.own_kernels import kernel_versions
 from planc.training import Optimizer, differentiate
 
 __all__ = ["card"]
@@ -34,18 +36,21 @@ ARENA_SLACK = 4096
 
 
 @cache
-def _imported(name: str) -> ImportedModel:
+def _imported(name: str, fused: bool = False) -> ImportedModel:
     built = small_forward(name)
     optimizer = OPTIMIZERS.get(name, MOMENTUM)
     return import_model(
-        differentiate(built.model, loss=built.loss, optimizer=optimizer, parameters=built.parameters, device="cuda")
+        differentiate(built.model, loss=built.loss, optimizer=optimizer, parameters=built.parameters, device="cuda"),
+        fused=fused,
     )
 
 
 def _plan(imported: ImportedModel, solver: str, percent: int) -> Plan:
     """A plan within a share of the liveness peak, its scratch beside the slab."""
     made_up = made_up_costs(imported.graph, SCRATCH)
-    costs = msgspec.structs.replace(made_up, device=msgspec.structs.replace(made_up.device, kind="cuda"))
+    versions = kernel_versions(imported, "cuda")
+    device = msgspec.structs.replace(made_up.device, kind="cuda", versions=versions)
+    costs = msgspec.structs.replace(made_up, device=device)
     peak = build_problem(imported.graph, costs).liveness_peak_bytes
     budget = peak * percent // 100 + SCRATCH + ARENA_SLACK
     return compile_model(imported, costs, CompileOptions(str(budget), solver, time_limit_s=1.0)).plan
@@ -69,6 +74,18 @@ def test_planned_networks_compute_the_plain_graph_without_a_race(
                 assert run_steps(step, imported, 2) == want[schedule]
                 assert card.problems == []
         assert card.live == 0
+
+
+def test_groups_of_updates_run_without_a_race(card: Emulator) -> None:
+    imported = _imported("gpt2", fused=True)
+    assert any(is_group(op.op_type) for op in imported.graph.ops)
+    plan = _plan(imported, "mip", 50)
+    want = expected(card, imported, 2)
+    for replay in (False, True):
+        card.reset(int(replay))
+        with open_step(card, imported, plan, replay) as step:
+            assert run_steps(step, imported, 2) == want
+            assert card.problems == []
 
 
 def test_a_step_with_counted_dropout_is_replayed_and_draws_anew(card: Emulator) -> None:

@@ -204,7 +204,8 @@ def test_offmate_swaps_over_a_fast_link_and_recomputes_over_a_slow_one(copy_ns: 
 
 def test_offmates_program_hides_copies_behind_steps() -> None:
     problem = _swap_or_recompute(1)
-    program = Program(problem, problem.budget_bytes).build()
+    program = Program(problem).build()
+    program.limit(problem.budget_bytes)
     answer = program.model.solve(10, relaxed=True, staged=True)
     assert answer.objective == pytest.approx(problem.base_duration_ns * 1e-3)
 

@@ -1,6 +1,7 @@
 """SuperNeurons, Layup, √n, Capuchin, DTR and PyTorch's knapsack by their rules, stated on small chains."""
 
 import itertools
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from planc.problem.problem import Alternative, Problem, Task, Value
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import SolveOptions, load_solver, solve
+from planc_solvers.baselines import capuchin
 from planc_solvers.baselines.layup import recomputed_kinds
 from planc_solvers.baselines.pytorch_knapsack import kept_values
 
@@ -86,10 +88,61 @@ def test_layup_recomputes_the_kinds_whose_forward_pass_is_faster_than_their_tran
     assert _steps("layup", chain) == "0123454fed1cba"
 
 
+def test_layup_decides_by_the_mean_of_a_kinds_layers_however_much_the_large_ones_make() -> None:
+    layers = [Layer("conv", 1000, 100), Layer("conv", 1000, 100), Layer("conv", 10, 40), Layer("relu", 10, 1)]
+    # 0.1, 0.1 and 4 on average are more than 1; by sums 240 would be less than 2010.
+    assert recomputed_kinds(training_chain(layers)) == set()
+
+
+def test_layup_transfers_convolutions_where_recomputing_all_from_the_start_does_not_fit() -> None:
+    chain = training_chain([Layer("conv", 100, 10), Layer("relu", 100, 1)] * 4, copy_ns=5)
+    assert recomputed_kinds(chain) == {"conv", "relu"}
+    roomy, tight = chain, replace(chain, budget_bytes=_keep_peak(chain) - 100)
+    assert not solve(load_solver("layup"), roomy, SolveOptions()).schedule.copies
+    schedule = solve(load_solver("layup"), tight, SolveOptions()).schedule
+    assert {chain.tasks[chain.producer[c.value] or 0].kind for c in schedule.copies} == {"conv"}
+
+
+def test_layup_transfers_residual_sums_where_recomputing_them_does_not_fit() -> None:
+    # Conv 2k makes value 2k of the sum before, relu 2k + 1 sums both into value 2k + 1; each layer's backward pass reads
+    # what the layer before made, and the gradient before its own.
+    blocks = 4
+    count = 2 * blocks
+    kinds = ["conv", "relu"] * blocks
+    reads = [tuple(range(max(0, i - 1 - i % 2), i)) for i in range(count)]
+    forward = [
+        Task(f"{i} forward", (100, 1)[i % 2], reads[i], (i,), 100, True, (), kinds[i], "forward") for i in range(count)
+    ]
+    backward = [
+        Task(f"{i} backward", 50, (max(i - 1, 0), g - 1), (g,), 100, False, (), kinds[i], "backward")
+        for i, g in zip(reversed(range(count)), range(count, 2 * count), strict=True)
+    ]
+    values = tuple(Value(f"v{i}", 100, swappable=True, copy_out_ns=20, copy_in_ns=20) for i in range(2 * count))
+    chain = Problem((*forward, *backward), values, 1 << 40)
+    assert recomputed_kinds(chain) == {"relu"}
+    sums = set(range(1, count, 2))
+    roomy = solve(load_solver("layup"), chain, SolveOptions())
+    assert not sums & {c.value for c in roomy.schedule.copies}
+    tight = solve(load_solver("layup"), replace(chain, budget_bytes=roomy.peak_bytes - 1), SolveOptions())
+    assert sums & {c.value for c in tight.schedule.copies}
+
+
 def test_sqrt_n_keeps_what_segments_read_of_each_other_and_makes_the_rest_of_a_segment_again() -> None:
     chain = training_chain([Layer("conv", 10, 5)] * 9)
     # Segments 012, 345, 678: y2 and y5 stay. The backward pass of 8 wants y7, of 5 y4, of 2 y1.
     assert _steps("sqrt-n", chain) == "01234567867ihg34fed01cba"
+
+
+def test_statistics_that_an_update_reads_are_not_made_again_for_it() -> None:
+    chain = training_chain([Layer("conv", 100, 50, mask=1)] * 4)
+    statistics = tuple(i for i, value in enumerate(chain.values) if value.name.startswith("m"))
+    joined = replace(chain.tasks[-1], name="update", phase="update", reads=statistics, writes=())
+    # In place of the masks' own readers, one update right behind the forward pass reads them all.
+    readers = [replace(t, reads=tuple(v for v in t.reads if v not in statistics)) for t in chain.tasks[4:]]
+    tasks = (*chain.tasks[:4], readers[0], joined, *readers[1:])
+    steps = solve(load_solver("sqrt-n"), replace(chain, tasks=tasks), SolveOptions()).schedule.steps
+    assert steps[steps.index(5) - 1] == 4
+    assert len(steps) > len(tasks)
 
 
 def test_capuchin_swaps_what_has_time_to_travel_and_recomputes_what_is_cheap() -> None:
@@ -118,6 +171,44 @@ def test_capuchins_copies_in_follow_each_other_and_end_before_their_need() -> No
     ends = [100 * (c.stop - 8) for c in ins]  # a task of the backward pass lasts 100, a copy as well
     starts = [min(end, *[e - 100 * (k - i) for k, e in enumerate(ends) if k >= i]) - 100 for i, end in enumerate(ends)]
     assert all(100 * (c.start - 8) <= max(start, 0) or c.start <= 8 for c, start in zip(ins, starts, strict=True))
+
+
+def test_capuchin_awaits_copies_out_only_when_memory_runs_out() -> None:
+    chain = training_chain([Layer("conv", 100, 50)] * 8)
+    tight = replace(chain, budget_bytes=_keep_peak(chain) // 2)
+    schedule = solve(load_solver("capuchin"), tight, SolveOptions()).schedule
+    through, early = 0, 0
+    for copy in schedule.engine(Direction.OUT):
+        through = max(through, 50 * copy.start) + 100
+        if 50 * copy.stop < through:
+            later = tuple(replace(c, stop=c.stop + 1) if c == copy else c for c in schedule.copies)
+            assert max(memory_profile(tight, replace(schedule, copies=later))) > tight.budget_bytes
+            early += 1
+    assert early
+
+
+def test_capuchin_decides_once_for_each_way_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = training_chain([Layer("relu", 100, 50)] * 40, copy_ns=10)
+    tight = replace(chain, budget_bytes=600)  # a layer alone takes 300
+    made: list[int] = []
+    plan = capuchin._schedule
+    monkeypatch.setattr(capuchin, "_schedule", lambda *given: made.append(1) or plan(*given))
+    counts = []
+    for limit in (-1.0, 60.0):
+        made.clear()
+        with suppress(InfeasibleBudgetError):
+            load_solver("capuchin").solve(tight, SolveOptions(time_limit_s=limit))
+        counts.append(len(made))
+    assert counts[0] == 2 < counts[1]
+
+
+def test_capuchin_recomputes_what_a_slow_link_cannot_carry() -> None:
+    chain = training_chain([Layer("relu", 100, 50)] * 40, copy_ns=10)
+    # Alone each of the first two dozen would travel unseen, for 1,000 ns each way; the forward pass takes 2,000.
+    tight = replace(chain, budget_bytes=_keep_peak(chain) * 3 // 4)
+    found = solve(load_solver("capuchin"), tight, SolveOptions())
+    assert len(found.schedule.engine(Direction.OUT)) <= 2
+    assert found.timeline.step_ns < 1.5 * chain.base_duration_ns
 
 
 def _dtr_problem(costs: tuple[int, int, int], sizes: tuple[int, int, int]) -> Problem:

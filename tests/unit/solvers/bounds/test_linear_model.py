@@ -1,5 +1,7 @@
 """Linear models against solutions known by hand."""
 
+import subprocess
+import sys
 from math import inf
 
 import numpy as np
@@ -52,3 +54,36 @@ def test_a_free_variable_is_bounded_by_the_optimum() -> None:
     model.row([(t, 1.0), (x, -3.0)], lower=0.0)
     assert [model.lagrangian_bound(np.array([y])) for y in (1.0, 0.5)] == pytest.approx([3.0, 1.5])
     assert model.lagrangian_bound(np.array([1.5])) <= 3.0
+
+
+_EXIT_DURING_A_SOLVE = """
+import random, sys, threading, time
+from ortools.util.python.solve_interrupter import SolveInterrupter
+from planc_solvers.bounds.linear_model import Effort, LinearModel
+
+glop, draw, model = sys.argv[1] == "glop", random.Random(0), LinearModel()
+columns = [model.variable(0, 1, cost=-draw.randint(1, 99), integer=not glop) for _ in range(1500 if glop else 120)]
+for _ in range(1200 if glop else 60):
+    model.row([(v, draw.randint(1, 99)) for v in draw.sample(columns, 60)], upper=1400.0)
+effort, begun = Effort(1.0 if not glop else 30.0, interrupter=SolveInterrupter()), threading.Event()
+
+def prove():
+    begun.set()
+    model.solve(effort, relaxed=glop)
+
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(2)
+
+sys.slow = Slow()
+threading.Thread(target=prove, daemon=True).start()
+begun.wait()
+time.sleep(0.3)
+"""
+"""A process that is done while a thread solves, and whose interpreter takes two seconds to end."""
+
+
+@pytest.mark.parametrize("solver", ["glop", "highs"])
+def test_a_process_that_ends_during_a_solve_is_not_aborted(solver: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", _EXIT_DURING_A_SOLVE, solver], capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (0, b"")

@@ -7,38 +7,31 @@ tensordot case); a contraction that sums nothing is a Mul.
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-import onnx
-from onnx import helper
+from dataclasses import dataclass
 
 from planc.errors import ModelError
 from planc.training.emit.builder import Shape
+from planc.training.prepare.bodies.body import Body, Call, body
 
 _SPARE = "\u0391"
 """First of the labels that stand for the axes of an ellipsis: letters that an equation cannot contain."""
 
 
-def einsum_body(call: onnx.NodeProto, shapes: Sequence[Shape], version: int) -> onnx.FunctionProto:
-    """The function body of Einsum node `call` on operands of known `shapes`, for opset `version`.
+@body("Einsum")
+def einsum(call: Call, made: Body) -> str:
+    """Any equation on operands of known shapes; a label repeated in one operand is its diagonal.
 
-    Raises ModelError for a label repeated in one operand (a diagonal) and for sizes that do not agree.
+    Raises ModelError for sizes that do not agree.
     """
-    equation = next(a.s.decode() for a in call.attribute if a.name == "equation")
-    where = f"node {call.name!r} (Einsum {equation!r})"
-    terms, wanted = _labels(equation, shapes, where)
-    body = _Body(_sizes(terms, shapes, where))
-    current = _Operand("x0", terms[0])
+    equation, shapes = call.attributes["equation"], [v.shape for v in call.operands if v is not None]
+    terms, wanted = _labels(equation, shapes, f"{call.where} {equation!r}")
+    work = _Contraction(_sizes(terms, shapes, call.where), made)
+    operands = [work.diagonal(_Operand(f"x{i}", term)) for i, term in enumerate(terms)]
+    current = operands[0]
     for index in range(1, len(terms)):
         kept = {label for term in (*terms[index + 1 :], wanted) for label in term}
-        current = body.contract(current, _Operand(f"x{index}", terms[index]), kept)
-    current = body.arranged(body.summed(current, wanted), wanted)
-    if not body.nodes:
-        body.op("Identity", current.name)
-    body.nodes[-1].output[0] = "y"
-    inputs = [f"x{i}" for i in range(len(terms))]
-    return helper.make_function("", "Einsum", inputs, ["y"], body.nodes, [helper.make_opsetid("", version)])
+        current = work.contract(current, operands[index], kept)
+    return work.arranged(work.summed(current, wanted), wanted).name
 
 
 def _labels(equation: str, shapes: Sequence[Shape], where: str) -> tuple[list[str], str]:
@@ -55,8 +48,8 @@ def _labels(equation: str, shapes: Sequence[Shape], where: str) -> tuple[list[st
     for term, shape in zip(listed, shapes, strict=True):
         count = len(shape) - len(term) + 3
         terms.append(term.replace("...", spare[dots - count :] if count else ""))
-        if len(terms[-1]) != len(shape) or len(set(terms[-1])) != len(shape):
-            raise ModelError(f"{where}: term {term!r} must name each of the {len(shape)} axes of its operand once")
+        if len(terms[-1]) != len(shape):
+            raise ModelError(f"{where}: term {term!r} must name each of the {len(shape)} axes of its operand")
     every = "".join(terms)
     implied = "..." * bool(dots) + "".join(sorted(c for c in set(every) - set(spare) if every.count(c) == 1))
     return terms, (right if arrow else implied).replace("...", spare)
@@ -78,36 +71,41 @@ class _Operand:
 
 
 @dataclass
-class _Body:
-    """Nodes of the body; `sizes` are those of the labels."""
+class _Contraction:
+    """Emits contractions into a body; `sizes` are those of the labels."""
 
     sizes: dict[str, int]
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    body: Body
 
-    def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
-        name = f"t{len(self.nodes)}"
-        self.nodes.append(helper.make_node(op_type, list(inputs), [name], **attributes))
-        return name
-
-    def ints(self, numbers: Sequence[int]) -> str:
-        return self.op("Constant", value_ints=list(numbers))
+    def diagonal(self, a: _Operand) -> _Operand:
+        """`a` with every label once: of axes with the same label only equal positions are left."""
+        for label in dict.fromkeys(a.labels):
+            count, size = a.labels.count(label), self.sizes[label]
+            if count == 1:
+                continue
+            others = "".join(c for c in a.labels if c != label)
+            order = [i for i, c in enumerate(a.labels) if c != label] + [
+                i for i, c in enumerate(a.labels) if c == label
+            ]
+            moved = self.body.op("Transpose", a.name, perm=order)
+            rows = self.body.viewed(moved, [*(self.sizes[c] for c in others), size**count])
+            places = self.body.ints([i * sum(size**k for k in range(count)) for i in range(size)])
+            a = _Operand(self.body.op("Gather", rows, places, axis=len(others)), others + label)
+        return a
 
     def summed(self, a: _Operand, kept: Collection[str]) -> _Operand:
         """`a` summed over the labels that are not in `kept`."""
         dropped = [axis for axis, label in enumerate(a.labels) if label not in kept]
         if not dropped:
             return a
-        name = self.op("ReduceSum", a.name, self.ints(dropped), keepdims=0)
+        name = self.body.op("ReduceSum", a.name, self.body.ints(dropped), keepdims=0)
         return _Operand(name, "".join(label for label in a.labels if label in kept))
 
     def arranged(self, a: _Operand, labels: str) -> _Operand:
         """`a` with its axes in the order of `labels`."""
         if a.labels == labels:
             return a
-        return _Operand(self.op("Transpose", a.name, perm=[a.labels.index(label) for label in labels]), labels)
-
-    def viewed(self, a: _Operand, shape: Sequence[int]) -> str:
-        return self.op("Reshape", a.name, self.ints(shape))
+        return _Operand(self.body.op("Transpose", a.name, perm=[a.labels.index(label) for label in labels]), labels)
 
     def size(self, labels: str) -> int:
         return math.prod(self.sizes[label] for label in labels)
@@ -123,11 +121,11 @@ class _Body:
         a, b = self.arranged(a, batch + left + summed), self.arranged(b, batch + summed + right)
         shape = [self.sizes[label] for label in batch + left + right]
         if not summed:
-            x = self.viewed(a, [*(self.sizes[label] for label in a.labels), *[1] * len(right)])
-            y = self.viewed(b, [*shape[: len(batch)], *[1] * len(left), *shape[len(batch) + len(left) :]])
-            return _Operand(self.op("Mul", x, y), batch + left + right)
+            x = self.body.viewed(a.name, [*(self.sizes[label] for label in a.labels), *[1] * len(right)])
+            y = self.body.viewed(b.name, [*shape[: len(batch)], *[1] * len(left), *shape[len(batch) + len(left) :]])
+            return _Operand(self.body.op("Mul", x, y), batch + left + right)
         lead = [self.size(batch)] if batch else []
-        x = self.viewed(a, [*lead, self.size(left), self.size(summed)])
-        y = self.viewed(b, [*lead, self.size(summed), self.size(right)])
-        product = _Operand(self.op("MatMul", x, y), "")
-        return _Operand(self.viewed(product, shape), batch + left + right)
+        x = self.body.viewed(a.name, [*lead, self.size(left), self.size(summed)])
+        y = self.body.viewed(b.name, [*lead, self.size(summed), self.size(right)])
+        product = _Operand(self.body.op("MatMul", x, y), "")
+        return _Operand(self.body.viewed(product.name, shape), batch + left + right)
