@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "policies.md"
-_BEGIN, _END = "<!-- tables: benchmarks/policies.py table -->", "<!-- end of tables -->"
+_BEGIN, _END = "<!-- tables: benchmarks.policies table -->", "<!-- end of tables -->"
 
 Rows = Sequence[dict[str, Any]]
 
@@ -19,6 +19,7 @@ def write_table(found: dict[str, list[dict[str, Any]]]) -> None:
         _overheads(found.get("rows", [])),
         _smallest(found.get("smallest", [])),
         _claims(found.get("claims", [])),
+        _measured(found.get("measured", [])),
         _deepest(found.get("deepest", [])),
         _published(found.get("published", [])),
     )
@@ -62,7 +63,7 @@ def _cell(row: dict[str, Any] | None, rows: Rows) -> str:
     if row is None:
         return ""
     if row["overhead"] is None:
-        return {"infeasible": "–", "timeout": "time-out", "refused": "refuses"}[row["status"]]
+        return {"infeasible": "–", "timeout": "time-out", "untried": "time-out", "refused": "refuses"}[row["status"]]
     best = min(
         r["overhead"] for r in rows if r["budget_fraction"] == row["budget_fraction"] and r["overhead"] is not None
     )
@@ -89,6 +90,23 @@ def _smallest(rows: Rows) -> list[str]:
     return [*lines, ""]
 
 
+def _measured(rows: Rows) -> list[str]:
+    if not rows:
+        return []
+    heads = ("network", "policy", "budget", "step", "unplanned", "on the prediction", "peak", "bits")
+    lines = ["### Run on the CPU", "", _line(heads), "|---" * len(heads) + "|"]
+    for row in rows:
+        cells = [row["network"], row["solver"], f"{100 * row['budget_fraction']:g} %"]
+        if row["step_ns"] is None:
+            cells += ["no plan" if row["status"] == "infeasible" else row["status"], "", "", "", ""]
+        else:
+            cells += [f"{row['step_ns'] / 1e6:.0f} ms", f"{row['unplanned_ns'] / 1e6:.0f} ms"]
+            cells += [_share(row["prediction_error"], "+"), f"{row['peak_bytes'] / 2**20:.0f} MiB"]
+            cells.append("equal" if row["bitwise_equal"] else "differ")
+        lines.append(_line(cells))
+    return [*lines, ""]
+
+
 def _deepest(rows: Rows) -> list[str]:
     if not rows:
         return []
@@ -107,12 +125,15 @@ def _deepest(rows: Rows) -> list[str]:
 def _claims(rows: Rows) -> list[str]:
     if not rows:
         return []
-    heads = ("policy", "network", "saved at the peak", "saved on average", "overhead", "mip in the same peak")
+    heads = (
+        "policy", "network", "saved at the peak", "saved on average", "without state", "overhead", "mip in the same peak",
+    )  # fmt: skip
     lines = ["### What policies save against Caffe's allocations, and planc within the same peak", "", _line(heads)]
     lines.append("|---" * len(heads) + "|")
     for row in rows:
-        cells = [row["policy"], f"{row['network']}, batch {row['batch']}"]
-        cells += [_share(row.get("saved_peak")), _share(row.get("saved_mean"))]
+        depth = f" of {row['depth']:,} layers" if "depth" in row else ""
+        cells = [row["policy"], f"{row['network']}{depth}, batch {row['batch']}"]
+        cells += [_share(row.get(key)) for key in ("saved_peak", "saved_mean", "saved_mean_maps")]
         cells += [_share(row["overhead"], "+") or "no plan", _share(row["mip_overhead"], "+") or "no plan"]
         lines.append(_line(cells))
     return [*lines, ""]

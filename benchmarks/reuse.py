@@ -27,7 +27,6 @@ from planc.graph.graph import Graph, Role
 from planc.importer.import_model import ImportedModel, import_model
 from planc.importer.save import write_model
 from planc.lowering.residencies import residencies_of, slot_map
-from planc.plan.files import write_plan
 from planc.plan.plan import Plan
 from planc.plan.residency_index import ResidencyIndex
 from planc.profiling.profile import profile
@@ -86,7 +85,7 @@ _FRESH = """
 import sys
 from pathlib import Path
 from planc.importer.import_model import import_model
-from planc.plan.files import read_plan
+from planc.plan.plan import Plan
 from planc.runtime.measure import UnplannedStep, synthetic_feeds
 from planc.runtime.step import load
 
@@ -95,7 +94,7 @@ def status(key):
 model, plan, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 imported = import_model(model)
 feeds, initial = synthetic_feeds(imported.graph, 0), dict(imported.file.initial_values)
-planned = read_plan(plan) if plan.name else None
+planned = Plan.load(plan) if plan.name else None
 Path("/proc/self/clear_refs").write_text("5")
 before = status("VmRSS")
 step = load(planned, imported) if planned else UnplannedStep(imported)
@@ -116,7 +115,7 @@ def fresh(model: Path, plan: Path, steps: int) -> tuple[int, int]:
 def measured(compiled: Compilation, model: Path, steps: int, unplanned: int) -> str:
     """Scratch used in the slab over its plan; growth of resident memory, the plan's bytes, and the growth `unplanned`."""
     memory, plan = compiled.plan.memory, model.with_suffix(".plan.json")
-    write_plan(compiled.plan, plan)
+    compiled.plan.save(plan)
     used, grown = fresh(model, plan, steps)
     planned = memory.slab_bytes + memory.scratch_bytes + memory.host_bytes
     sizes = " / ".join(f"{size / 2**20:.1f}" for size in (grown, planned, unplanned))

@@ -38,7 +38,7 @@ STAGES = {
     "pack": ("planc.lowering.lower:pack",),
     "assemble": ("planc.compiler.job:assemble_plan",),
     "verify": ("planc.compiler.job:require_valid",),
-    "write plan": ("planc.cli.compile:write_plan",),
+    "write plan": ("planc.cli.compile:Plan.save",),
     "summary": ("planc.cli.compile:compile_json",),
 }
 """The functions of `planc compile`, as their callers see them; what is in none of them counts as `others`."""

@@ -1,6 +1,6 @@
 """Extra forward computation in times of the transfer, by kind of layer: AlexNet, the figure by which Layup decides.
 
-    python benchmarks/transfer_or_recompute.py [--batch 128] [--devices k40c,titan-x-maxwell,h100] [--costs FILE --model
+    python -m benchmarks.transfer_or_recompute [--batch 128] [--devices k40c,titan-x-maxwell,h100] [--costs FILE --model
     FILE]
 
 Cards of the catalogue are estimated; `--costs` with its `--model` adds a table that was measured. Written as rows of a
@@ -11,8 +11,7 @@ others.
 import argparse
 from pathlib import Path
 
-from policies import job_of
-
+from benchmarks.policies_grid import job_of
 from planc.compiler.job import CompileJob
 from planc.costs.store import read_costs
 from planc.importer.import_model import import_for

@@ -120,10 +120,17 @@ MASKED = {
     "convbert": {},
     "roformer": {},
 }
-TRANSLATORS = {"t5": {}, "bart": {}, "mbart": {}, "pegasus": {}, "marian": {}, "blenderbot-small": {}, "longt5": {}}
+TRANSLATORS = {
+    "t5": {"decoder_start_token_id": 0},
+    "bart": {},
+    "mbart": {},
+    "pegasus": {},
+    "marian": {"decoder_start_token_id": 1, "decoder_vocab_size": 120},
+    "blenderbot-small": {},
+    "longt5": {"decoder_start_token_id": 0},
+}
 IMAGES = {
     "vit": {},
-    "deit": {},
     "beit": {},
     "convnext": {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1]},
     "dinov2": {},
@@ -139,28 +146,17 @@ IMAGES = {
     "resnet": {"hidden_sizes": [8, 16, 16, 16], "depths": [1, 1, 1, 1], "embedding_size": 8},
     "poolformer": {"hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]},
 }
-SPEECH = {
-    "wav2vec2": {
-        "conv_dim": [8, 8],
-        "conv_kernel": [10, 3],
-        "conv_stride": [5, 2],
-        "num_feat_extract_layers": 2,
-        "num_conv_pos_embeddings": 8,
-        "num_conv_pos_embedding_groups": 2,
-        "mask_time_prob": 0.0,
-        "feat_proj_dropout": 0.0,
-    },
-    "hubert": {
-        "conv_dim": [8, 8],
-        "conv_kernel": [10, 3],
-        "conv_stride": [5, 2],
-        "num_feat_extract_layers": 2,
-        "num_conv_pos_embeddings": 8,
-        "num_conv_pos_embedding_groups": 2,
-        "mask_time_prob": 0.0,
-        "feat_proj_dropout": 0.0,
-    },
+_WAVES = {
+    "conv_dim": [8, 8],
+    "conv_kernel": [10, 3],
+    "conv_stride": [5, 2],
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "mask_time_prob": 0.0,
+    "feat_proj_dropout": 0.0,
 }
+SPEECH = dict.fromkeys(("wav2vec2", "hubert"), _WAVES)
 
 
 def cases() -> Iterator[Case]:
@@ -178,25 +174,43 @@ def cases() -> Iterator[Case]:
     yield Case(
         "transformers", "bert classifier", partial(_made, "bert", {}, "AutoModelForSequenceClassification", _sentences)
     )
+    yield Case("transformers", "deit", partial(_made, "deit", {}, "DeiTForImageClassification", _pictures))
     yield Case("transformers", "clip", _clip)
     yield Case("transformers", "whisper", _whisper)
-    yield Case("peft", "llama with LoRA", _lora)
+    for name in SPEECH:
+        yield Case("transformers", f"{name}, labels outside", partial(_speech, name))
+    for kind, (base, settings) in ADAPTERS.items():
+        yield Case("peft", f"{base} with {kind.removesuffix('Config')}", partial(_adapted, base, kind, settings))
+
+
+ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LoraConfig": ("llama", {"r": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.0}),
+    "IA3Config": ("opt", {"target_modules": ["k_proj", "v_proj", "fc2"], "feedforward_modules": ["fc2"]}),
+    "VeraConfig": ("mistral", {"r": 4, "target_modules": ["q_proj", "o_proj"]}),
+    "PromptTuningConfig": ("gpt2", {"num_virtual_tokens": 4, "task_type": "CAUSAL_LM"}),
+    "PrefixTuningConfig": ("qwen2", {"num_virtual_tokens": 4, "task_type": "CAUSAL_LM"}),
+}
+"""peft's configurations: the model that is adapted, and their settings."""
 
 
 def _config(name: str, settings: Mapping[str, Any]) -> Any:
     from transformers import AutoConfig
 
     bare = AutoConfig.for_model(name)
-    known = {k: v for k, v in SMALL.items() if hasattr(bare, k) or k in ("num_labels", "use_cache")}
-    fixed = {k for k in known if isinstance(getattr(type(bare), k, None), property)}
-    return AutoConfig.for_model(name, **{**{k: v for k, v in known.items() if k not in fixed}, **settings})
+    other_names = type(bare).attribute_map
+    known = {k: v for k, v in SMALL.items() if hasattr(bare, k) and other_names.get(k, k) not in settings}
+    derived = {k for k in known if isinstance(getattr(type(bare), k, None), property)}
+    chosen = {k: v for k, v in known.items() if k not in derived} | {"num_labels": SMALL["num_labels"]}
+    return AutoConfig.for_model(name, **{**chosen, **settings})
 
 
 def _made(name: str, settings: Mapping[str, Any], head: str, batch: Callable[..., Any]) -> Made:
     import transformers
 
     config = _config(name, settings)
-    return getattr(transformers, head).from_config(config), lambda out: out.loss, (batch(config), None)
+    kind = getattr(transformers, head)
+    module = kind.from_config(config) if head.startswith("Auto") else kind(config)
+    return module, lambda out: out.loss, (batch(config), None)
 
 
 def _text(_config: Any) -> dict[str, Any]:
@@ -227,7 +241,7 @@ def _pictures(config: Any) -> dict[str, Any]:
     import torch
 
     side = config.image_size if isinstance(getattr(config, "image_size", None), int) else 32
-    return {"pixel_values": torch.randn(2, 3, side, side), "labels": torch.tensor([1, 3])}
+    return {"pixel_values": torch.randn(8, 3, side, side), "labels": torch.arange(8) % SMALL["num_labels"]}
 
 
 def _waves(_config: Any) -> dict[str, Any]:
@@ -294,10 +308,26 @@ def _whisper() -> Made:
     return WhisperForConditionalGeneration(config), lambda out: out.loss, (batch, None)
 
 
-def _lora() -> Made:
-    from peft import LoraConfig, get_peft_model
+def _speech(name: str) -> Made:
+    """The loss that the model would compute, which looks at the values of labels before."""
+    import torch
+    from transformers import AutoModelForCTC
+
+    config = _config(name, SPEECH[name])
+    batch = _waves(config)
+    labels = batch.pop("labels")
+
+    def loss(out: Any, labels: Any) -> Any:
+        rates = out.logits.log_softmax(-1).transpose(0, 1)
+        lengths = torch.full((rates.shape[1],), rates.shape[0]), torch.full((rates.shape[1],), labels.shape[1])
+        return torch.nn.functional.ctc_loss(rates, labels, *lengths, blank=0, reduction=config.ctc_loss_reduction)
+
+    return AutoModelForCTC.from_config(config), loss, (batch, labels)
+
+
+def _adapted(base: str, kind: str, settings: Mapping[str, Any]) -> Made:
+    import peft
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_config(_config("llama", {}))
-    module = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.0))
-    return module, lambda out: out.loss, (_text(None), None)
+    module = AutoModelForCausalLM.from_config(_config(base, {}))
+    return peft.get_peft_model(module, getattr(peft, kind)(**settings)), lambda out: out.loss, (_text(None), None)

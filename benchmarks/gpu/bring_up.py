@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnxruntime as ort
-from networks import build
+from card_networks import build
 from support.costs import made_up_costs
 from support.plans import plan_of
 from support.schedules import random_schedule

@@ -2,7 +2,7 @@
 
     python benchmarks/gpu/compile_plans.py COSTS PLANS SECONDS CASE:PERCENT[,PERCENT ...] ...     e.g. r50-32:50,33
 
-COSTS holds CASE.costs.json or h100-CASE.costs.json; a table of an older graph is refused. As many compiles run at once
+COSTS holds CASE.costs.json; a table of an older graph is refused. As many compiles run at once
 as there are pairs of cores.
 """
 
@@ -12,24 +12,23 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from networks import build
+from card_networks import build
 
 from planc.compiler.job import compile_model
 from planc.compiler.options import CompileOptions
 from planc.costs.store import read_costs
 from planc.errors import PlancError
-from planc.plan.files import write_plan
 
 
 def compiled(costs: Path, plans: Path, seconds: float, name: str, percent: str) -> str:
     """Write one plan; a line about it."""
     try:
         imported = build(name)
-        table = read_costs(next(iter(sorted(costs.glob(f"*{name}.costs.json"))), costs / f"{name}.costs.json"))
+        table = read_costs(costs / f"{name}.costs.json")
         plan = compile_model(imported, table, CompileOptions(f"{percent}%", time_limit_s=seconds)).plan
     except PlancError as error:
         return f"{name}:{percent}: {error}"
-    write_plan(plan, plans / f"{name}.{percent}.plan.json")
+    plan.save(plans / f"{name}.{percent}.plan.json")
     step, base = plan.prediction.step_ns / 1e6, plan.prediction.unconstrained_step_ns / 1e6
     bound = plan.certificate.lower_bound_ns / 1e6
     return (

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from run_plans import MIB, replayed, used
+from processes import MIB, used
+from run_plans import replayed
 
 from planc.compiler.job import compile_model
 from planc.compiler.options import CompileOptions

@@ -22,7 +22,11 @@ from planc.kernels import OPERATORS, Call, Operator, TensorType, function_of, no
 from planc.kernels.cross_entropy import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT
 from planc.kernels.device import SourceKernel, Variants
 from planc.kernels.dropout import DROPOUT
+from planc.kernels.embedding_gradient import EMBEDDING_GRADIENT
+from planc.kernels.group_norm import GROUP_NORM, GROUP_NORM_GRADIENT
+from planc.kernels.layer_norm import LAYER_NORM, LAYER_NORM_GRADIENT
 from planc.kernels.linear_cross_entropy import LINEAR_CROSS_ENTROPY
+from planc.kernels.rotary import ROTARY
 from planc.kernels.row_sum import ROW_SUM
 from planc.runtime.cuda.provider import cuda_session, run_options
 
@@ -85,6 +89,95 @@ def dropout(elements: int, dtype: torch.dtype) -> Case:
     return Case(DROPOUT, [x, torch.tensor([1, 2], device="cuda")], {"ratio": 0.1, "stream": 7}, None)
 
 
+def layer_norm(rows: int, width: int, dtype: torch.dtype, centred: int, to: torch.dtype | None = None) -> Case:
+    x = torch.randn(rows, width, device="cuda").to(dtype) * 2 + 1
+    scale, bias = (torch.randn(width, device="cuda") for _ in range(2))
+    vectors = [scale, bias][: 1 + centred]
+
+    def by_torch(t: torch.dtype) -> Sequence[torch.Tensor]:
+        norm = F.layer_norm if centred else F.rms_norm
+        made = norm(x.to(t), (width,), *(v.to(t) for v in vectors), eps=1e-5)
+        return [made if to is None or t is torch.float64 else made.to(to)]
+
+    settings = {"centred": centred, "to": 0 if to is None else KINDS[to]}
+    return Case(LAYER_NORM, [x, *(v.to(dtype) for v in vectors)], settings, by_torch)
+
+
+def layer_norm_gradient(
+    rows: int, width: int, dtype: torch.dtype, centred: int, kind: torch.dtype | None = None
+) -> Case:
+    """With the addition of a residual's gradient; dy of type `kind`."""
+    x, dy, addend = (torch.randn(rows, width, device="cuda").to(dtype) for _ in range(3))
+    dy, scale = dy.to(kind or dtype), torch.randn(width, device="cuda").to(dtype)
+    wide = x.float()
+    mean = wide.mean(1, keepdim=True) if centred else torch.zeros(rows, 1, device="cuda")
+    inverse = torch.rsqrt((wide - mean).square().mean(1, keepdim=True) + 1e-5)
+    statistics_ = torch.cat([mean, inverse], 1) if centred else inverse
+
+    def by_torch(t: torch.dtype) -> Sequence[torch.Tensor]:
+        leaves = [a.to(t).requires_grad_() for a in (x, scale)]
+        bias = [torch.zeros(width, device="cuda", dtype=t, requires_grad=True)] if centred else []
+        norm = F.layer_norm if centred else F.rms_norm
+        found = torch.autograd.grad(norm(leaves[0], (width,), leaves[1], *bias, eps=1e-5), [*leaves, *bias], dy.to(t))
+        return [found[0] + addend.to(t), *found[1:]]
+
+    return Case(LAYER_NORM_GRADIENT, [dy, x, scale, statistics_, addend], {"centred": centred}, by_torch)
+
+
+def group_norm(shape: tuple[int, ...], groups: int, dtype: torch.dtype) -> Case:
+    x = torch.randn(*shape, device="cuda").to(dtype) * 2 + 1
+    scale, bias = (torch.randn(shape[1], device="cuda").to(dtype) for _ in range(2))
+    return Case(
+        GROUP_NORM,
+        [x, scale, bias],
+        {"groups": groups},
+        lambda t: [F.group_norm(x.to(t), groups, scale.to(t), bias.to(t))],
+    )
+
+
+def group_norm_gradient(shape: tuple[int, ...], groups: int, dtype: torch.dtype) -> Case:
+    x, dy = (torch.randn(*shape, device="cuda").to(dtype) for _ in range(2))
+    scale = torch.randn(shape[1], device="cuda").to(dtype)
+    rows = x.float().reshape(shape[0] * groups, -1)
+    mean, variance = rows.mean(1), rows.var(1, correction=0)
+    statistics_ = torch.stack([mean, torch.rsqrt(variance + 1e-5)], 1)
+
+    def by_torch(t: torch.dtype) -> Sequence[torch.Tensor]:
+        bias = torch.zeros(shape[1], device="cuda", dtype=t, requires_grad=True)
+        leaves = [x.to(t).requires_grad_(), scale.to(t).requires_grad_(), bias]
+        return torch.autograd.grad(F.group_norm(leaves[0], groups, *leaves[1:]), leaves, dy.to(t))
+
+    return Case(GROUP_NORM_GRADIENT, [dy, x, scale, statistics_], {"groups": groups}, by_torch)
+
+
+def embedding_gradient(ids: int, count: int, width: int, dtype: torch.dtype, same: bool = False) -> Case:
+    """Numbers drawn at random, or all the same: the longest sums there are."""
+    numbers = (
+        torch.zeros(ids, dtype=torch.int64, device="cuda") if same else torch.randint(count, (ids,), device="cuda")
+    )
+    dy = torch.randn(ids, width, device="cuda").to(dtype)
+
+    def by_torch(t: torch.dtype) -> Sequence[torch.Tensor]:
+        return [torch.ops.aten.embedding_dense_backward(dy.to(t), numbers, count, -1, False)]
+
+    return Case(EMBEDDING_GRADIENT, [numbers, dy], {"count": count}, by_torch)
+
+
+def rotary(tokens: int, heads: int, size: int, dtype: torch.dtype, inverse: int) -> Case:
+    """Queries or keys [1, tokens, heads, size], or their gradients, with float32 angles of every token."""
+    x = torch.randn(1, tokens, heads, size, device="cuda").to(dtype)
+    angles = torch.rand(1, tokens, 1, size, device="cuda") * 6.28
+    cosine, sine = angles.cos(), angles.sin()
+
+    def by_torch(t: torch.dtype) -> Sequence[torch.Tensor]:
+        leaf, wide = x.to(t).requires_grad_(), torch.promote_types(t, torch.float32)
+        low, high = leaf.chunk(2, -1)
+        y = (leaf * cosine.to(wide) + torch.cat([-high, low], -1) * sine.to(wide)).to(t)
+        return [torch.autograd.grad(y, leaf, x.to(t))[0] if inverse else y.detach()]
+
+    return Case(ROTARY, [x, cosine, sine], {"inverse": inverse}, by_torch)
+
+
 def projection(rows: int, width: int, classes: int, dtype: torch.dtype, chunks: int) -> Case:
     x, weight = (torch.randn(n, width, device="cuda").to(dtype) / width**0.5 for n in (rows, classes))
     _, labels = _logits(rows, 2, dtype)
@@ -126,6 +219,32 @@ CASES: dict[str, Callable[[], Case]] = {
     "projection 8192 x 768 x 50257 bf16, 16": lambda: projection(8192, 768, 50257, BRAIN, 16),
     "projection 8192 x 768 x 50257 fp32, 4": lambda: projection(8192, 768, 50257, FLOAT, 4),
     "projection 8192 x 1024 x 32000 bf16, 4": lambda: projection(8192, 1024, 32000, BRAIN, 4),
+    "layer-norm 8192 x 768 fp32": lambda: layer_norm(8192, 768, FLOAT, 1),
+    "layer-norm 8192 x 768 fp32 to bf16": lambda: layer_norm(8192, 768, FLOAT, 1, BRAIN),
+    "layer-norm 8192 x 768 bf16": lambda: layer_norm(8192, 768, BRAIN, 1),
+    "layer-norm 6304 x 768 fp32": lambda: layer_norm(6304, 768, FLOAT, 1),
+    "layer-norm 100352 x 96 fp32": lambda: layer_norm(100352, 96, FLOAT, 1),
+    "rms-norm 8192 x 1024 fp32 to bf16": lambda: layer_norm(8192, 1024, FLOAT, 0, BRAIN),
+    "rms-norm 8192 x 4096 bf16": lambda: layer_norm(8192, 4096, BRAIN, 0),
+    "layer-norm' 8192 x 768 fp32": lambda: layer_norm_gradient(8192, 768, FLOAT, 1),
+    "layer-norm' 8192 x 768 fp32, dy bf16": lambda: layer_norm_gradient(8192, 768, FLOAT, 1, BRAIN),
+    "layer-norm' 8192 x 768 bf16": lambda: layer_norm_gradient(8192, 768, BRAIN, 1),
+    "layer-norm' 100352 x 96 fp32": lambda: layer_norm_gradient(100352, 96, FLOAT, 1),
+    "rms-norm' 8192 x 1024 fp32, dy bf16": lambda: layer_norm_gradient(8192, 1024, FLOAT, 0, BRAIN),
+    "rms-norm' 8192 x 4096 bf16": lambda: layer_norm_gradient(8192, 4096, BRAIN, 0),
+    "embedding' 8192 of 50257 x 768 fp32": lambda: embedding_gradient(8192, 50257, 768, FLOAT),
+    "embedding' 8192 of 32000 x 1024 bf16": lambda: embedding_gradient(8192, 32000, 1024, BRAIN),
+    "embedding' 32768 of 50257 x 768 bf16": lambda: embedding_gradient(32768, 50257, 768, BRAIN),
+    "embedding' 8192 the same x 768 fp32": lambda: embedding_gradient(8192, 50257, 768, FLOAT, True),
+    "group-norm 8 x 320 x 64 x 64, 32 groups, fp32": lambda: group_norm((8, 320, 64, 64), 32, FLOAT),
+    "group-norm 8 x 320 x 64 x 64, 32 groups, bf16": lambda: group_norm((8, 320, 64, 64), 32, BRAIN),
+    "instance-norm 8 x 64 x 128 x 128 fp32": lambda: group_norm((8, 64, 128, 128), 64, FLOAT),
+    "group-norm' 8 x 320 x 64 x 64, 32 groups, fp32": lambda: group_norm_gradient((8, 320, 64, 64), 32, FLOAT),
+    "group-norm' 8 x 320 x 64 x 64, 32 groups, bf16": lambda: group_norm_gradient((8, 320, 64, 64), 32, BRAIN),
+    "instance-norm' 8 x 64 x 128 x 128 fp32": lambda: group_norm_gradient((8, 64, 128, 128), 64, FLOAT),
+    "rotary 8192 x 16 x 64 bf16": lambda: rotary(8192, 16, 64, BRAIN, 0),
+    "rotary' 8192 x 16 x 64 bf16": lambda: rotary(8192, 16, 64, BRAIN, 1),
+    "rotary 8192 x 4 x 64 fp32": lambda: rotary(8192, 4, 64, FLOAT, 0),
     "squares 150000 x 256 fp32": lambda: row_sum(150_000, 256, FLOAT, 1),
 }
 
@@ -203,7 +322,7 @@ def measured(case: Case) -> dict[str, Any]:
     if by_torch is not None:
         exact = by_torch(torch.float64)
         facts["error"] = [_error(a, e) for a, e in zip(first, exact, strict=False)]
-        kind = case.inputs[0].dtype
+        kind = next(t.dtype for t in case.inputs if t.is_floating_point())
         facts["torch_error"] = [_error(a, e) for a, e in zip(by_torch(kind), exact, strict=True)]
         del exact
         facts["torch_us"] = round(_timed(lambda: by_torch(kind)), 1)

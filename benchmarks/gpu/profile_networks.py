@@ -12,8 +12,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from networks import CASES, build
-from run_plans import MIB, unplanned
+from card_networks import CASES, build
+from processes import MIB
+from run_plans import unplanned
 
 from planc.costs.store import write_costs
 from planc.profiling.profile import profile

@@ -8,43 +8,19 @@ alone. Writes runs-CASE.json; prints a line for each plan.
 
 import argparse
 import json
-import multiprocessing
-import statistics
 import time
-import traceback
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from networks import build
+from card_networks import build
+from processes import MIB, alone, median_ms, used
 
 from planc.importer.import_model import ImportedModel
-from planc.plan.files import read_plan
 from planc.plan.plan import Plan
-from planc.runtime.cuda.driver import Context, call
 from planc.runtime.measure import UnplannedStep, measure, synthetic_feeds
 from planc.runtime.step import TrainingStep, load
-
-MIB = 1 << 20
-WARM, TIMED = 3, 15
-
-
-def used() -> int:
-    """Device memory in use on the whole card."""
-    free, total = call("cuMemGetInfo")
-    return int(total - free)
-
-
-def median_ms(work: Any) -> float:
-    """Median wall-clock ms of a call that ends with the card idle."""
-    times = []
-    for _ in range(WARM + TIMED):
-        start = time.perf_counter()
-        work()
-        times.append((time.perf_counter() - start) * 1e3)
-    return round(statistics.median(times[WARM:]), 3)
 
 
 def on_card(step: UnplannedStep, batch: dict[str, Any]) -> Callable[[], None]:
@@ -112,31 +88,6 @@ def replayed(step: TrainingStep, before: int) -> dict[str, Any]:
     }
 
 
-def alone(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `work` finds in a process of its own, or what went wrong; nothing of CUDA may be loaded here yet."""
-    fork = multiprocessing.get_context("fork")
-    ours, theirs = fork.Pipe()
-    process = fork.Process(target=_report, args=(work, theirs))
-    process.start()
-    theirs.close()
-    try:
-        found: dict[str, Any] = ours.recv()
-    except EOFError:
-        process.join()
-        found = {"FAILED": f"the process ended with {process.exitcode}"}
-    process.join()
-    return found
-
-
-def _report(work: Callable[[], dict[str, Any]], answer: Connection) -> None:
-    try:
-        Context()
-        answer.send({"context_MiB": used() // MIB, **work()})
-    except Exception as error:
-        traceback.print_exc(limit=8)
-        answer.send({"FAILED": f"{type(error).__name__}: {str(error)[:500]}"})
-
-
 def main() -> None:
     """Every plan of every case, then the unplanned session."""
     parser = argparse.ArgumentParser()
@@ -150,7 +101,7 @@ def main() -> None:
         imported = build(case)
         works: dict[str, Callable[[], dict[str, Any]]] = {case: partial(unplanned, imported)}
         for file in sorted(options.plans.glob(f"{case}.*.plan.json")):
-            plan = read_plan(file)
+            plan = Plan.load(file)
             works[file.name.removesuffix(".plan.json")] = partial(one, imported, plan, not options.no_compare)
         for name, work in works.items():
             results[name] = alone(work)

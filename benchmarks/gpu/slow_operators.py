@@ -5,7 +5,7 @@ PYTHONPATH=SITE python3 benchmarks/gpu/slow_operators.py CASE [COUNT]
 
 import sys
 
-from networks import build
+from card_networks import build
 
 from planc.costs.catalogue import operator_demand
 from planc.importer.submodel import sub_model

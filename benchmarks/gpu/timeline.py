@@ -15,13 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from networks import build
-from run_plans import alone
+from card_networks import build
+from processes import alone
 
 from planc.enums import Direction
 from planc.graph.graph import Graph
 from planc.plan.executed import executed
-from planc.plan.files import read_plan
 from planc.plan.plan import Plan
 from planc.plan.residency_index import ResidencyIndex
 from planc.runtime.cuda.device import CudaDevice
@@ -117,5 +116,5 @@ def watch(plan: Plan, case: str) -> dict[str, Any]:
 
 if __name__ == "__main__":
     for name in sys.argv[2:]:
-        plan = read_plan(Path(sys.argv[1]) / f"{name}.plan.json")
+        plan = Plan.load(Path(sys.argv[1]) / f"{name}.plan.json")
         print(name, alone(partial(watch, plan, name.split(".")[0])), flush=True)

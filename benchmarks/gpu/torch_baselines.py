@@ -1,6 +1,7 @@
-"""What a PyTorch user would do instead, at which time and memory: the networks of `networks.py` in eager mode, compiled,
-compiled within a third of the activations, checkpointed by block, and with saved tensors moved to page-locked memory.
-TF32 everywhere, as planc's runs. Each is measured in a process of its own, so that none counts what another left.
+"""What a PyTorch user would do instead, at which time and memory: the networks of `card_networks.py` in eager mode,
+compiled, compiled within a third of the activations, checkpointed by block, and with saved tensors moved to
+page-locked memory. TF32 everywhere, as planc's runs. Each is measured in a process of
+its own, so that none counts what another left.
 
     python3 benchmarks/gpu/torch_baselines.py --out FOLDER [r50-32 r50-64 gpt2]
 """

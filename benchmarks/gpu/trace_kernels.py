@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from networks import build
-from run_plans import alone, on_card
+from card_networks import build
+from processes import alone
+from run_plans import on_card
 
-from planc.plan.files import read_plan
 from planc.plan.plan import Plan
 from planc.runtime.measure import UnplannedStep, synthetic_feeds
 from planc.runtime.step import load
@@ -118,7 +118,7 @@ def main() -> None:
     for name in sys.argv[3:]:
         case, _, budget = name.partition(".")
         file = out / f"{name}.trace.json.gz"
-        plan = read_plan(plans / f"{name}.plan.json") if budget else None
+        plan = Plan.load(plans / f"{name}.plan.json") if budget else None
         print(name, alone(partial(of_plan, plan, case, file) if plan else partial(of_session, case, file)), flush=True)
         if plan and (out / f"{case}.trace.json.gz").exists():
             print("\n".join(table(times(out / f"{case}.trace.json.gz"), times(file))), flush=True)

@@ -21,7 +21,6 @@ from benchmarks.reliability.count import Count
 from benchmarks.reliability.limits import command
 from planc.costs.store import write_costs
 from planc.importer.import_model import import_model
-from planc.plan.files import write_plan
 
 _ESTIMATE = ("--device", "T4", "--solver", "keep-all", "--time-limit", "0.2", "-o", "new.plan.json")
 
@@ -63,17 +62,18 @@ def damaged(scale: int) -> dict[str, Count]:
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name) / "whole"
         whole.mkdir()
-        _sound(whole)
+        sound(whole)
         return {title: _damaged(whole, Path(name), 10 * scale, *kind) for title, kind in kinds.items()}
 
 
-def _sound(folder: Path) -> None:
+def sound(folder: Path) -> None:
+    """Write one file of every kind, each as it should be."""
     model = small_step("mlp", MOMENTUM)
     onnx.save(model, folder / "train.onnx")
     onnx.save(small_forward("mlp").model, folder / "forward.onnx")
     imported = import_model(folder / "train.onnx")
     write_costs(made_up_costs(imported.graph, scratch=4 << 10), folder / "costs.json")
-    write_plan(random_plan(imported, 1, True), folder / "train.plan.json")
+    random_plan(imported, 1, True).save(folder / "train.plan.json")
     safetensors.numpy.save_file({"w": np.ones((4, 4), np.float32)}, folder / "state.safetensors")
     rows = [f"{i},{i},{i + 3},{10 * i}" for i in range(6)]
     (folder / "buffers.csv").write_text("\n".join(["id,lower,upper,size", *rows]))

@@ -28,7 +28,7 @@ _CODES = {0, 2, 3, 4, 5, 6, 7}
 def command(arguments: Sequence[object], folder: Path) -> str | None:
     """None when `planc ARGUMENTS` in `folder` ends with a result or a typed error within the limits and opens no file of
     `/etc` or beside the folder, else what it did."""
-    return in_child(lambda: _run([str(a) for a in arguments], folder))
+    return in_child(lambda: run_here([str(a) for a in arguments], folder))
 
 
 def in_child(work: Callable[[], str | None]) -> str | None:
@@ -59,7 +59,8 @@ def _limit() -> None:
     signal.alarm(10 * SECONDS)
 
 
-def _run(arguments: list[str], folder: Path) -> str | None:
+def run_here(arguments: list[str], folder: Path) -> str | None:
+    """`command`, in this process, which is spent then."""
     os.chdir(folder)
     opened: list[str] = []
     sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)

@@ -36,6 +36,11 @@ CASES = {
     "gpt-small-bf16": Case(
         "gpt2", ZooOptions(batch=4, seq=128, depth=4, width=256, classes=2000), Optimizer("adamw"), "bf16"
     ),
+    "vit-b16": Case("vit_b16", ZooOptions(batch=32), Optimizer("adamw")),
+    "convnext-t": Case("convnext_tiny", ZooOptions(batch=32), Optimizer("adamw")),
+    "llama-1024": Case("llama", ZooOptions(batch=8, seq=1024), Optimizer("adamw")),
+    "llama-4096": Case("llama", ZooOptions(batch=2, seq=4096), Optimizer("adamw")),
+    "unet": Case("unet", ZooOptions(batch=8), Optimizer("momentum")),
     "gpt2-half": Case("gpt2", ZooOptions(batch=8, seq=1024), Optimizer("adamw"), "float16"),
 }
 
@@ -49,6 +54,7 @@ def import_case(case: Case) -> ImportedModel:
     """The training step of a case, imported with fused operators."""
     forward = build_forward(case.network, case.options)
     step = differentiate(
-        forward.model, loss=forward.loss, optimizer=case.optimizer, device="cuda", precision=case.precision
-    )
+        forward.model, loss=forward.loss, optimizer=case.optimizer, device="cuda", precision=case.precision,
+        parameters=forward.parameters,
+    )  # fmt: skip
     return import_model(step, fused=True)

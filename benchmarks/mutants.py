@@ -1,0 +1,193 @@
+"""Mutates the verifier and asks what notices: mutmut's mutations, one at a time, each judged in a process of its own.
+
+    pip install mutmut
+    PYTHONPATH=.:tests python -m benchmarks.mutants planc/verifier/clocks.py planc/verifier/bytes.py
+    PYTHONPATH=.:tests python -m benchmarks.mutants --all          every file of the verifier: an hour of one core
+
+A mutant is killed when it accepts an altered plan that a second judge finds harmful in some interleaving
+(`tests/support/brute_force.py`), when it rejects a plan that is valid, when it ends in an error or never, and else when a
+test of `tests/unit/verifier` fails. What is said of a violation (texts, and the arguments of `Violation`) is not mutated.
+
+Counts and survivors go to `benchmarks/results/mutants.json`, file by file; files that are left out stay as they are.
+"""
+
+import argparse
+import importlib.abc
+import importlib.util
+import json
+import os
+import random
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from support.brute_force import brute_force
+from support.mutations import MUTATIONS
+from support.plans import random_plan
+from support.tiny import GRAPHS
+
+from planc.graph.graph import Graph
+from planc.plan.plan import Plan
+from planc.verifier.verify import verify
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results/mutants.json"
+PACKAGE = "planc.verifier"
+QUICK, TESTS = ("tests/unit/verifier/test_clocks.py",), ("tests/unit/verifier",)
+"""Tests that a mutant which the plans let pass must pass too; the quick ones are asked first."""
+
+Tests = tuple[tuple[str, ...], ...]
+_SEEDS, _SECONDS = 12, 120
+_TEXTS = {"text", "where", "name", "kind", "more", "shown", "named"}
+"""Names of what is only said."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A plan, and whether the verifier is to accept it."""
+
+    graph: Graph
+    plan: Plan
+    valid: bool
+
+
+def judged_plans() -> list[Judged]:
+    """Valid plans, and altered ones that are accepted or harmful; those that are rejected though harmless say nothing."""
+    found, altered = list[Judged](), list[Judged]()
+    for seed in range(_SEEDS):
+        imported = GRAPHS[seed % len(GRAPHS)]()
+        plan = random_plan(imported, seed, seed % 2 == 0)
+        found.append(Judged(imported.graph, plan, True))
+        for name, mutate in MUTATIONS.items():
+            other = mutate(plan, random.Random(f"{name} {seed}"))
+            if other is not None:
+                valid = not verify(imported.graph, other)
+                if valid or _harmful(imported.graph, other):
+                    altered.append(Judged(imported.graph, other, valid))
+    random.Random(0).shuffle(altered)  # of all classes early: most mutants are noticed by a few plans
+    return found + altered
+
+
+def _harmful(graph: Graph, plan: Plan) -> bool:
+    try:
+        return brute_force(graph, plan) is not None
+    except OverflowError:
+        return False
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One mutation of a file: its line, what stood there and stands there now, and the whole source."""
+
+    line: int
+    before: str
+    after: str
+    source: str
+
+
+def mutants_of(path: Path) -> Iterator[Mutant]:
+    """Every mutation of mutmut's operators but those of what is only said."""
+    import libcst
+    from mutmut.mutation.file_mutation import create_mutations, deep_replace
+
+    code = path.read_text()
+    module, mutations, *_ = create_mutations(str(path), code)
+    for mutation in mutations:
+        old, new = mutation.original_node, mutation.mutated_node
+        if mutation.contained_by_top_level_function is None or _is_said(old):
+            continue
+        changed = deep_replace(module, old, new)
+        if isinstance(changed, libcst.Module) and changed.code != code:
+            pairs = enumerate(zip(code.splitlines(), changed.code.splitlines(), strict=False), 1)
+            line = next((at for at, (a, b) in pairs if a != b), 0)
+            yield Mutant(line, module.code_for_node(old).strip(), module.code_for_node(new).strip(), changed.code)
+
+
+def _is_said(node: Any) -> bool:
+    import libcst
+
+    if isinstance(node, libcst.BaseString):
+        return True
+    if isinstance(node, libcst.Assign):
+        return any(isinstance(t.target, libcst.Name) and t.target.value in _TEXTS for t in node.targets)
+    return isinstance(node, libcst.Call) and isinstance(node.func, libcst.Name) and node.func.value == "Violation"
+
+
+class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module from another source."""
+
+    def __init__(self, name: str, source: str) -> None:
+        self.name, self.source = name, source
+
+    def find_spec(self, name: str, *_: object) -> ModuleSpec | None:
+        return importlib.util.spec_from_loader(name, self) if name == self.name else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        exec(compile(self.source, self.name, "exec"), module.__dict__)
+
+
+def survives(name: str, mutant: Mutant, plans: list[Judged], tests: Tests) -> bool:
+    """Whether neither plans nor, with `tests`, these notice that module `name` is mutated: in a fork of this process."""
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+        code = 1
+        with (
+            suppress(BaseException),
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere),
+            redirect_stderr(nowhere),
+        ):
+            code = 0 if _unnoticed(name, mutant, plans, tests) else 1
+        os._exit(code)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def _unnoticed(name: str, mutant: Mutant, plans: list[Judged], tests: Tests) -> bool:
+    import pytest
+
+    for loaded in [m for m in sys.modules if m.startswith(PACKAGE)]:
+        del sys.modules[loaded]
+    sys.meta_path.insert(0, _Mutated(name, mutant.source))
+    mutated = importlib.import_module(f"{PACKAGE}.verify").verify
+    if any(bool(mutated(each.graph, each.plan)) is each.valid for each in plans):
+        return False
+    # What was imported before holds the verifier as it is.
+    for loaded in [m for m in sys.modules if m.startswith(("planc.runtime.step", "planc.compiler", "support"))]:
+        del sys.modules[loaded]
+    return all(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *files]) == 0 for files in tests)
+
+
+def main() -> None:
+    """Mutate what is asked for; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--all", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="of the tests, the quick ones only")
+    options = parser.parse_args()
+    files = sorted((ROOT / "planc/verifier").glob("*.py")) if options.all else options.files
+    plans, tests = judged_plans(), (QUICK,) if options.quick else (QUICK, TESTS)
+    print(f"{len(plans)} plans, {sum(each.valid for each in plans)} of them valid", flush=True)
+    for path in files:
+        name = ".".join(path.resolve().relative_to(ROOT).with_suffix("").parts)
+        tried, left = 0, list[dict[str, object]]()
+        for mutant in mutants_of(path):
+            tried += 1
+            if survives(name, mutant, plans, tests):
+                left.append({"line": mutant.line, "before": mutant.before, "after": mutant.after})
+                print(f"{path.name}:{mutant.line}: {mutant.before!r} → {mutant.after!r}", flush=True)
+        print(f"{path}: {tried} mutants, {len(left)} survived", flush=True)
+        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        count = {"tried": tried, "survived": len(left), "tests": sorted({file for files in tests for file in files})}
+        found[name] = {**count, "survivors": left}
+        RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
