@@ -3,17 +3,22 @@
     python examples/digits_resnet.py [--steps 60] [--plot curves.svg]
 
 One-cycle schedule, Nesterov momentum, batch-norm. Half-way the training is written to a file and taken up again by a
-second step, which ends with the same bits as the first. Needs planc[torch] and scikit-learn, which ships the digits.
+second step, which ends with the same bits as the first. Needs planc[torch,examples]:
+the digits are those that scikit-learn ships.
 """
 
 from functools import partial
 
 import torch
 from both_ways import Training, compare
-from sklearn.datasets import load_digits
 from torch import nn
 
 import planc.torch
+
+try:
+    from sklearn.datasets import load_digits
+except ImportError as error:
+    raise SystemExit("the digits are scikit-learn's: pip install 'planc[torch,examples]'") from error
 
 BATCH = 32
 
