@@ -21,10 +21,10 @@ COMPILED = {"compile": 1.0, "compile-graph": 1.0, "activation-budget-.5": 0.5, "
 
 @dataclass(frozen=True)
 class Network:
-    """A model, its loss on a batch, and the blocks that a user would checkpoint."""
+    """A model, its loss on a batch by whatever wraps it, and the blocks that a user would checkpoint."""
 
     model: Any
-    loss: Callable[[], Any]
+    loss: Callable[[Any], Any]
     blocks: list[Any]
 
 
@@ -38,7 +38,7 @@ def _images(
     x = torch.randn(batch, 3, image, image).to(memory_format=torch.channels_last)
     y = torch.randint(0, classes, (batch, *labels))
     score = torch.nn.CrossEntropyLoss()
-    return Network(model, lambda: score(model(x).float(), y), list(blocks))
+    return Network(model, lambda wrapped: score(wrapped(x).float(), y), list(blocks))
 
 
 def resnet50(batch: int) -> Network:
@@ -105,7 +105,7 @@ def _language(model: Any, blocks: Iterable[Any], vocabulary: int, batch: int, to
 
     model.train()
     x = torch.randint(0, vocabulary, (batch, tokens))
-    return Network(model, lambda: model(input_ids=x, labels=x).loss, list(blocks))
+    return Network(model, lambda wrapped: wrapped(input_ids=x, labels=x).loss, list(blocks))
 
 
 def gpt2(batch: int, tokens: int) -> Network:
@@ -157,8 +157,11 @@ def checkpointed(block: Any) -> None:
     block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def build(step: str, precision: str, mode: str, device: str = "cuda") -> Callable[[], None]:
-    """One whole step, to be called again and again; `precision` is tf32 or bf16 (autocast)."""
+def build(
+    step: str, precision: str, mode: str, device: str = "cuda", wrap: Callable[[Any], Any] = lambda model: model
+) -> Callable[[], None]:
+    """One whole step, to be called again and again; `precision` is tf32 or bf16 (autocast), `wrap` what the model is
+    called through."""
     import torch
     import torch._functorch.config
 
@@ -170,10 +173,11 @@ def build(step: str, precision: str, mode: str, device: str = "cuda") -> Callabl
     if mode == "checkpoint":
         for block in network.blocks:
             checkpointed(block)
+    wrapped = wrap(network.model)
 
     def forward() -> Any:
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
-            return network.loss()
+            return network.loss(wrapped)
 
     if mode in COMPILED:
         torch._functorch.config.activation_memory_budget = COMPILED[mode]

@@ -309,15 +309,18 @@ def torch_case(out: Path, name: str, precision: str) -> Any:
 
 
 def torch_rank(_out: Path, name: str, precision: str) -> Any:
-    import head_to_head
     import torch
     import torch.distributed as dist
+    import torch_steps
 
     local, size = int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"])
     torch.cuda.set_device(local)
-    if size > 1:
+    if size == 1:
+        run = torch_steps.build(name, precision, "compile")
+    else:
         dist.init_process_group("nccl", device_id=torch.device("cuda", local))
-    run = head_to_head.torch_step(name, precision, "compile") if size == 1 else _parallel(name, precision)
+        parallel = partial(torch.nn.parallel.DistributedDataParallel, device_ids=[local], gradient_as_bucket_view=True)
+        run = torch_steps.build(name, precision, "compile", wrap=parallel)
     times = []
     for _ in range(WARM + TIMED):
         torch.cuda.synchronize()
@@ -326,42 +329,6 @@ def torch_rank(_out: Path, name: str, precision: str) -> Any:
         torch.cuda.synchronize()
         times.append((time.perf_counter() - begun) * 1e3)
     return {"ms": round(float(np.median(times[WARM:])), 3), "mib": torch.cuda.max_memory_allocated() // MIB}
-
-
-def _parallel(name: str, precision: str) -> Any:
-    """As `head_to_head.torch_step`, compiled, of DistributedDataParallel."""
-    import torch
-    import torchvision
-    import transformers
-
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
-    local = int(os.environ["LOCAL_RANK"])
-    if name.startswith("r50"):
-        batch = int(name.removeprefix("r50-"))
-        model = torchvision.models.resnet50().cuda().train().to(memory_format=torch.channels_last)
-        x = torch.randn(batch, 3, 224, 224, device="cuda").to(memory_format=torch.channels_last)
-        y, score = torch.randint(0, 1000, (batch,), device="cuda"), torch.nn.CrossEntropyLoss()
-    else:
-        settings = transformers.GPT2Config(use_cache=False, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
-        model = transformers.GPT2LMHeadModel(settings).cuda().train()
-        x = torch.randint(0, settings.vocab_size, (8, 1024), device="cuda")
-    parallel = torch.nn.parallel.DistributedDataParallel(model, device_ids=[local], gradient_as_bucket_view=True)
-    optimizer: Any = (
-        torch.optim.SGD(parallel.parameters(), lr=0.01, momentum=0.9, foreach=True)
-        if name.startswith("r50")
-        else torch.optim.AdamW(parallel.parameters(), lr=1e-4, fused=True)
-    )
-    compiled = torch.compile(parallel)
-
-    def run() -> None:
-        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
-            loss = score(compiled(x).float(), y) if name.startswith("r50") else compiled(input_ids=x, labels=x).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return run
 
 
 # --- all of it
