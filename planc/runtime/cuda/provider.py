@@ -157,6 +157,7 @@ def cuda_session(
     chosen = options or faithful_options()
     chosen.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     provider = (NAME, {**provider_options(index, stream), **(extra or {})})
+    context = Context(index)  # kernels of planc's own are built on the current card; a plain session may be the first there
     try:
         model = with_kernels(source, chosen, form) if isinstance(source, bytes) else source
         return ort.InferenceSession(model, chosen, providers=[provider], enable_fallback=0)
@@ -164,6 +165,8 @@ def cuda_session(
         raise
     except Exception as error:  # ONNX Runtime raises types of its own that share no base
         raise DeviceError(f"ONNX Runtime's CUDA provider refuses the model: {error}") from error
+    finally:
+        context.close()
 
 
 def run_options() -> ort.RunOptions:
