@@ -157,7 +157,7 @@ def cuda_session(
     chosen = options or faithful_options()
     chosen.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     provider = (NAME, {**provider_options(index, stream), **(extra or {})})
-    context = Context(index)  # kernels of planc's own are built on the current card; a plain session may be the first there
+    context = Context(index)  # kernels of planc's own are built on the current card, and nobody may have been there yet
     try:
         model = with_kernels(source, chosen, form) if isinstance(source, bytes) else source
         return ort.InferenceSession(model, chosen, providers=[provider], enable_fallback=0)
