@@ -119,7 +119,6 @@ def bits(out: Path, name: str, kind: str) -> Any:
     """Of the `kind` bits every rank has the same step, of shards each its own."""
     from planc.compiler.job import compile_model
     from planc.compiler.options import CompileOptions
-    from planc.costs.catalogue import estimate
     from planc.importer.import_model import import_model
 
     sharded = kind == "shards"
@@ -127,14 +126,24 @@ def bits(out: Path, name: str, kind: str) -> Any:
         model = model_of(CASES[name], ranks=RANKS, bucket_bytes=2 << 20, sharded=sharded, rank=rank)
         imported = import_model(model, fused=True)
         onnx.save(model, out / f"{name}.{kind}.{rank}.onnx")
-        plan = compile_model(
-            imported, estimate(imported.graph, "h200", imported.calls), CompileOptions("80%", time_limit_s=4)
-        ).plan
+        plan = compile_model(imported, costs_of(imported, out), CompileOptions("80%", time_limit_s=4)).plan
         plan.save(out / f"{name}.{kind}.{rank}.plan.json")
     ranks = answers(started(RANKS, "--out", str(out), f"{kind}-rank", name))
     alone = answers(started(1, "--out", str(out), "bits-alone", name))[0]
     same = ranks[0].get("state") == alone.get("state") is not None
     return {"case": name, "bits_equal": same, "exchanges": len(plan.exchanges), "ranks": ranks, "alone": alone}
+
+
+def costs_of(imported: Any, out: Path, card: int = 0) -> Any:
+    """Measured on a card, the exchanges by the way between the cards that was measured before."""
+    from planc.costs.table import ExchangeLink
+    from planc.profiling.profile import profile
+
+    table = profile(imported, f"cuda:{card}")
+    if imported.graph.ranks == 1:
+        return table
+    between = msgspec.json.decode((out / "exchange.json").read_bytes(), type=ExchangeLink)
+    return msgspec.structs.replace(table, exchange=between)
 
 
 def state_hashes(state: dict[str, Any]) -> dict[str, Any]:
@@ -184,20 +193,14 @@ def bits_alone(_out: Path, name: str) -> Any:
 def plan_case(out: Path, name: str, card: int, budgets: str) -> Any:
     from planc.compiler.job import CompileJob
     from planc.compiler.options import CompileOptions
-    from planc.costs.table import ExchangeLink
     from planc.importer.import_model import import_model
-    from planc.profiling.profile import profile
 
     rows, peak = [], 0
     for ranks in (1, RANKS):
         model = model_of(CASES[name], ranks=ranks)
         onnx.save(model, out / f"{name}.{ranks}.onnx")
         imported, begun = import_model(model, fused=True), time.perf_counter()
-        table = profile(imported, f"cuda:{card}")
-        if ranks > 1:
-            between = msgspec.json.decode((out / "exchange.json").read_bytes(), type=ExchangeLink)
-            table = msgspec.structs.replace(table, exchange=between)
-        job, spent = CompileJob.of(imported, table), time.perf_counter() - begun
+        job, spent = CompileJob.of(imported, costs_of(imported, out, card)), time.perf_counter() - begun
         peak = peak or job.roomy_bytes
         for share in budgets.split(","):
             options = CompileOptions(str(peak * int(share) // 100), time_limit_s=8)
@@ -336,6 +339,8 @@ def torch_rank(_out: Path, name: str, precision: str) -> Any:
 
 NEEDS = {
     "plan": ("link", "exchange.json"),
+    "bits": ("link", "exchange.json"),
+    "shards": ("link", "exchange.json"),
     "run": ("plan", "{case}.*.plan.json"),
     "fail": ("bits", "{case}.bits.*.json"),
 }

@@ -19,8 +19,10 @@ from planc.kernels import Call
 from planc.kernels.device import CudnnKernel, Variants
 from planc.runtime.cuda import cudnn
 from planc.runtime.cuda.cudnn import BuiltGraph
+from planc.runtime.cuda.driver import CudaError
 from planc.runtime.cuda.driver import call as driver_call
 from planc.runtime.cuda.kernels import BuiltVariant, built_variants
+from planc.runtime.cuda.provider import library_versions
 from planc.units import ALIGNMENT, align_up
 
 _Engine = BuiltGraph | BuiltVariant
@@ -65,13 +67,7 @@ class EngineMeter:
             else list(islice(cudnn.candidates(name, kernel), _TRIED))
         )
         operands = self._placed(call, max((g.workspace for g in graphs), default=0))
-        timed = sorted(
-            (
-                EngineCost(engine=g.engine, workspace_bytes=g.workspace, compute_ns=self._time(g, operands))
-                for g in graphs
-            ),
-            key=lambda e: e.compute_ns,
-        )
+        timed = sorted((self._timed(g, call, operands) for g in graphs), key=lambda e: e.compute_ns)
         kept = tuple(e for e in frontier(timed) if self._repeats(_named(graphs, e), call, operands))
         if not kept:
             raise DeviceError(f"{call.where}: none of its engines repeats its bits on this card")
@@ -83,8 +79,17 @@ class EngineMeter:
         at = self.reserve(sum(sizes) + workspace)
         return [at + sum(sizes[:k]) for k in range(len(sizes) + 1)]
 
-    def _time(self, graph: _Engine, operands: Sequence[int]) -> int:
-        return max(1, round(self.elapsed(lambda: graph.run(operands, self.stream))))
+    def _timed(self, graph: _Engine, call: Call, operands: Sequence[int]) -> EngineCost:
+        """What it costs. Raises DeviceError where it breaks the card's context: cuDNN 9.14's gradient of attention with
+        197 tokens reads what is not there, 9.19's does not."""
+        try:
+            elapsed = self.elapsed(lambda: graph.run(operands, self.stream))
+        except CudaError as error:
+            raise DeviceError(
+                f"{call.where}: engine {graph.engine} of cuDNN {library_versions()['cudnn']} breaks off ({error}): try "
+                "another version, for example with: pip install --upgrade nvidia-cudnn-cu13"
+            ) from error
+        return EngineCost(engine=graph.engine, workspace_bytes=graph.workspace, compute_ns=max(1, round(elapsed)))
 
     def _repeats(self, graph: _Engine, call: Call, operands: Sequence[int]) -> bool:
         for _ in range(2):

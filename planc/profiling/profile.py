@@ -6,6 +6,7 @@ found, differs between devices: a meter for each knows.
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -49,9 +50,13 @@ def profile(
     """
     meter = open_meter(device)
     try:
-        return _profile(imported, meter, device, progress, forms, host_tier)
-    finally:
-        meter.close()
+        table = _profile(imported, meter, device, progress, forms, host_tier)
+    except BaseException:
+        with suppress(DeviceError):  # a card in a state of error refuses whatever comes after
+            meter.close()
+        raise
+    meter.close()
+    return table
 
 
 def _profile(

@@ -37,7 +37,8 @@ _loaded = False
 
 
 def load_libraries() -> None:
-    """Load the CUDA libraries that the provider needs, from the system or from NVIDIA's Python packages.
+    """Load the CUDA libraries that the provider needs: those that the process has, else of NVIDIA's Python packages, which
+    `planc[cuda]` and PyTorch install, else of the system. So a process has one cuDNN.
 
     Bounds cuBLAS's workspaces first: it reads the environment when a handle is made. Raises DeviceError naming a
     library that is nowhere.
@@ -76,7 +77,11 @@ def places_scratch() -> bool:
 
 def missing_libraries() -> list[str]:
     """Load every library of the provider and name those that cannot be."""
-    return [name for name in _LIBRARIES if not any(_loads(candidate) for candidate in _candidates(name))]
+    return [
+        name
+        for name in _LIBRARIES
+        if not _loads(name, os.RTLD_NOLOAD) and not any(_loads(candidate) for candidate in _candidates(name))
+    ]
 
 
 def library_versions() -> dict[str, str]:
@@ -91,15 +96,15 @@ def library_versions() -> dict[str, str]:
 
 
 def _candidates(name: str) -> Iterator[str]:
-    yield name
     found = importlib.util.find_spec("nvidia")
     for folder in found.submodule_search_locations or () if found else ():
         yield from (str(path) for path in Path(folder).glob(f"*/lib/{name}"))
+    yield name
 
 
-def _loads(path: str) -> bool:
+def _loads(path: str, more: int = 0) -> bool:
     try:
-        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL | more)
     except OSError:
         return False
     return True
