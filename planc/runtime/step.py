@@ -185,6 +185,11 @@ class TrainingStep:
             self._check_initial()
             return self._state()
 
+    def snapshot(self) -> tuple[dict[str, np.ndarray], Generators | None]:
+        """`state` and `generators` of one moment: no other thread's step comes between the two."""
+        with self._guard.use():
+            return self.state(), self.generators
+
     def _state(self) -> dict[str, np.ndarray]:
         return {name: self._values.state(self._by_name[name]) for name in self.state_names}
 
@@ -194,7 +199,7 @@ class TrainingStep:
 
         Random generators stay where they are; after a step that failed they go back to where it began.
         """
-        self._replace(values, Generators(self._executor.drawn, self.seed))
+        self._replace(values, None)
 
     @property
     def generators(self) -> Generators | None:
@@ -203,12 +208,12 @@ class TrainingStep:
 
     def save_state(self, path: str | Path) -> None:
         """Write the state as a safetensors file, whole or not at all. Of several ranks the first writes it, for all."""
-        self.once("save", lambda state: write_state(state, Path(path), self.generators))
+        self.once("save", lambda state, generators: write_state(state, Path(path), generators))
 
-    def once(self, topic: str, act: Callable[[Mapping[str, np.ndarray]], None]) -> None:
-        """Let `act` be done by the first of the ranks, with the state of all, while the others wait and share in its
-        failure. A step alone acts."""
-        self._together.once(f"{topic} after step {self.steps}", act, self.state)
+    def once(self, topic: str, act: Callable[[Mapping[str, np.ndarray], Generators | None], None]) -> None:
+        """Let `act` be done by the first of the ranks, with the state of all and its generators, which are of one moment,
+        while the others wait and share in its failure. A step alone acts."""
+        self._together.once(f"{topic} after step {self.steps}", act, self.snapshot)
 
     def load_state(self, path: str | Path) -> None:
         """Read a file that `save_state` wrote; random generators go on from where they were. Raises FeedError when it
@@ -222,9 +227,9 @@ class TrainingStep:
                 f"{title}: it was saved by a step of seed {generators.seed}, this one has {self.seed}: load the plan "
                 f"with seed={generators.seed}, or random numbers would not go on"
             )
-        self._replace(values, generators or Generators(self._executor.drawn, self.seed))
+        self._replace(values, generators)
 
-    def _replace(self, values: Mapping[str, Any], generators: Generators) -> None:
+    def _replace(self, values: Mapping[str, Any], generators: Generators | None) -> None:
         with self._guard.use(torn=True):
             values = {name: value for name, value in values.items() if not self._together.is_elsewhere(name)}
             wrong = sorted(set(self.state_names) ^ set(values))
@@ -232,11 +237,12 @@ class TrainingStep:
                 raise FeedError(f"state {wrong[0]!r} is {'missing' if wrong[0] in self.state_names else 'unknown'}")
             found = {n: checked(self.device, self._by_name[n], v) for n, v in values.items()}
             torn = bool(self._guard.torn)
+            drawn = generators.drawn if generators else self._executor.drawn
             with self._guard.changing():
                 if torn:
                     self.device.recover()
-                if self._executor.draws and (torn or generators.drawn != self._executor.drawn):
-                    self._executor.wind(generators.drawn, torn)
+                if self._executor.draws and (torn or drawn != self._executor.drawn):
+                    self._executor.wind(drawn, torn)
                 self._put_constants()  # a step that failed, and rewinding, write where they please
                 for name, value in found.items():
                     self._values.put(self._by_name[name], value)

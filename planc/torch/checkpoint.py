@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from planc.errors import FeedError, UsageError
-from planc.runtime.state import read_checkpoint, write_state
+from planc.runtime.state import Generators, read_checkpoint, write_state
 from planc.runtime.step import TrainingStep
 
 _TORCH, _NUMPY, _NOTES = "rng/torch", "rng/numpy", "notes"
@@ -20,9 +20,11 @@ _STATE = "state/"
 
 
 def write_training(
-    path: Path, step: TrainingStep, state: Mapping[str, np.ndarray[Any, Any]], steps: int, objects: Mapping[str, Any]
-) -> None:
-    """Write the step's `state`, its hyper-parameters, all generators and the states of `objects`.
+    path: Path, step: TrainingStep, state: Mapping[str, np.ndarray[Any, Any]], generators: Generators | None,
+    steps: int, objects: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Write the step's `state` with its `generators` at that moment, its hyper-parameters, the generators of torch, NumPy
+    and Python, and the states of `objects`.
 
     Raises UsageError for an object whose state is not plain numbers, texts, lists and dicts.
     """
@@ -38,7 +40,7 @@ def write_training(
     arrays[_TORCH] = torch.get_rng_state().numpy()
     arrays[_NUMPY] = np.asarray(keys, np.uint32)
     arrays[_NOTES] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-    write_state(arrays, path, step.generators)
+    write_state(arrays, path, generators)
 
 
 def _state_of(name: str, thing: Any) -> Any:

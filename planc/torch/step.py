@@ -128,7 +128,7 @@ class CompiledStep:
             self.add(batch.replaced([*one.values()]), count)
         planned, active = self._plans[key], self._active
         if active is not None and planned is not active:  # random generators go on too
-            planned.step.go_on_from(active.step.state(), active.step.generators)
+            planned.step.go_on_from(*active.step.snapshot())
         self._active = planned
         return planned
 
@@ -207,7 +207,10 @@ class CompiledStep:
         self._take_turn()
         self.training.set_hyperparameters(**self._hyper.current(self.training.hyperparameters))
         step = self.training
-        step.once("save", lambda state: write_training(Path(path), step, state, self.steps, objects))
+        step.once(
+            "save",
+            lambda state, generators: write_training(Path(path), step, state, generators, self.steps, objects),
+        )
 
     def load(self, path: str | Path, **objects: Any) -> dict[str, Any]:
         """Go on from a file that `save` wrote, bit for bit; returns the plain values that were given to it.

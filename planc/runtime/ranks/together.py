@@ -15,10 +15,13 @@ from planc.plan.plan import Plan
 from planc.runtime.ranks.gloo import Gloo
 from planc.runtime.ranks.group import RankGroup, current_group, place
 from planc.runtime.ranks.settings import Settings, shown, title_of
+from planc.runtime.state import Generators
 
 _HASH = 16
 
 State = Mapping[str, np.ndarray[Any, Any]]
+
+Snapshot = tuple[State, Generators | None]
 
 
 class Together:
@@ -58,18 +61,21 @@ class Together:
             self.group.require_alike()
             yield
 
-    def once(self, topic: str, act: Callable[[State], None], state: Callable[[], State]) -> None:
-        """Act on rank 0 alone, with the state of all ranks, while the others wait and share in its failure."""
+    def once(
+        self, topic: str, act: Callable[[State, Generators | None], None], snapshot: Callable[[], Snapshot]
+    ) -> None:
+        """Act on rank 0 alone, with the state of all ranks and its own generators, while the others wait and share in its
+        failure. `snapshot` takes both at one moment."""
         if self.group is None:
-            act(state())
+            act(*snapshot())
             return
         with self.group.failing():
             self.group.require_alike()
-            mine = state()
+            mine, generators = snapshot()
             advice = "hyper-parameters and loaded state must be the same on every rank"
             self.group.agree(topic, _digests(self._of_all(mine)), advice)
             whole = self._gathered(mine)
-        self.group.once(topic, lambda: act(whole))
+        self.group.once(topic, lambda: act(whole, generators))
 
     def is_elsewhere(self, name: str) -> bool:
         """Whether the state is one that another rank alone has."""

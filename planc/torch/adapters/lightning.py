@@ -114,8 +114,8 @@ class PlannedTraining(Callback):
         if self.step is None:
             return self._loaded
         self.sync()
-        generators = self.step.training.generators
-        state = {name: from_numpy(value) for name, value in self.step.training.state().items()}
+        values, generators = self.step.training.snapshot()
+        state = {name: from_numpy(value) for name, value in values.items()}
         places = None if generators is None else [generators.drawn, generators.seed]
         return {"state": state, _GENERATORS: places, "steps": self.step.steps}
 

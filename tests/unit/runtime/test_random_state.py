@@ -1,6 +1,9 @@
 """Random numbers are those of the model in one session, whatever shares sessions, and go on after a file."""
 
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,7 @@ from planc.importer.import_model import ImportedModel, import_model
 from planc.importer.seeds import seeded
 from planc.runtime.measure import UnplannedStep, measure, synthetic_feeds
 from planc.runtime.ort.sessions import faithful_options
-from planc.runtime.state import Generators, write_state
+from planc.runtime.state import Generators, read_checkpoint, write_state
 from planc.runtime.step import TrainingStep, load
 
 __all__ = ["card"]
@@ -159,6 +162,71 @@ def test_a_file_that_names_an_endless_number_of_draws_can_be_interrupted(tmp_pat
         first = _steps(step, range(1))
     with load(random_plan(imported, 1), imported) as step:
         assert _steps(step, range(1)) == first
+
+
+class _Between:
+    """Before and after each time that the test's thread holds the step, another thread takes one more. `after` has the
+    state after so many steps."""
+
+    def __init__(self, step: TrainingStep) -> None:
+        self._step, self._use, self._watched = step, step._guard.use, threading.get_ident()
+        self._inside = False
+        self.after = {0: _bytes(step.state())}
+
+    @contextmanager
+    def use(self, torn: bool = False) -> Iterator[None]:
+        """In place of `Guard.use`."""
+        if threading.get_ident() != self._watched or self._inside:
+            with self._use(torn):
+                yield
+            return
+        self._intrude()
+        with self._use(torn):
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
+        self._intrude()
+
+    def _intrude(self) -> None:
+        thread = threading.Thread(target=self._take_step)
+        thread.start()
+        thread.join()
+
+    def _take_step(self) -> None:
+        self._step(synthetic_feeds(self._step.imported.graph, 0))
+        self.after[self._step.steps] = _bytes(self._step.state())
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[TrainingStep, _Between]]:
+    """A step with dropout that another thread uses as soon as it can."""
+    imported = import_model(_model("Dropout", 5))
+    with load(random_plan(imported, 1), imported) as step:
+        other = _Between(step)
+        monkeypatch.setattr(step._guard, "use", other.use)
+        yield step, other
+
+
+def test_a_file_has_state_and_generators_of_one_moment(between: tuple[TrainingStep, _Between], tmp_path: Path) -> None:
+    step, other = between
+    step.save_state(tmp_path / "s")
+    state, generators = read_checkpoint(tmp_path / "s")
+    assert generators is not None
+    assert generators.drawn < step.steps
+    assert _bytes(state) == other.after[generators.drawn]
+
+
+@pytest.mark.parametrize("given", ["set_state", "go_on_from"])
+def test_generators_stay_where_they_are_though_a_step_came_between(
+    given: str, between: tuple[TrainingStep, _Between]
+) -> None:
+    step, _ = between
+    values = {"w": np.zeros(SHAPE, np.float32)}
+    step.set_state(values) if given == "set_state" else step.go_on_from(values, None)
+    assert step.generators == Generators(step.steps, step.seed)
+    assert step.steps > 0
 
 
 def test_another_seed_cannot_go_on(tmp_path: Path) -> None:
