@@ -31,7 +31,7 @@ from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
 from planc_solvers.baselines.replay import chain_ns, droppable, replayed
 from planc_solvers.baselines.selection import fastest_way
-from planc_solvers.baselines.training_step import backward_start, saved_values
+from planc_solvers.baselines.training_step import Saved, backward_start, saved_values
 from planc_solvers.baselines.transfers import Gap, engine_order, gaps_across, travel
 
 TARGETS = tuple(1 - k / 12 for k in range(9))
@@ -40,36 +40,6 @@ its own."""
 
 SECONDS_PER_TASK = 5e-5
 """Seconds that a task counts in each round of decisions, where work is counted."""
-
-
-class Capuchin:
-    """Measured free times decide; the durations of the problem are the measurement."""
-
-    def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
-        """Raises InfeasibleBudgetError when swapping and recomputing every candidate, or all that was decided in time,
-        exceeds the budget."""
-        start = backward_start(problem)
-        forward_ns = sum(task.duration_ns for task in problem.tasks[:start])
-        ends = options.clock.now() + max(options.time_limit_s, options.patience_s)
-        ways = (_plans(problem, start, carried, options.clock, ends) for carried in (None, forward_ns))
-        return fastest_way("capuchin", problem, ways)
-
-
-def _plans(
-    problem: Problem, start: int, carried_ns: int | None, clock: StoppableClock, ends: float
-) -> Iterator[Schedule]:
-    """Keeping everything; then decisions, and within the time more of them for less and less memory, until nothing more can
-    be decided."""
-    keep = Schedule(tuple(range(len(problem.tasks))))
-    yield keep
-    memory, before = np.array(memory_profile(problem, keep)), None
-    for share in TARGETS:
-        decisions = _decisions(problem, start, memory.copy(), int(problem.budget_bytes * share), carried_ns)
-        clock.spend(SECONDS_PER_TASK * len(problem.tasks))
-        if decisions == before or (before is not None and clock.now() > ends):
-            return
-        yield _schedule(problem, start, *decisions)
-        before = decisions
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +52,64 @@ class _Access:
     free_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """The first step, in which everything is kept: where its backward pass begins (a task), bytes by task, the candidates,
+    and the values that can be made again in the backward pass."""
+
+    start: int
+    memory: npt.NDArray[np.int64]
+    accesses: tuple[_Access, ...]
+    remakable: frozenset[int]
+
+
+def _measured(problem: Problem, start: int) -> _Measured:
+    ends = np.cumsum([task.duration_ns for task in problem.tasks])
+    made = [v for v, producer in enumerate(problem.producer) if producer is not None and producer < start]
+    return _Measured(
+        start=start,
+        memory=np.array(memory_profile(problem, Schedule(tuple(range(len(problem.tasks)))))),
+        accesses=tuple(_access(problem, ends, s) for s in saved_values(problem, start) if s.need > s.last + 1),
+        remakable=droppable(problem, made, start),
+    )
+
+
+def _access(problem: Problem, ends: np.ndarray, saved: Saved) -> _Access:
+    info = problem.values[saved.value]
+    idle = int(ends[saved.need - 1] - ends[saved.last])
+    return _Access(saved.value, saved.last, saved.need, idle - info.copy_out_ns - info.copy_in_ns)
+
+
+class Capuchin:
+    """Measured free times decide; the durations of the problem are the measurement."""
+
+    def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
+        """Raises InfeasibleBudgetError when swapping and recomputing every candidate, or all that was decided in time,
+        exceeds the budget."""
+        start = backward_start(problem)
+        found = _measured(problem, start)
+        forward_ns = sum(task.duration_ns for task in problem.tasks[:start])
+        ends = options.clock.now() + max(options.time_limit_s, options.patience_s)
+        ways = (_plans(problem, found, carried, options.clock, ends) for carried in (None, forward_ns))
+        return fastest_way("capuchin", problem, ways)
+
+
+def _plans(
+    problem: Problem, found: _Measured, carried_ns: int | None, clock: StoppableClock, ends: float
+) -> Iterator[Schedule]:
+    """Keeping everything; then decisions, and within the time more of them for less and less memory, until nothing more can
+    be decided."""
+    yield Schedule(tuple(range(len(problem.tasks))))
+    before = None
+    for share in TARGETS:
+        decisions = _decisions(problem, found, int(problem.budget_bytes * share), carried_ns)
+        clock.spend(SECONDS_PER_TASK * len(problem.tasks))
+        if decisions == before or (before is not None and clock.now() > ends):
+            return
+        yield _schedule(problem, found.start, *decisions)
+        before = decisions
+
+
 def _schedule(problem: Problem, start: int, swapped: set[int], dropped: set[int]) -> Schedule:
     """The schedule of the decisions within the budget, as far as waiting for copies achieves that."""
     steps = replayed(problem, droppable(problem, dropped, start), start)
@@ -91,16 +119,10 @@ def _schedule(problem: Problem, start: int, swapped: set[int], dropped: set[int]
     return Schedule(steps, engine_order(copies))
 
 
-def _decisions(
-    problem: Problem, start: int, memory: npt.NDArray[np.int64], target: int, carried_ns: int | None
-) -> tuple[set[int], set[int]]:
-    """Values to swap and values to recompute, which bring `memory`, bytes by task, below `target` bytes; where `carried_ns`
-    is given, free swaps' copies out take no longer."""
-    ends = np.cumsum([task.duration_ns for task in problem.tasks])
-    again = droppable(problem, [v for v, p in enumerate(problem.producer) if p is not None and p < start], start)
-    open_ = [_access(problem, ends, s.value, s.last, s.need) for s in saved_values(problem, start)]
-    open_ = [a for a in open_ if a.need > a.last + 1]
-    swapped, dropped, free_ns = set[int](), set[int](), 0
+def _decisions(problem: Problem, found: _Measured, target: int, carried_ns: int | None) -> tuple[set[int], set[int]]:
+    """Values to swap and values to recompute, which bring the measured memory below `target` bytes; where `carried_ns` is
+    given, free swaps' copies out take no longer."""
+    memory, swapped, dropped, free_ns = found.memory.copy(), set[int](), set[int](), 0
 
     def take(access: _Access, chosen: set[int]) -> None:
         chosen.add(access.value)
@@ -109,7 +131,7 @@ def _decisions(
     def helps(access: _Access) -> bool:
         return bool((memory[access.last + 1 : access.need] > target).any())
 
-    for access in sorted(open_, key=lambda a: (-a.free_ns, a.value)):
+    for access in sorted(found.accesses, key=lambda a: (-a.free_ns, a.value)):
         if memory.max() <= target or access.free_ns < 0:
             break
         value = problem.values[access.value]
@@ -118,13 +140,13 @@ def _decisions(
         if value.swappable and helps(access):
             take(access, swapped)
             free_ns += value.copy_out_ns
-    rest = [a for a in open_ if a.value not in swapped]
+    rest = [a for a in found.accesses if a.value not in swapped]
     late = {a.value: _late_ns(problem.values[a.value], a.free_ns, carried_ns) for a in rest}
     while rest and memory.max() > target:
         made = {
             a.value: max(1, chain_ns(problem, a.value, frozenset(dropped) | {a.value}))
             for a in rest
-            if a.value in again
+            if a.value in found.remakable
         }
         costs = [(a, min(c for c in (late[a.value], made.get(a.value), 1 << 62) if c is not None)) for a in rest]
         costs.sort(key=lambda pair: (-problem.values[pair[0].value].bytes / pair[1], pair[0].value))
@@ -147,12 +169,6 @@ def _late_ns(value: Value, free_ns: int, carried_ns: int | None) -> int | None:
     if not value.swappable:
         return None
     return max(1, -free_ns if carried_ns is None else value.copy_out_ns + value.copy_in_ns)
-
-
-def _access(problem: Problem, ends: np.ndarray, value: int, last: int, need: int) -> _Access:
-    info = problem.values[value]
-    idle = int(ends[need - 1] - ends[last]) if need > last + 1 else 0
-    return _Access(value, last, need, idle - info.copy_out_ns - info.copy_in_ns)
 
 
 @dataclass(slots=True)
