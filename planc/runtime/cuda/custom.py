@@ -16,9 +16,9 @@ from planc.runtime.ort.own import declared_types, written_out
 _PROVIDER = "CUDAExecutionProvider"
 
 
-def with_kernels(model_bytes: bytes, options: ort.SessionOptions, form: str = "") -> bytes:
-    """The model to open with `options`: the one given, or, where it has fused operators or planc's own, one with kernels
-    for them, library calls by the engines that the model names for `form`.
+def with_kernels(model_bytes: bytes, options: ort.SessionOptions, form: str = "", index: int = 0) -> bytes:
+    """The model to open with `options` on card `index`: the one given, or, where it has fused operators or planc's own,
+    one with kernels for them, library calls by the engines that the model names for `form`.
 
     Raises DeviceError where there can be no kernels.
     """
@@ -34,10 +34,10 @@ def with_kernels(model_bytes: bytes, options: ort.SessionOptions, form: str = ""
     types = declared_types(model)
     if fused:
         operands = {name: Operand(t.dtype, t.shape) for name, t in types.items()}
-        register(options, FUSED, fused_operators(model, operands), _PROVIDER)
+        register(options, FUSED, fused_operators(model, operands), _PROVIDER, index)
         kept = [f for f in model.functions if f.domain != FUSED]
         del model.functions[:]
         model.functions.extend(kept)
     if own:
-        register(options, OWN, own_operators(model, types, read_engines(model), form), _PROVIDER)
+        register(options, OWN, own_operators(model, types, read_engines(model), form), _PROVIDER, index)
     return bytes(written_out(model).SerializeToString())

@@ -164,7 +164,7 @@ def cuda_session(
     provider = (NAME, {**provider_options(index, stream), **(extra or {})})
     context = Context(index)  # kernels of planc's own are built on the current card, and nobody may have been there yet
     try:
-        model = with_kernels(source, chosen, form) if isinstance(source, bytes) else source
+        model = with_kernels(source, chosen, form, index) if isinstance(source, bytes) else source
         return ort.InferenceSession(model, chosen, providers=[provider], enable_fallback=0)
     except DeviceError:
         raise

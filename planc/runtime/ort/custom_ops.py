@@ -68,8 +68,11 @@ class Operator:
     workspace: int = 0
 
 
-def register(options: ort.SessionOptions, domain: str, operators: Sequence[Operator], provider: str | None) -> None:
-    """Make the operators, which run on `provider` (None: the CPU), known to the session that `options` will open.
+def register(
+    options: ort.SessionOptions, domain: str, operators: Sequence[Operator], provider: str | None, index: int = 0
+) -> None:
+    """Make the operators, which run on device `index` of `provider` (None: the CPU), known to the session that `options`
+    will open.
 
     They are kept for the rest of the process. Raises DeviceError where ONNX Runtime does not give its C API away.
     """
@@ -80,7 +83,7 @@ def register(options: ort.SessionOptions, domain: str, operators: Sequence[Opera
     handle = ctypes.c_void_p()
     _call(table, _CREATE_DOMAIN, (ctypes.c_char_p, _Out), domain.encode(), ctypes.byref(handle))
     for operator in operators:
-        _call(table, _DOMAIN_ADD, (_Pointer, _Pointer), handle, ctypes.addressof(_structure(operator, provider)))
+        _call(table, _DOMAIN_ADD, (_Pointer, _Pointer), handle, ctypes.addressof(_structure(operator, provider, index)))
     _call(table, _ADD_DOMAIN, (_Pointer, _Pointer), address, handle)
 
 
@@ -97,14 +100,15 @@ def _call(table: Any, position: int, types: tuple[Any, ...], *arguments: object)
         raise DeviceError(f"ONNX Runtime refuses an operator of planc's own (function {position} of its API)")
 
 
-_KEPT: dict[tuple[str, str | None], tuple[_CustomOp, list[Any]]] = {}
-"""Structures and their callbacks by name and provider: ONNX Runtime holds pointers to them."""
+_KEPT: dict[tuple[str, str | None, int], tuple[_CustomOp, list[Any]]] = {}
+"""Structures and their callbacks by name, provider and device, where kernels are loaded: ONNX Runtime holds pointers to
+them."""
 
 
-def _structure(operator: Operator, provider: str | None) -> _CustomOp:
-    key = (operator.name, provider)
+def _structure(operator: Operator, provider: str | None, index: int) -> _CustomOp:
+    key = (operator.name, provider, index)
     if key not in _KEPT:
-        calls = _callbacks(operator, provider)
+        calls = _callbacks(operator, provider, index)
         fields = {name: ctypes.cast(call, ctypes.c_void_p).value for name, call in calls.items()}
         # sessions may be destroyed after Python is: a C function that does nothing with its argument
         fields["destroy"] = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p).value
@@ -112,7 +116,7 @@ def _structure(operator: Operator, provider: str | None) -> _CustomOp:
     return _KEPT[key][0]
 
 
-def _callbacks(operator: Operator, provider: str | None) -> dict[str, Any]:
+def _callbacks(operator: Operator, provider: str | None, index: int) -> dict[str, Any]:
     text = ctypes.CFUNCTYPE(_Pointer, _Pointer)
     number = ctypes.CFUNCTYPE(ctypes.c_int, _Pointer)
     count = ctypes.CFUNCTYPE(ctypes.c_size_t, _Pointer)
@@ -136,7 +140,7 @@ def _callbacks(operator: Operator, provider: str | None) -> dict[str, Any]:
         "variadic_output_least": one,
         "variadic_output_same": none,
         "create_v2": _Create(_create),
-        "compute_v2": _Compute(_computation(operator, provider)),
+        "compute_v2": _Compute(_computation(operator, provider, index)),
         "first_version": one,
         "last_version": last,
     }
@@ -190,13 +194,13 @@ def _api() -> _Api:
 
 
 @cache
-def _memory(kind: str) -> int:
-    """ONNX Runtime's description of a device's memory."""
+def _memory(kind: str, index: int) -> int:
+    """ONNX Runtime's description of the memory of device `index`."""
     table, info, number = api_table(), ctypes.c_void_p(), ctypes.c_int
     if table is None:
         raise DeviceError("this build of ONNX Runtime does not give its C API away")
     kinds = (ctypes.c_char_p, number, number, number, _Out)
-    _call(table, _CREATE_MEMORY_INFO, kinds, kind.encode(), 0, 0, 0, ctypes.byref(info))
+    _call(table, _CREATE_MEMORY_INFO, kinds, kind.encode(), 0, index, 0, ctypes.byref(info))
     return info.value or 0
 
 
@@ -257,12 +261,12 @@ def _alone(api: _Api, context: int, threads: int, run: Callable[[], None]) -> No
         raise errors[0]
 
 
-def _computation(operator: Operator, provider: str | None) -> Callable[[int, int], int | None]:
+def _computation(operator: Operator, provider: str | None, index: int) -> Callable[[int, int], int | None]:
     """The callback of a run; an error goes back to ONNX Runtime, which raises it."""
     api = _api()
     inputs = range(len(operator.inputs))
     shapes = [(ctypes.c_int64 * len(shape))(*shape) for shape in operator.shapes]
-    memory = _memory("Cuda" if provider else "Cpu") if operator.workspace else 0
+    memory = _memory("Cuda" if provider else "Cpu", index) if operator.workspace else 0
     threads = 1 if provider else cpu_threads()
 
     def run(context: int, addresses: list[int], stream: int) -> None:

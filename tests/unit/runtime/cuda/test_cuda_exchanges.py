@@ -1,6 +1,8 @@
 """Exchanges on the emulated card: beside compute and copies, ordered by the plan, without a race."""
 
+import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -10,6 +12,7 @@ from support.emulated import card, cuda_plan, expected, open_step, run_steps
 from support.lone_rank import LoneRank
 from support.networks import forward_cnn
 
+from planc.enums import ExchangeKind
 from planc.errors import DeviceError, RankError
 from planc.importer.import_model import ImportedModel, import_model
 from planc.plan.plan import Plan
@@ -126,3 +129,30 @@ def test_cards_that_do_not_connect_end_all_ranks(
     assert time.monotonic() - begun < 5
     assert [text.partition(" within")[0] for text in group.told] == told
     assert group.parted
+
+
+@pytest.mark.parametrize(
+    ("blamed", "told"), [("rank 1 died", "rank 1 died"), (None, "the card was busy for over 0.6 s")]
+)
+def test_a_rank_that_does_not_come_frees_whoever_queues(
+    blamed: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL connects the cards with the first exchange, and waits for the others while it is queued."""
+    given_up = threading.Event()
+
+    def checked(function: str, *arguments: Any) -> None:
+        if function == "ncclCommInitRank":
+            arguments[0]._obj.value = 1
+        if function == "ncclGroupEnd":
+            assert given_up.wait(30)
+            raise DeviceError("NCCL's ncclGroupEnd failed")
+
+    monkeypatch.setattr(nccl, "_checked", checked)
+    monkeypatch.setattr(nccl, "_library", lambda: SimpleNamespace(ncclCommAbort=lambda _: given_up.set()))
+    group = LoneRank(timeout_s=0.6)
+    sums = nccl.NcclSums(group, _Entered(), None)  # type: ignore[arg-type]
+    group.blamed = blamed
+    with pytest.raises(RankError, match=told):
+        sums.queue(0, ExchangeKind.ALL_REDUCE, [])
+    assert group.parted
+    sums.close()
