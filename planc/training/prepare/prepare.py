@@ -1,7 +1,7 @@
 """Brings a forward model into the form that differentiation reads.
 
-Operator set 18, concrete shapes, no Constant nodes and no arithmetic on constants, every node in a layer whose nodes
-are contiguous. What planc cannot treat is refused by name: control flow, sequences, unknown domains.
+Operator set 18, concrete shapes, no Constant nodes and no arithmetic on constants, permutations written out, every node in
+a layer whose nodes are contiguous. What planc cannot treat is refused by name: control flow, sequences, unknown domains.
 """
 
 import math
@@ -73,8 +73,10 @@ def prepare(model: onnx.ModelProto, ruled: Collection[str], trained: Collection[
     share_constants(model, trained)
     infer_shapes(model)
     _assign_layers(model)
+    values = _values(model)
+    _write_permutations(model, values)
     version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    return Prepared(model, _values(model), version)
+    return Prepared(model, values, version)
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -185,6 +187,13 @@ def _values(model: onnx.ModelProto) -> dict[str, Var]:
                     "dimensions with --dim name=size"
                 )
     return values
+
+
+def _write_permutations(model: onnx.ModelProto, values: Mapping[str, Var]) -> None:
+    """Give every Transpose that reverses its axes because nothing else is said the attribute that says so."""
+    for node in model.graph.node:
+        if node.op_type == "Transpose" and not node.attribute:
+            node.attribute.append(helper.make_attribute("perm", range(values[node.input[0]].rank)[::-1]))
 
 
 def _assign_layers(model: onnx.ModelProto) -> None:

@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support.training_steps import random_batch
+from support.training_steps import random_batch, run_steps
 
 from planc.importer.import_model import import_model
 from planc.runtime.measure import UnplannedStep
@@ -52,3 +52,29 @@ def test_clips_slices_and_splits_stay_in_a_stretch() -> None:
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_a_permutation_that_is_not_written_out_reverses_the_axes_on_every_device() -> None:
+    """Behind a convolution, whose stretch looks at every Transpose, and as the keys of attention, on cards."""
+    rng = np.random.default_rng(0)
+    shapes = {"w": (2, 2, 3, 3), "wk": (2, 2)}
+    initial = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in shapes.items()]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["q"], pads=[1] * 4),
+        helper.make_node("MatMul", ["q", "wk"], ["k"]),
+        helper.make_node("Transpose", ["k"], ["turned"]),
+        helper.make_node("MatMul", ["q", "turned"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["p"]),
+        helper.make_node("MatMul", ["p", "q"], ["y"]),
+        helper.make_node("ReduceSumSquare", ["y"], ["loss"], keepdims=0),
+    ]
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", (2, 2, 2, 2)), ("loss", ()))]
+    graph = helper.make_graph(nodes, "reversed", infos[:1], infos[1:], initial)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    forms = ("cpu", "onednn", "cuda")
+    steps = [differentiate(model, loss="output", optimizer=Optimizer("sgd"), device=device) for device in forms]
+    expected, *others = (run_steps(step, random_batch(step))[0] for step in steps)
+    for found in others:
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
