@@ -81,6 +81,13 @@ def annotate_node(node: onnx.NodeProto, layer: str, kind: str, phase: str) -> No
         node.metadata_props.add(key=key, value=value)
 
 
+def annotate_like(node: onnx.NodeProto, like: onnx.NodeProto) -> None:
+    """Put `node` in the layer of another, if that is in one."""
+    found = node_annotation(like)
+    if found is not None:
+        annotate_node(node, *found)
+
+
 def node_annotation(node: onnx.NodeProto) -> tuple[str, str, str] | None:
     """(layer, kind, phase) of `node`, or None where it carries none."""
     found = {prop.key: prop.value for prop in node.metadata_props}

@@ -7,7 +7,6 @@ between the softmax and V, a bias that is trained.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +15,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from planc.graph.annotations import annotate_like
 from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Var
+from planc.training.prepare.finder import Finder
+from planc.training.registry import attributes_of
 
 OP_TYPE = "FusedAttention"
 """How rules know it; a finished graph has planc's own operator instead."""
@@ -39,15 +41,13 @@ def fuse_attention(
         model.graph.node.extend(nodes)
         made |= _shapes(model, {**values, **made})
         values = {**values, **made}
-    work = _Finder(model.graph, values, trained, wanted)
-    for node in list(model.graph.node):
-        if node.op_type == "Softmax":
-            site = work.site(node)
-            if site is not None:
-                work.rewrite(site)
-    del model.graph.node[:]
-    model.graph.node.extend(work.nodes)
-    return {**values, **work.made}
+    work = _Attention(model.graph, values, trained, wanted)
+    for node in work.nodes:
+        site = work.site(node) if node.op_type == "Softmax" else None
+        if site is not None:
+            work.rewrite(site)
+    work.finish()
+    return work.values
 
 
 @dataclass(frozen=True)
@@ -62,44 +62,12 @@ class _Site:
     heads_last: bool
 
 
-class _Finder:
+class _Attention(Finder):
     """Looks for sites around every softmax of a graph."""
-
-    def __init__(
-        self, graph: onnx.GraphProto, values: Mapping[str, Var], trained: Collection[str], wanted: Collection[str]
-    ) -> None:
-        self.graph, self.values, self.trained = graph, values, set(trained)
-        self.nodes = list(graph.node)
-        self.made: dict[str, Var] = {}
-        self.maker = {name: node for node in graph.node for name in node.output}
-        self.readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in graph.node:
-            for name in node.input:
-                self.readers[name].append(node)
-        self.outputs = {info.name for info in graph.output} | set(wanted)
-        self.constants = {t.name: t for t in graph.initializer if t.name not in self.trained}
-
-    def _sole_reader(self, name: str, op_type: str) -> onnx.NodeProto | None:
-        readers = self.readers[name]
-        fits = len(readers) == 1 and name not in self.outputs and readers[0].op_type == op_type
-        return readers[0] if fits else None
-
-    def _made_for(self, name: str, op_type: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor which only one other reads."""
-        node = self.maker.get(name)
-        alone = len(self.readers[name]) == 1 and name not in self.outputs
-        return node if node is not None and node.op_type == op_type and alone else None
-
-    def _constant(self, name: str) -> np.ndarray | None:
-        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
-
-    def _number(self, name: str) -> float | None:
-        value = self._constant(name)
-        return None if value is None or value.size != 1 else float(value.reshape(-1)[0])
 
     def _peeled(self, name: str, found: list[onnx.NodeProto]) -> str:
         """What a chain of casts that only serves `name` is made from; the casts join `found`."""
-        while cast := self._made_for(name, "Cast"):
+        while cast := self.made_for(name, "Cast"):
             found.append(cast)
             name = cast.input[0]
         return name
@@ -107,18 +75,18 @@ class _Finder:
     def site(self, softmax: onnx.NodeProto) -> _Site | None:
         """The attention around a softmax over keys."""
         scores, weights = softmax.input[0], softmax.output[0]
-        axis = next((a.i for a in softmax.attribute if a.name == "axis"), -1)
+        axis = attributes_of(softmax).get("axis", -1)
         if self.values[scores].rank != 4 or axis not in (-1, 3) or self.values[scores].dtype not in C_TYPES:
             return None
         found, bias, scale = [softmax], list[str](), 1.0
-        while cast := self._sole_reader(weights, "Cast"):
+        while cast := self.sole_reader(weights, "Cast"):
             found, weights = [*found, cast], cast.output[0]
-        mixed = self._sole_reader(weights, "MatMul")
+        mixed = self.sole_reader(weights, "MatMul")
         if mixed is None or mixed.input[0] != weights:
             return None
         found.append(mixed)
         scores = self._peeled(scores, found)
-        if added := self._made_for(scores, "Add"):
+        if added := self.made_for(scores, "Add"):
             scores, other = self._split(added)
             bias, found = [other], [*found, added]
         scores = self._peeled(scores, found)
@@ -126,7 +94,7 @@ class _Finder:
             scores, factor = scaled[1], scaled[2]
             scale, found = scale * factor, [*found, scaled[0]]
         scores = self._peeled(scores, found)
-        product = self._made_for(scores, "MatMul")
+        product = self.made_for(scores, "MatMul")
         if product is None:
             return None
         query, factor, more = self._unscaled(product.input[0])
@@ -139,22 +107,18 @@ class _Finder:
     def _split(self, added: onnx.NodeProto) -> tuple[str, str]:
         """Scores and what is added to them: what a MatMul, scaled or not, makes, and the other."""
         a, b = added.input
-        product = self.maker.get(a)
-        is_scores = (
-            product is not None and product.op_type in ("MatMul", "Mul", "Div", "Cast") and self.values[a].rank == 4
-        )
+        is_scores = self.made_by(a, "MatMul", "Mul", "Div", "Cast") is not None and self.values[a].rank == 4
         return (a, b) if is_scores else (b, a)
 
     def _scaling(self, name: str) -> tuple[onnx.NodeProto, str, float] | None:
         """A product with, or quotient by, a constant number: node, other operand, factor."""
-        for op_type in ("Mul", "Div"):
-            node = self._made_for(name, op_type)
-            if node is None:
-                continue
-            for position in (1, 0) if op_type == "Mul" else (1,):
-                number = self._number(node.input[position])
-                if number:
-                    return node, node.input[1 - position], number if op_type == "Mul" else 1 / number
+        node = self.made_for(name, "Mul", "Div")
+        if node is None:
+            return None
+        for position in (1, 0) if node.op_type == "Mul" else (1,):
+            number = self.number(node.input[position])
+            if number:
+                return node, node.input[1 - position], number if node.op_type == "Mul" else 1 / number
         return None
 
     def _unscaled(self, query: str) -> tuple[str, float, list[onnx.NodeProto]]:
@@ -165,18 +129,16 @@ class _Finder:
 
     def _turned(self, name: str) -> tuple[str, bool, onnx.NodeProto] | None:
         """Keys [B, H, D, T] before they were transposed: the tensor, whether its heads are last, the node."""
-        node = self._made_for(name, "Transpose")
-        perm = [] if node is None else list(node.attribute[0].ints)
+        node = self.made_for(name, "Transpose")
+        perm = None if node is None else attributes_of(node)["perm"]
         if node is None or perm not in ([0, 1, 3, 2], [0, 2, 3, 1]):
             return None
         return node.input[0], perm == [0, 2, 3, 1], node
 
     def _swapped(self, name: str) -> tuple[str, onnx.NodeProto] | None:
         """[B, S, H, D] that a tensor is the transpose of."""
-        node = self._made_for(name, "Transpose")
-        if node is None or list(node.attribute[0].ints) != _SWAP:
-            return None
-        return node.input[0], node
+        node = self.made_for(name, "Transpose")
+        return (node.input[0], node) if node is not None and attributes_of(node)["perm"] == _SWAP else None
 
     def _finished(
         self, found: Sequence[onnx.NodeProto], query: str, key: tuple[str, bool, onnx.NodeProto], mixed: onnx.NodeProto,
@@ -187,8 +149,8 @@ class _Finder:
         keys = key[0]
         if heads_last:
             swapped = [self._swapped(query), self._swapped(value)]
-            after = self._sole_reader(output, "Transpose")
-            if None in swapped or after is None or list(after.attribute[0].ints) != _SWAP:
+            after = self.sole_reader(output, "Transpose")
+            if None in swapped or after is None or attributes_of(after)["perm"] != _SWAP:
                 return None
             (query, first), (value, second) = (s for s in swapped if s is not None)
             nodes += [first, second, after]
@@ -207,7 +169,7 @@ class _Finder:
 
     def _mask(self, bias: list[str], scores: tuple[int, ...]) -> tuple[bool, list[str]]:
         """Whether a constant bias is a causal mask, and what is left of it."""
-        constant = self._constant(bias[0]) if bias else None
+        constant = self.constant(bias[0]) if bias else None
         if constant is None or constant.shape[-2:] != scores[-2:] or constant.size != math.prod(scores[-2:]):
             return False, bias
         matrix = np.asarray(constant, np.float32).reshape(scores[-2:])
@@ -217,17 +179,12 @@ class _Finder:
 
     def rewrite(self, site: _Site) -> None:
         """One node in the place of the last of the site."""
-        gone = {id(node) for node in site.nodes}
-        last = max(i for i, node in enumerate(self.nodes) if id(node) in gone)
         query = self.values[site.operands[0]]
-        fused = helper.make_node(
-            OP_TYPE, list(site.operands), [site.output], name=self.nodes[last].name or site.output,
+        self.values[site.output] = Var(site.output, query.shape, query.dtype)
+        self.replace(
+            site.nodes, OP_TYPE, site.operands, site.output,
             scale=site.scale, causal=int(site.causal), heads_last=int(site.heads_last),
         )  # fmt: skip
-        fused.metadata_props.extend(self.nodes[last].metadata_props)
-        self.made[site.output] = Var(site.output, query.shape, query.dtype)
-        self.nodes[last] = fused
-        self.nodes = [node for node in self.nodes if id(node) not in gone]
 
 
 def stays_whole(model: onnx.ModelProto) -> bool:
@@ -238,7 +195,7 @@ def stays_whole(model: onnx.ModelProto) -> bool:
 
 
 def _is_plain(node: onnx.NodeProto) -> bool:
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes = attributes_of(node)
     inputs, outputs = [name for name in node.input if name], [name for name in node.output if name]
     unusual = ("softcap", "qk_matmul_output_mode", "softmax_precision")
     return len(inputs) in (3, 4) and len(outputs) == 1 and not any(attributes.get(name) for name in unusual)
@@ -253,7 +210,7 @@ def _whole(
 
 def _of_onnx(node: onnx.NodeProto, values: Mapping[str, Var], made: dict[str, Var]) -> Iterator[onnx.NodeProto]:
     """ONNX's Attention as `FusedAttention`; where its heads lie side by side in three axes, between reshapes."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes = attributes_of(node)
     operands, (output,) = [name for name in node.input if name], [name for name in node.output if name]
     counts = [attributes.get(name) for name in ("q_num_heads", "kv_num_heads", "kv_num_heads")]
     last = values[operands[0]].rank == 3
@@ -276,7 +233,7 @@ def _of_onnx(node: onnx.NodeProto, values: Mapping[str, Var], made: dict[str, Va
         OP_TYPE, operands, [result.name], name=node.name, scale=scale, causal=int(attributes.get("is_causal", 0)),
         heads_last=int(last),
     )  # fmt: skip
-    fused.metadata_props.extend(node.metadata_props)
+    annotate_like(fused, node)
     yield fused
     if last:
         yield _reshaped(node, result.name, values[output])
@@ -292,7 +249,7 @@ def _added(
         result = Var(f"{node.name}.mask.{op_type}", mask.shape, dtype)
         made[result.name] = result
         emitted = helper.make_node(op_type, [name], [result.name], name=result.name, **attributes)
-        emitted.metadata_props.extend(node.metadata_props)
+        annotate_like(emitted, node)
         yield emitted
         name = result.name
     return name
@@ -313,5 +270,5 @@ def _shapes(model: onnx.ModelProto, values: Mapping[str, Var]) -> dict[str, Var]
 def _reshaped(node: onnx.NodeProto, source: str, to: Var) -> onnx.NodeProto:
     """A view of `source`."""
     made = helper.make_node("Reshape", [source, f"{to.name}.shape"], [to.name], name=f"{node.name}.{to.name}")
-    made.metadata_props.extend(node.metadata_props)
+    annotate_like(made, node)
     return made

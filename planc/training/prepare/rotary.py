@@ -8,17 +8,15 @@ products belong to it, and the one behind the sum, a view in between or not: the
 does not fit, angles that are computed for one, is left as it is.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from planc.graph.annotations import annotate_node, node_annotation
 from planc.graph.operators import VIEWS
 from planc.training.emit.builder import HALVES, Var
+from planc.training.prepare.finder import Finder
 from planc.training.registry import attributes_of
 
 OP_TYPE = "FusedRotary"
@@ -28,14 +26,12 @@ def fuse_rotary(
     model: onnx.ModelProto, values: Mapping[str, Var], trained: Collection[str], wanted: Collection[str] = ()
 ) -> dict[str, Var]:
     """Rewrite `model`, whose tensors are `values`, in place; returns the tensors that it has now. Those `wanted` stay."""
-    work = _Finder(model.graph, values, trained, wanted)
+    work = _Rotations(model.graph, values, trained, wanted)
     for concat in [node for node in work.nodes if node.op_type == "Concat"]:
         site = work.site(concat)
         if site is not None:
             work.rewrite(*site)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in work.nodes if id(node) not in work.gone]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    work.finish()
     return work.values
 
 
@@ -43,30 +39,18 @@ Site = tuple[onnx.NodeProto, list[str]]
 """The last addition, and x, cos, sin."""
 
 
-class _Finder:
+class _Rotations(Finder):
     """Looks for a site around every Concat of a graph."""
-
-    def __init__(
-        self, graph: onnx.GraphProto, values: Mapping[str, Var], trained: Collection[str], wanted: Collection[str]
-    ) -> None:
-        self.values, self.nodes, self.gone = dict(values), list(graph.node), set[int]()
-        self.maker = {name: node for node in self.nodes for name in node.output}
-        self.readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in self.nodes:
-            for name in node.input:
-                self.readers[name].append(node)
-        self.kept = {info.name for info in graph.output} | set(wanted)
-        self.constants = {t.name: t for t in graph.initializer if t.name not in trained}
 
     def site(self, concat: onnx.NodeProto) -> Site | None:
         """The rotation whose turned half the Concat is."""
         x = self._turned(concat)
-        times = None if x is None else self._sole_reader(self._widened(concat.output[0]), "Mul")
-        add = None if times is None else self._sole_reader(times.output[0], "Add")
+        times = None if x is None else self.sole_reader(self._widened(concat.output[0]), "Mul")
+        add = None if times is None else self.sole_reader(times.output[0], "Add")
         if x is None or times is None or add is None:
             return None
-        straight = [self.maker.get(name) for name in add.input if name != times.output[0]]
-        if len(straight) != 1 or straight[0] is None or straight[0].op_type != "Mul":
+        straight = [self.made_by(name, "Mul") for name in add.input if name != times.output[0]]
+        if len(straight) != 1 or straight[0] is None:
             return None
         cosine, sine = self._angles(straight[0], x), self._angles(times, concat.output[0])
         fits = cosine is not None and sine is not None and self._alike(x, cosine, sine)
@@ -84,8 +68,8 @@ class _Finder:
         rank = self.values[concat.output[0]].rank
         if len(concat.input) != 2 or int(attributes_of(concat).get("axis", 0)) % max(1, rank) != rank - 1:
             return None
-        negative = self.maker.get(concat.input[0])
-        if negative is None or negative.op_type != "Neg":
+        negative = self.made_by(concat.input[0], "Neg")
+        if negative is None:
             return None
         high, low = self._half(negative.input[0]), self._half(concat.input[1])
         fits = high is not None and low is not None and high[0] == low[0] and (low[1], high[1]) == (0, 1)
@@ -93,42 +77,30 @@ class _Finder:
 
     def _half(self, name: str) -> tuple[str, int] | None:
         """The tensor that `name` is half of, along its last axis, and which half."""
-        node = self.maker.get(name)
-        if node is None or node.op_type not in ("Slice", "Split"):
+        node = self.made_by(name, "Slice", "Split")
+        if node is None:
             return None
         x, made = self.values[node.input[0]], self.values[name]
         if not x.rank or made.shape != (*x.shape[:-1], x.shape[-1] // 2) or x.shape[-1] % 2:
             return None
         if node.op_type == "Split":
             return (node.input[0], list(node.output).index(name)) if len(node.output) == 2 else None
-        start, axes, step = (self._ints(node, position) for position in (1, 3, 4))
+        start, axes, step = (self.ints(node, position) for position in (1, 3, 4))
         last = axes is not None and [axis % x.rank for axis in axes] == [x.rank - 1]
         known = {0: 0, x.shape[-1] // 2: 1, -(x.shape[-1] // 2): 1}
         if not last or start is None or start[0] not in known or (len(node.input) > 4 and step != [1]):
             return None
         return node.input[0], known[start[0]]
 
-    def _ints(self, node: onnx.NodeProto, position: int) -> list[int] | None:
-        name = node.input[position] if position < len(node.input) else ""
-        value = self.constants.get(name)
-        return None if value is None else [int(number) for number in np.ravel(numpy_helper.to_array(value))]
-
-    def _alone(self, name: str) -> bool:
-        return len(self.readers[name]) == 1 and name not in self.kept
-
-    def _sole_reader(self, name: str, op_type: str) -> onnx.NodeProto | None:
-        reader = self.readers[name][0] if self._alone(name) else None
-        return reader if reader is not None and reader.op_type == op_type else None
-
     def _widened(self, name: str) -> str:
         """The float32 copy of a half-precision tensor that nobody else reads; the tensor itself where there is none."""
-        cast = self._sole_reader(name, "Cast") if self.values[name].dtype in HALVES else None
+        cast = self.sole_reader(name, "Cast") if self.values[name].dtype in HALVES else None
         return name if cast is None else cast.output[0]
 
     def _angles(self, times: onnx.NodeProto, factor: str) -> str | None:
         """The constant that a tensor, or its widened copy, is multiplied with."""
         others = [name for name in times.input if name not in (factor, *self._copies(factor))]
-        return others[0] if len(others) == 1 and others[0] in self.constants else None
+        return others[0] if len(others) == 1 and self.is_constant(others[0]) else None
 
     def _copies(self, name: str) -> list[str]:
         half = self.values[name].dtype in HALVES
@@ -139,22 +111,18 @@ class _Finder:
     def rewrite(self, add: onnx.NodeProto, operands: list[str]) -> None:
         """Put the operator in the place of the addition, and of the rounding behind it."""
         output = self._rounded(add, self.values[operands[0]].dtype)
-        node = helper.make_node(OP_TYPE, operands, [output], add.name, to=self.values[output].dtype)
-        found = node_annotation(add)
-        if found is not None:
-            annotate_node(node, *found)
-        self.nodes[next(at for at, known in enumerate(self.nodes) if known is add)] = node
+        self.replace([add], OP_TYPE, operands, output, to=self.values[output].dtype)
 
     def _rounded(self, add: onnx.NodeProto, dtype: int) -> str:
         """The operator's output: the sum, or what a Cast to the type of x makes of it, views in between."""
         name, views = str(add.output[0]), list[onnx.NodeProto]()
-        while self._alone(name) and self.readers[name][0].op_type in VIEWS:
-            views.append(self.readers[name][0])
-            name = views[-1].output[0]
-        cast = self._sole_reader(name, "Cast")
+        while view := self.sole_reader(name, *VIEWS):
+            views.append(view)
+            name = view.output[0]
+        cast = self.sole_reader(name, "Cast")
         if cast is None or dtype not in HALVES or self.values[cast.output[0]].dtype != dtype:
             return str(add.output[0])
-        self.gone.add(id(cast))
+        self.drop([cast])
         for tensor in (add.output[0], *(view.output[0] for view in views)):
             self.values[tensor] = replace(self.values[tensor], dtype=dtype)
         if not views:
