@@ -14,7 +14,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ def _checked(function: str, *arguments: Any) -> None:
 class NcclSums:
     """Sums tensors of all ranks in place, on `stream`; every rank queues the same sums in the same order.
 
-    While `waiting`, a thread looks after the other ranks: where one fails, or nothing ends in time, it gives the sums up,
-    so that whoever waits for them wakes.
+    While something is queued or waited for, a thread looks after the other ranks: where one fails, or nothing ends in
+    time, it gives the sums up, so that whoever waits for them wakes.
     """
 
     def __init__(self, group: RankGroup, context: Context, stream: Any) -> None:
@@ -127,7 +128,14 @@ class NcclSums:
             raise failed[0]
 
     def queue(self, base: int, kind: ExchangeKind, tensors: Sequence[TensorAddress], roots: Sequence[int] = ()) -> None:
-        """Queue the exchange of tensors that lie behind `base`, as one kernel where NCCL can; `roots` as for a plan's."""
+        """Queue the exchange of tensors that lie behind `base`, as one kernel where NCCL can; `roots` as for a plan's.
+
+        The first time NCCL connects the cards and waits for the others. Raises RankError where one does not come.
+        """
+        with self._watched():
+            self._queue(base, kind, tensors, roots)
+
+    def _queue(self, base: int, kind: ExchangeKind, tensors: Sequence[TensorAddress], roots: Sequence[int]) -> None:
         _checked("ncclGroupStart")
         for at, tensor in enumerate(tensors):
             address = ctypes.c_void_p(base + tensor.offset)
@@ -143,9 +151,15 @@ class NcclSums:
 
     def wait(self, synchronize: Any) -> None:
         """Wait for the card by `synchronize`. Raises RankError where another rank is to blame for what does not end."""
+        with self._watched():
+            synchronize()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Have the thread look after the other ranks while something is waited for."""
         self._since = time.monotonic()
         try:
-            synchronize()
+            yield
         except DeviceError:
             if not self._cause:
                 raise
