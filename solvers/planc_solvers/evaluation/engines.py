@@ -105,8 +105,14 @@ def _in_may_start(w: Workspace, item: int) -> bool:
 
 
 @piece
-def _start(a: Arrays, w: Workspace, engine: int) -> None:
-    """Begin the next item of compute, or of an engine of copies, if it is idle and may."""
+def _exchange_may_start(w: Workspace, item: int) -> bool:
+    """Whether what the exchange sums is made."""
+    return bool(w.exchange_from[item] <= w.engine_next[COMPUTE_ENGINE])
+
+
+@piece
+def _start(a: Arrays, s: SearchPlan, w: Workspace, engine: int) -> None:
+    """Begin the engine's next item if it is idle and the item may."""
     item = w.engine_next[engine]
     if w.engine_left[engine] >= 0 or item >= w.engine_items[engine]:
         return
@@ -116,18 +122,11 @@ def _start(a: Arrays, w: Workspace, engine: int) -> None:
     elif engine == OUT_ENGINE:
         if _out_may_start(w, item):
             w.engine_left[engine] = float(a.out_ns[w.out_value[w.out_order[item]]])
-    elif _in_may_start(w, item):
-        w.engine_left[engine] = float(a.in_ns[w.in_value[item]])
-
-
-@inner
-def _start_exchange(a: Arrays, s: SearchPlan, w: Workspace) -> None:
-    """Begin the next exchange if the engine is idle and what it sums is made."""
-    item = w.engine_next[EXCHANGE_ENGINE]
-    if w.engine_left[EXCHANGE_ENGINE] >= 0 or item >= w.tally[EXCHANGES]:
-        return
-    if w.exchange_from[item] <= w.engine_next[COMPUTE_ENGINE]:
-        w.engine_left[EXCHANGE_ENGINE] = float(a.exchange_ns[s.seq[w.exchange_at[item]]])
+    elif engine == IN_ENGINE:
+        if _in_may_start(w, item):
+            w.engine_left[engine] = float(a.in_ns[w.in_value[item]])
+    elif _exchange_may_start(w, item):
+        w.engine_left[engine] = float(a.exchange_ns[s.seq[w.exchange_at[item]]])
 
 
 @piece
@@ -173,26 +172,19 @@ def run_engines(a: Arrays, s: SearchPlan, w: Workspace, limit: float) -> float:
     _mark_boundaries(a, s, w)
     _prepare(s, w)
     now = 0.0
-    exchanges = w.tally[EXCHANGES] > 0
     while _unfinished(w) and now <= limit:
         # 1. Idle engines begin what they may.
-        for engine in range(EXCHANGE_ENGINE):
-            _start(a, w, engine)
-        if exchanges:
-            _start_exchange(a, s, w)
+        for engine in range(ENGINES):
+            _start(a, s, w, engine)
         _slow_down(a, w)
         # 2. Go to where the first of the busy ones ends.
         elapsed = np.inf
-        for engine in range(EXCHANGE_ENGINE):
+        for engine in range(ENGINES):
             if w.engine_left[engine] >= 0:
                 elapsed = min(elapsed, w.engine_left[engine] * w.engine_slow[engine])
-        if exchanges and w.engine_left[EXCHANGE_ENGINE] >= 0:
-            elapsed = min(elapsed, w.engine_left[EXCHANGE_ENGINE] * w.engine_slow[EXCHANGE_ENGINE])
         if elapsed == np.inf:
             return np.inf
         now += elapsed
-        for engine in range(EXCHANGE_ENGINE):
+        for engine in range(ENGINES):
             _advance(w, engine, elapsed)
-        if exchanges:
-            _advance(w, EXCHANGE_ENGINE, elapsed)
     return now
