@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from pkgutil import resolve_name
 from typing import Protocol
 
-from planc.clock import WALL, StoppableClock
+from planc.clock import WALL, StoppableClock, WorkClock
 from planc.enums import Status
 from planc.errors import InternalError, UsageError
 from planc.problem.bounds import check_feasible
@@ -140,6 +140,8 @@ def solve(solver: Solver, problem: Problem, options: SolveOptions) -> Solution:
     Raises what the policy raises, and InternalError when its schedule is over the budget or not valid.
     """
     check_feasible(problem)
+    if options.workers == 1 and not options.clock.counted:
+        options = replace(options, clock=WorkClock())
     return checked(problem, solver.solve(problem, options), options)
 
 

@@ -10,7 +10,6 @@ Every incumbent is a complete schedule that has been simulated.
 from dataclasses import replace
 from math import inf
 
-from planc.clock import WorkClock
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.problem.bounds import check_feasible
 from planc.problem.problem import Problem
@@ -49,8 +48,6 @@ class Mip:
             return Candidate(keep, problem.least_duration_ns, EVERY)
         ready_evaluation()
         ready_order()
-        if options.workers == 1 and not options.clock.counted:
-            options = replace(options, clock=WorkClock())
         started = options.clock.now()
         order = better_order(problem, options)
         if order is not None and fastest and _fits(problem, Schedule(order)):

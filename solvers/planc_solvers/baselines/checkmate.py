@@ -16,8 +16,9 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
 from planc_solvers.baselines.selection import first_fitting, too_small
-from planc_solvers.baselines.stage_model import Point, StageModel, require_scale, size_of
+from planc_solvers.baselines.stage_model import Point, StageModel, require_scale, searched, size_of
 from planc_solvers.baselines.stages import needed_steps
+from planc_solvers.bounds.linear_model import Effort
 
 MOST_ROWS = 300_000
 """HiGHS takes minutes for the first relaxation of larger models on two cores, and its time limit does not reach into their
@@ -40,7 +41,7 @@ class Checkmate:
             return first_fitting("checkmate", problem, [keep])
         require_scale("checkmate", problem, size_of, MOST_ROWS)
         built = StageModel(problem, problem.budget_bytes).build()
-        answer = built.model.solve(options.time_limit_s)
+        answer = searched(built.model, options)
         if answer.infeasible:
             raise too_small("checkmate", problem, None)
         if answer.point is None:
@@ -69,7 +70,8 @@ def _roundings(problem: Problem, options: SolveOptions) -> Iterator[Schedule]:
         if left <= 0:
             raise SolverTimeoutError("checkmate-lp found no rounding that fits in time; allow more time or choose mip")
         built = StageModel(problem, int(problem.budget_bytes * share)).build()
-        answer = built.model.solve(left / (len(LP_SHARES) - done), relaxed=True, staged=True)
+        effort = Effort(left / (len(LP_SHARES) - done), clock=options.clock)
+        answer = built.model.solve(effort, relaxed=True, staged=True)
         if answer.point is not None:
             yield Schedule(tuple(needed_steps(problem, rounded(built, answer.point))))
 

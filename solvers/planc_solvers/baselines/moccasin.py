@@ -144,6 +144,7 @@ class _Model:
         model.Minimize(over)
         first = _solver(options, options.time_limit_s * _FIRST_PHASE)
         status = first.Solve(model)
+        options.clock.spend(_spent(first, options))
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE) or first.Value(over) > 0:
             if status in (cp_model.OPTIMAL, cp_model.INFEASIBLE):
                 raise too_small("moccasin", self.problem, None)
@@ -152,8 +153,9 @@ class _Model:
         model.Add(over == 0)
         repeats = [run for runs in self.runs for run in runs[1:]]
         model.Minimize(sum(self.problem.tasks[run.task].duration_ns * run.present for run in repeats))
-        second = _solver(options, options.time_limit_s - first.WallTime())
+        second = _solver(options, options.time_limit_s - _spent(first, options))
         found = second.Solve(model)
+        options.clock.spend(_spent(second, options))
         return self._schedule(second if found in (cp_model.OPTIMAL, cp_model.FEASIBLE) else first)
 
     def _hint_order(self) -> None:
@@ -180,11 +182,18 @@ class _Model:
 
 
 def _solver(options: SolveOptions, seconds: float) -> cp_model.CpSolver:
-    solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = max(seconds, 0.01)
-    solver.parameters.num_workers = options.workers
+    solver, seconds = cp_model.CpSolver(), max(seconds, 0.01)
+    if options.clock.counted:  # CP-SAT counts work too, about as much as seconds
+        solver.parameters.max_deterministic_time, solver.parameters.num_workers = seconds, 1
+    else:
+        solver.parameters.max_time_in_seconds, solver.parameters.num_workers = seconds, options.workers
     solver.parameters.random_seed = options.seed
     return solver
+
+
+def _spent(solver: cp_model.CpSolver, options: SolveOptions) -> float:
+    """Seconds that a solve took, as its limit counts them."""
+    return float(solver.ResponseProto().deterministic_time if options.clock.counted else solver.WallTime())
 
 
 def _event(stage: int, task: int) -> int:

@@ -14,7 +14,7 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule, Transfer
 from planc.schedule.solver import Candidate, SolveOptions
 from planc_solvers.baselines.selection import first_fitting, too_small
-from planc_solvers.baselines.stage_model import Point, StageModel, require_scale, size_of
+from planc_solvers.baselines.stage_model import Point, StageModel, require_scale, searched, size_of
 from planc_solvers.baselines.transfers import engine_order
 
 MOST_ROWS = 150_000
@@ -32,7 +32,7 @@ class Poet:
             return first_fitting("poet", problem, [keep])
         require_scale("poet", problem, size_of, MOST_ROWS)
         built = StageModel(problem, problem.budget_bytes, paging=True).build()
-        answer = built.model.solve(options.time_limit_s)
+        answer = searched(built.model, options)
         if answer.infeasible:
             raise too_small("poet", problem, None)
         if answer.point is None:

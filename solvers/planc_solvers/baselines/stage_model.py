@@ -8,16 +8,17 @@ host has it). Tasks here may have several outputs and need more than these while
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from planc.errors import PolicyScopeError
 from planc.problem.problem import Origin, Problem
+from planc.schedule.solver import SolveOptions
 from planc_solvers.baselines.replay import last_needs
 from planc_solvers.baselines.training_step import deadlines
-from planc_solvers.bounds.linear_model import LinearModel
+from planc_solvers.bounds.linear_model import Answer, Effort, LinearModel
 
 Point = npt.NDArray[np.float64]
 Key = tuple[int, int]
@@ -171,6 +172,23 @@ class StageModel:
             if point[variable] > 0.5:
                 stages[stage].append(task)
         return [sorted(stages[stage]) for stage in range(len(self.problem.tasks))]
+
+
+ITERATIONS_PER_NODE = 50
+"""Iterations of the simplex method that a node of the search for integers counts."""
+
+
+def searched(model: LinearModel, options: SolveOptions) -> Answer:
+    """The best point within the time limit; where work is counted, within as many nodes of a search that begins at a
+    relaxation solved in time."""
+    if not options.clock.counted:
+        return model.solve(options.time_limit_s)
+    ends = options.clock.now() + options.time_limit_s
+    relaxed = model.solve(Effort(options.time_limit_s, clock=options.clock), relaxed=True, staged=True)
+    if relaxed.point is None:
+        return relaxed
+    left = Effort(ends - options.clock.now(), clock=options.clock)
+    return model.solve(replace(left, nodes=max(1, left.iterations(model.entry_count) // ITERATIONS_PER_NODE)))
 
 
 def size_of(problem: Problem) -> int:

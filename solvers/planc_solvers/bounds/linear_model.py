@@ -97,6 +97,11 @@ class LinearModel:
     _columns: list[int] = field(default_factory=list)
     _values: list[float] = field(default_factory=list)
 
+    @property
+    def entry_count(self) -> int:
+        """Entries of the matrix."""
+        return len(self._values)
+
     def variable(self, lower: float, upper: float, cost: float = 0.0, integer: bool = False) -> int:
         """Add a variable; its number."""
         self.lower.append(lower)

@@ -3,9 +3,12 @@
 import random
 from dataclasses import replace
 from itertools import pairwise
-from math import comb
+from math import comb, inf
+from typing import Any
 
 import pytest
+from ortools.math_opt.python import mathopt
+from ortools.sat.python.cp_model import CpModel, CpSolver
 from support.labelled import Layer, training_chain
 from support.oracle import best_recompute_only
 from support.problems import random_dag
@@ -223,3 +226,26 @@ def test_offmate_moves_state_around_the_end_of_a_step() -> None:
     schedule = solve(load_solver("offmate"), Problem(tasks, values, 150), SolveOptions()).schedule
     assert schedule.host_start == {0}
     assert [(c.direction, c.stop) for c in schedule.copies] == [(Direction.OUT, 3), (Direction.IN, 1)]
+
+
+@pytest.mark.parametrize("name", ["checkmate", "checkmate-lp", "moccasin", "offmate", "poet"])
+def test_where_work_is_counted_no_limit_is_of_the_wall(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A schedule that depends on how fast the machine is would be another one on every run."""
+    limits: list[object] = []
+    by_highs, by_cp_sat = mathopt.solve, CpSolver.Solve
+
+    def recorded(model: mathopt.Model, solver: mathopt.SolverType, **options: Any) -> mathopt.SolveResult:
+        limits.append(options["params"].time_limit)
+        return by_highs(model, solver, **options)
+
+    def recorded_too(self: CpSolver, model: CpModel) -> Any:
+        limits.append(None if self.parameters.max_time_in_seconds == inf else self.parameters.max_time_in_seconds)
+        return by_cp_sat(self, model)
+
+    monkeypatch.setattr(mathopt, "solve", recorded)
+    monkeypatch.setattr(CpSolver, "Solve", recorded_too)
+    problem = _tight(training_chain([Layer("conv", 9 - k % 4, 3 + k) for k in range(8)]), 0.6)
+    first, second = (solve(load_solver(name), problem, SolveOptions(time_limit_s=1, workers=1)) for _ in range(2))
+    assert limits
+    assert set(limits) == {None}
+    assert first.schedule == second.schedule
