@@ -101,19 +101,15 @@ class GlooSums(Gloo):
         np.concatenate(pieces, out=send[:count])
         send[count:] = 0
         self._call("alltoall_base", received, send, [], [])
-        rows = received.reshape(size, share)
-        for row in rows[1:]:
-            np.add(rows[0], row, out=rows[0])
-        self._call("_allgather_base", send, rows[0])
+        self._call("_allgather_base", send, _summed(received.reshape(size, share)))
         _spread(send, pieces)
 
     # --- with a root
 
     def reduce(self, arrays: Sequence[Array], roots: Sequence[int]) -> None:
         """Replace each array by its sum over all ranks on its root alone; elsewhere it stays as it is."""
-        for dtype, mine in self._by_root(arrays, roots):
-            for pieces in _rounds(mine, _CHUNK_BYTES // dtype.itemsize // self._group.size):
-                self._reduce(pieces, dtype)
+        for dtype, pieces in self._rounds(arrays, roots):
+            self._reduce(pieces, dtype)
 
     def _reduce(self, pieces: Sequence[Sequence[Array]], dtype: np.dtype[Any]) -> None:
         """Each rank gets from all their elements of what it is the root of."""
@@ -122,16 +118,12 @@ class GlooSums(Gloo):
         np.concatenate([piece for of_root in pieces for piece in of_root], out=send)
         widths = [count * dtype.itemsize for count in counts]
         self._call("alltoall_base", received, send, [widths[rank]] * size, widths)
-        rows = received.reshape(size, counts[rank])
-        for row in rows[1:]:
-            np.add(rows[0], row, out=rows[0])
-        _spread(rows[0], pieces[rank])
+        _spread(_summed(received.reshape(size, counts[rank])), pieces[rank])
 
     def broadcast(self, arrays: Sequence[Array], roots: Sequence[int]) -> None:
         """Replace each array by that of its root."""
-        for dtype, mine in self._by_root(arrays, roots):
-            for pieces in _rounds(mine, _CHUNK_BYTES // dtype.itemsize // self._group.size):
-                self._broadcast(pieces, dtype)
+        for dtype, pieces in self._rounds(arrays, roots):
+            self._broadcast(pieces, dtype)
 
     def _broadcast(self, pieces: Sequence[Sequence[Array]], dtype: np.dtype[Any]) -> None:
         """Each rank sends to all its elements of what it is the root of."""
@@ -145,21 +137,31 @@ class GlooSums(Gloo):
         self._call("alltoall_base", received, send, widths, [widths[rank]] * size)
         _spread(received, [piece for of_root in pieces for piece in of_root])
 
-    def _by_root(
+    def _rounds(
         self, arrays: Sequence[Array], roots: Sequence[int]
     ) -> Iterator[tuple[np.dtype[Any], list[list[Array]]]]:
-        """The arrays of each type, flat, by their root."""
+        """What is exchanged at once, by root: flat pieces of arrays of one type, of each root as many elements as fit."""
         for dtype in dict.fromkeys(array.dtype for array in arrays):
-            found = [list[Array]() for _ in range(self._group.size)]
+            of_root = [list[Array]() for _ in range(self._group.size)]
             for array, root in zip(arrays, roots, strict=True):
                 if array.dtype == dtype:
-                    found[root].append(array.reshape(-1))
-            yield dtype, found
+                    of_root[root].append(array.reshape(-1))
+            limit = _CHUNK_BYTES // dtype.itemsize // self._group.size
+            for pieces in zip_longest(*(_chunks(mine, limit) for mine in of_root), fillvalue=list[Array]()):
+                yield dtype, list(pieces)
 
 
 def _counts(pieces: Sequence[Sequence[Array]]) -> list[int]:
     """How many elements each root has."""
     return [sum(piece.size for piece in of_root) for of_root in pieces]
+
+
+def _summed(rows: Array) -> Array:
+    """The sum of the rows in their order, in the first of them."""
+    total: Array = rows[0]
+    for row in rows[1:]:
+        np.add(total, row, out=total)
+    return total
 
 
 def _spread(flat: Array, pieces: Sequence[Array]) -> None:
@@ -168,12 +170,6 @@ def _spread(flat: Array, pieces: Sequence[Array]) -> None:
     for piece in pieces:
         piece[...] = flat[at : at + piece.size]
         at += piece.size
-
-
-def _rounds(of_root: Sequence[Sequence[Array]], limit: int) -> Iterator[list[list[Array]]]:
-    """What is exchanged at once: of each root's arrays at most `limit` elements."""
-    for found in zip_longest(*(_chunks(arrays, limit) for arrays in of_root), fillvalue=None):
-        yield [pieces or [] for pieces in found]
 
 
 def _chunks(arrays: Sequence[Array], limit: int) -> Iterator[list[Array]]:
