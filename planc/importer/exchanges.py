@@ -7,6 +7,7 @@ the step computes and that nobody else reads; any other is copied first.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 import onnx
 
@@ -15,7 +16,7 @@ from planc.graph.annotations import annotate_node, node_annotation
 from planc.graph.graph import Graph
 from planc.graph.wellformed import RESERVED
 from planc.importer.draft import Draft
-from planc.importer.wired import Wired
+from planc.importer.wired import Wired, layer_runs
 from planc.kernels.exchange import exchange_kind, is_exchange
 
 OWN_SUFFIX = f"{RESERVED}own"
@@ -67,30 +68,34 @@ def keep_given(draft: Draft) -> None:
     tensors, roots = draft.tensors, draft.tensors.places.roots()
     states = {roots[new]: old for old, new in draft.state.items()}
     found: list[Wired] = []
-    waiting: list[Wired] = []
-    before: tuple[str, str, str] | None = None
-    for node in draft.nodes:
-        group = node_annotation(node.proto) if is_exchange(node.op_type, node.proto.domain) else None
-        if group != before:
-            found, waiting = [*found, *waiting], []
-        before = group
-        found.append(node)
-        old = states.get(roots[node.outputs[0]]) if group is not None else None
-        if group is not None and old is not None:
-            name = tensors.names[node.outputs[0]]
-            waiting.append(draft.copied(node.outputs[0], name + TAKEN_SUFFIX, name, "state-copy"))
-            annotate_node(waiting[-1].proto, f"{group[0]}.taken", "state-copy", "update")
-            draft.state[old] = waiting[-1].outputs[0]
-    draft.nodes = [*found, *waiting]
+    for layer, run in groupby(draft.nodes, key=_exchange_layer):
+        nodes = list(run)
+        found += nodes
+        if layer is None:
+            continue
+        for made in (node.outputs[0] for node in nodes):
+            if (old := states.get(roots[made])) is not None:
+                copy = draft.copied(made, tensors.names[made] + TAKEN_SUFFIX, tensors.names[made], "state-copy")
+                annotate_node(copy.proto, f"{layer[0]}.taken", "state-copy", "update")
+                draft.state[old] = copy.outputs[0]
+                found.append(copy)
+    draft.nodes = found
+
+
+def _exchange_layer(node: Wired) -> tuple[str, str, str] | None:
+    """The layer that an exchange says it is in, as its annotation; None for other nodes."""
+    return node_annotation(node.proto) if is_exchange(node.op_type, node.proto.domain) else None
 
 
 def _written_by(nodes: Sequence[Wired], roots: Sequence[int]) -> dict[int, int]:
     """For each storage that the step computes, the last node of the layer that writes it."""
-    last = list(range(len(nodes)))
-    for at in reversed(range(len(nodes) - 1)):
-        if (group := node_annotation(nodes[at].proto)) is not None and group == node_annotation(nodes[at + 1].proto):
-            last[at] = last[at + 1]
-    return {roots[out]: last[at] for at, node in enumerate(nodes) for out in node.outputs if out >= 0}
+    return {
+        roots[out]: stop - 1
+        for _, start, stop in layer_runs(nodes)
+        for node in nodes[start:stop]
+        for out in node.outputs
+        if out >= 0
+    }
 
 
 def require_apart(graph: Graph, title: str) -> None:

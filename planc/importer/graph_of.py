@@ -3,12 +3,11 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from planc.graph.annotations import node_annotation
 from planc.graph.graph import Graph, Layer, Op, Role, Storage, Tensor
 from planc.graph.operators import is_random
 from planc.importer.draft import Draft
 from planc.importer.wire import is_small
-from planc.importer.wired import Wired
+from planc.importer.wired import Wired, layer_runs
 from planc.kernels.exchange import is_exchange
 
 _NONE: frozenset[int] = frozenset()
@@ -109,20 +108,14 @@ def _drops(draft: Draft, node: Wired) -> bool:
 
 
 def layers_of(nodes: Sequence[Wired], forward: frozenset[int]) -> tuple[Layer, ...]:
-    """Maximal runs of nodes with the same annotation; a node without one is a layer of its own."""
+    """The layers, each with a title of its own in its phase."""
     layers: list[Layer] = []
     seen: defaultdict[tuple[str, str], int] = defaultdict(int)
-    previous: tuple[str, str, str] | None = None
-    for position, node in enumerate(nodes):
-        annotation = node_annotation(node.proto)
-        if annotation is not None and annotation == previous:
-            last = layers[-1]
-            layers[-1] = Layer(last.name, last.kind, last.phase, last.start, position + 1)
-            continue
+    for annotation, start, stop in layer_runs(nodes):
+        node = nodes[start]
         phase = "backward" if forward.isdisjoint(node.outputs) else "forward"
         name, kind, phase = annotation or (node.proto.name, node.op_type.lower(), phase)
         seen[name, phase] += 1
         title = name if seen[name, phase] == 1 else f"{name}~{seen[name, phase]}"
-        layers.append(Layer(title, kind, phase, position, position + 1))
-        previous = annotation
+        layers.append(Layer(title, kind, phase, start, stop))
     return tuple(layers)
