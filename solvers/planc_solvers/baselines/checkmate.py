@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 from planc.errors import SolverTimeoutError
 from planc.problem.problem import Problem
-from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
-from planc_solvers.baselines.selection import first_fitting, too_small
-from planc_solvers.baselines.stage_model import Point, StageModel, require_scale, searched, size_of
+from planc_solvers.baselines.exact import solved
+from planc_solvers.baselines.selection import first_fitting, kept
+from planc_solvers.baselines.stage_model import Point, StageModel, require_scale, size_of
 from planc_solvers.baselines.stages import needed_steps
 from planc_solvers.bounds.linear_model import Effort
 
@@ -34,20 +34,13 @@ class Checkmate:
     """The exact model, within the time limit."""
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
-        """Raises InfeasibleBudgetError when the model is infeasible, SolverTimeoutError when HiGHS found nothing in
-        time, PolicyScopeError for a problem that is too large."""
-        keep = Schedule(tuple(range(len(problem.tasks))))
-        if max(memory_profile(problem, keep)) <= problem.budget_bytes:
-            return first_fitting("checkmate", problem, [keep])
-        require_scale("checkmate", problem, size_of, MOST_ROWS)
-        built = StageModel(problem, problem.budget_bytes).build()
-        answer = searched(built.model, options)
-        if answer.infeasible:
-            raise too_small("checkmate", problem, None)
-        if answer.point is None:
-            raise SolverTimeoutError("checkmate found no schedule within the time limit; allow more time or choose mip")
-        steps = [task for stage in built.sequence(answer.point) for task in stage]
-        return first_fitting("checkmate", problem, [Schedule(tuple(needed_steps(problem, steps)))])
+        """Raises as `solved`."""
+        return solved("checkmate", problem, options, MOST_ROWS, _schedule)
+
+
+def _schedule(built: StageModel, point: Point) -> Schedule:
+    steps = [task for stage in built.sequence(point) for task in stage]
+    return Schedule(tuple(needed_steps(built.problem, steps)))
 
 
 class CheckmateLp:
@@ -56,9 +49,9 @@ class CheckmateLp:
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
         """Raises InfeasibleBudgetError when no rounding fits, SolverTimeoutError when none was found in time,
         PolicyScopeError for a problem that is too large."""
-        keep = Schedule(tuple(range(len(problem.tasks))))
-        if max(memory_profile(problem, keep)) <= problem.budget_bytes:
-            return first_fitting("checkmate-lp", problem, [keep])
+        keep = kept("checkmate-lp", problem)
+        if keep is not None:
+            return keep
         require_scale("checkmate-lp", problem, size_of, MOST_ROWS)
         return first_fitting("checkmate-lp", problem, _roundings(problem, options))
 

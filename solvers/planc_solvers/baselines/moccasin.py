@@ -17,7 +17,7 @@ from planc.problem.problem import Origin, Problem
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
-from planc_solvers.baselines.selection import first_fitting, too_small
+from planc_solvers.baselines.selection import first_fitting, kept, too_small
 from planc_solvers.baselines.stages import needed_steps
 from planc_solvers.baselines.training_step import deadlines
 
@@ -36,9 +36,9 @@ class Moccasin:
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
         """Raises InfeasibleBudgetError when two runs a task are proved too few, SolverTimeoutError when nothing was
         found in time, PolicyScopeError for a problem that is too large."""
-        keep = Schedule(tuple(range(len(problem.tasks))))
-        if max(memory_profile(problem, keep)) <= problem.budget_bytes:
-            return first_fitting("moccasin", problem, [keep])
+        keep = kept("moccasin", problem)
+        if keep is not None:
+            return keep
         if len(problem.tasks) > MOST_TASKS:
             raise PolicyScopeError(
                 f"moccasin is exact: {len(problem.tasks)} tasks are more than the {MOST_TASKS} that it takes on here; "

@@ -8,13 +8,11 @@ a fetched value counts as held in the stage in which it is fetched.
 """
 
 from planc.enums import Direction
-from planc.errors import SolverTimeoutError
 from planc.problem.problem import Problem
-from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule, Transfer
 from planc.schedule.solver import Candidate, SolveOptions
-from planc_solvers.baselines.selection import first_fitting, too_small
-from planc_solvers.baselines.stage_model import Point, StageModel, require_scale, searched, size_of
+from planc_solvers.baselines.exact import solved
+from planc_solvers.baselines.stage_model import Point, StageModel
 from planc_solvers.baselines.transfers import engine_order
 
 MOST_ROWS = 150_000
@@ -25,19 +23,8 @@ class Poet:
     """The exact model with paging, within the time limit."""
 
     def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
-        """Raises InfeasibleBudgetError when the model is infeasible, SolverTimeoutError when HiGHS found nothing in
-        time, PolicyScopeError for a problem that is too large."""
-        keep = Schedule(tuple(range(len(problem.tasks))))
-        if max(memory_profile(problem, keep)) <= problem.budget_bytes:
-            return first_fitting("poet", problem, [keep])
-        require_scale("poet", problem, size_of, MOST_ROWS)
-        built = StageModel(problem, problem.budget_bytes, paging=True).build()
-        answer = searched(built.model, options)
-        if answer.infeasible:
-            raise too_small("poet", problem, None)
-        if answer.point is None:
-            raise SolverTimeoutError("poet found no schedule within the time limit; allow more time or choose mip")
-        return first_fitting("poet", problem, [_schedule(built, answer.point)])
+        """Raises as `solved`."""
+        return solved("poet", problem, options, MOST_ROWS, _schedule, paging=True)
 
 
 def _schedule(built: StageModel, point: Point) -> Schedule:

@@ -54,6 +54,14 @@ def first_fitting(name: str, problem: Problem, schedules: Iterable[Schedule]) ->
     raise too_small(name, problem, least)
 
 
+def kept(name: str, problem: Problem) -> Candidate | None:
+    """Everything kept, by the policy `name`; None where that is over the budget."""
+    keep = Schedule(tuple(range(len(problem.tasks))))
+    if max(memory_profile(problem, keep)) > problem.budget_bytes:
+        return None
+    return first_fitting(name, problem, [keep])
+
+
 def fastest_fitting(name: str, problem: Problem, schedules: Iterable[Schedule]) -> Candidate:
     """The fastest of the `schedules` that fit. Raises as `first_fitting`."""
     least: Need | None = None
