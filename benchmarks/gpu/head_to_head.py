@@ -129,7 +129,7 @@ def arguments() -> argparse.Namespace:
 
 def preload(options: argparse.Namespace) -> None:
     """Import what every forked process of PyTorch would import."""
-    if options.start == "fork" and "torch" in options.systems:
+    if options.start == "fork" and "torch" in options.systems and not options.merge:
         import transformers.models.gpt2.modeling_gpt2
         import transformers.models.llama.modeling_llama  # noqa: F401
 
