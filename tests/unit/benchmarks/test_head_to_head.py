@@ -78,4 +78,4 @@ def test_the_next_commands_measure_known_steps_and_go_on_where_they_ended(
     begun.write_text("[]")
     (again,) = _commands(tmp_path, "3")
     assert again[again.index("--begin") + 1 : again.index("--systems")] == [str(committed), str(begun)]
-    assert again[again.index("--steps") + 1] == "gpt2"
+    assert again[again.index("--steps") + 1] == calls[2][calls[2].index("--steps") + 1]
