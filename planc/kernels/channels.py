@@ -13,6 +13,10 @@ _BLOCKS = 132 * 4
 the order of sums, so it is the same on every card."""
 
 
+_LOADS = 4
+"""Rows that a thread asks for at once, and takes at least: they take the time of one, and few ranges are joined sooner."""
+
+
 class Tiling:
     """How [M, C] is cut: a block is `across` threads of `width` channels each by `down` rows; `splits` ranges of rows."""
 
@@ -26,7 +30,7 @@ class Tiling:
         self.down = THREADS // self.across
         self.tiles = -(-vectors // self.across)
         wanted = max(1, _BLOCKS // self.tiles)
-        self.share = max(self.down, -(-self.rows // wanted))
+        self.share = max(_LOADS * self.down, -(-self.rows // wanted))
         self.splits = -(-self.rows // self.share)
         self.grid = (self.tiles, self.splits, 1)
         self.joining = (-(-self.channels // 8), 1, 1)

@@ -9,25 +9,27 @@ extern "C" __global__ void __launch_bounds__(256) PREFIX_statistics(const T* x, 
     float pivot[W], sum[W], square[W];
     float count = 0.0f;
     for (int k = 0; k < W; k++) pivot[k] = sum[k] = square[k] = 0.0f;
-    if (first < end) {
-      const Packed v = fetch(x + first * C + c);
-      for (int k = 0; k < W; k++) pivot[k] = to_float(v.x[k]);
-    }
-#pragma unroll 4
-    for (long long m = first; m < end; m += DOWN) {
-      const Packed v = fetch(x + m * C + c);
-      for (int k = 0; k < W; k++) {
-        const float d = to_float(v.x[k]) - pivot[k];
-        sum[k] += d;
-        square[k] = fmaf(d, d, square[k]);
-      }
-      count += 1.0f;
+    for (long long m = first; m < end; m += 4 * DOWN) {
+      Packed v[4];  // the pivot comes with the first rows: waiting for it alone would take as long as for all of them
+      for (int u = 0; u < 4; u++)
+        if (m + u * DOWN < end) v[u] = fetch(x + (m + u * DOWN) * C + c);
+      if (m == first)
+        for (int k = 0; k < W; k++) pivot[k] = to_float(v[0].x[k]);
+      for (int u = 0; u < 4; u++)
+        if (m + u * DOWN < end) {
+          for (int k = 0; k < W; k++) {
+            const float d = to_float(v[u].x[k]) - pivot[k];
+            sum[k] += d;
+            square[k] = fmaf(d, d, square[k]);
+          }
+          count += 1.0f;
+        }
     }
     const float inverse = count > 0.0f ? 1.0f / count : 0.0f;
     for (int k = 0; k < W; k++) {
       const float mean = sum[k] * inverse;
-      means[threadIdx.x * W + k] = pivot[k] + mean;
-      squares[threadIdx.x * W + k] = square[k] - sum[k] * mean;
+      means[SHARED(threadIdx.x, k)] = pivot[k] + mean;
+      squares[SHARED(threadIdx.x, k)] = square[k] - sum[k] * mean;
     }
     counts[threadIdx.x] = count;
   }
@@ -38,17 +40,17 @@ extern "C" __global__ void __launch_bounds__(256) PREFIX_statistics(const T* x, 
       const float a = counts[threadIdx.x], b = counts[other], both = a + b;
       const float share = both > 0.0f ? b / both : 0.0f;
       for (int k = 0; k < W; k++) {
-        const float d = means[other * W + k] - means[threadIdx.x * W + k];
-        means[threadIdx.x * W + k] += b > 0.0f ? d * share : 0.0f;
-        squares[threadIdx.x * W + k] += squares[other * W + k] + (b > 0.0f ? d * d * a * share : 0.0f);
+        const float d = means[SHARED(other, k)] - means[SHARED(threadIdx.x, k)];
+        means[SHARED(threadIdx.x, k)] += b > 0.0f ? d * share : 0.0f;
+        squares[SHARED(threadIdx.x, k)] += squares[SHARED(other, k)] + (b > 0.0f ? d * d * a * share : 0.0f);
       }
       counts[threadIdx.x] = both;
     }
   }
   if (c < C && row == 0)
     for (int k = 0; k < W; k++) {
-      part[blockIdx.y * C + c + k] = means[threadIdx.x * W + k];
-      part[(SPLITS + blockIdx.y) * C + c + k] = squares[threadIdx.x * W + k];
+      part[blockIdx.y * C + c + k] = means[SHARED(threadIdx.x, k)];
+      part[(SPLITS + blockIdx.y) * C + c + k] = squares[SHARED(threadIdx.x, k)];
     }
 }
 extern "C" __global__ void __launch_bounds__(256) PREFIX_finish(const float* part, float* mean, float* variance) {
@@ -57,6 +59,7 @@ extern "C" __global__ void __launch_bounds__(256) PREFIX_finish(const float* par
   __shared__ float means[256], squares[256], counts[256];
   float m = 0.0f, s = 0.0f, n = 0.0f;
   if (c < C)
+#pragma unroll 8
     for (long long k = lane; k < SPLITS; k += 32) {
       const float b = (float)(k + 1 < SPLITS ? SHARE : M - (SPLITS - 1) * SHARE), both = n + b;
       const float d = part[k * C + c] - m;

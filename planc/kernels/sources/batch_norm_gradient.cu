@@ -30,19 +30,19 @@ extern "C" __global__ void __launch_bounds__(256) PREFIX_sums(
       }
     }
   }
-  for (int k = 0; k < W; k++) { left[threadIdx.x * W + k] = level[k]; right[threadIdx.x * W + k] = slope[k]; }
+  for (int k = 0; k < W; k++) { left[SHARED(threadIdx.x, k)] = level[k]; right[SHARED(threadIdx.x, k)] = slope[k]; }
   for (int reach = DOWN / 2; reach > 0; reach /= 2) {
     __syncthreads();
     if (row < reach)
       for (int k = 0; k < W; k++) {
-        left[threadIdx.x * W + k] += left[(threadIdx.x + reach * ACROSS) * W + k];
-        right[threadIdx.x * W + k] += right[(threadIdx.x + reach * ACROSS) * W + k];
+        left[SHARED(threadIdx.x, k)] += left[SHARED(threadIdx.x + reach * ACROSS, k)];
+        right[SHARED(threadIdx.x, k)] += right[SHARED(threadIdx.x + reach * ACROSS, k)];
       }
   }
   if (c < C && row == 0)
     for (int k = 0; k < W; k++) {
-      part[blockIdx.y * C + c + k] = left[threadIdx.x * W + k];
-      part[(SPLITS + blockIdx.y) * C + c + k] = right[threadIdx.x * W + k];
+      part[blockIdx.y * C + c + k] = left[SHARED(threadIdx.x, k)];
+      part[(SPLITS + blockIdx.y) * C + c + k] = right[SHARED(threadIdx.x, k)];
     }
 }
 extern "C" __global__ void __launch_bounds__(256) PREFIX_join(
@@ -52,6 +52,7 @@ extern "C" __global__ void __launch_bounds__(256) PREFIX_join(
   __shared__ float left[256], right[256];
   float level = 0.0f, slope = 0.0f;
   if (c < C)
+#pragma unroll 8
     for (long long k = lane; k < SPLITS; k += 32) {
       level += part[k * C + c];
       slope += part[(SPLITS + k) * C + c];
@@ -75,11 +76,12 @@ extern "C" __global__ void __launch_bounds__(256) PREFIX_spread(
     T* dx, const float* dscale, const float* dbias, T* dresidual) {
   PLACE
   if (c >= C) return;
-  float gain[W], centre[W], shift[W], level[W], slope[W];
+  CHANNEL_VECTORS
+  float level[W], slope[W];
+  floats(dbias + c, level); floats(dscale + c, slope);
   for (int k = 0; k < W; k++) {
-    gain[k] = gain_of(variance[c + k], scale[c + k]); centre[k] = mean[c + k]; shift[k] = bias[c + k];
-    level[k] = dbias[c + k] * INVERSE_M;
-    slope[k] = dscale[c + k] * INVERSE_M * (1.0f / sqrtf(variance[c + k] + EPSILON));
+    level[k] *= INVERSE_M;
+    slope[k] = slope[k] * INVERSE_M * (1.0f / sqrtf(variances[k] + EPSILON));
   }
 #pragma unroll 4
   for (long long m = first; m < end; m += DOWN) {

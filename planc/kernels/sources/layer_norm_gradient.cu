@@ -96,6 +96,7 @@ extern "C" __global__ void __launch_bounds__(256) PREFIX_join(const float* part,
   for (int s = 0; s < SUMS; s++) {
     float sum = 0.0f;
     if (c < K)
+#pragma unroll 8
       for (long long k = lane; k < SPLITS; k += 32) sum += part[(k * SUMS + s) * K + c];
     lanes[s][threadIdx.x] = sum;
   }

@@ -16,20 +16,21 @@ extern "C" __global__ void __launch_bounds__(256) PREFIX_parts(const T* x, float
     }
   }
   __shared__ float sums[256 * W];
-  for (int k = 0; k < W; k++) sums[threadIdx.x * W + k] = sum[k];
+  for (int k = 0; k < W; k++) sums[k * 256 + threadIdx.x] = sum[k];
   for (int reach = DOWN / 2; reach > 0; reach /= 2) {
     __syncthreads();
     if (row < reach)
-      for (int k = 0; k < W; k++) sums[threadIdx.x * W + k] += sums[(threadIdx.x + reach * ACROSS) * W + k];
+      for (int k = 0; k < W; k++) sums[k * 256 + threadIdx.x] += sums[k * 256 + threadIdx.x + reach * ACROSS];
   }
   if (c < C && row == 0)
-    for (int k = 0; k < W; k++) part[blockIdx.y * C + c + k] = sums[threadIdx.x * W + k];
+    for (int k = 0; k < W; k++) part[blockIdx.y * C + c + k] = sums[k * 256 + threadIdx.x];
 }
 extern "C" __global__ void __launch_bounds__(256) PREFIX_join(const float* part, float* sums) {
   const long long c = (long long)blockIdx.x * 8 + threadIdx.x % 8;
   const int lane = threadIdx.x / 8;
   float sum = 0.0f;
   if (c < C)
+#pragma unroll 8
     for (long long k = lane; k < SPLITS; k += 32) sum += part[k * C + c];
   __shared__ float lanes[256];
   lanes[threadIdx.x] = sum;
