@@ -28,6 +28,7 @@ from typing import IO, Any, cast
 HERE = Path(__file__).resolve()
 sys.path.insert(0, str(HERE.parents[2]))  # this checkout, whatever is installed
 
+from benchmarks import model_libraries  # noqa: E402
 from planc.errors import PlancError  # noqa: E402
 from planc.files import atomic_write  # noqa: E402
 
@@ -76,16 +77,9 @@ def serve_torch(name: str, checkpointed: bool) -> None:
     before = resident_bytes()
     started = time.perf_counter()
     case = CASES[name]()
-    optimizer = case.optimizer()
     if checkpointed:
         checkpoint(case.module)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        case.loss(case.module(case.inputs), case.targets).backward()
-        optimizer.step()
-
-    serve(step, before, time.perf_counter() - started)
+    serve(case.eager_step(), before, time.perf_counter() - started)
 
 
 def functional_warm(torch: Any) -> None:
@@ -252,6 +246,7 @@ def measure(folder: Path, name: str, chosen: argparse.Namespace) -> list[dict[st
 
 def exports(folder: Path, name: str, forms: str) -> list[Path]:
     """The network's training graphs, made where they are not there yet; forms that change nothing of it are left out."""
+    folder.mkdir(parents=True, exist_ok=True)
     found: list[Path] = []
     for each in forms.split(","):
         path = folder / f"{name}-{each}.onnx"
@@ -300,7 +295,7 @@ def compare() -> None:
     if chosen.table:
         print("\n".join(table(json.loads(chosen.table.read_text())["rows"])))
         return
-    chosen.folder.mkdir(parents=True, exist_ok=True)
+    model_libraries.enter(__file__)
     rows = json.loads(chosen.json.read_text())["rows"] if chosen.json and chosen.json.exists() else []
     for name in chosen.networks.split(","):
         if chosen.export:
@@ -335,17 +330,14 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    from benchmarks import model_libraries
-
-    if sys.argv[1:2] != ["serve"] or sys.argv[2:3] == ["torch"]:
+    """Compare, or be one of the comparison's processes; that of a plan alone does without PyTorch's networks."""
+    if sys.argv[1:3] == ["serve", "planc"]:
+        serve_planc(*sys.argv[3:])
+    elif sys.argv[1:3] == ["serve", "torch"]:
         model_libraries.enter(__file__)
-    if sys.argv[1:2] == ["serve"]:
-        kind, *rest = sys.argv[2:]
-        if kind == "torch":
-            serve_torch(rest[0], rest[1] == "checkpointed")
-        else:
-            serve_planc(*rest)
+        serve_torch(sys.argv[3], checkpointed=sys.argv[4] == "checkpointed")
     elif sys.argv[1:2] == ["export"]:
+        model_libraries.enter(__file__)
         export_here(*sys.argv[2:])
     else:
         compare()

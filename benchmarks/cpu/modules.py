@@ -25,6 +25,17 @@ class Case:
             return torch.optim.AdamW(parameters, lr=1e-4)
         return torch.optim.SGD(parameters, lr=0.01, momentum=0.9)
 
+    def eager_step(self) -> Callable[[], None]:
+        """PyTorch's step, with an optimizer of its own."""
+        optimizer = self.optimizer()
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            self.loss(self.module(self.inputs), self.targets).backward()
+            optimizer.step()
+
+        return step
+
 
 def _images(module: nn.Module, batch: int, side: int) -> Case:
     x, y = torch.randn(batch, 3, side, side), torch.randint(0, 1000, (batch,))

@@ -1,10 +1,10 @@
 """Seconds of CPU that a step takes on one core: PyTorch eager, and unplanned steps by forms. Good on busy machines too.
 
-    python benchmarks/cpu/against_pytorch.py --export          # the training graphs
     python benchmarks/cpu/one_core.py [--networks resnet18,gpt2] [--steps 3] [--json FILE]
 
-Each runs in a process of its own that is bound to one core; what counts is the least time of the process itself, which
-others on the core lengthen by some percent, through its caches. How well several cores share the work is not in it.
+The graphs are those that `against_pytorch.py` exports and compares. Each runs in a process of its own that is bound to one
+core; what counts is the least time of the process itself, which others on the core lengthen by some percent, through its
+caches. How well several cores share the work is not in it.
 """
 
 import argparse
@@ -30,15 +30,7 @@ def eager(name: str) -> Callable[[], object]:
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    case = CASES[name]()
-    optimizer = case.optimizer()
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        case.loss(case.module(case.inputs), case.targets).backward()
-        optimizer.step()
-
-    return step
+    return CASES[name]().eager_step()
 
 
 def unplanned(model: Path) -> Callable[[], object]:
@@ -66,13 +58,15 @@ def measure(name: str, kind: str, folder: Path, steps: int) -> float:
 
 
 def row(name: str, chosen: argparse.Namespace) -> dict[str, Any]:
-    """All kinds of one network; graphs that forms leave as they are, are there once."""
+    """All kinds of one network; forms that change nothing of its graph are left out."""
+    from against_pytorch import exports
+
+    models = exports(chosen.folder, name, ",".join(KINDS[1:]))
     found: dict[str, float] = {}
-    for kind in KINDS:
-        if kind == "torch" or (chosen.folder / f"{name}-{kind}.onnx").exists():
-            given = ["--one", kind, "--networks", name, "--steps", str(chosen.steps), "--folder", str(chosen.folder)]
-            answer = subprocess.run([sys.executable, str(HERE), *given], check=True, capture_output=True, text=True)
-            found[kind] = float(answer.stdout)
+    for kind in ("torch", *(model.stem.rpartition("-")[2] for model in models)):
+        given = ["--one", kind, "--networks", name, "--steps", str(chosen.steps), "--folder", str(chosen.folder)]
+        answer = subprocess.run([sys.executable, str(HERE), *given], check=True, stdout=subprocess.PIPE, text=True)
+        found[kind] = float(answer.stdout)
     ratios = {f"{kind}_over_torch": round(s / found["torch"], 2) for kind, s in found.items() if kind != "torch"}
     return {"network": name, **{f"{kind}_s": round(s, 3) for kind, s in found.items()}, **ratios}
 
@@ -81,7 +75,6 @@ def main() -> None:
     """Print a line for each network."""
     from benchmarks import model_libraries
 
-    model_libraries.enter(__file__)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", default="resnet18,resnet50,mobilenet_v2,unet,bert,gpt2")
     parser.add_argument("--steps", type=int, default=3)
@@ -89,6 +82,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", choices=KINDS, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    model_libraries.enter(__file__)
     if chosen.one:
         print(measure(chosen.networks, chosen.one, chosen.folder, chosen.steps))
         return
