@@ -17,6 +17,7 @@ from onnx import TensorProto, helper
 from planc.graph.annotations import RANK, node_annotation
 from planc.kernels.exchange import ALL_REDUCE
 from planc.training.emit.builder import RANDOM_KEY, Builder, LayerGroup, Var
+from planc.training.layout.readers import read_instead
 from planc.training.micro_batches import Ready
 from planc.training.schedule import PREFIX, Schedule
 from planc.training.weave import Weave
@@ -137,11 +138,11 @@ def repeat_counts(b: Builder, following: Mapping[str, Var], ready: Sequence[Read
             earlier.CopyFrom(node)
             earlier.name = f"{node.name}.{turn}"
             earlier.output[0] = made_name = f"{value.name}.rank{turn}"
-            _read(earlier, name, before)
+            read_instead(earlier, {name: before})
             b.values[made_name] = replace(value, name=made_name)
             b.nodes.insert(end, earlier)
             before, end = made_name, end + 1
-        _read(node, name, before)
+        read_instead(node, {name: before})
         ready = [replace(r, position=r.position + b.ranks - 1) if r.position > at else r for r in ready]
         places = _makers(b.nodes)
     return ready
@@ -150,10 +151,6 @@ def repeat_counts(b: Builder, following: Mapping[str, Var], ready: Sequence[Read
 def _makers(nodes: Sequence[onnx.NodeProto]) -> dict[str, int]:
     """The position of the node that makes each value."""
     return {name: at for at, node in enumerate(nodes) for name in node.output}
-
-
-def _read(node: onnx.NodeProto, name: str, instead: str) -> None:
-    node.input[:] = [instead if given == name else given for given in node.input]
 
 
 def _without(body: Sequence[onnx.NodeProto], moved: Sequence[onnx.NodeProto], ready: Sequence[Ready]) -> list[Ready]:
@@ -190,12 +187,10 @@ class RankKey:
 
     def used(self, nodes: Sequence[onnx.NodeProto]) -> str:
         """Let the body read a key of the rank's own; returns its name, empty where nothing reads a key."""
-        found = ""
-        for node in nodes:
-            for at, name in enumerate(node.input):
-                if name == RANDOM_KEY:
-                    node.input[at] = found = _RANK_KEY
-        return found
+        readers = [node for node in nodes if RANDOM_KEY in node.input]
+        for node in readers:
+            read_instead(node, {RANDOM_KEY: _RANK_KEY})
+        return _RANK_KEY if readers else ""
 
     def emit(self, weave: Weave) -> Var:
         """The rank's key, ahead of everything; returns the key of the next step."""

@@ -19,30 +19,22 @@ from collections.abc import Collection, Sequence
 import onnx
 from onnx import TensorProto
 
-from planc.graph.annotations import node_annotation
 from planc.graph.operators import VIEWS
 from planc.training.emit.builder import HALVES, Builder, Var
-from planc.training.layout.calls import emitted
 from planc.training.layout.chains import is_link
+from planc.training.layout.readers import Reading, read_made_again, readers_of
 from planc.training.registry import attributes_of
-
-Reading = tuple[int, str]
-"""A node's position, and the tensor that it reads there."""
 
 
 def biases_into_chains(b: Builder, nodes: Sequence[onnx.NodeProto], kept: Collection[str]) -> list[onnx.NodeProto]:
     """The nodes, products without the biases that chains can add; `kept` are tensors that are read after the step."""
-    readers: defaultdict[str, list[int]] = defaultdict(list)
+    readers = readers_of(nodes)
     makers = {name: node for node in nodes for name in node.output if name}
-    for at, node in enumerate(nodes):
-        for name in dict.fromkeys(node.input):
-            readers[name].append(at)
     before: defaultdict[int, list[onnx.NodeProto]] = defaultdict(list)
     for node in nodes:
         readings = _readings(b, nodes, node.output[0], readers, kept) if _has_bias(b, node) else None
         if readings:
-            bias = node.input.pop()
-            _add_again(b, nodes, readings, _exact(b, bias, makers), before)
+            _add_again(b, nodes, readings, _exact(b, node.input.pop(), makers), before)
     return [made for at, node in enumerate(nodes) for made in (*before[at], node)]
 
 
@@ -90,29 +82,14 @@ def _exact(b: Builder, bias: str, makers: dict[str, onnx.NodeProto]) -> Var:
 
 
 def _add_again(
-    b: Builder,
-    nodes: Sequence[onnx.NodeProto],
-    readings: Sequence[Reading],
-    bias: Var,
-    before: dict[int, list[onnx.NodeProto]],
-) -> None:
+    b: Builder, nodes: Sequence[onnx.NodeProto], readings: Sequence[Reading], bias: Var,
+    before: defaultdict[int, list[onnx.NodeProto]],
+) -> None:  # fmt: skip
     """Put the addition into every layer that reads the product, and let the readers there read the sum."""
-    sums: dict[tuple[object, str], str] = {}
-    for at, read in sorted(readings):
-        place = (node_annotation(nodes[at]), read)
-        if place not in sums:
-            made = emitted(b, nodes[at], lambda read=read: _sum(b, b.values[read], bias))  # type: ignore[misc]
-            sums[place] = made[-1].output[0]
-            before[at] += made
-        for position, name in enumerate(nodes[at].input):
-            if name == read:
-                nodes[at].input[position] = sums[place]
+    read_made_again(b, nodes, readings, lambda product: _sum(b, product, bias), before)
 
 
 def _sum(b: Builder, product: Var, bias: Var) -> Var:
     """product + bias, rounded to the product's type; both of one half type are added as they are."""
-    if product.dtype == bias.dtype:
-        return b.op("Add", [product, bias], product.shape)
-    wide = b.op("Cast", [product], product.shape, TensorProto.FLOAT, to=TensorProto.FLOAT)
-    added = b.op("Add", [wide, bias], product.shape)
-    return b.op("Cast", [added], product.shape, product.dtype, to=product.dtype)
+    exact = product if product.dtype == bias.dtype else b.wide(product)
+    return b.cast(b.add(exact, bias), product.dtype)

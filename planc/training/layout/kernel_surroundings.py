@@ -10,7 +10,6 @@ The residual's own addition in front of a norm stays apart: joined, the normalis
 the sum alone, which is kept anyway, and a small budget wants that.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import onnx
@@ -20,6 +19,7 @@ from planc.kernels.embedding_gradient import EMBEDDING_GRADIENT
 from planc.kernels.layer_norm import LAYER_NORM, LAYER_NORM_GRADIENT
 from planc.training.emit.builder import HALVES, Builder
 from planc.training.layout.calls import called, is_call, settings
+from planc.training.layout.readers import read_instead, readers_of
 
 
 def join_surroundings(b: Builder, nodes: Sequence[onnx.NodeProto], kept: set[str]) -> list[onnx.NodeProto]:
@@ -42,18 +42,14 @@ class _Joiner:
         self.b, self.kept = b, kept
         self.nodes: list[onnx.NodeProto | None] = list(nodes)
         self.maker = {name: at for at, node in enumerate(nodes) for name in node.output if name}
-        self.readers: defaultdict[str, list[int]] = defaultdict(list)
-        for at, node in enumerate(nodes):
-            for name in dict.fromkeys(node.input):
-                self.readers[name].append(at)
+        self.readers = readers_of(nodes)
         self.renamed: dict[str, str] = {}
 
     def result(self) -> list[onnx.NodeProto]:
         """All nodes as they are now, tensors that became one under one name."""
         left = [node for node in self.nodes if node is not None]
         for node in left:
-            for position, name in enumerate(node.input):
-                node.input[position] = self.renamed.get(name, name)
+            read_instead(node, self.renamed)
         return left
 
     def _node(self, at: int) -> onnx.NodeProto:

@@ -13,15 +13,12 @@ from onnx import TensorProto
 
 from planc.graph.annotations import node_annotation
 from planc.training.emit.builder import HALVES, Builder
-from planc.training.layout.calls import emitted
+from planc.training.layout.readers import read_made_again, readers_of
 
 
 def widen_in_updates(b: Builder, nodes: Sequence[onnx.NodeProto], kept: Collection[str]) -> list[onnx.NodeProto]:
     """The nodes, every widening Cast that only updates read once in each layer that reads it; `kept` stay."""
-    readers: defaultdict[str, list[int]] = defaultdict(list)
-    for at, node in enumerate(nodes):
-        for name in dict.fromkeys(node.input):
-            readers[name].append(at)
+    readers = readers_of(nodes)
     before: defaultdict[int, list[onnx.NodeProto]] = defaultdict(list)
     gone: set[int] = set()
     for at, node in enumerate(nodes):
@@ -42,22 +39,9 @@ def _only_updates(nodes: Sequence[onnx.NodeProto], readers: Sequence[int]) -> bo
 
 
 def _widen(
-    b: Builder,
-    nodes: Sequence[onnx.NodeProto],
-    cast: onnx.NodeProto,
-    readers: Sequence[int],
-    before: dict[int, list[onnx.NodeProto]],
-) -> None:
+    b: Builder, nodes: Sequence[onnx.NodeProto], cast: onnx.NodeProto, readers: Sequence[int],
+    before: defaultdict[int, list[onnx.NodeProto]],
+) -> None:  # fmt: skip
     """A Cast of its own for every layer that reads the result."""
-    half, made = b.values[cast.input[0]], dict[object, str]()
-    for at in sorted(readers):
-        layer = node_annotation(nodes[at])
-        if layer not in made:
-            new = emitted(
-                b, nodes[at], lambda: b.op("Cast", [half], half.shape, TensorProto.FLOAT, to=TensorProto.FLOAT)
-            )
-            made[layer] = new[-1].output[0]
-            before[at] += new
-        for position, name in enumerate(nodes[at].input):
-            if name == cast.output[0]:
-                nodes[at].input[position] = made[layer]
+    half, readings = b.values[cast.input[0]], [(at, cast.output[0]) for at in readers]
+    read_made_again(b, nodes, readings, lambda _: b.wide(half), before)

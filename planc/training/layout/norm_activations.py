@@ -7,7 +7,6 @@ Both sides are rewritten, or neither. A norm in front of an addition takes the a
 there; what reads the norm's statistics follows it.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,6 +17,7 @@ from planc.graph.annotations import node_annotation
 from planc.kernels.batch_norm import BATCH_NORM, BATCH_NORM_GRADIENT
 from planc.training.emit.builder import Builder
 from planc.training.layout.calls import called, is_call
+from planc.training.layout.readers import readers_of
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,7 @@ class _Joiner:
 
     def __init__(self, b: Builder, nodes: list[onnx.NodeProto], kept: set[str]) -> None:
         self.b, self.nodes, self.kept = b, nodes, kept
-        self.readers: defaultdict[str, list[int]] = defaultdict(list)
-        for position, node in enumerate(nodes):
-            for name in dict.fromkeys(node.input):
-                self.readers[name].append(position)
+        self.readers = readers_of(nodes)
         self.made: dict[int, list[onnx.NodeProto]] = {}
 
     def positions(self, site: _Site) -> list[int]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 import onnx
 
-from planc.graph.annotations import annotate_node, node_annotation
+from planc.graph.annotations import annotate_like
 from planc.graph.operators import VIEWS
 from planc.kernels.cross_entropy import CROSS_ENTROPY, CROSS_ENTROPY_GRADIENT
 from planc.kernels.linear_cross_entropy import LINEAR_CROSS_ENTROPY
-from planc.kernels.operator import DOMAIN
-from planc.training.emit.builder import HALVES, Builder, LayerGroup, Var
+from planc.training.emit.builder import HALVES, Builder, Var
+from planc.training.layout.calls import emitted, is_call
 from planc.training.registry import attributes_of
 
 LEAST_BYTES = 32 << 20
@@ -27,15 +27,11 @@ Nodes = list[onnx.NodeProto]
 def join_projections(b: Builder, nodes: Nodes, wanted: Collection[str]) -> Nodes:
     """The nodes, in which every such pattern of logits that only the loss reads is one operator."""
     for node in nodes:
-        if _is(node, CROSS_ENTROPY.name):
+        if is_call(node, CROSS_ENTROPY.name):
             pattern = _Reader(b, nodes, wanted).pattern(node)
             if pattern is not None:
                 nodes = pattern.joined(b, nodes)
     return nodes
-
-
-def _is(node: onnx.NodeProto, name: str) -> bool:
-    return node.domain == DOMAIN and node.op_type.rpartition("_")[0] == name
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,9 @@ class _Pattern:
 
     def joined(self, b: Builder, nodes: Nodes) -> Nodes:
         """All nodes, the pattern's replaced."""
-        made = self._emitted(b)
+        made = emitted(b, self.gradient, lambda: self._emit(b))
+        for node in self.late:
+            annotate_like(node, self.gradient)
         gone = {id(n) for n in (self.loss, self.gradient, self.product, self.dx, self.dweight, *self.late)}
         if self.widened is not None:
             gone.add(id(self.widened))
@@ -66,28 +64,19 @@ class _Pattern:
                 result.append(node)
         return result
 
-    def _emitted(self, b: Builder) -> Nodes:
+    def _emit(self, b: Builder) -> None:
         """The operator, and a rounded copy of the weight's gradient where somebody wants it in half precision."""
-        layer, kind, phase = node_annotation(self.gradient) or ("loss", "cross-entropy", "backward")
-        outside, b.nodes, b.group = (b.nodes, b.group), [], LayerGroup(layer, kind, phase)
-        try:
-            x, weight = (b.values[name] for name in self.product.input[:2])
-            labels, share = b.values[self.gradient.input[1]], b.values[self.gradient.input[3]]
-            settings = {k: v for k, v in attributes_of(self.gradient).items() if k in ("ignored", "smoothing")}
-            kept = b.values[self.dweight.output[0]]
-            wide = self.widened.output[0] if self.widened is not None else kept.name
-            rounds = self.widened is None and kept.dtype in HALVES
-            names = [self.loss.output[0], self.dx.output[0], None if rounds else wide]
-            operands = [b.reshape(x, b.values[self.dx.output[0]].shape), weight, labels, share]
-            made = b.kernel(LINEAR_CROSS_ENTROPY, operands, names=names, columns=int(self.columns), **settings)
-            if rounds:
-                b.cast(made[2], kept.dtype, name=kept.name)
-            emitted = b.nodes
-        finally:
-            b.nodes, b.group = outside
-        for node in self.late:
-            annotate_node(node, layer, kind, phase)
-        return emitted
+        x, weight = (b.values[name] for name in self.product.input[:2])
+        labels, share = b.values[self.gradient.input[1]], b.values[self.gradient.input[3]]
+        settings = {k: v for k, v in attributes_of(self.gradient).items() if k in ("ignored", "smoothing")}
+        kept = b.values[self.dweight.output[0]]
+        wide = self.widened.output[0] if self.widened is not None else kept.name
+        rounds = self.widened is None and kept.dtype in HALVES
+        names = [self.loss.output[0], self.dx.output[0], None if rounds else wide]
+        operands = [b.reshape(x, b.values[self.dx.output[0]].shape), weight, labels, share]
+        made = b.kernel(LINEAR_CROSS_ENTROPY, operands, names=names, columns=int(self.columns), **settings)
+        if rounds:
+            b.cast(made[2], kept.dtype, name=kept.name)
 
 
 class _Reader:
@@ -113,7 +102,9 @@ class _Reader:
         """The nodes around a loss, None where they are not the pattern."""
         logits = self._root(loss.input[0])
         product = self.maker.get(logits)
-        gradient = next((n for n in self.nodes if _is(n, CROSS_ENTROPY_GRADIENT.name) and self._is_of(n, loss)), None)
+        gradient = next(
+            (n for n in self.nodes if is_call(n, CROSS_ENTROPY_GRADIENT.name) and self._is_of(n, loss)), None
+        )
         if product is None or gradient is None or self.uses[logits] != 2 or self.uses[loss.output[1]] != 1:
             return None
         columns, slope = self._columns(product), self._root(gradient.output[0])

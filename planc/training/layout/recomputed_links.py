@@ -17,6 +17,7 @@ from planc.graph.operators import VIEWS
 from planc.training.emit.builder import Builder, Shape, Var
 from planc.training.layout.calls import emitted
 from planc.training.layout.chains import is_link
+from planc.training.layout.readers import read_instead, readers_of
 from planc.training.registry import attributes_of
 
 DEEPEST = 8
@@ -45,11 +46,9 @@ class _Links:
         self.layer: list[Layer] = [node_annotation(node) or ("", "", "") for node in nodes]
         self.link = [is_link(b, node) for node in nodes]
         self.maker = {name: at for at, node in enumerate(nodes) for name in node.output if name}
-        self.readers: defaultdict[str, list[int]] = defaultdict(list)
+        self.readers = readers_of(nodes)
         self.read_in: defaultdict[Layer, dict[tuple[str, Shape], str]] = defaultdict(dict)
         for at, node in enumerate(nodes):
-            for name in dict.fromkeys(node.input):
-                self.readers[name].append(at)
             if self.link[at]:
                 self.read_in[self.layer[at]] |= {self._place(name): name for name in node.input}
         self.again: dict[tuple[Layer, str], str] = {}
@@ -95,10 +94,7 @@ class _Links:
     def rewrite(self, name: str, readers: Sequence[int], before: dict[int, list[onnx.NodeProto]]) -> None:
         """Let every reader read what its layer computes again, in front of the first that does."""
         for at in readers:
-            again = self._computed(name, self.layer[at], before)
-            for position, read in enumerate(self.nodes[at].input):
-                if read == name:
-                    self.nodes[at].input[position] = again
+            read_instead(self.nodes[at], {name: self._computed(name, self.layer[at], before)})
 
     def _computed(self, name: str, layer: Layer, before: dict[int, list[onnx.NodeProto]]) -> str:
         """The tensor's name in a layer: computed there, or, where it is no forward link, as what the layer reads anyway."""

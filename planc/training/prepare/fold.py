@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 from planc.graph.evaluate import evaluated
 from planc.import_budget import spend_time
 from planc.training.emit.builder import FLOATS, Var
+from planc.training.layout.readers import read_instead
 from planc.training.registry import attributes_of
 
 FOLDED_BYTES = 1 << 27
@@ -99,8 +100,7 @@ def share_constants(model: onnx.ModelProto, trained: Collection[str]) -> None:
             content = (tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes())
             alias[tensor.name] = first.setdefault(content, tensor.name)
     for node in graph.node:
-        for position, name in enumerate(node.input):
-            node.input[position] = alias.get(name, name)
+        read_instead(node, alias)
     _drop_unused(graph)
 
 
@@ -112,8 +112,7 @@ def bypass_identities(model: onnx.ModelProto, values: Mapping[str, Var]) -> None
     alias: dict[str, str] = {}
     kept = []
     for node in graph.node:
-        for position, name in enumerate(node.input):
-            node.input[position] = alias.get(name, name)
+        read_instead(node, alias)
         if _changes_nothing(node, values, constants) and node.output[0] not in outputs:
             alias[node.output[0]] = node.input[0]
         else:
