@@ -18,6 +18,7 @@ from planc.files import read_file
 from planc.graph.functions import function_body, instantiated, is_inlined
 from planc.graph.graph import Shards
 from planc.graph.inference import Type, infer_types
+from planc.graph.nodes import replace_nodes
 from planc.graph.operators import CONTROL_FLOW
 from planc.graph.wellformed import MOST_NODES, is_external, malformed, tensors_of, unfilled
 from planc.import_budget import spend_bytes
@@ -261,9 +262,8 @@ def _expand(
                 constants[part.output[0]] = _constant_value(part, file)
                 bare.graph.initializer.append(numpy_helper.from_array(constants[part.output[0]], part.output[0]))
             else:
-                nodes.append(onnx.NodeProto.FromString(part.SerializeToString()))
-    del bare.graph.node[:]
-    bare.graph.node.extend(nodes)
+                nodes.append(part)
+    replace_nodes(bare.graph, nodes)
     return True
 
 

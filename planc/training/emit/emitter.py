@@ -4,7 +4,7 @@ The finished graph then carries `value_info` for every intermediate. Equal const
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,14 +161,15 @@ class Emitter:
             return True
         return False
 
+    def known_array(self, name: str) -> Array | None:
+        """The value of a constant, None for what is computed or changes."""
+        tensor = self.initializers.get(name, self.fixed.get(name))
+        return None if tensor is None else numpy_helper.to_array(tensor)
+
     def known_scalar(self, value: Var) -> float | None:
         """The number that a one-element constant holds, None for anything else."""
-        if value.size != 1:
-            return None
-        tensor = self.initializers.get(value.name, self.fixed.get(value.name))
-        if tensor is None:
-            return None
-        return float(numpy_helper.to_array(tensor).item())
+        known = self.known_array(value.name) if value.size == 1 else None
+        return None if known is None else float(known.item())
 
     def _known(self, name: str) -> float | None:
         return self.known_scalar(self.values[name]) if name in self.values else None
@@ -255,7 +256,7 @@ class Emitter:
         """Append a node of the forward model as it stands; its outputs are known values."""
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        copy.name = _unique(node.name, self._node_names)
+        copy.name = unique_name(node.name, self._node_names)
         self._node_names.add(copy.name)
         annotate_node(copy, self.group.layer, self.group.kind, self.group.phase)
         self.nodes.append(copy)
@@ -282,20 +283,19 @@ class Emitter:
     # --- names
 
     def _fresh_value(self, wanted: str) -> str:
-        return _unique(wanted, self.values)
+        return unique_name(wanted, self.values)
 
     def _fresh_node(self, op_type: str) -> str:
         stem = f"{self.group.layer}.{self.group.phase}.{op_type}"
         serial = self._serial[stem] = self._serial.get(stem, 0) + 1
-        name = _unique(stem if serial == 1 else f"{stem}.{serial}", self._node_names)
+        name = unique_name(stem if serial == 1 else f"{stem}.{serial}", self._node_names)
         self._node_names.add(name)
         return name
 
 
-def _unique(wanted: str, taken: Iterable[str]) -> str:
-    if wanted not in (names := taken if isinstance(taken, (dict, set)) else set(taken)):
-        return wanted
-    serial = 2
-    while f"{wanted}_{serial}" in names:
-        serial += 1
-    return f"{wanted}_{serial}"
+def unique_name(wanted: str, taken: Container[str]) -> str:
+    """`wanted`, or where that is taken, it with the least number behind it that is free."""
+    name, serial = wanted, 2
+    while name in taken:
+        name, serial = f"{wanted}_{serial}", serial + 1
+    return name

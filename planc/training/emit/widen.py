@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto, helper
 
-from planc.graph.annotations import node_annotation
+from planc.graph.annotations import annotate_like, node_annotation
+from planc.graph.nodes import replace_nodes
 from planc.training.emit.builder import HALVES
+from planc.training.emit.emitter import unique_name
 
 _MOVING = frozenset(
     {
@@ -98,9 +100,7 @@ class _Widening:
                 self.nodes.append(node)
             else:
                 self._surround(node)
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in self.nodes]
-        del self.model.graph.node[:]
-        self.model.graph.node.extend(copies)
+        replace_nodes(self.model.graph, self.nodes)
 
     def _surround(self, node: onnx.NodeProto) -> None:
         """The node on float32 copies of its half inputs; its half outputs are rounded from float32 ones."""
@@ -123,9 +123,7 @@ class _Widening:
 
     def _declare(self, name: str) -> str:
         """A new float32 tensor of the shape of another."""
-        wanted, serial = f"{name}.float32", 2
-        while wanted in self.types:
-            wanted, serial = f"{name}.float32_{serial}", serial + 1
+        wanted = unique_name(f"{name}.float32", self.types)
         if name in self.infos:
             info = onnx.ValueInfoProto.FromString(self.infos[name].SerializeToString())
             info.name, info.type.tensor_type.elem_type = wanted, TensorProto.FLOAT
@@ -139,5 +137,5 @@ class _Widening:
     def _cast(source: str, output: str, dtype: int, like: onnx.NodeProto) -> onnx.NodeProto:
         """A Cast in the layer of `like`."""
         node = helper.make_node("Cast", [source], [output], name=f"{like.name}.{output}", to=dtype)
-        node.metadata_props.extend(like.metadata_props)
+        annotate_like(node, like)
         return node

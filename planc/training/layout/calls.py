@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 import onnx
-from onnx import helper
 
 from planc.graph.annotations import node_annotation
 from planc.kernels import DOMAIN, Attribute, Operator
@@ -13,11 +12,6 @@ from planc.training.emit.builder import Builder, LayerGroup
 def is_call(node: onnx.NodeProto, operator: str) -> bool:
     """Whether the node calls that operator of planc's own."""
     return node.domain == DOMAIN and node.op_type.rpartition("_")[0] == operator
-
-
-def settings(node: onnx.NodeProto) -> dict[str, Attribute]:
-    """The attributes of a call, which are all numbers."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
 def called(

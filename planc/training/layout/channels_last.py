@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from planc.graph.annotations import node_annotation
 from planc.graph.fused import EXPRESSIONS
@@ -142,11 +141,6 @@ class _Stretches:
             self.b.reshape(value, shape, name=name)
         else:
             self.b.op("Transpose", [value], shape, name=name, perm=perm)
-
-    def constant(self, name: str) -> Any:
-        """The value of a constant input, None where it is computed."""
-        tensor = self.b.initializers.get(name, self.b.fixed.get(name))
-        return None if tensor is None else numpy_helper.to_array(tensor)
 
     def operand(self, name: str, rank: int) -> Var:
         """An operand that broadcasts against a tensor [N, C, ...] of `rank`, for one [N, ..., C]."""
@@ -294,9 +288,9 @@ def _concat(work: _Stretches, node: onnx.NodeProto) -> bool:
 @_turn("Slice")
 def _slice(work: _Stretches, node: onnx.NodeProto) -> bool:
     """Along axes that are named, forwards."""
-    (name,), given = node.output, [work.constant(name) for name in node.input[1:]]
-    value = work.last.get(node.input[0])
-    if value is None or len(given) != 4 or any(v is None or v.ndim != 1 for v in given) or min(given[3]) < 1:
+    (name,), known = node.output, map(work.b.known_array, node.input[1:])
+    value, given = work.last.get(node.input[0]), [array for array in known if array is not None and array.ndim == 1]
+    if value is None or len(given) != 4 or min(given[3]) < 1:
         return False
     ranges = {}
     for start, end, axis, step in zip(*(v.tolist() for v in given), strict=True):
@@ -310,7 +304,7 @@ def _slice(work: _Stretches, node: onnx.NodeProto) -> bool:
 def _pad(work: _Stretches, node: onnx.NodeProto) -> bool:
     """With any value, on all axes in their order."""
     (name,), value = node.output, work.last.get(node.input[0])
-    amounts = work.constant(node.input[1])
+    amounts = work.b.known_array(node.input[1])
     if value is None or amounts is None or len(amounts) != 2 * value.rank or len(node.input) > 3:
         return False
     perm = to_last(value.rank)
@@ -361,7 +355,7 @@ def _reshape(work: _Stretches, node: onnx.NodeProto) -> bool:
 @_turn("ReduceSum", "ReduceMean")
 def _reduce(work: _Stretches, node: onnx.NodeProto) -> bool:
     value, attributes = work.b.values[node.input[0]], attributes_of(node)
-    axes = work.constant(node.input[1]) if len(node.input) > 1 else None
+    axes = work.b.known_array(node.input[1]) if len(node.input) > 1 else None
     if value.name not in work.last or axes is None or not attributes.get("keepdims", 1):
         return False
     turned = sorted(to_last(value.rank).index(int(axis) % value.rank) for axis in np.ravel(axes))

@@ -18,8 +18,9 @@ from onnx import TensorProto
 from planc.kernels.embedding_gradient import EMBEDDING_GRADIENT
 from planc.kernels.layer_norm import LAYER_NORM, LAYER_NORM_GRADIENT
 from planc.training.emit.builder import HALVES, Builder
-from planc.training.layout.calls import called, is_call, settings
+from planc.training.layout.calls import called, is_call
 from planc.training.layout.readers import read_instead, readers_of
+from planc.training.registry import attributes_of
 
 
 def join_surroundings(b: Builder, nodes: Sequence[onnx.NodeProto], kept: set[str]) -> list[onnx.NodeProto]:
@@ -93,7 +94,7 @@ class _Joiner:
                 self._drop(cast)
         if not casts and x == node.input[0]:
             return
-        given = {**settings(node), "to": 0 if to == self.b.values[x].dtype else to}
+        given = {**attributes_of(node), "to": 0 if to == self.b.values[x].dtype else to}
         made = called(self.b, LAYER_NORM, node, [x, *node.input[1:]], [y, *outputs[1:]], **given)
         self._replace(at, made[0])
 
@@ -126,7 +127,7 @@ class _Joiner:
             rest, dx = [*rest, other], self._node(add).output[0]
             self._drop(add)
         if [dy, x, dx] != [*node.input[:2], outputs[0]]:
-            made = called(self.b, LAYER_NORM_GRADIENT, node, [dy, x, *rest], [dx, *outputs[1:]], **settings(node))
+            made = called(self.b, LAYER_NORM_GRADIENT, node, [dy, x, *rest], [dx, *outputs[1:]], **attributes_of(node))
             self._replace(at, made[0])
 
     def embedding(self, at: int) -> None:
@@ -137,7 +138,7 @@ class _Joiner:
             add, base = addend
             dtable = self._node(add).output[0]
             self._drop(add)
-            made = called(self.b, EMBEDDING_GRADIENT, node, [*node.input, base], [dtable], **settings(node))
+            made = called(self.b, EMBEDDING_GRADIENT, node, [*node.input, base], [dtable], **attributes_of(node))
             self._replace(at, made[0])
 
     def _sole_reader(self, name: str, op_type: str) -> int | None:

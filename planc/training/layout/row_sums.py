@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 
 import onnx
-from onnx import numpy_helper
 
 from planc.kernels.row_sum import ROW_SUM
 from planc.kernels.source import C_TYPES
@@ -57,10 +56,10 @@ def _axes(b: Builder, node: onnx.NodeProto, rank: int) -> list[int]:
     attributes = attributes_of(node)
     listed = attributes.get("axes", ())
     if len(node.input) > 1 and node.input[1]:
-        tensor = b.initializers.get(node.input[1], b.fixed.get(node.input[1]))
-        if tensor is None:
+        known = b.known_array(node.input[1])
+        if known is None:
             return []
-        listed = numpy_helper.to_array(tensor).ravel().tolist()
+        listed = known.ravel().tolist()
     if not len(listed):
         return [] if attributes.get("noop_with_empty_axes", 0) else list(range(rank))
     return [int(axis) % rank for axis in listed]

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from planc.graph.annotations import annotate_like
+from planc.graph.nodes import replace_nodes
 from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Var
 from planc.training.prepare.finder import Finder
@@ -36,9 +37,7 @@ def fuse_attention(
     """Rewrite `model` in place; returns the tensors that it has now, by name. Those `wanted` stay."""
     made: dict[str, Var] = {}
     if stays_whole(model):
-        nodes = list(_whole(model.graph.node, values, made))
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
+        replace_nodes(model.graph, _whole(model.graph.node, values, made))
         made |= _shapes(model, {**values, **made})
         values = {**values, **made}
     work = _Attention(model.graph, values, trained, wanted)

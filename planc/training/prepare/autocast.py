@@ -17,8 +17,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, defs, helper, numpy_helper
 
-from planc.graph.annotations import annotate_node, node_annotation
+from planc.graph.annotations import annotate_like, annotate_node, node_annotation
+from planc.graph.nodes import replace_nodes
 from planc.training.emit.builder import HALVES
+from planc.training.emit.emitter import unique_name
 from planc.training.emit.opset import BRAIN_OPSET
 from planc.training.prepare.casts import rounded
 
@@ -153,24 +155,18 @@ class _Autocast:
         output = self._fresh(name, to)
         node = helper.make_node("Cast", [name], [output], name=output, to=to)
         if to == TensorProto.FLOAT:
-            at = self._annotated(node, reader, len(self.nodes))
+            annotate_like(node, reader)
+            at = len(self.nodes)
         else:
             maker = next((i for i, made in enumerate(self.nodes) if name in made.output), None)
             if maker is None:
                 annotate_node(node, output, "cast", "forward")
                 at = self._start_of_layer(reader)
             else:
-                at = self._annotated(node, self.nodes[maker], maker + 1)
+                annotate_like(node, self.nodes[maker])
+                at = maker + 1
         self.nodes.insert(at, node)
         return output
-
-    @staticmethod
-    def _annotated(node: onnx.NodeProto, like: onnx.NodeProto, at: int) -> int:
-        """Put the node in the layer of another; returns its place `at`."""
-        found = node_annotation(like)
-        if found is not None:
-            annotate_node(node, *found)
-        return at
 
     def _start_of_layer(self, reader: onnx.NodeProto) -> int:
         """Where the run of nodes that belong to the reader's layer begins."""
@@ -180,17 +176,12 @@ class _Autocast:
         return at
 
     def _fresh(self, name: str, to: int) -> str:
-        suffix = "wide" if to == TensorProto.FLOAT else "narrow"
-        wanted, serial = f"{name}.{suffix}", 2
-        while wanted in self.types:
-            wanted, serial = f"{name}.{suffix}_{serial}", serial + 1
-        return wanted
+        return unique_name(f"{name}.{'wide' if to == TensorProto.FLOAT else 'narrow'}", self.types)
 
     def finish(self) -> None:
         """Put the nodes in place; types are to be inferred anew."""
         graph = self.model.graph
-        del graph.node[:]
-        graph.node.extend(self.nodes)
+        replace_nodes(graph, self.nodes)
         del graph.value_info[:]
         for info in graph.output:
             info.type.tensor_type.elem_type = self.types[info.name]

@@ -7,6 +7,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from planc.graph.annotations import annotate_node, node_annotation
+from planc.graph.nodes import replace_nodes
 from planc.training.emit.builder import HALVES, Array
 
 _LARGEST: dict[int, float] = {TensorProto.FLOAT16: 65504.0, TensorProto.BFLOAT16: float.fromhex("0x1.fep127")}
@@ -40,9 +41,7 @@ def insert_casts(graph: onnx.GraphProto, dtypes: Mapping[str, int]) -> None:
                 start += 1
             node.input[position] = narrowed[name]
         nodes.append(node)
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    replace_nodes(graph, nodes)
 
 
 def _cast(name: str, narrowed: str, dtype: int) -> onnx.NodeProto:

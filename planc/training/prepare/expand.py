@@ -7,6 +7,7 @@ from onnx import inliner, numpy_helper
 
 from planc.errors import ModelError
 from planc.graph.functions import function_body, instantiated
+from planc.graph.nodes import replace_nodes
 from planc.graph.wellformed import MOST_NODES
 from planc.training.emit.builder import FLOATS, Array, Var
 from planc.training.prepare.bodies import BODIES
@@ -71,8 +72,7 @@ def expand_operators(model: onnx.ModelProto, ruled: Collection[str], values: Map
             continue
         changed = True
         nodes += instantiated(node, body, version, f"{node.name or node.op_type}.{serial}")
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    replace_nodes(model.graph, nodes)
     return changed
 
 

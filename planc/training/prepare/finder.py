@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from planc.graph.annotations import annotate_like
+from planc.graph.nodes import replace_nodes
 from planc.training.emit.builder import Array, Var
 
 
@@ -92,5 +93,4 @@ class Finder:
     def finish(self) -> None:
         """Write the nodes as they are now into the graph."""
         nodes = [self._instead.get(id(node), node) for node in self.nodes]
-        del self.graph.node[:]
-        self.graph.node.extend(node for node in nodes if node is not None)
+        replace_nodes(self.graph, (node for node in nodes if node is not None))

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from planc.graph.evaluate import evaluated
+from planc.graph.nodes import replace_nodes
 from planc.import_budget import spend_time
 from planc.training.emit.builder import FLOATS, Var
 from planc.training.layout.readers import read_instead
@@ -43,8 +44,7 @@ def fold_constants(model: onnx.ModelProto) -> None:
             known[name] = numpy_helper.from_array(array, name)
             fixed.add(name)
             graph.initializer.append(known[name])
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(graph, kept)
     _drop_unused(graph)
 
 
@@ -117,8 +117,7 @@ def bypass_identities(model: onnx.ModelProto, values: Mapping[str, Var]) -> None
             alias[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(graph, kept)
 
 
 def _changes_nothing(

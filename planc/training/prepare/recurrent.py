@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from planc.errors import ModelError
 from planc.graph.annotations import annotate_node, node_annotation
+from planc.graph.nodes import replace_nodes
 from planc.training.emit.builder import Var
 from planc.training.registry import attributes_of
 
@@ -40,9 +41,7 @@ def unroll_recurrent(model: onnx.ModelProto, values: Mapping[str, Var]) -> bool:
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         nodes += _Unrolled(node, values, model.graph).nodes() if node.op_type in GATES else [node]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    replace_nodes(model.graph, nodes)
     return True
 
 

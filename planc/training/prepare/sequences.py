@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from planc.graph.annotations import annotate_like
+from planc.graph.nodes import replace_nodes
 from planc.training.emit.builder import Array
 from planc.training.registry import attributes_of
 
@@ -29,11 +31,7 @@ def unpack_sequences(model: onnx.ModelProto) -> None:
     }
     nodes = [part for node in graph.node for part in _unpacked(node, splits, constants)]
     read = {name for node in nodes for name in node.input}
-    kept = [
-        onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes if n.op_type != _SPLIT or n.output[0] in read
-    ]
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(graph, (node for node in nodes if node.op_type != _SPLIT or node.output[0] in read))
 
 
 def _unpacked(
@@ -57,7 +55,7 @@ def _unpacked(
     if dropped:
         made.append(helper.make_node("Squeeze", [target, f"{name}.axis"], [name], name=f"{name}.squeeze"))
     for part in made:
-        part.metadata_props.extend(node.metadata_props)
+        annotate_like(part, node)
     return made
 
 
