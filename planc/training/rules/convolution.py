@@ -27,9 +27,7 @@ def conv(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     window, group = window_of(node, w.shape[2:], x.shape[2:]), int(node.attribute("group", 1))
     if _has_kernels(node, x):
         return _by_kernels(b, node, x, dy, window)
-    found = {}
-    if 2 in node.wanted:
-        found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
+    found = _bias_gradient(b, node, dy)
     if 1 in node.wanted:
         found[1] = weight_gradient(b, node, x, dy, window, group)
     if 0 in node.wanted:
@@ -44,9 +42,7 @@ def conv_transpose(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gra
     window, group = transpose_window(node, x, w), int(node.attribute("group", 1))
     if _has_kernels(node, x) and _reaches(window, dy, x):
         return _transposed_by_kernels(b, node, x, dy, window)
-    found = {}
-    if 2 in node.wanted:
-        found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
+    found = _bias_gradient(b, node, dy)
     if not _reaches(window, dy, x):
         window, dy = _as_read(b, window, dy, x)
     if 1 in node.wanted:
@@ -111,6 +107,11 @@ def _has_kernels(node: ForwardNode, x: Var) -> bool:
     return node.table.computes_images(x.dtype) and 3 <= x.rank <= 5 and x.dtype in C_TYPES
 
 
+def _bias_gradient(b: Builder, node: ForwardNode, dy: Var) -> dict[int, Var]:
+    """The sum of dY over all axes but that of the channels, where it is wanted, by its position."""
+    return {2: b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)} if 2 in node.wanted else {}
+
+
 def _settings(window: Window, group: int) -> dict[str, Any]:
     """The attributes of planc's convolutions."""
     pads = (*window.before, *window.after)
@@ -127,9 +128,8 @@ def _reaches(window: Window, large: Var, small: Var) -> bool:
 
 
 def _by_kernels(b: Builder, node: ForwardNode, x: Var, dy: Var, window: Window) -> Gradients:
-    w, settings, found = node.input(1), _settings(window, int(node.attribute("group", 1))), dict[int, Var]()
-    if 2 in node.wanted:
-        found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
+    w, settings = node.input(1), _settings(window, int(node.attribute("group", 1)))
+    found = _bias_gradient(b, node, dy)
     if 1 in node.wanted:
         (found[1],) = b.kernel(WEIGHT_GRADIENT, [x, dy], kernel=w.shape[2:], **settings)
     if 0 in node.wanted:
@@ -138,9 +138,8 @@ def _by_kernels(b: Builder, node: ForwardNode, x: Var, dy: Var, window: Window) 
 
 
 def _transposed_by_kernels(b: Builder, node: ForwardNode, x: Var, dy: Var, window: Window) -> Gradients:
-    w, settings, found = node.input(1), _settings(window, int(node.attribute("group", 1))), dict[int, Var]()
-    if 2 in node.wanted:
-        found[2] = b.reshape(channel_sum(b, node.table, dy), node.input(2).shape)
+    w, settings = node.input(1), _settings(window, int(node.attribute("group", 1)))
+    found = _bias_gradient(b, node, dy)
     if 1 in node.wanted:
         (found[1],) = b.kernel(WEIGHT_GRADIENT, [dy, x], kernel=w.shape[2:], **settings)
     if 0 in node.wanted:
