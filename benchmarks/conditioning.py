@@ -24,37 +24,28 @@ ABOVE = 1e-4
 
 def trained(module: Any, loss: Any, batch: Any) -> list[dict[str, Any]]:
     """Parameters and buffers in float64 after each step of SGD with momentum."""
-    import torch
+    import benchmarks.coverage as coverage
 
-    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 1e-2, momentum=0.9)
-    inputs, targets = batch
-    found = []
-    for _ in range(STEPS):
-        optimizer.zero_grad()
-        positional = () if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else (inputs,)
-        out = module(*positional, **(inputs if isinstance(inputs, dict) else {}))
-        (loss(out) if targets is None else loss(out, targets)).backward()
-        optimizer.step()
-        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-        found.append({name: t.detach().double().numpy().copy() for name, t in tensors.items()})
-    return found
+    return [
+        {name: tensor.double().numpy().copy() for name, tensor in coverage.tensors_of(module).items()}
+        for _ in coverage.eager_steps(module, loss, batch, STEPS)
+    ]
 
 
 def planned(module: Any, loss: Any, batch: Any) -> list[dict[str, Any]]:
     """The same by the exported step."""
     import onnxruntime as ort
-    import torch
     from onnx import numpy_helper
 
+    import benchmarks.coverage as coverage
     from planc.graph import annotations
     from planc.runtime.ort.sessions import faithful_options
     from planc.torch.batch import batch_of
     from planc.torch.export import exported
     from planc.training.step_options import PLAIN
 
-    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 1e-2, momentum=0.9)
     taken = batch_of(batch)
-    made = exported(module, loss, taken, optimizer, "cpu", PLAIN)
+    made = exported(module, loss, taken, coverage.optimizer_of(module), "cpu", PLAIN)
     pairs = {k: str(v) for k, v in annotations.read_json(made.model, annotations.STATE).items()}
     state = {t.name: numpy_helper.to_array(t) for t in made.model.graph.initializer if t.name in pairs}
     read = {i.name for i in made.model.graph.input}

@@ -68,24 +68,33 @@ def without_randomness(module: Any) -> Any:
     return module
 
 
-def trained(module: Any, loss: Any, batch: Any) -> tuple[list[float], dict[str, Any]]:
-    """Losses of eager training in place, and the tensors that it ends with."""
-    import torch
-
+def eager_steps(module: Any, loss: Any, batch: Any, steps: int = STEPS) -> Iterator[float]:
+    """Train a module in place with PyTorch eager; the loss of each step, when it has been made."""
     optimizer = optimizer_of(module)
     inputs, targets = batch
     named, positional = (inputs, ()) if isinstance(inputs, dict) else ({}, inputs)
     positional = positional if isinstance(positional, tuple) else (positional,)
-    losses = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         optimizer.zero_grad()
         out = module(*positional, **named)
         value = loss(out) if targets is None else loss(out, targets)
         value.backward()
         optimizer.step()
-        losses.append(value.item())
+        yield value.item()
+
+
+def tensors_of(module: Any) -> dict[str, Any]:
+    """Parameters and buffers as they are."""
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    return losses, {n: t.detach().numpy() for n, t in tensors.items() if t.dtype != torch.bfloat16}
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def trained(module: Any, loss: Any, batch: Any) -> Trained:
+    """Losses of eager training in place, and the tensors that it ends with."""
+    import torch
+
+    losses = list(eager_steps(module, loss, batch))
+    return losses, {n: t.numpy() for n, t in tensors_of(module).items() if t.dtype != torch.bfloat16}
 
 
 def optimizer_of(module: Any) -> Any:
