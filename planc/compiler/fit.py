@@ -5,9 +5,12 @@ A schedule that fits the budget by its load may still not pack. What is tried, c
 1. the schedule as it is;
 2. the same schedule with shorter copies (`planc.lowering.slack`), which costs next to no predicted time;
 3. a new schedule of a problem in which the layers that lie over the capacity in the best packing need as many bytes
-   more as they miss (the local form of AutoTM's repair, Hildebrand et al., ASPLOS 2020);
-4. as a last resort a problem whose whole budget shrinks step by step;
-5. and of the other schedules that the solver knew within the budget the fastest that packs, if it is faster than that.
+   more as they miss (the local form of AutoTM's repair, Hildebrand et al., ASPLOS 2020), once;
+4. schedules within smaller budgets, until one packs however late it is, and then closer and closer to the largest that
+   does while time is left;
+5. and of the other schedules that the solver knew within the budget those that are faster than that.
+
+Each repair goes on from the schedule before it, so that it takes a moment to be nearly as fast.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,27 +43,29 @@ from planc.units import format_bytes
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """How the time limit is shared, each share of the time that is then left, and what is given up at last."""
+    """How the time limit is shared, each share of the time that is then left, and how smaller budgets are tried."""
 
     first_share: float = 0.45
     """For the first solve; packing and repairs take the rest."""
-    repair_share: float = 0.3
+    repair_share: float = 0.25
     """For the solve of each repair: several may be needed, and each begins from the schedule before it."""
     trial_share: float = 0.05
     """For the first packing of each variant, most of which fit at once or not at all."""
-    pack_share: float = 0.6
-    """For the packing of the best variant where none fitted: a schedule that packs spares a repair, …"""
+    pack_share: float = 0.25
+    """For the packing of the best variant where none fitted: a schedule that packs spares a repair, but in no time does one
+    pack whose gaps are many, …"""
     pack_s: float = 10.0
-    """… but no packing gets more seconds than these."""
+    """… and no packing gets more seconds than these."""
     least_s: float = 0.5
-    """Shortest useful time of a solve: with less there is no repair."""
+    """Shortest useful time of a solve: while nothing packs each has as much, and with less left nothing more is tried."""
     least_pack_s: float = 0.2
     """Shortest useful time of a packing: greedy packings alone ignore the gaps in lifetimes."""
     above_load: float = 0.001
     """Part of its load by which a packing that fits may lie above it without being lowered, for half of the time left."""
-    given_up: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
-    """The last resort gives up these parts of what lies between the budget and the smallest one, one after the other:
-    the first that packs costs the least time."""
+    growth: float = 1.5
+    """What the second budget gives up is so many times what the first did, at least, and so on: gaps may stay as many."""
+    close: float = 0.01
+    """Part of the capacity by which the budgets may differ, in the end, whose schedules do and do not pack."""
 
 
 SETTINGS = FitSettings()
@@ -89,6 +94,8 @@ class PlanSearch:
     planning: PlanningProblem
     solver: Solver
     limits: Limits
+    start: Schedule | None = None
+    """From which the first solve goes on."""
     repairs: int = 0
     _deadline: float = 0.0
 
@@ -101,7 +108,7 @@ class PlanSearch:
         self._deadline = self.limits.clock.now() + self.limits.time_limit_s
         problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
         try:
-            first = self._solve(problem, self._left() * SETTINGS.first_share, patience_s=self._left())
+            first = self._solve(problem, self._left() * SETTINGS.first_share, self.start, self._left())
         except InfeasibleBudgetError as error:
             raise self._too_small(error) from error
         found = self._lowest(self._fitting(problem, first))
@@ -128,27 +135,46 @@ class PlanSearch:
             message = f"{message}: {error}"
         return InfeasibleBudgetError(message, need, error.layer, budget)
 
-    def _fitting(self, problem: Problem, solution: Solution) -> Trial:
-        """Repair `solution` of `problem` until it packs."""
-        best, first = self._packed(solution), solution
-        while best.packing.height > self.limits.capacity:
-            self.repairs += 1
-            problem = self._narrowed(problem, best)
-            try:
-                start, limit_s = best.solution.schedule, self._left() * SETTINGS.repair_share
-                again = self._solve(problem, limit_s, start) if self._left() > SETTINGS.least_s else None
-            except (InfeasibleBudgetError, SolverTimeoutError):
-                again = None
-            if again is None:
-                return self._last_resort(best, first)
-            best = self._packed(again)
-        return best
+    def _fitting(self, problem: Problem, first: Solution) -> Trial:
+        """The `first` solution of `problem` where it packs, else the fastest schedule found that does.
+
+        Raises InfeasibleBudgetError where nothing packs.
+        """
+        tried = [self._packed(first)]
+        if self._fits(tried[0]):
+            return tried[0]
+        tried += self._narrower(problem, tried[0])
+        if not self._fits(tried[-1]):
+            tried += self._smaller(tried[-1])
+        tried += self._others(first, min((_step_ns(trial) for trial in tried if self._fits(trial)), default=None))
+        if fitting := [trial for trial in tried if self._fits(trial)]:
+            return min(fitting, key=_step_ns)
+        capacity, beside = self.limits.capacity, self.limits.beside
+        raise InfeasibleBudgetError(
+            f"no packing within {format_bytes(capacity + beside)} was found in the time limit",
+            min(trial.packing.height for trial in tried) + beside,
+            minimum_budget(self.planning.problem)[1],
+            capacity + beside,
+        )
+
+    def _fits(self, trial: Trial) -> bool:
+        return trial.packing.height <= self.limits.capacity
+
+    def _repair(self, problem: Problem, before: Trial) -> Trial | None:
+        """What becomes of a schedule in a `problem` with less room than its own, however late it is; None where nothing
+        does."""
+        self.repairs += 1
+        limit_s = max(SETTINGS.least_s, self._left() * SETTINGS.repair_share)
+        try:
+            return self._packed(self._solve(problem, limit_s, before.solution.schedule, prove=False))
+        except (InfeasibleBudgetError, SolverTimeoutError):
+            return None
 
     def _left(self) -> float:
         return max(0.0, self._deadline - self.limits.clock.now())
 
     def _solve(
-        self, problem: Problem, limit_s: float, start: Schedule | None = None, patience_s: float = 0.0
+        self, problem: Problem, limit_s: float, start: Schedule | None, patience_s: float = 0.0, prove: bool = True
     ) -> Solution:
         limits = self.limits
         options = SolveOptions(
@@ -159,6 +185,7 @@ class PlanSearch:
             start=start,
             patience_s=patience_s,
             gap=limits.gap,
+            prove=prove,
             clock=limits.clock,
             one_form=True,
         )
@@ -173,7 +200,7 @@ class PlanSearch:
                 trial = Trial(variant, lowering, lowering.pack(self.limits.capacity, limit_s, clock=clock))
                 if lowest is None or trial.packing.height < lowest.packing.height:
                     lowest = trial
-                if lowest.packing.height <= self.limits.capacity:
+                if self._fits(lowest):
                     return lowest
         if lowest is None:
             raise InternalError("a solution has no variant to pack")
@@ -186,6 +213,11 @@ class PlanSearch:
         """The solution and its variants; the leanest alone where no time is left."""
         found = variants(self.planning.problem, solution)
         yield from found if self._left() > 0 else [*found][-1:]
+
+    def _narrower(self, problem: Problem, missed: Trial) -> Iterator[Trial]:
+        """The schedule repaired where its packing is over the capacity, if there is time for that."""
+        if self._left() > SETTINGS.least_s and (found := self._repair(self._narrowed(problem, missed), missed)) is not None:
+            yield found
 
     def _narrowed(self, problem: Problem, found: Trial) -> Problem:
         """Every layer that some byte over the capacity lives through needs as many bytes more, as far as it can."""
@@ -203,47 +235,45 @@ class PlanSearch:
         tasks = (replace(t, working_bytes=t.working_bytes + missing.get(i, 0)) for i, t in enumerate(problem.tasks))
         return replace(problem, tasks=tuple(tasks))
 
-    def _last_resort(self, known: Trial, first: Solution) -> Trial:
-        """The faster of what is found within smaller budgets, from the `known` schedule, which needs more, and of what the
-        `first` solve knew besides. Raises InfeasibleBudgetError where nothing packs."""
-        tried = [*self._smaller(known), *self._others(first)]
-        packed = [trial for trial in tried if trial.packing.height <= self.limits.capacity]
-        if packed:
-            return min(packed, key=lambda trial: trial.solution.timeline.step_ns)
-        capacity, beside = self.limits.capacity, self.limits.beside
-        raise InfeasibleBudgetError(
-            f"no packing within {format_bytes(capacity + beside)} was found in the time limit",
-            min(trial.packing.height for trial in (known, *tried)) + beside,
-            minimum_budget(self.planning.problem)[1],
-            capacity + beside,
-        )
-
-    def _smaller(self, known: Trial) -> Iterator[Trial]:
-        """Schedules within smaller and smaller budgets, until one packs or the time is over."""
+    def _smaller(self, missed: Trial) -> Iterator[Trial]:
+        """Schedules within smaller budgets, from one that `missed`: less and less until one packs, however late it is, then
+        between the budgets that do and do not."""
         problem, capacity = self.planning.problem, self.limits.capacity
-        room = capacity - minimum_budget(problem)[0]
-        for part in SETTINGS.given_up:
-            if self._left() <= 0:
-                return
-            try:
-                smaller = replace(problem, budget_bytes=capacity - int(room * part))
-                limit_s = min(SETTINGS.least_s, self._left())
-                found = self._packed(self._solve(smaller, limit_s, known.solution.schedule))
-            except (InfeasibleBudgetError, SolverTimeoutError):
+        floor = minimum_budget(problem)[0]
+        # No schedule of a budget of `above` bytes is known to pack; of one of `below` none is known, or one that packs.
+        above, below, known, less = capacity, floor - 1, missed, 0
+        while above - below > SETTINGS.close * capacity and (not self._fits(known) or self._left() > SETTINGS.least_s):
+            if below < floor:
+                less = max(int(SETTINGS.growth * less), above * (known.packing.height - capacity) // known.packing.height)
+                budget = max(floor, above - max(less, int(SETTINGS.close * capacity)))
+            else:
+                budget = (above + below) // 2
+            found = self._repair(replace(problem, budget_bytes=budget), known)
+            if found is None:
+                below = budget
                 continue
             yield found
-            if found.packing.height <= capacity:
-                return
+            if self._fits(found):
+                below, known = budget, found
+            else:
+                above = min(budget, found.solution.peak_bytes)
+                known = known if self._fits(known) else found
 
-    def _others(self, first: Solution) -> Iterator[Trial]:
-        """The other schedules of a solution, fastest first, until one packs."""
+    def _others(self, first: Solution, limit_ns: int | None) -> Iterator[Trial]:
+        """The other schedules of a solution that take less than `limit_ns`, fastest first, until one packs."""
         problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
         for schedule in first.others:
             candidate = Candidate(schedule, first.lower_bound_ns, first.bound_scope)
-            found = self._packed(checked(problem, candidate, SolveOptions(one_form=True)))
-            yield found
-            if found.packing.height <= self.limits.capacity:
+            other = checked(problem, candidate, SolveOptions(one_form=True))
+            if limit_ns is not None and other.timeline.step_ns >= limit_ns:
                 return
+            yield (found := self._packed(other))
+            if self._fits(found):
+                return
+
+
+def _step_ns(trial: Trial) -> int:
+    return trial.solution.timeline.step_ns
 
 
 def bounded(solution: Solution, first: Solution) -> Solution:

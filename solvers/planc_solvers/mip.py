@@ -49,39 +49,46 @@ class Mip:
         ready_evaluation()
         ready_order()
         started = options.clock.now()
-        order = better_order(problem, options)
+        order = better_order(problem, options) if options.start is None else first_executions(options.start)
         if order is not None and fastest and _fits(problem, Schedule(order)):
             return Candidate(Schedule(order), problem.least_duration_ns, EVERY)
         given = tuple(range(len(problem.tasks)))
-        order = order or given
+        order, starts = order or given, [] if options.start is None else [options.start]
         if free_order(problem) and greedy_ns(permuted(problem, order), options.seed) == inf:
-            found = reordered(permuted(problem, order), options)
-            start = renumbered(found, order)
-            order, options = first_executions(start), replace(options, start=options.start or start)
+            found = renumbered(reordered(permuted(problem, order), options), order)
+            order, starts = first_executions(found), starts or [found]
         policies: list[KnownPlan] = []
         try:
-            return self._search(problem, order, policies, _with_time_left(options, started))
+            return self._search(problem, order, starts, policies, _with_time_left(options, started))
         except InfeasibleBudgetError:
             if order == given:
                 raise
-            return self._search(problem, given, policies, _with_time_left(options, started))
+            return self._search(problem, given, starts, policies, _with_time_left(options, started))
 
     def _search(
-        self, problem: Problem, order: tuple[int, ...], policies: list[KnownPlan], options: SolveOptions
+        self,
+        problem: Problem,
+        order: tuple[int, ...],
+        starts: list[Schedule],
+        policies: list[KnownPlan],
+        options: SolveOptions,
     ) -> Candidate:
-        """Search with first executions in `order`, unless `options.start` or a known plan has a better one."""
+        """Search with first executions in `order`, unless one of the `starts` or a known plan has a better one.
+
+        Where the start that the options give fits, policies are not asked: it comes from a solve that has asked them.
+        """
         ranks = tuple(sorted(order, key=order.__getitem__))
         before = [] if options.clock.counted else recall(problem)
-        starts = [known.schedule for known in (*before, *policies)] + ([] if options.start is None else [options.start])
         portfolio = Portfolio(permuted(problem, order), options)
-        portfolio.propose(renumbered(schedule, ranks) for schedule in starts)
+        known = [plan.schedule for plan in (*before, *policies)]
+        portfolio.propose(renumbered(schedule, ranks) for schedule in (*known, *starts))
 
         def ask() -> None:
             for schedule in policy_schedules(problem, options, portfolio.state.finished):
                 portfolio.propose([renumbered(schedule, ranks)])
                 policies.append(known_plan(problem, schedule))
 
-        portfolio.run(ask if not policies else lambda: None)
+        portfolio.run(ask if not policies and not portfolio.resumed else lambda: None)
         before = sorted([*before, *policies], key=lambda known: known.step_ns)
         if portfolio.infeasible and not before:
             raise InfeasibleBudgetError(*portfolio.certificate())

@@ -53,6 +53,11 @@ class Portfolio:
                     proposals.append(mended)
 
     @property
+    def resumed(self) -> bool:
+        """Whether the search goes on from a start that was given: what was proposed with it has a plan that fits."""
+        return self.improver.resumed()
+
+    @property
     def schedule(self) -> Schedule | None:
         """The best schedule so far; None before the first."""
         improver = self.improver

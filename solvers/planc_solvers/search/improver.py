@@ -128,9 +128,15 @@ class Improver:
         """Step time of the best plan; infinite before the first."""
         return float(self.search.state[BEST])
 
+    def resumed(self) -> bool:
+        """Whether the search goes on from a start that was given and fits, or was made to."""
+        if self.options.start is not None:
+            self.consider()
+        return self.options.start is not None and self.best_ns < inf
+
     def begin(self) -> None:
-        """Propose greedy plans for a small share of the time."""
-        if self.arrays.reads.size > LARGE:
+        """Propose greedy plans for a small share of the time, where there is nothing to go on from."""
+        if self.arrays.reads.size > LARGE or self.resumed():
             return
         ready_greedy()
         for family in range(SETTINGS.families):
