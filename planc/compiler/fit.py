@@ -8,7 +8,7 @@ A schedule that fits the budget by its load may still not pack. What is tried, c
    more as they miss (the local form of AutoTM's repair, Hildebrand et al., ASPLOS 2020), once;
 4. schedules within smaller budgets, until one packs however late it is, and then closer and closer to the largest that
    does while time is left;
-5. and of the other schedules that the solver knew within the budget those that are faster than that.
+5. and of the other schedules that are known within the budget those that are faster than that.
 
 Each repair goes on from the schedule before it, so that it takes a moment to be nearly as fast.
 """
@@ -27,6 +27,7 @@ from planc.lowering.lower import Lowered
 from planc.planning.build import PlanningProblem
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
+from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import (
     OPTIMAL_GAP,
@@ -216,7 +217,10 @@ class PlanSearch:
 
     def _narrower(self, problem: Problem, missed: Trial) -> Iterator[Trial]:
         """The schedule repaired where its packing is over the capacity, if there is time for that."""
-        if self._left() > SETTINGS.least_s and (found := self._repair(self._narrowed(problem, missed), missed)) is not None:
+        if (
+            self._left() > SETTINGS.least_s
+            and (found := self._repair(self._narrowed(problem, missed), missed)) is not None
+        ):
             yield found
 
     def _narrowed(self, problem: Problem, found: Trial) -> Problem:
@@ -244,7 +248,9 @@ class PlanSearch:
         above, below, known, less = capacity, floor - 1, missed, 0
         while above - below > SETTINGS.close * capacity and (not self._fits(known) or self._left() > SETTINGS.least_s):
             if below < floor:
-                less = max(int(SETTINGS.growth * less), above * (known.packing.height - capacity) // known.packing.height)
+                less = max(
+                    int(SETTINGS.growth * less), above * (known.packing.height - capacity) // known.packing.height
+                )
                 budget = max(floor, above - max(less, int(SETTINGS.close * capacity)))
             else:
                 budget = (above + below) // 2
@@ -260,11 +266,14 @@ class PlanSearch:
                 known = known if self._fits(known) else found
 
     def _others(self, first: Solution, limit_ns: int | None) -> Iterator[Trial]:
-        """The other schedules of a solution that take less than `limit_ns`, fastest first, until one packs."""
+        """The start and the other schedules of the `first` solution, those that take less than `limit_ns`, fastest first,
+        until one packs."""
         problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
-        for schedule in first.others:
-            candidate = Candidate(schedule, first.lower_bound_ns, first.bound_scope)
-            other = checked(problem, candidate, SolveOptions(one_form=True))
+        known = first.others if self.start is None else (*first.others, self.start)
+        within = [schedule for schedule in known if max(memory_profile(problem, schedule)) <= problem.budget_bytes]
+        candidates = [Candidate(schedule, first.lower_bound_ns, first.bound_scope) for schedule in within]
+        others = [checked(problem, candidate, SolveOptions(one_form=True)) for candidate in candidates]
+        for other in sorted(others, key=lambda solution: solution.timeline.step_ns):
             if limit_ns is not None and other.timeline.step_ns >= limit_ns:
                 return
             yield (found := self._packed(other))

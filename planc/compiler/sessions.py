@@ -4,7 +4,8 @@ On CUDA every distinct segment needs a session, and every session takes device m
 and kernels, `DeviceInfo.session_bytes`). How many there are is known only when a plan is made, so plans are made until
 one fits: the first with room for one session, or for as many as a hundredth of the budget holds; the next with room for
 those of the first; the third, as a plan with less memory may have more segments, with room for a quarter more than the
-second has; the last without copies, which needs one session. Devices whose sessions take nothing need one search.
+second has; the last without copies, which needs one session. Each goes on from the schedule before it. Devices whose
+sessions take nothing need one search.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from planc.plan.executed import executed
 from planc.plan.residency_index import ResidencyIndex
 from planc.planning.build import PlanningProblem
 from planc.problem.bounds import minimum_budget
+from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Solution, Solver
 from planc.units import format_bytes
 
@@ -28,14 +30,16 @@ from planc.units import format_bytes
 class SessionSettings:
     """The searches for a plan whose sessions fit, and the room that they keep."""
 
-    searches: tuple[tuple[float, float], ...] = ((0.5, 1.0), (0.25, 1.25), (0.125, 1.0))
-    """For each search that may copy, its part of the time limit, and how much room the next one keeps, as a multiple of
-    the sessions of the plan found. The rest of the time is for a search without copies."""
+    searches: tuple[tuple[float, float], ...] = ((0.7, 1.0), (0.5, 1.25), (0.5, 1.0))
+    """For each search that may copy, its part of the time that is then left, and how much room the next one keeps, as a
+    multiple of the sessions of the plan found. The rest of the time is for a search without copies."""
     room_part: int = 100
     """The first search keeps a hundredth of the budget for sessions, or what one takes, if that is more. Room kept for
     nothing costs the plan as much memory; too little costs a search …"""
     most_sessions: int = 128
     """… but no more than these sessions take."""
+    again_share: float = 0.25
+    """Part of the time limit for going on from the least plan, where there is no other."""
 
 
 SETTINGS = SessionSettings()
@@ -75,17 +79,17 @@ def search_plan(
 ) -> Found:
     """A plan whose slab and sessions fit `limits.capacity`, each distinct session taking `session_bytes`.
 
-    Where the search has none, the `least` plan (by default `least_plan`) is the answer if it fits. Else raises
-    InfeasibleBudgetError with the budget that plan needs, which is feasible whenever it is tried, and SolverTimeoutError as
-    PlanSearch does.
+    Where the search has none, it goes on from the `least` plan (by default `least_plan`) if that fits, and the answer is
+    no slower. Else raises InfeasibleBudgetError with the budget that plan needs, which is feasible whenever it is tried,
+    and SolverTimeoutError as PlanSearch does.
     """
     search = _Search(imported, planning, solver, limits, session_bytes)
     try:
-        return search.rounds() if session_bytes else search.once(planning, 0, limits.time_limit_s)
+        return search.fastest()
     except (InfeasibleBudgetError, SolverTimeoutError) as error:
         known = least_plan(imported, planning, solver, session_bytes) if least is None else least()
         if known is not None and known.need <= limits.capacity:
-            return known
+            return search.going_on(known)
         if known is None or isinstance(error, SolverTimeoutError):
             raise
         raise _too_small(planning, limits, known.need, error) from error
@@ -129,29 +133,44 @@ class _Search:
     limits: Limits
     session_bytes: int
 
-    def once(self, planning: PlanningProblem, reserve: int, seconds: float) -> Found:
+    def fastest(self, start: Schedule | None = None) -> Found:
+        """The plan found, from `start` where that is given. Raises what PlanSearch does, and where sessions do not fit."""
+        if self.session_bytes:
+            return self.rounds(start)
+        return self.once(self.planning, 0, self.limits.time_limit_s, start)
+
+    def going_on(self, known: Found) -> Found:
+        """The faster of a `known` plan and of what is found from it in a part of the time limit."""
+        limits = replace(self.limits, time_limit_s=SETTINGS.again_share * self.limits.time_limit_s)
+        try:
+            found = replace(self, limits=limits).fastest(known.solution.schedule)
+        except (InfeasibleBudgetError, SolverTimeoutError):
+            return known
+        return min(known, found, key=lambda plan: plan.solution.timeline.step_ns)
+
+    def once(self, planning: PlanningProblem, reserve: int, seconds: float, start: Schedule | None = None) -> Found:
         """One search with `reserve` bytes kept free for sessions."""
         limits = self.limits
         kept = replace(limits, capacity=limits.capacity - reserve, beside=limits.beside + reserve, time_limit_s=seconds)
-        search = PlanSearch(self.imported.graph, planning, self.solver, kept)
+        search = PlanSearch(self.imported.graph, planning, self.solver, kept, start)
         solution, lowered = search.run()
         sessions = distinct_sessions(self.imported, lowered) if self.session_bytes else 0
         return Found(solution, lowered, sessions * self.session_bytes, search.repairs)
 
-    def rounds(self) -> Found:
+    def rounds(self, start: Schedule | None = None) -> Found:
         """The first plan that fits. Raises InfeasibleBudgetError where none does."""
-        seconds, one = self.limits.time_limit_s, self.session_bytes
-        left = seconds * (1 - sum(share for share, _ in SETTINGS.searches))
+        clock, one = self.limits.clock, self.session_bytes
+        ends = clock.now() + self.limits.time_limit_s
         room = max(one, min(self.limits.capacity // SETTINGS.room_part, SETTINGS.most_sessions * one) // one * one)
         found = list[Found]()
         for share, margin in SETTINGS.searches:
-            new = list(self._tried(self.planning, room, seconds * share))
+            new = list(self._tried(self.planning, room, share * (ends - clock.now()), start))
             found += new
             if not new or self._fits(new[0]):
                 break
-            room = int(margin * new[0].session_bytes)
+            room, start = int(margin * new[0].session_bytes), new[0].solution.schedule
         if found and not self._fits(found[-1]):
-            found += self._tried(_resident(self.planning), one, left)
+            found += self._tried(_resident(self.planning), one, ends - clock.now())
         for candidate in found:
             if self._fits(candidate):
                 return candidate
@@ -162,9 +181,11 @@ class _Search:
             self.limits.capacity,
         )
 
-    def _tried(self, planning: PlanningProblem, reserve: int, seconds: float) -> Iterator[Found]:
+    def _tried(
+        self, planning: PlanningProblem, reserve: int, seconds: float, start: Schedule | None = None
+    ) -> Iterator[Found]:
         try:
-            yield self.once(planning, reserve, seconds)
+            yield self.once(planning, reserve, seconds, start)
         except (InfeasibleBudgetError, SolverTimeoutError):
             return
 
