@@ -3,20 +3,18 @@
 A schedule that fits the budget by its load may still not pack. What is tried, cheapest first:
 
 1. the schedule as it is;
-2. the same schedule with shorter copies (`planc.lowering.slack`), which costs next to no predicted time;
-3. a new schedule of a problem in which the layers that lie over the capacity in the best packing need as many bytes
-   more as they miss (the local form of AutoTM's repair, Hildebrand et al., ASPLOS 2020), once;
-4. schedules within smaller budgets, until one packs however late it is, and then closer and closer to the largest that
+2. the same schedule with shorter copies (`planc.lowering.slack`), first where that costs next to no predicted time;
+3. schedules within smaller budgets, until one packs however late it is, and then closer and closer to the largest that
    does while time is left;
-5. and of the other schedules that are known within the budget those that are faster than that.
+4. of the other schedules that are known within the budget those that are faster than that.
 
-Each repair goes on from the schedule before it, so that it takes a moment to be nearly as fast.
+Each repair goes on from the schedule before it, so that it takes a moment to be nearly as fast. Where a schedule packs and
+its solve was cut off, it is gone on from too, as long as that gains something and time is left.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-
-import numpy as np
+from itertools import groupby
 
 from planc.clock import WALL, StoppableClock
 from planc.compiler.trial import Trial, lowerings, variants
@@ -24,6 +22,7 @@ from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, InternalError, SolverTimeoutError
 from planc.graph.graph import Graph
 from planc.lowering.lower import Lowered
+from planc.lowering.slack import CLOSE_PPM, LOOSE_PPM
 from planc.planning.build import PlanningProblem
 from planc.problem.bounds import minimum_budget
 from planc.problem.problem import Problem
@@ -63,10 +62,12 @@ class FitSettings:
     """Shortest useful time of a packing: greedy packings alone ignore the gaps in lifetimes."""
     above_load: float = 0.001
     """Part of its load by which a packing that fits may lie above it without being lowered, for half of the time left."""
-    growth: float = 1.5
+    growth: float = 1.25
     """What the second budget gives up is so many times what the first did, at least, and so on: gaps may stay as many."""
     close: float = 0.01
-    """Part of the capacity by which the budgets may differ, in the end, whose schedules do and do not pack."""
+    """Part of the capacity by which the budgets may differ, in the end, whose schedules do and do not pack, …"""
+    far: float = 0.05
+    """… and by which they may where the time is over."""
 
 
 SETTINGS = FitSettings()
@@ -96,9 +97,11 @@ class PlanSearch:
     solver: Solver
     limits: Limits
     start: Schedule | None = None
-    """From which the first solve goes on."""
+    """From which the first solve goes on; it proves no bound, as whoever found the start has one."""
     repairs: int = 0
     _deadline: float = 0.0
+    _cut_off: bool = False
+    """Whether the last solve ended at its time limit."""
 
     def run(self) -> tuple[Solution, Lowered]:
         """A solution and its lowered form within the capacity.
@@ -107,12 +110,12 @@ class PlanSearch:
         to be enough when nothing packs; SolverTimeoutError when the first solve found no schedule.
         """
         self._deadline = self.limits.clock.now() + self.limits.time_limit_s
-        problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
+        limit_s, patience_s = self._left() * SETTINGS.first_share, self._left()
         try:
-            first = self._solve(problem, self._left() * SETTINGS.first_share, self.start, self._left())
+            first = self._solve(self.limits.capacity, limit_s, self.start, patience_s, prove=self.start is None)
         except InfeasibleBudgetError as error:
             raise self._too_small(error) from error
-        found = self._lowest(self._fitting(problem, first))
+        found = self._lowest(self._faster(self._fitting(first)))
         return bounded(found.solution, first), found.lowering.lowered(found.packing)
 
     def _lowest(self, found: Trial) -> Trial:
@@ -136,17 +139,15 @@ class PlanSearch:
             message = f"{message}: {error}"
         return InfeasibleBudgetError(message, need, error.layer, budget)
 
-    def _fitting(self, problem: Problem, first: Solution) -> Trial:
-        """The `first` solution of `problem` where it packs, else the fastest schedule found that does.
+    def _fitting(self, first: Solution) -> Trial:
+        """The `first` solution where it packs, else the fastest schedule found that does.
 
         Raises InfeasibleBudgetError where nothing packs.
         """
         tried = [self._packed(first)]
         if self._fits(tried[0]):
             return tried[0]
-        tried += self._narrower(problem, tried[0])
-        if not self._fits(tried[-1]):
-            tried += self._smaller(tried[-1])
+        tried += self._smaller(tried[0])
         tried += self._others(first, min((_step_ns(trial) for trial in tried if self._fits(trial)), default=None))
         if fitting := [trial for trial in tried if self._fits(trial)]:
             return min(fitting, key=_step_ns)
@@ -158,24 +159,37 @@ class PlanSearch:
             capacity + beside,
         )
 
+    def _faster(self, best: Trial) -> Trial:
+        """What going on from the `best` schedule finds while time is left, as long as that packs."""
+        while self._cut_off and not self._late():
+            again = self._repair(self.limits.capacity, best)
+            if again is None or not self._fits(again) or _step_ns(again) >= _step_ns(best):
+                break
+            best = again
+        return best
+
     def _fits(self, trial: Trial) -> bool:
         return trial.packing.height <= self.limits.capacity
 
-    def _repair(self, problem: Problem, before: Trial) -> Trial | None:
-        """What becomes of a schedule in a `problem` with less room than its own, however late it is; None where nothing
-        does."""
-        self.repairs += 1
+    def _repair(self, budget: int, before: Trial) -> Trial | None:
+        """What becomes of a schedule within `budget` bytes, however late it is; None where nothing does."""
         limit_s = max(SETTINGS.least_s, self._left() * SETTINGS.repair_share)
         try:
-            return self._packed(self._solve(problem, limit_s, before.solution.schedule, prove=False))
+            return self._packed(self._solve(budget, limit_s, before.solution.schedule, prove=False))
         except (InfeasibleBudgetError, SolverTimeoutError):
             return None
+
+    def _problem(self, budget: int) -> Problem:
+        return replace(self.planning.problem, budget_bytes=budget)
 
     def _left(self) -> float:
         return max(0.0, self._deadline - self.limits.clock.now())
 
+    def _late(self) -> bool:
+        return self._left() <= SETTINGS.least_s
+
     def _solve(
-        self, problem: Problem, limit_s: float, start: Schedule | None, patience_s: float = 0.0, prove: bool = True
+        self, budget: int, limit_s: float, start: Schedule | None, patience_s: float = 0.0, prove: bool = True
     ) -> Solution:
         limits = self.limits
         options = SolveOptions(
@@ -190,71 +204,67 @@ class PlanSearch:
             clock=limits.clock,
             one_form=True,
         )
-        return solve(self.solver, problem, options)
+        began = limits.clock.now()
+        found = solve(self.solver, self._problem(budget), options)
+        self._cut_off = limits.clock.now() - began >= limit_s
+        return found
 
     def _packed(self, solution: Solution) -> Trial:
-        """The first variant of the solution that packs, else the one with the lowest packing after an exact search."""
+        """The first variant of the solution that packs, else the one with the lowest packing after an exact search.
+
+        Variants that cost something are packed when an exact search had no success with the others.
+        """
+        limit_ns = solution.timeline.step_ns * (1_000_000 + CLOSE_PPM) // 1_000_000
         lowest: Trial | None = None
-        for variant in self._variants(solution):
-            for lowering in lowerings(self.graph, self.planning, variant):
-                limit_s, clock = self._pack_s(SETTINGS.trial_share), self.limits.clock
-                trial = Trial(variant, lowering, lowering.pack(self.limits.capacity, limit_s, clock=clock))
-                if lowest is None or trial.packing.height < lowest.packing.height:
-                    lowest = trial
-                if self._fits(lowest):
-                    return lowest
+        for _, group in groupby(self._variants(solution), lambda variant: variant.timeline.step_ns > limit_ns):
+            trial = self._first_packed(group)
+            if not self._fits(trial):
+                trial = trial.packed(self.limits.capacity, self._pack_s(SETTINGS.pack_share), self.limits.clock)
+            if lowest is None or trial.packing.height < lowest.packing.height:
+                lowest = trial
+            if self._fits(lowest):
+                return lowest
         if lowest is None:
             raise InternalError("a solution has no variant to pack")
-        return lowest.packed(self.limits.capacity, self._pack_s(SETTINGS.pack_share), self.limits.clock)
+        self.repairs += 1
+        return lowest
+
+    def _first_packed(self, solutions: Iterable[Solution]) -> Trial:
+        """The first of the variants that packs in a moment, else the one with the lowest packing."""
+        tried = list[Trial]()
+        for solution in solutions:
+            for lowering in lowerings(self.graph, self.planning, solution):
+                limit_s, clock = self._pack_s(SETTINGS.trial_share), self.limits.clock
+                tried.append(Trial(solution, lowering, lowering.pack(self.limits.capacity, limit_s, clock=clock)))
+                if self._fits(tried[-1]):
+                    return tried[-1]
+        return min(tried, key=lambda trial: trial.packing.height)
 
     def _pack_s(self, share: float) -> float:
         return min(SETTINGS.pack_s, max(SETTINGS.least_pack_s, self._left() * share))
 
     def _variants(self, solution: Solution) -> Iterator[Solution]:
         """The solution and its variants; the leanest alone where no time is left."""
-        found = variants(self.planning.problem, solution)
+        found = variants(self.planning.problem, solution, LOOSE_PPM)
         yield from found if self._left() > 0 else [*found][-1:]
 
-    def _narrower(self, problem: Problem, missed: Trial) -> Iterator[Trial]:
-        """The schedule repaired where its packing is over the capacity, if there is time for that."""
-        if (
-            self._left() > SETTINGS.least_s
-            and (found := self._repair(self._narrowed(problem, missed), missed)) is not None
-        ):
-            yield found
+    def _smaller(self, known: Trial) -> Iterator[Trial]:
+        """Schedules within smaller budgets: less and less until one packs, then between the budgets that do and do not.
 
-    def _narrowed(self, problem: Problem, found: Trial) -> Problem:
-        """Every layer that some byte over the capacity lives through needs as many bytes more, as far as it can."""
-        slots, capacity = found.lowering.slots, self.limits.capacity
-        begin = np.array(slots.begin)
-        over = np.zeros(len(slots.steps), np.int64)
-        for buffer, offset in zip(found.lowering.buffers, found.packing.offsets, strict=True):
-            excess = offset + buffer.size - capacity
-            for start, stop in buffer.lifetimes if excess > 0 else ():
-                steps = slice(np.searchsorted(begin, start, "right") - 1, np.searchsorted(begin, stop))
-                np.maximum(over[steps], excess, out=over[steps])
-        missing: dict[int, int] = {}
-        for task, worst in zip(slots.steps, over.tolist(), strict=True):
-            missing[task] = max(missing.get(task, 0), min(worst, problem.budget_bytes - problem.entry_bytes(task)))
-        tasks = (replace(t, working_bytes=t.working_bytes + missing.get(i, 0)) for i, t in enumerate(problem.tasks))
-        return replace(problem, tasks=tuple(tasks))
-
-    def _smaller(self, missed: Trial) -> Iterator[Trial]:
-        """Schedules within smaller budgets, from one that `missed`: less and less until one packs, however late it is, then
-        between the budgets that do and do not."""
-        problem, capacity = self.planning.problem, self.limits.capacity
-        floor = minimum_budget(problem)[0]
-        # No schedule of a budget of `above` bytes is known to pack; of one of `below` none is known, or one that packs.
-        above, below, known, less = capacity, floor - 1, missed, 0
-        while above - below > SETTINGS.close * capacity and (not self._fits(known) or self._left() > SETTINGS.least_s):
+        Goes on from the `known` schedule, which does not, and however late it is until no more is given up for nothing than
+        a little.
+        """
+        capacity, floor = self.limits.capacity, minimum_budget(self.planning.problem)[0]
+        # A schedule of `above` bytes did not pack; one of `below` did, or there is none.
+        above, below, less = capacity, floor - 1, 0
+        while above - below > capacity * (SETTINGS.far if self._fits(known) and self._late() else SETTINGS.close):
             if below < floor:
-                less = max(
-                    int(SETTINGS.growth * less), above * (known.packing.height - capacity) // known.packing.height
-                )
-                budget = max(floor, above - max(less, int(SETTINGS.close * capacity)))
+                missed = above * (known.packing.height - capacity) // known.packing.height
+                less = max(missed, int(SETTINGS.growth * less), int(SETTINGS.close * capacity))
+                budget = max(floor, above - less)
             else:
                 budget = (above + below) // 2
-            found = self._repair(replace(problem, budget_bytes=budget), known)
+            found = self._repair(budget, known)
             if found is None:
                 below = budget
                 continue
@@ -268,7 +278,7 @@ class PlanSearch:
     def _others(self, first: Solution, limit_ns: int | None) -> Iterator[Trial]:
         """The start and the other schedules of the `first` solution, those that take less than `limit_ns`, fastest first,
         until one packs."""
-        problem = replace(self.planning.problem, budget_bytes=self.limits.capacity)
+        problem = self._problem(self.limits.capacity)
         known = first.others if self.start is None else (*first.others, self.start)
         within = [schedule for schedule in known if max(memory_profile(problem, schedule)) <= problem.budget_bytes]
         candidates = [Candidate(schedule, first.lower_bound_ns, first.bound_scope) for schedule in within]

@@ -11,7 +11,7 @@ sessions take nothing need one search.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from planc.compiler.fit import Limits, PlanSearch
+from planc.compiler.fit import Limits, PlanSearch, bounded
 from planc.compiler.least import least_trial
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
 from planc.importer.import_model import ImportedModel
@@ -21,7 +21,6 @@ from planc.plan.executed import executed
 from planc.plan.residency_index import ResidencyIndex
 from planc.planning.build import PlanningProblem
 from planc.problem.bounds import minimum_budget
-from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Solution, Solver
 from planc.units import format_bytes
 
@@ -133,42 +132,44 @@ class _Search:
     limits: Limits
     session_bytes: int
 
-    def fastest(self, start: Schedule | None = None) -> Found:
-        """The plan found, from `start` where that is given. Raises what PlanSearch does, and where sessions do not fit."""
+    def fastest(self, before: Found | None = None) -> Found:
+        """The plan found, gone on from one `before`. Raises what PlanSearch does, and where sessions do not fit."""
         if self.session_bytes:
-            return self.rounds(start)
-        return self.once(self.planning, 0, self.limits.time_limit_s, start)
+            return self.rounds(before)
+        return self.once(self.planning, 0, self.limits.time_limit_s, before)
 
     def going_on(self, known: Found) -> Found:
         """The faster of a `known` plan and of what is found from it in a part of the time limit."""
         limits = replace(self.limits, time_limit_s=SETTINGS.again_share * self.limits.time_limit_s)
         try:
-            found = replace(self, limits=limits).fastest(known.solution.schedule)
+            found = replace(self, limits=limits).fastest(known)
         except (InfeasibleBudgetError, SolverTimeoutError):
             return known
         return min(known, found, key=lambda plan: plan.solution.timeline.step_ns)
 
-    def once(self, planning: PlanningProblem, reserve: int, seconds: float, start: Schedule | None = None) -> Found:
-        """One search with `reserve` bytes kept free for sessions."""
-        limits = self.limits
+    def once(self, planning: PlanningProblem, reserve: int, seconds: float, before: Found | None = None) -> Found:
+        """One search with `reserve` bytes kept free for sessions, gone on from a plan `before`, with less kept free, whose
+        bound then holds."""
+        limits, start = self.limits, None if before is None else before.solution.schedule
         kept = replace(limits, capacity=limits.capacity - reserve, beside=limits.beside + reserve, time_limit_s=seconds)
         search = PlanSearch(self.imported.graph, planning, self.solver, kept, start)
         solution, lowered = search.run()
+        solution = solution if before is None else bounded(solution, before.solution)
         sessions = distinct_sessions(self.imported, lowered) if self.session_bytes else 0
         return Found(solution, lowered, sessions * self.session_bytes, search.repairs)
 
-    def rounds(self, start: Schedule | None = None) -> Found:
+    def rounds(self, before: Found | None = None) -> Found:
         """The first plan that fits. Raises InfeasibleBudgetError where none does."""
         clock, one = self.limits.clock, self.session_bytes
         ends = clock.now() + self.limits.time_limit_s
         room = max(one, min(self.limits.capacity // SETTINGS.room_part, SETTINGS.most_sessions * one) // one * one)
         found = list[Found]()
         for share, margin in SETTINGS.searches:
-            new = list(self._tried(self.planning, room, share * (ends - clock.now()), start))
+            new = list(self._tried(self.planning, room, share * (ends - clock.now()), before))
             found += new
             if not new or self._fits(new[0]):
                 break
-            room, start = int(margin * new[0].session_bytes), new[0].solution.schedule
+            room, before = int(margin * new[0].session_bytes), new[0]
         if found and not self._fits(found[-1]):
             found += self._tried(_resident(self.planning), one, ends - clock.now())
         for candidate in found:
@@ -182,10 +183,10 @@ class _Search:
         )
 
     def _tried(
-        self, planning: PlanningProblem, reserve: int, seconds: float, start: Schedule | None = None
+        self, planning: PlanningProblem, reserve: int, seconds: float, before: Found | None = None
     ) -> Iterator[Found]:
         try:
-            yield self.once(planning, reserve, seconds, start)
+            yield self.once(planning, reserve, seconds, before)
         except (InfeasibleBudgetError, SolverTimeoutError):
             return
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from planc.clock import WALL, StoppableClock
 from planc.graph.graph import Graph
 from planc.lowering.lower import Lowering
-from planc.lowering.slack import slackened
+from planc.lowering.slack import CLOSE_PPM, slackened
 from planc.packing.buffers import Packing
 from planc.planning.build import PlanningProblem
 from planc.problem.problem import Problem
@@ -27,10 +27,10 @@ class Trial:
         return replace(self, packing=self.lowering.pack(capacity, limit_s, self.packing, clock))
 
 
-def variants(problem: Problem, solution: Solution) -> Iterator[Solution]:
-    """The solution, then the same with shorter copies, the leanest last."""
+def variants(problem: Problem, solution: Solution, most_ppm: int = CLOSE_PPM) -> Iterator[Solution]:
+    """The solution, then the same with shorter copies, the leanest last, slower by at most `most_ppm` parts per million."""
     yield solution
-    for schedule, timeline in slackened(problem, solution.schedule, solution.timeline):
+    for schedule, timeline in slackened(problem, solution.schedule, solution.timeline, most_ppm):
         peak = max(memory_profile(problem, schedule))
         yield replace(solution, schedule=schedule, timeline=timeline, peak_bytes=peak)
 

@@ -117,10 +117,10 @@ def test_a_second_plan_with_more_sessions_than_the_first_leaves_room_for_more(mo
     limits, kept = Limits(capacity=10_000, beside=0, time_limit_s=4.0), list[int]()
     sessions = iter((160, 165, 170))
 
-    def all_memory(search: _Search, _planning: object, reserve: int, _seconds: float, _start: object) -> Found:
+    def all_memory(search: _Search, _planning: object, reserve: int, _seconds: float, _before: object) -> Found:
         kept.append(reserve)
         slab = SimpleNamespace(slab_bytes=search.limits.capacity - reserve)
-        return Found(cast(Solution, SimpleNamespace(schedule=None)), cast(Lowered, slab), next(sessions), 0)
+        return Found(cast(Solution, None), cast(Lowered, slab), next(sessions), 0)
 
     monkeypatch.setattr(_Search, "once", all_memory)
     assert search_plan(imported, planning, _SwapsWhereItMay(), limits, 1).session_bytes == 170
