@@ -87,12 +87,12 @@ class Draft:
 
     def forward(self) -> frozenset[int]:
         """The outputs of the nodes that the loss depends on, none without a loss."""
-        if self.bare.loss is None:
+        if self.bare.metadata.loss is None:
             return frozenset()
         roots = self.tensors.places.roots()
         writer = {roots[out]: node for node in self.nodes for out in node.outputs if out >= 0}
         found: set[int] = set()
-        pending = [self.tensors.index[self.bare.loss]]
+        pending = [self.tensors.index[self.bare.metadata.loss]]
         while pending:
             node = writer.pop(roots[pending.pop()], None)
             if node is not None:

@@ -15,10 +15,10 @@ _NONE: frozenset[int] = frozenset()
 
 def graph_of(draft: Draft, forward: frozenset[int]) -> Graph:
     """The graph of the step; a node of which some output is in `forward` belongs to the forward phase."""
-    tensors, bare = draft.tensors, draft.bare
+    tensors, metadata = draft.tensors, draft.bare.metadata
     updated = _update(draft)
     storages, storage_of, offsets = _storages(draft)
-    replaced = {tensors.index[out] for out in bare.state_names.values()} - set(draft.state.values())
+    replaced = {tensors.index[out] for out in metadata.states.values()} - set(draft.state.values())
     columns = (tensors.names, *zip(*tensors.types, strict=True), tensors.nbytes, storage_of, updated, offsets)
     return Graph(
         tensors=tuple(map(Tensor, *columns)),
@@ -28,12 +28,12 @@ def graph_of(draft: Draft, forward: frozenset[int]) -> Graph:
         inputs=tuple(draft.given),
         outputs=tuple(output for output in draft.kept.values() if output not in replaced),
         state=draft.state,
-        loss=None if bare.loss is None else draft.kept[bare.loss],
-        input_ranges=dict(bare.input_ranges),
-        content_hash=bare.content_hash,
-        ignored=dict(bare.ignored),
-        hyperparameters=frozenset(n for names in bare.hyperparameters.values() for n in names if n),
-        shards=bare.shards,
+        loss=None if metadata.loss is None else draft.kept[metadata.loss],
+        input_ranges=dict(metadata.input_ranges),
+        content_hash=draft.bare.content_hash,
+        ignored=dict(metadata.ignored),
+        hyperparameters=metadata.settings,
+        shards=metadata.shards,
     )
 
 
@@ -66,7 +66,7 @@ def _storages(draft: Draft) -> tuple[tuple[Storage, ...], list[int], list[int]]:
 
 def _role(draft: Draft, name: str, inputs: set[str]) -> Role:
     """What the storage is that begins with the tensor `name`."""
-    if name in draft.bare.state_names:
+    if name in draft.bare.metadata.states:
         return Role.STATE
     if name in draft.constants:
         return Role.CONSTANT

@@ -135,7 +135,7 @@ def _imported(bare: Skeleton, file: ModelFile, fused: bool) -> ImportedModel:
 
 
 def _check_states(bare: Skeleton, title: str) -> None:
-    for name, out in bare.state_names.items():
+    for name, out in bare.metadata.states.items():
         if bare.types[name] != bare.types[out]:
             raise ModelError(f"{title}: state {name!r} and its next value {out!r} differ in type or shape")
 
@@ -152,16 +152,17 @@ def _model(
     opsets = tuple(o for o in bare.opsets if o.domain != OWN)
     opsets += (opset_id(),) if own else ()
     opsets += (onnx.helper.make_opsetid(DOMAIN, VERSION),) if passes else ()
-    following = set(bare.state_names.values())
+    metadata = bare.metadata
+    following = set(metadata.states.values())
     return ImportedModel(
         graph=graph,
         nodes=tuple(node.proto for node in draft.nodes),
         opsets=opsets,
         constants=draft.constants,
-        state_names=bare.state_names,
+        state_names=metadata.states,
         outputs={name: tensor for name, tensor in draft.kept.items() if name not in following},
-        hyperparameters=bare.hyperparameters,
-        micro_batches=bare.micro_batches,
+        hyperparameters=metadata.hyperparameters,
+        micro_batches=metadata.micro_batches,
         file=file,
         calls=own,
         functions={**{name: function_of(call, opset_of(bare.opsets)) for name, call in own.items()}, **passes},

@@ -1,6 +1,6 @@
 """Reading an ONNX file into a skeleton without large weights, the constants' values, and a content hash."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -16,7 +16,6 @@ from planc.errors import ModelError
 from planc.file_kinds import not_the
 from planc.files import read_file
 from planc.graph.functions import function_body, instantiated, is_inlined
-from planc.graph.graph import Shards
 from planc.graph.inference import Type, infer_types
 from planc.graph.nodes import replace_nodes
 from planc.graph.operators import CONTROL_FLOW
@@ -24,7 +23,7 @@ from planc.graph.wellformed import MOST_NODES, is_external, malformed, tensors_o
 from planc.import_budget import spend_bytes
 from planc.importer.identity import content_hash
 from planc.importer.lean import lean_model
-from planc.importer.metadata import check_micro_batches, read_metadata
+from planc.importer.metadata import Metadata, check_micro_batches, read_metadata
 from planc.importer.weights import InitialValues, fill_all, filled, misplaced
 from planc.kernels import DOMAIN
 
@@ -45,7 +44,7 @@ class Skeleton:
     """A model without its state's values: the structure that a plan is made for.
 
     `nodes` are those of the file but for Constant nodes; `types` gives dtype code and shape of every named tensor;
-    `constants` are the values that nothing updates; `state_names` maps state inputs to the outputs that replace them.
+    `constants` are the values that nothing updates.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -54,13 +53,7 @@ class Skeleton:
     outputs: tuple[str, ...]
     types: Mapping[str, Type]
     constants: Mapping[str, np.ndarray]
-    state_names: Mapping[str, str]
-    loss: str | None
-    input_ranges: Mapping[str, tuple[int, int]]
-    ignored: Mapping[str, int]
-    hyperparameters: Mapping[str, tuple[str, ...]]
-    micro_batches: Mapping[str, tuple[str, ...]]
-    shards: Shards | None
+    metadata: Metadata
     content_hash: str
 
 
@@ -176,13 +169,7 @@ def skeleton(file: ModelFile) -> Skeleton:
         outputs=tuple(value.name for value in proto.graph.output),
         types=types,
         constants=constants,
-        state_names=found.states,
-        loss=found.loss,
-        input_ranges=found.input_ranges,
-        ignored=found.ignored,
-        hyperparameters=found.hyperparameters,
-        micro_batches=found.micro_batches,
-        shards=found.shards,
+        metadata=found,
         content_hash=content_hash(bare, len(proto.graph.input), constants, found.states, found.loss),
     )
 
@@ -207,7 +194,7 @@ def _refuse(proto: onnx.ModelProto, title: str) -> None:
         raise ModelError(f"{title}: the model imports no ONNX opset; expected opset 13 or later")
 
 
-def _strip(file: ModelFile, states: set[str]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+def _strip(file: ModelFile, given: Collection[str]) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """The model with every initializer and Constant node turned into an input, and the values of the constants."""
     proto, bare = file.proto, onnx.ModelProto()
     bare.ir_version = max(proto.ir_version, 8)
@@ -218,7 +205,7 @@ def _strip(file: ModelFile, states: set[str]) -> tuple[onnx.ModelProto, dict[str
     graph = bare.graph
     graph.name = "step"
     for initializer in proto.graph.initializer:
-        if initializer.name not in states:
+        if initializer.name not in given:
             spend_bytes(_declared_bytes(initializer), f"initializer {initializer.name!r}")
             constants[initializer.name] = numpy_helper.to_array(filled(initializer, file.folder))
     for node in proto.graph.node:

@@ -28,9 +28,14 @@ class Metadata:
     loss: str | None
 
     @property
-    def given(self) -> set[str]:
+    def settings(self) -> frozenset[str]:
+        """Inputs that are hyper-parameters."""
+        return frozenset(name for names in self.hyperparameters.values() for name in names if name)
+
+    @property
+    def given(self) -> frozenset[str]:
         """Inputs that have a value before the first step, which may change: no constants."""
-        return {*self.states, *(name for names in self.hyperparameters.values() for name in names if name)}
+        return self.settings.union(self.states)
 
 
 def read_metadata(proto: onnx.ModelProto, title: str) -> Metadata:

@@ -28,7 +28,7 @@ def keep_versions(draft: Draft) -> None:
 def _outputs_given(draft: Draft) -> list[Wired]:
     """Copies for the outputs that are no state's next value and lie in bytes that are there before the step."""
     tensors, bare = draft.tensors, draft.bare
-    roots, following = tensors.places.roots(), set(bare.state_names.values())
+    roots, following = tensors.places.roots(), set(bare.metadata.states.values())
     given = {roots[tensors.index[name]] for name in (*bare.inputs, *draft.constants)}
     copies = []
     for name, tensor in draft.kept.items():

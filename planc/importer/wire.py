@@ -18,7 +18,7 @@ def wired(bare: Skeleton) -> Draft:
     for name in (*bare.inputs, *sorted(bare.constants, key=lambda name: is_small(bare.constants[name]))):
         tensors.add(name, bare.types[name])
     nodes = [_wired(proto, bare, tensors) for proto in bare.nodes]
-    state = {tensors.index[name]: tensors.index[out] for name, out in bare.state_names.items()}
+    state = {tensors.index[name]: tensors.index[out] for name, out in bare.metadata.states.items()}
     kept = {name: tensors.index[name] for name in bare.outputs}
     return Draft(bare, tensors, nodes, dict(bare.constants), state, kept)
 
