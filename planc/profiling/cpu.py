@@ -19,9 +19,11 @@ from planc.profiling.cpu_link import measure_link
 from planc.profiling.host import host_info
 from planc.profiling.meter import Array, sample_value
 from planc.runtime.cpu_session import cpu_session
+from planc.runtime.device import TensorAddress
 from planc.runtime.onednn.operators import workspace_bytes
+from planc.runtime.ort.binding import bound_to
 from planc.runtime.ort.sessions import (
-    bound_run,
+    Run,
     faithful_options,
     planned_options,
     read_scratch,
@@ -121,23 +123,18 @@ def _arrays(imported: ImportedModel, model: SubModel) -> _Arrays:
     )
 
 
-def _bind(
-    imported: ImportedModel, model: SubModel, session: ort.InferenceSession, arrays: _Arrays
-) -> ort.SessionIOBinding:
-    binding = session.io_binding()
-    for port in model.inputs:
-        a = arrays.inputs[port.name]
-        binding.bind_input(port.name, "cpu", 0, element_type(imported, port.tensor), a.shape, a.ctypes.data)
-    for port in model.outputs:
-        a = arrays.outputs[port.name]
-        binding.bind_output(port.name, "cpu", 0, element_type(imported, port.tensor), a.shape, a.ctypes.data)
-    return binding
+def _bound(imported: ImportedModel, model: SubModel, session: ort.InferenceSession, arrays: _Arrays) -> Run:
+    """The session on the arrays, which must outlive the result."""
+    values, addresses = {**arrays.inputs, **arrays.outputs}, {}
+    for port in (*model.inputs, *model.outputs):
+        array = values[port.name]
+        addresses[port.name] = TensorAddress(array.ctypes.data, element_type(imported, port.tensor), array.shape)
+    return bound_to(session, model, addresses, 0, "cpu")
 
 
 def _times(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> Sequence[int]:
     session = cpu_session(model.model_bytes)
-    binding = _bind(imported, model, session, arrays)
-    run, options = bound_run(session, binding), ort.RunOptions()
+    run, options = _bound(imported, model, session, arrays), ort.RunOptions()
 
     def once() -> int:
         start = time.perf_counter_ns()
@@ -156,7 +153,7 @@ def _scratch(imported: ImportedModel, model: SubModel, arrays: _Arrays) -> int:
     if allocator is None:
         return _reported_scratch(imported, model, arrays)
     session = cpu_session(model.model_bytes, planned_options())
-    run = bound_run(session, _bind(imported, model, session, arrays))
+    run = _bound(imported, model, session, arrays)
     with mmap.mmap(-1, _ROOM, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE) as room:
         region = ScratchRegion(np.frombuffer(room, np.uint8).ctypes.data, _ROOM)
         allocator.enter(region)
@@ -174,7 +171,6 @@ def _reported_scratch(imported: ImportedModel, model: SubModel, arrays: _Arrays)
         options = faithful_options()
         record_scratch(options, stats)
         session = cpu_session(model.model_bytes, options)
-        binding = _bind(imported, model, session, arrays)
-        bound_run(session, binding)(ort.RunOptions())
-        del binding, session
+        _bound(imported, model, session, arrays)(ort.RunOptions())
+        del session
         return max(read_scratch(stats), workspace_bytes(model.model_bytes))

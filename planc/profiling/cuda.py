@@ -28,7 +28,9 @@ from planc.runtime.cuda.driver import Context, allocate, call, elapsed_ns, new_e
 from planc.runtime.cuda.graph import Replay, record
 from planc.runtime.cuda.handle_sharing import shared_handle
 from planc.runtime.cuda.provider import FORMS, cuda_session, library_versions, load_libraries, run_options
-from planc.runtime.ort.sessions import Run, bound_run, versions
+from planc.runtime.device import TensorAddress
+from planc.runtime.ort.binding import bound_to
+from planc.runtime.ort.sessions import Run, versions
 from planc.runtime.tiers import require_pinned
 from planc.units import ALIGNMENT, align_up
 
@@ -204,12 +206,15 @@ class CudaMeter:
         call("cuStreamSynchronize", self._stream)
 
     def _bind(self, imported: ImportedModel, model: SubModel, session: ort.InferenceSession, place: "_Place") -> Run:
-        binding = session.io_binding()
-        for ports, bind in ((model.inputs, binding.bind_input), (model.outputs, binding.bind_output)):
-            for port in ports:
-                shape, kind = imported.graph.tensors[port.tensor].shape, element_type(imported, port.tensor)
-                bind(port.name, "cuda", self._index, kind, shape, self._work.address + place.offsets[port.name])
-        return bound_run(session, binding)
+        addresses = {
+            port.name: TensorAddress(
+                place.offsets[port.name],
+                element_type(imported, port.tensor),
+                imported.graph.tensors[port.tensor].shape,
+            )
+            for port in (*model.inputs, *model.outputs)
+        }
+        return bound_to(session, model, addresses, self._work.address, "cuda", self._index)
 
     def _scratch(
         self,

@@ -23,9 +23,9 @@ from planc.errors import DeviceError, InternalError, PlancError
 from planc.importer.submodel import SubModel
 from planc.runtime.cpu_session import cpu_session
 from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
+from planc.runtime.ort.binding import bound_to
 from planc.runtime.ort.sessions import (
     Run,
-    bound_run,
     planned_options,
     read_scratch,
     record_scratch,
@@ -174,14 +174,7 @@ class CpuDevice:
             except Exception as error:  # ONNX Runtime raises types of its own that share no base
                 raise DeviceError(f"ONNX Runtime refuses a segment of the model: {error}") from error
             self._sessions[model.session_key] = session
-        binding = session.io_binding()
-        for port in model.inputs:
-            a = addresses[port.name]
-            binding.bind_input(port.name, "cpu", 0, a.element_type, a.shape, self._base + a.offset)
-        for port in model.outputs:
-            a = addresses[port.name]
-            binding.bind_output(port.name, "cpu", 0, a.element_type, a.shape, self._base + a.offset)
-        return _Bound(session, bound_run(session, binding), self._beside)
+        return _Bound(session, bound_to(session, model, addresses, self._base, "cpu"), self._beside)
 
     def with_scratch(self, segment: LoadedSegment, offset: int, size: int) -> LoadedSegment:
         """The segment with its scratch in the slab. Raises DeviceError where ONNX Runtime keeps its own allocator."""

@@ -35,7 +35,8 @@ from planc.runtime.cuda.provider import (
 from planc.runtime.cuda.scratch import scratch_allocator
 from planc.runtime.device import Engine, Event, LoadedSegment, TensorAddress
 from planc.runtime.dlpack import DeviceArray, Exporter, is_on_card, take
-from planc.runtime.ort.sessions import Run, bound_run, faithful_options, read_scratch, record_scratch, share_scratch
+from planc.runtime.ort.binding import bound_to
+from planc.runtime.ort.sessions import Run, faithful_options, read_scratch, record_scratch, share_scratch
 from planc.runtime.ranks.group import RankGroup
 from planc.runtime.scratch import ScratchPlaces, ScratchRegion, own_segment
 from planc.runtime.tiers import require_pinned
@@ -149,15 +150,8 @@ class CudaDevice:
     def load(self, model: SubModel, addresses: Mapping[str, TensorAddress], form: str = "") -> LoadedSegment:
         """Create or reuse the session of `model` in a form of `FORMS` and bind its ports."""
         session = self._sessions.get((form, *model.session_key)) or self._new_session(model, form)
-        binding = session.io_binding()
-        for port in model.inputs:
-            a = addresses[port.name]
-            binding.bind_input(port.name, "cuda", self.index, a.element_type, a.shape, self._slab + a.offset)
-        for port in model.outputs:
-            a = addresses[port.name]
-            binding.bind_output(port.name, "cuda", self.index, a.element_type, a.shape, self._slab + a.offset)
         self._draws = self._draws or model.draws
-        self._bindings.append(_Bound(session, bound_run(session, binding)))
+        self._bindings.append(_Bound(session, bound_to(session, model, addresses, self._slab, "cuda", self.index)))
         return self._bindings[-1]
 
     def _new_session(self, model: SubModel, form: str) -> ort.InferenceSession:
