@@ -7,6 +7,7 @@ is there; what the file has is not measured again, but for rows that failed. So 
 and none begins when `--seconds` are over. One kind of row alone:
 
     ... link                                       the way between the cards
+    ... ctas                                       the same by few multiprocessors
     ... bits r18-small gpt-small bert-small        two ranks against one process that accumulates two micro-batches
     ... shards r18-small gpt-small bert-small      the same with optimizer state divided between the ranks
     ... plan CASE --card K [--budgets 110,60]      profile, and compile for one rank and for two, the same bytes a card
@@ -47,6 +48,7 @@ ROWS = (
     *((what, case) for case in LARGE for what in ("plan", "run", "torch")),
     *(("shards", case) for case in SMALL),
     ("fail", "r18-small"),
+    ("ctas", ""),
 )
 """What `all` measures, in this order."""
 
@@ -110,6 +112,18 @@ def link(out: Path) -> Any:
     found = measure_exchange(RANKS, target_of("cuda"))
     (out / "exchange.json").write_bytes(msgspec.json.encode(found))
     return msgspec.to_builtins(found)
+
+
+def ctas(_out: Path) -> Any:
+    """The same where NCCL may take few multiprocessors: slower sums, and less in the way of what computes beside."""
+    from planc.profiling.exchange import measure_exchange
+    from planc.profiling.target import target_of
+
+    found = {}
+    for most in (2, 4, 8, 16):
+        os.environ["NCCL_MAX_CTAS"] = str(most)
+        found[most] = msgspec.to_builtins(measure_exchange(RANKS, target_of("cuda")))
+    return found
 
 
 # --- bits
@@ -401,7 +415,7 @@ def main() -> None:
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     jobs: dict[str, Callable[[str], Any]] = {
-        "link": lambda _: link(out), "fail": lambda c: fail(out, c),
+        "link": lambda _: link(out), "ctas": lambda _: ctas(out), "fail": lambda c: fail(out, c),
         **{kind: partial(bits, out, kind=kind) for kind in ("bits", "shards")},
         **{f"{kind}-rank": partial(bits_rank, out, kind=kind) for kind in ("bits", "shards")},
         "plan": lambda c: plan_case(out, c, options.card, options.budgets), "run": lambda c: run_case(out, c),
