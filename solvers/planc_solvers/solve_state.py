@@ -40,7 +40,7 @@ class SolveState:
 
     def proof_left(self) -> float:
         """Seconds that the proof still has: the search comes after it where work is counted, and beside it otherwise."""
-        return self.left() - (self.seconds * (1 - PROOF_SHARE) if self.clock.counted else 0.0)
+        return PROOF_SHARE * self.seconds - self.elapsed() if self.clock.counted else self.left()
 
     def end(self) -> None:
         """Let both halves come to an end."""

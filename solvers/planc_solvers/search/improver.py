@@ -158,7 +158,7 @@ class Improver:
 
     def improve(self) -> None:
         """Anneal in cycles until finished, or until a cycle says that more time will not help."""
-        self.begun = self.state.left()
+        self.begun = self.state.elapsed()
         for cycle in self.cycles:
             if cycle.family is not None and cycle.family not in self.starts:
                 continue
@@ -197,8 +197,9 @@ class Improver:
         return self.arrays.reads.size > LARGE and self.swaps and self.best_ns == inf and not self.state.proved.is_set()
 
     def _done(self) -> float:
-        """Part of the search's time that is over."""
-        return 1 - self.state.left() / max(self.begun, 1e-9)
+        """Part of the search's time that is over; a first plan may end what more time there was for it."""
+        left = self.state.left()
+        return 1 - left / max(self.state.elapsed() + left - self.begun, 1e-9)
 
     def _rebuilt_moves(self) -> int:
         """Moves that take as long as a rebuilt plan."""

@@ -150,3 +150,12 @@ def test_a_gap_that_is_asked_for_ends_the_search_and_a_smaller_one_lets_it_go_on
     assert not state.finished()
     state.best_ns = 990.0
     assert state.finished()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_patience_changes_nothing_where_a_plan_is_found_in_time(seed: int) -> None:
+    problem = _swappable(seed)
+    least = minimum_budget(problem)[0]
+    tight = replace(problem, budget_bytes=(least + _peak(problem)) // 2)
+    options = SolveOptions(time_limit_s=0.5, workers=1)
+    assert solve(Mip(), tight, options).schedule == solve(Mip(), tight, replace(options, patience_s=5.0)).schedule
