@@ -1,6 +1,6 @@
 """Takes planc's own operators out of a model where a device has kernels for them, and writes out the others."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import onnx
 from onnx.inliner import inline_local_functions
@@ -64,7 +64,44 @@ def written_out(model: onnx.ModelProto) -> onnx.ModelProto:
     for function in model.functions:
         if in_place_inputs(function.name, function.domain, arity.get((function.domain, function.name), 0)):
             _made_last(function)
-    return inline_local_functions(model)
+    found = inline_local_functions(model)
+    _drop_unread(found)
+    return found
+
+
+def _drop_unread(model: onnx.ModelProto) -> None:
+    """Take out what nobody reads of the bodies: ONNX Runtime frees a value behind its last reader, so one without readers,
+    such as the indices of a MaxPool, would take scratch until the session's run ends."""
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    read, kept = {output.name for output in model.graph.output}, list[onnx.NodeProto]()
+    for node in reversed(model.graph.node):
+        if not any(output in read for output in node.output):
+            continue
+        for position, output in enumerate(node.output):
+            if output not in read and _is_optional(node, position, versions):
+                node.output[position] = ""
+        while not node.output[-1]:
+            del node.output[-1]
+        read.update(_reads(node))
+        kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from _reads(inner)
+            yield from (output.name for output in graph.output)
+
+
+def _is_optional(node: onnx.NodeProto, position: int, versions: Mapping[str, int]) -> bool:
+    if not onnx.defs.has(node.op_type, node.domain):
+        return False
+    schema = onnx.defs.get_schema(node.op_type, versions[node.domain], node.domain)
+    return bool(schema.outputs[position].option == onnx.defs.OpSchema.FormalParameterOption.Optional)
 
 
 def _made_last(function: onnx.FunctionProto) -> None:
