@@ -11,8 +11,8 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -74,8 +74,21 @@ def below(folder: Path, name: str) -> Path:
 
 def write_output(path: Path, data: bytes, what: str) -> None:
     """`atomic_write`, for content that messages call `what`. Raises OutputError naming the file and the reason."""
+    write_outputs({path: data}, what)
+
+
+def write_outputs(contents: Mapping[Path, bytes], what: str) -> None:
+    """`write_output` of several files: none of them takes its place before all are on the disk. Raises OutputError."""
+    with ExitStack() as stack:
+        for path, data in contents.items():
+            stack.enter_context(_output(path, data, what))
+
+
+@contextmanager
+def _output(path: Path, data: bytes, what: str) -> Iterator[None]:
     try:
-        atomic_write(path, data)
+        with _written(path, data):
+            yield
     except (OSError, ValueError) as error:  # the second for a name that no file can have
         raise OutputError(
             f"{path}: the {what} cannot be written ({getattr(error, 'strerror', None) or error})"
@@ -88,15 +101,29 @@ def atomic_write(path: Path, data: bytes) -> None:
     A link is followed and stays. A replaced file keeps its permissions. What is there and cannot be replaced (a terminal,
     a pipe, `/dev/null`) is written into. Other kinds of files, folders and disks among them, are refused.
     """
+    with _written(path, data):
+        pass
+
+
+@contextmanager
+def _written(path: Path, data: bytes) -> Iterator[None]:
+    """`atomic_write`, at the end of the block and if that ends well; a file's room on the disk is taken before."""
     target, mode = writable(path)
     if mode is not None and not stat.S_ISREG(mode):
-        with open(target, "wb", buffering=0) as stream:
-            left = memoryview(data)
-            while left:
-                left = left[stream.write(left) :]
+        yield
+        _write_into(target, data)
         return
     with replacing(target, mode) as stream:
         stream.write(data)
+        stream.flush()
+        yield
+
+
+def _write_into(target: Path, data: bytes) -> None:
+    with open(target, "wb", buffering=0) as stream:
+        left = memoryview(data)
+        while left:
+            left = left[stream.write(left) :]
 
 
 def writable(path: Path) -> tuple[Path, int | None]:

@@ -1,12 +1,13 @@
 """`planc compile`: training graph → plan."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planc.cli.console import err, infeasible_as_json, out, print_json, progress
+from planc.cli.console import err, infeasible_as_json, out, parts, print_json, progress
 from planc.cli.interrupts import GracefulStop, Interrupted, interrupts_tell
 from planc.cli.known_models import remember_model
 from planc.cli.options import (
@@ -25,12 +26,13 @@ from planc.cli.options import (
     optimizer_of,
 )
 from planc.cli.outputs import require_outputs
-from planc.errors import InfeasibleBudgetError, SolverTimeoutError, UsageError
-from planc.units import format_ns
+from planc.cli.ranks import MARK, every_rank, of_rank, require_alike, run_by_ranks
+from planc.cli.solving import solve_each
+from planc.errors import UsageError
 
 if TYPE_CHECKING:
-    from planc.compiler.job import CompileJob
-    from planc.compiler.options import Compilation, CompileOptions
+    from planc.compiler.options import Compilation
+    from planc.costs.table import CostTable
     from planc.graph.graph import Graph
     from planc.importer.load import ModelFile
     from planc.plan.plan import Plan
@@ -64,116 +66,156 @@ def compile_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Compile MODEL, the graph of one training step, into a memory plan within the budget."""
+    """Compile MODEL, the graph of one training step, into a memory plan within the budget. {rank} in its name stands for
+    every rank of a step with divided state (--shard): each gets a plan of its own, or none does."""
     from planc.compiler.options import CompileOptions
     from planc.compiler.request import CompileRequest
-    from planc.costs.store import read_costs
-    from planc.importer.load import read_model
-    from planc.report.text import print_summary
+    from planc.plan.plan import save_all
+    from planc.profiling.once import Measured
 
     target = output or (model if loss is None else _training_path(model)).with_suffix(".plan.json")
-    made = None if loss is None else _training_path(model)
-    require_outputs((model, costs), {"-o": target, "the training graph": made})
-    table = None if costs is None else read_costs(costs)
-    file = read_model(model, whole=loss is not None)
+    require_alike(model, {"-o": target, "--costs": costs})
+    of_ranks = MARK in model.name
+    sources = _of_ranks(model, target, costs, loss) if of_ranks else [_of_one(model, target, costs, loss)]
     if loss is not None:
-        forms = forms_for(device if table is None else table.device.kind)
-        file = _differentiated(file, model, loss, optimizer, forms, dim or [], world_size or 1)
-    elif not file.proto.metadata_props:
-        raise UsageError(
-            f"{model} is a forward model: it updates no state. Differentiate it first, for example\n"
-            f"  planc grad {model} --loss cross-entropy --optimizer momentum -o {_training_path(model)}\n"
-            f"or in one go with  planc compile {model} --loss cross-entropy"
-        )
+        sources = [_differentiated(sources[0], loss, optimizer, device, dim or [], world_size or 1)]
+    titles = [source.model.name if of_ranks else "" for source in sources]
     chosen = CompileOptions(
         budget, solver, time_limit, seed, host_memory, gap=gap_of(gap), deterministic=deterministic, what_if=True
     )
     with interrupts_tell("no plan was written"):
         with progress("profiling") as update:
-            job = CompileRequest(file, device, table, fuse, update, host_tier, world_size).resolve()
+            measured = Measured()
+            jobs = [
+                CompileRequest(each.file, device, each.table, fuse, part, host_tier, world_size, measured).resolve()
+                for each, part in zip(sources, parts(update, titles), strict=True)
+            ]
         with GracefulStop() as stop, infeasible_as_json(json):
-            result = _solved(job, chosen, stop)
-        result.plan.save(target)
-    remember_model(model if made is None else made, target, result.plan.model.hash)
+            results = solve_each(jobs, titles, chosen, stop)
+        save_all({source.target: result.plan for source, result in zip(sources, results, strict=True)})
+    for source, result in zip(sources, results, strict=True):
+        remember_model(source.model, source.target, result.plan.model.hash)
     if json:
-        print_json(compile_json(result, job.imported.graph, target) | {"interrupted": stop.asked})
+        made = zip(results, jobs, sources, strict=True)
+        found = [compile_json(result, job.imported.graph, source.target) for result, job, source in made]
+        print_json((_of_all(found, results) if of_ranks else found[0]) | {"interrupted": stop.asked})
     else:
-        print_summary(out(), result.plan, job.imported.graph)
-        err().print(f"wrote {target}", soft_wrap=True)
-        _print_next(result.plan, target)
+        _print_plans([result.plan for result in results], jobs[0].imported.graph, target)
     if stop.asked:
         raise Interrupted(f"the best plan so far was kept in {target}")
 
 
-def _print_next(plan: "Plan", target: Path) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """What is compiled, one rank's where each has its own: model, costs that were given, and where the plan goes."""
+
+    model: Path
+    file: "ModelFile"
+    table: "CostTable | None"
+    target: Path
+
+
+def _of_one(model: Path, target: Path, costs: Path | None, loss: str | None) -> _Source:
+    """The one step, read whole where it is to be differentiated."""
+    from planc.costs.store import read_costs
+    from planc.importer.load import read_model
+
+    made = None if loss is None else _training_path(model)
+    require_outputs((model, costs), {"-o": target, "the training graph": made})
+    table = None if costs is None else read_costs(costs)
+    file = read_model(model, whole=loss is not None)
+    if loss is None and not file.proto.metadata_props:
+        raise UsageError(
+            f"{model} is a forward model: it updates no state. Differentiate it first, for example\n"
+            f"  planc grad {model} --loss cross-entropy --optimizer momentum -o {_training_path(model)}\n"
+            f"or in one go with  planc compile {model} --loss cross-entropy"
+        )
+    return _Source(model, file, table, target)
+
+
+def _of_ranks(model: Path, target: Path, costs: Path | None, loss: str | None) -> list[_Source]:
+    """The steps of all ranks, in order."""
+    from planc.costs.store import read_costs
+
+    if loss is not None:
+        raise UsageError(
+            f"--loss differentiates a forward model, and {model} is a training graph for every rank: make these with\n"
+            f"  planc grad FORWARD --loss {loss} --world-size N --shard -o {model}"
+        )
+    files = every_rank(model)
+    models, targets = ([of_rank(path, rank) for rank in range(len(files))] for path in (model, target))
+    tables = [None if costs is None else of_rank(costs, rank) for rank in range(len(files))]
+    for own in targets:
+        require_outputs([*models, *tables], {"-o": own})
+    known = [None if table is None else read_costs(table) for table in tables]
+    return [_Source(*each) for each in zip(models, files, known, targets, strict=True)]
+
+
+def _print_plans(plans: Sequence["Plan"], graph: "Graph", target: Path) -> None:
+    """The one plan, or a row for each rank's, and what to do next."""
+    from planc.report.ranks import print_ranks
+    from planc.report.text import print_summary
+
+    if MARK in target.name:
+        print_ranks(out(), plans)
+    else:
+        print_summary(out(), plans[0], graph)
+    err().print(f"wrote {target}", soft_wrap=True)
+    _print_next(plans, target)
+
+
+def _of_all(found: Sequence[dict[str, object]], results: Sequence["Compilation"]) -> dict[str, object]:
+    """The JSON result for every rank: that of each, and the predicted step of all."""
+    from planc.report.ranks import step_of_all
+
+    return {"ranks": found, "predicted_step_ns": step_of_all([result.plan for result in results])}
+
+
+def _print_next(plans: Sequence["Plan"], target: Path) -> None:
     """What to try now; of a budget that gives nothing up, that it plans nothing."""
     from planc.devices import find_device
 
-    memory = plan.memory
-    if (
-        not plan.copies
-        and len(plan.runs) == len(plan.layers)
-        and memory.minimum_budget_bytes < memory.budget_bytes // 2
-    ):
+    plan = plans[0]
+    if all(map(_gives_nothing_up, plans)):
         err().print("nothing had to be given up within this budget: try --budget 50%, or auto")
-    runs_here = find_device(plan.costs.kind) is not None and not plan.costs.estimated
-    err().print(
-        f"next: planc run {target} --compare" if runs_here else f"next: planc inspect {target} --html plan.html"
-    )
+    if find_device(plan.costs.kind) is None or plan.costs.estimated:
+        command = f"planc inspect {of_rank(target, 0)} --html plan.html"
+    elif plan.ranks > 1:
+        command = run_by_ranks(target, plan.ranks)
+    else:
+        command = f"planc run {target} --compare"
+    err().print(f"next: {command}", soft_wrap=True)
+
+
+def _gives_nothing_up(plan: "Plan") -> bool:
+    """Whether a budget much smaller than the plan's could make a difference, and its own makes none."""
+    memory = plan.memory
+    everything = not plan.copies and len(plan.runs) == len(plan.layers)
+    return everything and memory.minimum_budget_bytes < memory.budget_bytes // 2
 
 
 def _training_path(model: Path) -> Path:
     return model.with_suffix(".train.onnx")
 
 
-def _differentiated(
-    file: "ModelFile", path: Path, loss: str, optimizer: str, forms: str, dim: list[str], ranks: int
-) -> "ModelFile":  # fmt: skip
+def _differentiated(source: _Source, loss: str, optimizer: str, device: str, dim: list[str], ranks: int) -> _Source:
+    """The training graph of a forward model, written beside it."""
     from planc.importer.load import ModelFile
     from planc.importer.save import write_model
     from planc.training import differentiate  # few compilations differentiate
     from planc.training.step_options import StepOptions
 
-    settings = optimizer_of(optimizer, None)
-    options = StepOptions(ranks=ranks)
+    path = _training_path(source.model)
     trained = differentiate(
-        file.proto, loss=loss, optimizer=settings, device=forms, dims=dimensions(dim), options=options
+        source.file.proto,
+        loss=loss,
+        optimizer=optimizer_of(optimizer, None),
+        device=forms_for(device if source.table is None else source.table.device.kind),
+        dims=dimensions(dim),
+        options=StepOptions(ranks=ranks),
     )
-    write_model(trained, _training_path(path))
-    return ModelFile(trained, _training_path(path))
-
-
-def _solved(job: "CompileJob", options: "CompileOptions", stop: GracefulStop) -> "Compilation":
-    """Compile; from when the search of the plan that is wanted has begun, `stop` ends it with what it has."""
-    from planc.compiler.knee import AUTO
-    from planc.compiler.within import compile_within
-    from planc.report.curve import print_curve
-    from planc.schedule.solver import Progress
-
-    searched = options.budget != AUTO and not options.deterministic
-
-    def on_curve(*curve: Any) -> None:
-        nonlocal searched
-        print_curve(err(), *curve)
-        searched = True
-
-    with progress("solving") as update:
-        seconds = max(1, round(options.time_limit_s))
-
-        def show(state: Progress) -> None:
-            stop.armed = searched
-            known = [f"plan {format_ns(state.incumbent_ns)}"] if state.incumbent_ns else []
-            known += [f"bound {format_ns(state.bound_ns)}"] if state.bound_ns else []
-            update(min(seconds, round(state.elapsed_s)), seconds, " ".join([*known, state.message]))
-
-        try:
-            return compile_within(job, replace(options, on_progress=show), on_curve)
-        except (SolverTimeoutError, InfeasibleBudgetError):
-            if stop.asked:
-                raise Interrupted("no plan that fits had been found, and none was written") from None
-            raise
-        finally:
-            stop.armed = False
+    write_model(trained, path)
+    return replace(source, model=path, file=ModelFile(trained, path))
 
 
 def compile_json(result: "Compilation", graph: "Graph", path: Path) -> dict[str, object]:

@@ -131,3 +131,15 @@ def progress(title: str) -> Iterator[Update]:
             bar.update(task, completed=done, total=total, message=message)
 
         yield update
+
+
+def parts(update: Update, titles: Sequence[str]) -> Iterator[Update]:
+    """For each of several jobs, one behind the other on one bar, what tells it how far that job is; its title, if it has
+    one, stands before its messages."""
+    for at, title in enumerate(titles):
+        prefix = f"{title}: " if title else ""
+
+        def part(done: int, total: int, message: str = "", at: int = at, prefix: str = prefix) -> None:
+            update(at * total + done, len(titles) * total, prefix + message)
+
+        yield part

@@ -9,7 +9,7 @@ from planc.cli.console import err, out, print_json, progress
 from planc.cli.interrupts import interrupts_tell
 from planc.cli.options import HostTier, Json, Model, beside
 from planc.cli.outputs import require_outputs
-from planc.cli.ranks import of_this_rank
+from planc.cli.ranks import of_this_rank, run_by_ranks
 from planc.errors import UsageError, VerificationError
 from planc.units import NS_PER_MS, format_bytes
 
@@ -78,9 +78,7 @@ def _is_first(path: Path, plan: "Plan", ranks: bool, compare: bool) -> bool:
     if plan.ranks == 1 and ranks:
         raise UsageError(f"{path} is for one rank: compile a step built with --world-size, or run it without --ranks")
     if plan.ranks > 1 and not ranks:
-        raise UsageError(
-            f"{path} is for {plan.ranks} ranks: torchrun --nproc-per-node {plan.ranks} --no-python planc run {path} --ranks"
-        )
+        raise UsageError(f"{path} is for {plan.ranks} ranks: {run_by_ranks(path, plan.ranks)}")
     if plan.ranks > 1 and compare:
         raise UsageError("--compare runs the graph in one process, which has no other ranks' gradients: leave it out")
     group = group_for(plan, str(path))

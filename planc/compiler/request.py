@@ -17,6 +17,7 @@ from planc.importer.import_model import ImportedModel
 from planc.importer.load import ModelFile
 from planc.profiling.cache import costs_for
 from planc.profiling.meter import Progress
+from planc.profiling.once import Measured
 from planc.profiling.target import import_to_run_on
 
 
@@ -28,7 +29,7 @@ class CompileRequest:
     element-wise operators become one kernel where the device has such. `host_tier` is where swapped bytes are to go:
     copies there are measured; None is the device's usual place. `world_size` is how many ranks the model is expected to be
     for, None whatever it says. `on_progress` hears of profiling: layers done,
-    layers in all, and what is measured.
+    layers in all, and what is measured. Requests for one device may share what was `measured` for them.
     """
 
     source: str | Path | onnx.ModelProto | ModelFile
@@ -38,6 +39,7 @@ class CompileRequest:
     on_progress: Progress = field(default=lambda *_: None)
     host_tier: str | None = None
     world_size: int | None = None
+    measured: Measured = field(default_factory=Measured)
 
     def resolve(self) -> CompileJob:
         """Import, measure where costs are neither given nor cached, and state the planning problems.
@@ -55,4 +57,4 @@ class CompileRequest:
         return CompileJob.of(imported, table if table is not None else self._measured(imported))
 
     def _measured(self, imported: ImportedModel) -> CostTable:
-        return costs_for(imported, self.device, self.on_progress, self.host_tier)
+        return costs_for(imported, self.device, self.on_progress, self.host_tier, self.measured)

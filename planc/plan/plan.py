@@ -20,13 +20,14 @@ order. A *run* is one execution of a layer; a repeated layer is a recomputation.
 """
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
 from planc.enums import Direction, ExchangeKind, HostTierKind
-from planc.files import write_output
+from planc.files import write_outputs
 from planc.plan.codec import decoded, encoded
 
 FORMAT, EXCHANGE_FORMAT, SHARD_FORMAT = 1, 2, 3
@@ -259,9 +260,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     def save(self, path: str | Path) -> None:
         """Write the plan file, whole or not at all. Raises OutputError."""
-        write_output(Path(path), encoded(self), "plan")
+        save_all({Path(path): self})
 
     @staticmethod
     def load(path: str | Path) -> "Plan":
         """Read a plan file. Raises PlanError naming it when it is missing, damaged or of another format."""
         return decoded(Path(path), Plan, (FORMAT, EXCHANGE_FORMAT, SHARD_FORMAT))
+
+
+def save_all(plans: Mapping[Path, Plan]) -> None:
+    """Write several plan files, all or none. Raises OutputError."""
+    write_outputs({path: encoded(plan) for path, plan in plans.items()}, "plan")

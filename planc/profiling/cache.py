@@ -15,6 +15,7 @@ from planc.errors import DeviceError, OutputError, PlancWarning
 from planc.importer.import_model import ImportedModel
 from planc.profiling.exchange import measure_exchange
 from planc.profiling.meter import Progress
+from planc.profiling.once import Measured
 from planc.profiling.profile import profile
 from planc.profiling.target import Target, target_of
 from planc.runtime.ort.sessions import versions
@@ -23,10 +24,14 @@ from planc.runtime.tiers import chosen_tier
 
 
 def costs_for(
-    imported: ImportedModel, device: str, progress: Progress = lambda *_: None, host_tier: str | None = None
+    imported: ImportedModel,
+    device: str,
+    progress: Progress = lambda *_: None,
+    host_tier: str | None = None,
+    measured: Measured | None = None,
 ) -> CostTable:
     """The cost table of a model on `device` with `host_tier`, measured on first use, or estimated for a card of the
-    catalogue.
+    catalogue. What is in `measured`, of other models on that device, is not measured again.
 
     `auto` is the best device that is usable. Raises UsageError for an unknown device.
     """
@@ -34,10 +39,12 @@ def costs_for(
     if target.card is not None:
         return estimate(imported.graph, target.card, imported.calls)
     path = _folder() / f"{_key(imported, target, host_tier)}.json"
-    table = _kept_or_fresh(imported, target, path, progress, host_tier)
-    if imported.graph.ranks == 1:
+    known, ranks = measured or Measured(), imported.graph.ranks
+    table = _kept_or_fresh(imported, target, path, progress, host_tier, known)
+    if ranks == 1:
         return table
-    return msgspec.structs.replace(table, exchange=_exchange(imported.graph.ranks, target, progress))
+    link = known.once(("exchange", ranks), lambda: _exchange(ranks, target, progress))
+    return msgspec.structs.replace(table, exchange=link)
 
 
 def _exchange(ranks: int, target: Target, progress: Progress) -> ExchangeLink:
@@ -55,7 +62,7 @@ def _exchange(ranks: int, target: Target, progress: Progress) -> ExchangeLink:
 
 
 def _kept_or_fresh(
-    imported: ImportedModel, target: Target, path: Path, progress: Progress, host_tier: str | None
+    imported: ImportedModel, target: Target, path: Path, progress: Progress, host_tier: str | None, measured: Measured
 ) -> CostTable:
     try:
         table = read_costs(path)
@@ -64,7 +71,7 @@ def _kept_or_fresh(
         return table
     except DeviceError:
         pass  # not there yet, damaged or outdated: measured again
-    table = profile(imported, target.name, progress, host_tier=host_tier)
+    table = profile(imported, target.name, progress, host_tier=host_tier, measured=measured)
     _keep(table, path)
     return table
 

@@ -20,6 +20,7 @@ from planc.graph.footprint import padded_bytes
 from planc.importer.import_model import ImportedModel
 from planc.importer.submodel import SubModel, sub_model
 from planc.profiling.meter import Meter, Progress
+from planc.profiling.once import Measured, OnceMeter
 from planc.runtime.own_kernels import kernel_versions
 
 _SESSIONS = 24
@@ -42,13 +43,15 @@ def profile(
     progress: Progress = lambda *_: None,
     forms: bool = False,
     host_tier: str | None = None,
+    measured: Measured | None = None,
 ) -> CostTable:
     """Measure `imported` on `device`, with `forms` other forms of layers too, and copies to `host_tier`.
 
-    A plan may choose among forms that were measured; they need not give the bits of the default one. Raises DeviceError
+    A plan may choose among forms that were measured; they need not give the bits of the default one. What is in
+    `measured`, of other graphs on the same device, is not measured again. Raises DeviceError
     naming the layer that does not run, UsageError.
     """
-    meter = open_meter(device)
+    meter = OnceMeter(open_meter(device), measured or Measured())
     try:
         table = _profile(imported, meter, device, progress, forms, host_tier)
     except BaseException:

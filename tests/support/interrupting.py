@@ -38,3 +38,11 @@ class Silent(Searching):
     """Interrupted before it has told of any progress."""
 
     tells = False
+
+
+class Patient(Searching):
+    """Interrupted once while it has much time."""
+
+    def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
+        self.times = int(options.time_limit_s > _GIVE_UP_S)
+        return super().solve(problem, options)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from planc.errors import OutputError
-from planc.files import atomic_write, below, read_file, write_output
+from planc.files import atomic_write, below, read_file, write_output, write_outputs
 
 
 def test_reads_a_regular_file_and_follows_a_link_to_one(tmp_path: Path) -> None:
@@ -115,3 +115,15 @@ def test_what_killed_runs_left_is_swept_and_what_others_write_now_is_not(tmp_pat
 def test_a_name_that_no_file_can_have_is_named(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="null byte"):
         write_output(tmp_path / "a\0b", b"", "state")
+
+
+def test_of_several_files_none_is_replaced_where_one_cannot_be(tmp_path: Path) -> None:
+    kept, new, nowhere = tmp_path / "kept", tmp_path / "new", tmp_path / "missing" / "file"
+    kept.write_bytes(b"old")
+    with pytest.raises(OutputError, match=r"missing/file: the plan cannot be written \(there is no folder"):
+        write_outputs({kept: b"1", new: b"2", nowhere: b"3"}, "plan")
+    assert os.listdir(tmp_path) == ["kept"]
+    assert kept.read_bytes() == b"old"
+    nowhere.parent.mkdir()
+    write_outputs({kept: b"1", new: b"2", nowhere: b"3"}, "plan")
+    assert [path.read_bytes() for path in (kept, new, nowhere)] == [b"1", b"2", b"3"]

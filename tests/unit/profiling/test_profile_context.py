@@ -1,70 +1,18 @@
 """What the profiler does around a meter: each distinct layer once, scaled to the stretches it stands in."""
 
-from collections.abc import Sequence
-
+import msgspec
 import numpy as np
 import pytest
 from support import networks
+from support.counting_meter import CountingMeter, operators
 
-from planc.costs.table import CopyPoint, DeviceInfo, EngineCost, FormCost, LayerCost, Link
 from planc.errors import DeviceError, UsageError
 from planc.graph.footprint import padded_bytes
-from planc.importer.import_model import ImportedModel
-from planc.importer.submodel import SubModel, sub_model
+from planc.importer.submodel import sub_model
 from planc.profiling import profile as profiling
 from planc.profiling.meter import sample_value
+from planc.profiling.once import Measured
 from planc.profiling.profile import profile
-
-
-class CountingMeter:
-    """Says that a layer takes 1 µs for each operator alone, and half of that in company."""
-
-    def __init__(self, stretch_bytes: int, broken: str = "") -> None:
-        self.stretch_bytes, self.broken = stretch_bytes, broken
-        self.layers = self.stretches = 0
-        self.closed = False
-
-    def layer(self, _imported: ImportedModel, model: SubModel) -> LayerCost:
-        if self.broken and self.layers == 3:
-            raise RuntimeError(self.broken)
-        self.layers += 1
-        return LayerCost(compute_ns=1000 * _operators(model), scratch_bytes=64)
-
-    def engines(self, _imported: object) -> dict[str, tuple[EngineCost, ...]]:
-        return {}
-
-    def workspace_forms(self, *_: object) -> dict[str, FormCost]:
-        return {}
-
-    def forms(self, _imported: ImportedModel, _model: SubModel) -> dict[str, FormCost]:
-        return {
-            "slow": FormCost(compute_ns=10**9, scratch_bytes=64),
-            "small": FormCost(compute_ns=10**9, scratch_bytes=0),
-            "fast": FormCost(compute_ns=500, scratch_bytes=1 << 20),
-        }
-
-    def stretch(self, _imported: ImportedModel, model: SubModel) -> int:
-        self.stretches += 1
-        return 500 * _operators(model)
-
-    def link(self, _host_tier: str | None) -> Link:
-        return Link(points=(CopyPoint(size=64, out_ns=1, in_ns=1),))
-
-    def boundary_ns(self) -> int:
-        return 7
-
-    def session_bytes(self, _imported: ImportedModel, models: Sequence[SubModel]) -> int:
-        return 1000 * len({model.signature for model in models})
-
-    def device(self) -> DeviceInfo:
-        return DeviceInfo(name="counted", kind="cpu", memory_bytes=1)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def _operators(model: SubModel) -> int:
-    return len({port.position for port in model.outputs})
 
 
 @pytest.fixture
@@ -81,11 +29,25 @@ def test_every_distinct_layer_is_measured_once_and_scaled_to_its_company(meter: 
     assert meter.layers == len(table.unique) == len({model.signature for model in models})
     assert meter.stretches == 1
     total = sum(table.layer(i).compute_ns for i in range(len(models)))
-    alone = sum(1000 * _operators(model) for model in models)
+    alone = sum(1000 * operators(model) for model in models)
     whole = sub_model(imported, range(len(imported.graph.ops)))
-    assert total == pytest.approx(500 * _operators(whole), rel=0.01)
+    assert total == pytest.approx(500 * operators(whole), rel=0.01)
     assert total < alone
     assert meter.closed
+
+
+def test_what_graphs_have_in_common_is_measured_once(meter: CountingMeter) -> None:
+    small, large, measured = networks.mlp(), networks.cnn(), Measured()
+    first = profile(small, "counted", measured=measured)
+    asked = meter.layers, meter.stretches, meter.links
+    again = profile(small, "counted", measured=measured)
+    assert (meter.layers, meter.stretches, meter.links) == asked
+    assert (again.unique, again.layers, again.link) == (first.unique, first.layers, first.link)
+    other = profile(large, "counted", measured=measured)
+    models = [sub_model(each, range(layer.start, layer.stop)) for each in (small, large) for layer in each.graph.layers]
+    assert meter.layers == len({model.signature for model in models})
+    assert meter.links == 1
+    assert other == msgspec.structs.replace(profile(large, "counted"), created=other.created)
 
 
 def test_without_stretches_layers_stay_as_measured(meter: CountingMeter) -> None:
