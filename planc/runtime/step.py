@@ -24,7 +24,7 @@ from planc.runtime.inputs import StepInputs
 from planc.runtime.open import open_device
 from planc.runtime.own_kernels import require_kernels, tell_of_other_runtime
 from planc.runtime.ranks.group import RankGroup
-from planc.runtime.ranks.together import Together, greet, group_for
+from planc.runtime.ranks.together import Snapshot, Together, greet, group_for
 from planc.runtime.resident import release_unused
 from planc.runtime.state import Generators, read_checkpoint, write_state
 from planc.runtime.values import Values
@@ -185,7 +185,7 @@ class TrainingStep:
             self._check_initial()
             return self._state()
 
-    def snapshot(self) -> tuple[dict[str, np.ndarray], Generators | None]:
+    def snapshot(self) -> Snapshot:
         """`state` and `generators` of one moment: no other thread's step comes between the two."""
         with self._guard.use():
             return self.state(), self.generators
@@ -210,10 +210,16 @@ class TrainingStep:
         """Write the state as a safetensors file, whole or not at all. Of several ranks the first writes it, for all."""
         self.once("save", lambda state, generators: write_state(state, Path(path), generators))
 
-    def once(self, topic: str, act: Callable[[Mapping[str, np.ndarray], Generators | None], None]) -> None:
+    def once(
+        self,
+        topic: str,
+        act: Callable[[Mapping[str, np.ndarray], Generators | None], None],
+        snapshot: Callable[[], Snapshot] | None = None,
+    ) -> None:
         """Let `act` be done by the first of the ranks, with the state of all and its generators, which are of one moment,
-        while the others wait and share in its failure. A step alone acts."""
-        self._together.once(f"{topic} after step {self.steps}", act, self.snapshot)
+        while the others wait and share in its failure. A step alone acts. A `snapshot` takes both in place of the step's,
+        for a caller who takes more at that moment."""
+        self._together.once(f"{topic} after step {self.steps}", act, snapshot or self.snapshot)
 
     def load_state(self, path: str | Path) -> None:
         """Read a file that `save_state` wrote; random generators go on from where they were. Raises FeedError when it

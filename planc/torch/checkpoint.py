@@ -19,28 +19,37 @@ _TORCH, _NUMPY, _NOTES = "rng/torch", "rng/numpy", "notes"
 _STATE = "state/"
 
 
-def write_training(
-    path: Path, step: TrainingStep, state: Mapping[str, np.ndarray[Any, Any]], generators: Generators | None,
-    steps: int, objects: Mapping[str, Any],
-) -> None:  # fmt: skip
-    """Write the step's `state` with its `generators` at that moment, its hyper-parameters, the generators of torch, NumPy
-    and Python, and the states of `objects`.
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def beside_state(
+    steps: int, hyperparameters: Mapping[str, tuple[float | None, ...]], objects: Mapping[str, Any]
+) -> Arrays:
+    """What a checkpoint holds beside the step's state and its generators: the number of steps done, hyper-parameters, the
+    generators of torch, NumPy and Python, and the states of `objects`, all as they are now.
 
     Raises UsageError for an object whose state is not plain numbers, texts, lists and dicts.
     """
     kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     notes = {
         "steps": steps,
-        "hyperparameters": step.hyperparameters,
+        "hyperparameters": hyperparameters,
         "numpy": [kind, int(position), int(has_gauss), float(gauss)],
         "python": random.getstate(),
         "objects": {name: _state_of(name, thing) for name, thing in objects.items()},
     }
-    arrays = {f"{_STATE}{name}": value for name, value in state.items()}
-    arrays[_TORCH] = torch.get_rng_state().numpy()
-    arrays[_NUMPY] = np.asarray(keys, np.uint32)
-    arrays[_NOTES] = np.frombuffer(json.dumps(notes).encode(), np.uint8)
-    write_state(arrays, path, generators)
+    return {
+        _TORCH: torch.get_rng_state().numpy(),
+        _NUMPY: np.asarray(keys, np.uint32),
+        _NOTES: np.frombuffer(json.dumps(notes).encode(), np.uint8),
+    }
+
+
+def write_training(
+    path: Path, state: Mapping[str, np.ndarray[Any, Any]], generators: Generators | None, beside: Arrays
+) -> None:
+    """Write the step's `state` with its `generators` and what is `beside` them, which must be of one moment."""
+    write_state({f"{_STATE}{name}": value for name, value in state.items()} | beside, path, generators)
 
 
 def _state_of(name: str, thing: Any) -> Any:

@@ -1,6 +1,7 @@
 """Several compiled steps over the same parameters: a generator's and a discriminator's, or losses that take turns."""
 
 import weakref
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from torch.utils.weak import WeakIdKeyDictionary
@@ -20,6 +21,8 @@ class Shared:
 
     def __init__(self) -> None:
         self._active: CompiledStep | None = None
+        self.lock = RLock()
+        """Held by whoever uses one of the steps."""
 
     def enter(self, step: "CompiledStep") -> None:
         """Make `step` the one that holds the newest state."""

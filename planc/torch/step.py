@@ -1,18 +1,24 @@
 """A planned training step of a PyTorch module: tensors in and out, state shared by all shapes of the batch."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
 from pathlib import Path
+from threading import RLock
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.utils._pytree as pytree
 
 from planc.errors import FeedError, UsageError
+from planc.runtime.ranks.together import Snapshot
+from planc.runtime.signals import signals_wait
 from planc.runtime.step import TrainingStep
 from planc.torch.batch import Batch, Signature, batch_of
-from planc.torch.checkpoint import read_training, write_training
+from planc.torch.checkpoint import Arrays, beside_state, read_training, write_training
 from planc.torch.hyperparameters import Hyperparameters
 from planc.torch.plans import Maker, Planned
 from planc.torch.settings import listed, settings_of
@@ -22,6 +28,19 @@ from planc.torch.tensors import from_numpy, to_numpy
 from planc.torch.watch import Watch
 from planc.training.updates import FINITE, GRADIENT_NORM
 
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _alone(method: _Method) -> _Method:
+    """The method by one thread at a time: all that it reads and changes is of one moment."""
+
+    @wraps(method)
+    def call(self: "CompiledStep", *args: Any, **kwargs: Any) -> Any:
+        with self.turn():
+            return method(self, *args, **kwargs)
+
+    return cast("_Method", call)
+
 
 class CompiledStep:
     """One training step of a module under a memory budget. Made by `planc.torch.compile_step`.
@@ -29,11 +48,13 @@ class CompiledStep:
     `step(inputs, targets)` trains on one batch and returns what the loss returns. Learning rates and other
     hyper-parameters are read from the optimizer's parameter groups before each step, so torch's schedulers work; do not
     call `optimizer.step()` or `backward()`. The state lives in the step: `sync` brings it back into module and
-    optimizer, and so does leaving a `with` block.
+    optimizer, and so does leaving a `with` block. Threads wait for each other.
     """
 
     def __init__(self, maker: Maker, new_shapes: bool = False, shared: Shared | None = None) -> None:
         self.maker, self.new_shapes, self.shared = maker, new_shapes, shared
+        self._lock = RLock() if shared is None else shared.lock
+        self._process = os.getpid()
         self.closed = False
         self.steps = 0
         """Steps done, in this process and before a checkpoint that was loaded."""
@@ -55,6 +76,7 @@ class CompiledStep:
 
     # --- plans
 
+    @_alone
     def add(self, batch: Batch, micro_batches: int | None = None) -> None:
         """Compile a plan for batches like `batch`, a micro-batch where the step accumulates. Nothing is trained."""
         self._require_open()
@@ -63,6 +85,7 @@ class CompiledStep:
         self._plans[_signature(batch, batch.placed, count)] = planned
         self._active = self._active or planned
 
+    @_alone
     def add_shape(self, inputs: Any, targets: Any = None, *, micro_batches: int | None = None) -> None:
         """Compile a plan for one more shape of the batch, or for so many micro-batches of it instead of `accumulate`; all
         plans share one state. Nothing is trained."""
@@ -72,6 +95,11 @@ class CompiledStep:
     def require_unchanged(self) -> None:
         """Raise UsageError where module or optimizers were changed outside of the step."""
         self._watch.check()
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Around several calls between which no other thread uses the step, or one that shares its state. A forked child,
+        where a thread that is gone may hold the lock, has to be refused by what it calls."""
+        return self._lock if self._process == os.getpid() else nullcontext()
 
     def _take_turn(self) -> None:
         """Hold the newest of a state that is shared."""
@@ -91,6 +119,7 @@ class CompiledStep:
 
     # --- steps
 
+    @_alone
     def __call__(self, inputs: Any, targets: Any = None, *, micro_batches: int | None = None) -> Any:
         """Train on one batch; returns the loss, with what else the loss function returns in its form (a tuple or a dict).
 
@@ -109,9 +138,10 @@ class CompiledStep:
         self.training.set_hyperparameters(**self._hyper.current(self.training.hyperparameters))
         feeds = {name: _fed_to_all(placed[place], count) for place, name in planned.inputs.items()}
         names = [*planned.outputs, *(n for n in (GRADIENT_NORM, FINITE) if n in planned.step.output_names)]
-        values = dict(zip(names, planned.step.run(names, feeds), strict=True))
-        self.steps += 1
-        self._fresh.clear()
+        with signals_wait():  # a step that was done is counted, whatever a handler raises
+            values = dict(zip(names, planned.step.run(names, feeds), strict=True))
+            self.steps += 1
+            self._fresh.clear()
         self._hyper.stepped()
         if GRADIENT_NORM in values:
             self.gradient_norm = float(values[GRADIENT_NORM])
@@ -139,6 +169,7 @@ class CompiledStep:
 
     # --- evaluation
 
+    @_alone
     def evaluate(self, *inputs: Any, **named: Any) -> Any:
         """What the module returns in evaluation mode with the trained state; planned, compiled on the first call."""
         self._require_open()
@@ -163,6 +194,7 @@ class CompiledStep:
 
     # --- state
 
+    @_alone
     def sync(self) -> None:
         """Copy the trained state into the module and its optimizer.
 
@@ -175,6 +207,7 @@ class CompiledStep:
         self._watch.renew()
         self._synced_at = self.steps
 
+    @_alone
     def refresh(self) -> None:
         """Take the state over from the module and its optimizer, where they were changed outside of the step.
 
@@ -193,6 +226,7 @@ class CompiledStep:
         self._watch.renew()
         self._fresh.clear()
 
+    @_alone
     def averaged(self) -> dict[str, torch.Tensor]:
         """The exponential moving averages of the parameters, for `load_state_dict(..., strict=False)`."""
         self._take_turn()
@@ -202,16 +236,24 @@ class CompiledStep:
         """Write everything that training goes on from into one file, whole or not at all.
 
         That is parameters, buffers, optimizer state, hyper-parameters, step count, and the random generators of planc,
-        torch, NumPy and Python. `objects` have a `state_dict` (schedulers, `planc.torch.Batches`) or are plain values.
+        torch, NumPy and Python, all of one moment; other threads go on while the file is written. `objects` have a
+        `state_dict` (schedulers, `planc.torch.Batches`) or are plain values.
         """
-        self._take_turn()
-        self.training.set_hyperparameters(**self._hyper.current(self.training.hyperparameters))
-        step = self.training
-        step.once(
-            "save",
-            lambda state, generators: write_training(Path(path), step, state, generators, self.steps, objects),
+        beside: Arrays = {}
+
+        def taken() -> Snapshot:
+            with self.turn():
+                self._take_turn()
+                step = self.training
+                step.set_hyperparameters(**self._hyper.current(step.hyperparameters))
+                beside.update(beside_state(self.steps, step.hyperparameters, objects))
+                return step.snapshot()
+
+        self.training.once(
+            "save", lambda state, generators: write_training(Path(path), state, generators, beside), taken
         )
 
+    @_alone
     def load(self, path: str | Path, **objects: Any) -> dict[str, Any]:
         """Go on from a file that `save` wrote, bit for bit; returns the plain values that were given to it.
 
@@ -225,6 +267,7 @@ class CompiledStep:
         self.sync()
         return plain
 
+    @_alone
     def close(self) -> None:
         """Free all plans, with the state that they hold."""
         if self.closed:

@@ -113,11 +113,12 @@ class PlannedTraining(Callback):
         """The step's state with the places of its generators, for a checkpoint; Lightning writes the optimizer's after."""
         if self.step is None:
             return self._loaded
-        self.sync()
-        values, generators = self.step.training.snapshot()
+        with self.step.turn():
+            self.sync()
+            (values, generators), steps = self.step.training.snapshot(), self.step.steps
         state = {name: from_numpy(value) for name, value in values.items()}
         places = None if generators is None else [generators.drawn, generators.seed]
-        return {"state": state, _GENERATORS: places, "steps": self.step.steps}
+        return {"state": state, _GENERATORS: places, "steps": steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep a checkpoint's state until the step is there."""
