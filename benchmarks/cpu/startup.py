@@ -33,14 +33,15 @@ STAGES = {"model": "import_for", "verify": "require_valid"}
 def load_here(plan: str, model: str, steps: int) -> dict[str, float]:
     """Seconds of each stage of loading, and the share of a step that is no run of ONNX Runtime's."""
     found, started = defaultdict[str, float](float), time.perf_counter()
-    from planc.runtime import cpu, step
+    from planc.runtime import step
     from planc.runtime.measure import synthetic_feeds
+    from planc.runtime.ort import binding
 
     found["modules"] = time.perf_counter() - started
     for stage, name in STAGES.items():
         setattr(step, name, _timed(getattr(step, name), found, stage))
-    bound = cpu.bound_run
-    cpu.bound_run = lambda *given: _timed(bound(*given), found, "runs")
+    bound = binding.bound_run
+    binding.bound_run = lambda *given: _timed(bound(*given), found, "runs")
     started, cpu_s = time.perf_counter(), time.process_time()
     loaded = step.load(plan, model)
     found["load"], found["load_cpu"] = time.perf_counter() - started, time.process_time() - cpu_s

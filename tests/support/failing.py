@@ -16,6 +16,7 @@ import numpy as np
 
 import planc.runtime.cpu
 import planc.runtime.file_tier
+import planc.runtime.ort.binding
 import planc.runtime.tiers
 from planc.errors import PlancError
 from planc.importer.import_model import ImportedModel
@@ -71,7 +72,7 @@ SITES: dict[str, tuple[object, str, BaseException | None]] = {
     "slab": (planc.runtime.cpu, "populated", _MEMORY),
     "host slab": (planc.runtime.tiers, "populated", _MEMORY),
     "session": (planc.runtime.cpu, "cpu_session", _REFUSED),
-    "run": (planc.runtime.cpu, "bound_run", _REFUSED),
+    "run": (planc.runtime.ort.binding, "bound_run", _REFUSED),
     "thread": (threading.Thread, "start", _NO_THREAD),
     "heap": (HostHeap, "allocate", None),
     "open": (os, "open", _BROKEN),
