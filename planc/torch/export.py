@@ -62,12 +62,13 @@ def export_training_step(
 
 @dataclass(frozen=True)
 class Exported:
-    """A training graph; `inputs` names the tensors of a batch in order, `others` what the loss returned beside a scalar,
-    `outside` knows what was read from Python."""
+    """A training graph; `inputs` names the tensors of a batch in order, `others` what the loss returned beside a scalar
+    and `form` as what (`TracedStep`), `outside` knows what was read from Python."""
 
     model: onnx.ModelProto
     inputs: tuple[str, ...]
     others: tuple[str, ...]
+    form: type
     outside: OutsideValues
 
     @property
@@ -101,7 +102,7 @@ def exported(
         raise ModelError(f"{type(model).__name__} has no parameter that requires a gradient")
     settings = replace(settings_of(optimizer, parameters, options), held=held)
     step = in_oldest_opset(widen(assemble(traced, names, settings, table), table.device))
-    return Exported(step, tuple(names), traced.others, outside)
+    return Exported(step, tuple(names), traced.others, traced.form, outside)
 
 
 def exported_evaluation(
@@ -128,7 +129,7 @@ def exported_evaluation(
     names = batch.names(model, {i.name for i in traced.inputs if i.kind != "batch"})
     settings = Settings((), held=frozenset(held))
     step = in_oldest_opset(widen(assemble(traced, names, settings, table), table.device))
-    return Exported(step, tuple(names), traced.others, outside), spec[-1]
+    return Exported(step, tuple(names), traced.others, traced.form, outside), spec[-1]
 
 
 @contextmanager

@@ -33,12 +33,14 @@ from planc.training.step_options import StepOptions
 @dataclass(frozen=True)
 class Planned:
     """A loaded step and what its inputs and outputs stand for; `inputs` maps places of a batch to the graph's names,
-    `outside` knows what it read from Python, `structure` is that of what evaluation returns."""
+    `others` and `form` say what the loss returned, `outside` knows what was read from Python, `structure` is that of what
+    evaluation returns."""
 
     step: TrainingStep
     inputs: Mapping[str, str]
     outputs: tuple[str, ...]
     others: tuple[str, ...]
+    form: type
     outside: OutsideValues
     structure: Any = None
 
@@ -98,7 +100,7 @@ class Maker:
         _forget_initial_values(step.imported.file)
         self.on_progress(3, 3, "ready")
         inputs = dict(zip(batch.placed, found.inputs, strict=True))
-        return Planned(step, inputs, found.outputs, found.others, found.outside, structure)
+        return Planned(step, inputs, found.outputs, found.others, found.form, found.outside, structure)
 
     def _compiled_in_turn(self, found: Exported, first_bytes: int | None) -> tuple[Plan, ImportedModel]:
         """The plan of this rank. Ranks measure one after the other: together they would measure each other's noise."""

@@ -146,7 +146,7 @@ class CompiledStep:
         if GRADIENT_NORM in values:
             self.gradient_norm = float(values[GRADIENT_NORM])
         self.skipped = not values.get(FINITE, True)
-        return _returned([from_numpy(values[name]) for name in planned.outputs], planned.others)
+        return _returned([from_numpy(values[name]) for name in planned.outputs], planned)
 
     def _planned_for(self, batch: Batch, placed: Mapping[str, torch.Tensor], count: int) -> Planned:
         """The plan for the batch's shape, made to hold the state."""
@@ -359,10 +359,8 @@ def _times(count: int) -> str:
     return "" if count == 1 else f" in {count} micro-batches"
 
 
-def _returned(values: list[torch.Tensor], others: tuple[str, ...]) -> Any:
+def _returned(values: list[torch.Tensor], planned: Planned) -> Any:
     """What the loss function returned: a tensor, a tuple that begins with the loss, or a dict with the key `loss`."""
-    if not others:
-        return values[0]
-    if all(name.isdigit() for name in others):
-        return tuple(values)
-    return dict(zip(("loss", *others), values, strict=True))
+    if planned.form is dict:
+        return dict(zip(("loss", *planned.others), values, strict=True))
+    return values[0] if planned.form is torch.Tensor else tuple(values)

@@ -56,13 +56,14 @@ class TracedStep:
     """The step's graph: outputs are (loss, gradient or None per parameter, following value per buffer, others).
 
     `placed` says for each node the layer and phase that made it, and its `meta["source"]` the line of code. `others`
-    names what the loss returns beside the loss itself.
+    names what the loss returns beside the loss itself, in the `form` of a dict or tuple; alone it may be a tensor.
     """
 
     graph: torch.fx.Graph
     inputs: tuple[Input, ...]
     placed: Mapping[torch.fx.Node, tuple[ModuleLayer, str]]
     others: tuple[str, ...]
+    form: type
 
 
 class _Step(torch.nn.Module):  # type: ignore[misc]
@@ -120,7 +121,7 @@ def trace_step(
     listed += _captured(traced)
     _refuse_varying_shapes(traced.graph)
     traced.graph.eliminate_dead_code()
-    return TracedStep(traced.graph, tuple(listed), placed, tuple(step.others))
+    return TracedStep(traced.graph, tuple(listed), placed, tuple(step.others), step.form)
 
 
 @contextmanager
@@ -259,6 +260,7 @@ class _Traced:
     def __init__(self, module: _Step, inputs: Sequence[Input], batch: Any, gradients: bool) -> None:
         self.module, self.inputs, self.batch, self.gradients = module, tuple(inputs), batch, gradients
         self.recorder, self.others = Recorder(module), list[str]()
+        self.form: type = torch.Tensor
         self.names = [*(n for n, _ in module.named_parameters()), *(n for n, _ in module.named_buffers())]
         self.parameters = dict(module.named_parameters())
 
@@ -300,6 +302,7 @@ class _Traced:
     def _split(self, result: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The loss and the other tensors that the loss returned, whose names are noted."""
         whole = dict(result) if isinstance(result, Mapping) else result
+        self.form = next((form for form in (dict, tuple, list) if isinstance(whole, form)), torch.Tensor)
         loss = whole.pop(LOSS, None) if isinstance(whole, dict) else whole
         if isinstance(whole, (tuple, list)) and whole:
             loss, whole = whole[0], {str(i): v for i, v in enumerate(whole[1:], 1)}

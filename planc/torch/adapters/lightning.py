@@ -1,5 +1,6 @@
 """`PlannedTraining`: a Lightning callback that plans the training step. Needs lightning or pytorch-lightning."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,17 +43,18 @@ class PlannedTraining(Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Take the place of the module's training step and of Lightning's optimization."""
-        _require_supported(trainer)
+        _require_supported(trainer, pl_module)
         wrapped = _Step(pl_module)
 
         def planned(batch: Any, batch_idx: int) -> torch.Tensor:
-            del batch_idx
             if self.step is None:
                 self.step = self._compiled(trainer, wrapped, batch)
             found = self.step((batch,))
             for name, value, options in wrapped.logged:
                 pl_module.log(name, found[_key(name)] if value is None else value, **options)
             pl_module.optimizers().step()  # finds no gradient, but Lightning counts it
+            _share_count(trainer)
+            _schedule(trainer, pl_module, batch_idx)
             loss: torch.Tensor = found["loss"]
             return loss
 
@@ -89,20 +91,17 @@ class PlannedTraining(Callback):
             self._loaded = {}
         return step
 
-    # --- schedules
+    # --- state
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Step the schedulers that go by steps."""
-        del pl_module, outputs, batch, batch_idx
-        _schedule(trainer, "step", trainer.global_step)
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Go on counting where the checkpoint is of a training without a plan."""
+        del pl_module
+        _share_count(trainer)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Step the schedulers that go by epochs; validation and checkpoints at the end see the trained state."""
-        del pl_module
+        """Checkpoints at the end see the trained state."""
+        del trainer, pl_module
         self.sync()
-        _schedule(trainer, "epoch", trainer.current_epoch + 1)
-
-    # --- state
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         """Validate the trained state."""
@@ -151,13 +150,14 @@ class _Step(torch.nn.Module):
     def __init__(self, inner: Any) -> None:
         super().__init__()
         self.inner, self._original = inner, inner.training_step
+        self._numbered = len(inspect.signature(inner.training_step).parameters) > 1
         self.logged: list[tuple[str, Any, dict[str, Any]]] = []
         """Name, value where it is no tensor, and options of what the step logs."""
 
     def forward(self, batch: Any) -> dict[str, torch.Tensor]:
         found: dict[str, Any] = {}
         with self._recording(found):
-            made = self._original(batch, 0)
+            made = self._original(batch, 0) if self._numbered else self._original(batch)
         loss = made["loss"] if isinstance(made, dict) else made
         if loss is None:
             raise UsageError("training_step returned None: a planned step needs a loss for every batch")
@@ -198,8 +198,13 @@ def _restored(saved: dict[str, Any], step: CompiledStep) -> tuple[dict[str, Any]
     return {name: to_numpy(value) for name, value in saved["state"].items()}, generators
 
 
-def _require_supported(trainer: Any) -> None:
+def _require_supported(trainer: Any, module: Any) -> None:
     """Raise UsageError for what a planned step cannot obey."""
+    if not module.automatic_optimization:
+        raise UsageError(
+            f"{type(module).__name__} optimizes by hand (automatic_optimization = False): PlannedTraining plans a "
+            "training_step that returns the loss; in one that updates, use planc.torch.compile_step"
+        )
     if len(trainer.optimizers) != 1:
         raise UsageError(f"PlannedTraining takes one optimizer, configure_optimizers gave {len(trainer.optimizers)}")
     if trainer.accumulate_grad_batches != 1:
@@ -214,7 +219,25 @@ def _require_supported(trainer: Any) -> None:
         raise UsageError("a scheduler that watches a metric is not stepped by PlannedTraining: step it in the module")
 
 
-def _schedule(trainer: Any, interval: str, count: int) -> None:
-    for config in trainer.lr_scheduler_configs:
-        if config.interval == interval and count % config.frequency == 0:
-            config.scheduler.step()
+def _share_count(trainer: Any) -> None:
+    """Let `global_step` be the same with Lightning's optimization, after the training and in checkpoints, as without."""
+    loop = trainer.fit_loop.epoch_loop
+    ours, usual = (
+        progress.total
+        for progress in (
+            loop.manual_optimization.optim_step_progress,
+            loop.automatic_optimization.optim_progress.optimizer.step,
+        )
+    )
+    ours.completed = usual.completed = max(ours.completed, usual.completed)
+
+
+def _schedule(trainer: Any, module: Any, batch_idx: int) -> None:
+    """Step the schedulers when Lightning does: behind the batch, before its callbacks and a validation."""
+    due = {"step": batch_idx + 1}
+    if trainer.is_last_batch or due["step"] == trainer.num_training_batches:
+        due["epoch"] = trainer.current_epoch + 1
+    for interval, count in due.items():
+        for config in trainer.lr_scheduler_configs:
+            if config.interval == interval and count % config.frequency == 0:
+                module.lr_scheduler_step(config.scheduler, None)

@@ -286,6 +286,16 @@ def test_a_module_that_computes_its_own_loss() -> None:
     torch.testing.assert_close(found["logits"], expected["logits"].detach(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("form", [lambda loss: loss, lambda loss: (loss,), lambda loss: {"loss": loss}])
+def test_a_loss_alone_keeps_its_form(form: Any) -> None:
+    module, (x, y) = Net(), data()
+    loss = lambda logits, labels: form(nn.functional.cross_entropy(logits, labels))  # noqa: E731
+    expected = loss(copy.deepcopy(module)(x), y)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    with planc.torch.compile_step(module, loss, optimizer, data(), **QUICK) as step:
+        torch.testing.assert_close(step(x, y), torch.utils._pytree.tree_map(torch.Tensor.detach, expected))
+
+
 class Tempered(nn.Module):  # type: ignore[misc,name-defined]
     """A loss with a parameter and a buffer of its own."""
 

@@ -127,6 +127,70 @@ def test_a_checkpoint_goes_on_with_the_same_bits(tmp_path: Path) -> None:
         assert torch.equal(again.state_dict()[name], value), name
 
 
+class Scheduled(Classifier):
+    """A schedule of its own kind, told of its calls; a training step that takes no number of the batch."""
+
+    def __init__(self, interval: str, frequency: int) -> None:
+        super().__init__()
+        self.interval, self.frequency = interval, frequency
+        self.rates: list[float] = []
+        self.scheduled = 0
+
+    def training_step(self, batch: Any) -> Any:  # type: ignore[override]
+        return nn.functional.cross_entropy(self.net(batch["x"]), batch["y"])
+
+    def on_validation_start(self) -> None:
+        self.rates.append(self.optimizers().param_groups[0]["lr"])
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        self.scheduled += 1
+        super().lr_scheduler_step(scheduler, metric)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), 0.1)
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+        settings = {"scheduler": schedule, "interval": self.interval, "frequency": self.frequency}
+        return {"optimizer": optimizer, "lr_scheduler": settings}
+
+
+@pytest.mark.parametrize(("interval", "frequency"), [("step", 2), ("epoch", 1), ("epoch", 2)])
+def test_schedules_go_on_when_lightnings_do(interval: str, frequency: int, tmp_path: Path) -> None:
+    """Callbacks at a batch's end and a validation see the new rate; the module's own hook makes it."""
+    usual, ours = Scheduled(interval, frequency), Scheduled(interval, frequency)
+    known, seen = Seen(), Seen()
+    fitted(tmp_path, usual, [known])
+    fitted(tmp_path, ours, [seen, PlannedTraining("100%", device="cpu", time_limit=0.5)])
+    assert [rate for _, rate in seen.values] == [rate for _, rate in known.values]
+    assert (ours.rates, ours.scheduled) == (usual.rates, usual.scheduled)
+    assert ours.scheduled > 0
+
+
+@pytest.mark.parametrize("planned_first", [True, False])
+def test_a_training_goes_on_with_and_without_a_plan(planned_first: bool, tmp_path: Path) -> None:
+    """Steps are counted alike: after the training, in a checkpoint, and from one on."""
+
+    def callbacks(planned: bool) -> list[Any]:
+        return [PlannedTraining("100%", device="cpu", time_limit=0.5)] if planned else []
+
+    first, second = Classifier(), Classifier()
+    saving = pl.callbacks.ModelCheckpoint(dirpath=tmp_path, filename="last")
+    trainer = fitted(tmp_path, first, [*callbacks(planned_first), saving], max_epochs=1, enable_checkpointing=True)
+    assert trainer.global_step == 3
+    trainer = fitted(tmp_path, second, callbacks(not planned_first), path=tmp_path / "last.ckpt")
+    assert trainer.global_step == 6
+    usual = Classifier()
+    fitted(tmp_path, usual, [])
+    for name, value in usual.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_module_that_optimizes_by_hand_is_refused(tmp_path: Path) -> None:
+    module = Classifier()
+    module.automatic_optimization = False
+    with pytest.raises(UsageError, match="Classifier optimizes by hand"):
+        fitted(tmp_path, module, [PlannedTraining()], gradient_clip_val=None)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
