@@ -60,6 +60,11 @@ class FitSettings:
     """Shortest useful time of a solve: while nothing packs each has as much, and with less left nothing more is tried."""
     least_pack_s: float = 0.2
     """Shortest useful time of a packing: greedy packings alone ignore the gaps in lifetimes."""
+    usual_s: float = 5.0
+    """Time limits from which these two hold. Of shorter ones both are the same parts, so that a limit is kept although much
+    is tried and nothing packs, …"""
+    least_part: float = 0.1
+    """… but no less than this part of them."""
     above_load: float = 0.001
     """Part of its load by which a packing that fits may lie above it without being lowered, for half of the time left."""
     growth: float = 1.25
@@ -121,7 +126,7 @@ class PlanSearch:
     def _lowest(self, found: Trial) -> Trial:
         """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""
         limit_s, load = min(SETTINGS.pack_s, self._left() / 2), found.packing.lower_bound
-        if found.packing.height <= load * (1 + SETTINGS.above_load) or limit_s < SETTINGS.least_pack_s:
+        if found.packing.height <= load * (1 + SETTINGS.above_load) or limit_s < self._least(SETTINGS.least_pack_s):
             return found
         return found.packed(load, limit_s, self.limits.clock)
 
@@ -173,7 +178,7 @@ class PlanSearch:
 
     def _repair(self, budget: int, before: Trial) -> Trial | None:
         """What becomes of a schedule within `budget` bytes, however late it is; None where nothing does."""
-        limit_s = max(SETTINGS.least_s, self._left() * SETTINGS.repair_share)
+        limit_s = self._seconds(SETTINGS.repair_share, SETTINGS.least_s)
         try:
             return self._packed(self._solve(budget, limit_s, before.solution.schedule, prove=False))
         except (InfeasibleBudgetError, SolverTimeoutError):
@@ -186,7 +191,7 @@ class PlanSearch:
         return max(0.0, self._deadline - self.limits.clock.now())
 
     def _late(self) -> bool:
-        return self._left() <= SETTINGS.least_s
+        return self._left() <= self._least(SETTINGS.least_s)
 
     def _solve(
         self, budget: int, limit_s: float, start: Schedule | None, patience_s: float = 0.0, prove: bool = True
@@ -241,7 +246,16 @@ class PlanSearch:
         return min(tried, key=lambda trial: trial.packing.height)
 
     def _pack_s(self, share: float) -> float:
-        return min(SETTINGS.pack_s, max(SETTINGS.least_pack_s, self._left() * share))
+        return min(SETTINGS.pack_s, self._seconds(share, SETTINGS.least_pack_s))
+
+    def _seconds(self, share: float, least_s: float) -> float:
+        """That share of the time that is left, and the least that is useful at least."""
+        return max(self._least(least_s), self._left() * share)
+
+    def _least(self, seconds: float) -> float:
+        """Shortest useful time, `seconds` where the time limit is a usual one."""
+        part = min(1.0, self.limits.time_limit_s / SETTINGS.usual_s)
+        return seconds * max(SETTINGS.least_part, part)
 
     def _variants(self, solution: Solution) -> Iterator[Solution]:
         """The solution and its variants; the leanest alone where no time is left."""
