@@ -63,7 +63,7 @@ class FitSettings:
     usual_s: float = 5.0
     """Time limits from which these two hold. Of shorter ones both are the same parts, so that a limit is kept although much
     is tried and nothing packs, …"""
-    least_part: float = 0.1
+    least_part: float = 0.2
     """… but no less than this part of them."""
     above_load: float = 0.001
     """Part of its load by which a packing that fits may lie above it without being lowered, for half of the time left."""
