@@ -65,6 +65,10 @@ class FitSettings:
     is tried and nothing packs, …"""
     least_part: float = 0.2
     """… but no less than this part of them."""
+    overtime: float = 0.5
+    """Part of the time limit for which something that packs is still looked for when the limit is over, …"""
+    overtime_s: float = 0.4
+    """… and seconds for which it is at least."""
     above_load: float = 0.001
     """Part of its load by which a packing that fits may lie above it without being lowered, for half of the time left."""
     growth: float = 1.25
@@ -193,6 +197,11 @@ class PlanSearch:
     def _late(self) -> bool:
         return self._left() <= self._least(SETTINGS.least_s)
 
+    def _over(self) -> bool:
+        """Whether nothing more is tried, whatever was found."""
+        overtime_s = max(SETTINGS.overtime_s, SETTINGS.overtime * self.limits.time_limit_s)
+        return self.limits.clock.now() > self._deadline + overtime_s
+
     def _solve(
         self, budget: int, limit_s: float, start: Schedule | None, patience_s: float = 0.0, prove: bool = True
     ) -> Solution:
@@ -272,6 +281,8 @@ class PlanSearch:
         # A schedule of `above` bytes did not pack; one of `below` did, or there is none.
         above, below, less = capacity, floor - 1, 0
         while above - below > capacity * (SETTINGS.far if self._fits(known) and self._late() else SETTINGS.close):
+            if self._over():
+                return
             if below < floor:
                 missed = above * (known.packing.height - capacity) // known.packing.height
                 less = max(missed, int(SETTINGS.growth * less), int(SETTINGS.close * capacity))
@@ -298,7 +309,7 @@ class PlanSearch:
         candidates = [Candidate(schedule, first.lower_bound_ns, first.bound_scope) for schedule in within]
         others = [checked(problem, candidate, SolveOptions(one_form=True)) for candidate in candidates]
         for other in sorted(others, key=lambda solution: solution.timeline.step_ns):
-            if limit_ns is not None and other.timeline.step_ns >= limit_ns:
+            if self._over() or (limit_ns is not None and other.timeline.step_ns >= limit_ns):
                 return
             yield (found := self._packed(other))
             if self._fits(found):

@@ -82,13 +82,13 @@ def search_plan(
     no slower. Else raises InfeasibleBudgetError with the budget that plan needs, which is feasible whenever it is tried,
     and SolverTimeoutError as PlanSearch does.
     """
-    search = _Search(imported, planning, solver, limits, session_bytes)
+    search, ends = _Search(imported, planning, solver, limits, session_bytes), limits.clock.now() + limits.time_limit_s
     try:
         return search.fastest()
     except (InfeasibleBudgetError, SolverTimeoutError) as error:
         known = least_plan(imported, planning, solver, session_bytes) if least is None else least()
         if known is not None and known.need <= limits.capacity:
-            return search.going_on(known)
+            return search.going_on(known) if limits.clock.now() <= ends else known
         if known is None or isinstance(error, SolverTimeoutError):
             raise
         raise _too_small(planning, limits, known.need, error) from error
