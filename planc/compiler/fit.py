@@ -4,8 +4,8 @@ A schedule that fits the budget by its load may still not pack. What is tried, c
 
 1. the schedule as it is;
 2. the same schedule with shorter copies (`planc.lowering.slack`), first where that costs next to no predicted time;
-3. schedules within smaller budgets, until one packs however late it is, and then closer and closer to the largest that
-   does while time is left;
+3. schedules within smaller budgets, until one packs, for half the time limit more if need be, and then closer and closer
+   to the largest that does while time is left;
 4. of the other schedules that are known within the budget those that are faster than that.
 
 Each repair goes on from the schedule before it, so that it takes a moment to be nearly as fast. Where a schedule packs and
@@ -181,7 +181,7 @@ class PlanSearch:
         return trial.packing.height <= self.limits.capacity
 
     def _repair(self, budget: int, before: Trial) -> Trial | None:
-        """What becomes of a schedule within `budget` bytes, however late it is; None where nothing does."""
+        """What becomes of a schedule within `budget` bytes, late as it may be; None where nothing does."""
         limit_s = self._seconds(SETTINGS.repair_share, SETTINGS.least_s)
         try:
             return self._packed(self._solve(budget, limit_s, before.solution.schedule, prove=False))
@@ -274,8 +274,7 @@ class PlanSearch:
     def _smaller(self, known: Trial) -> Iterator[Trial]:
         """Schedules within smaller budgets: less and less until one packs, then between the budgets that do and do not.
 
-        Goes on from the `known` schedule, which does not, and however late it is until no more is given up for nothing than
-        a little.
+        Goes on from the `known` schedule, which does not, and in overtime until little is given up for nothing.
         """
         capacity, floor = self.limits.capacity, minimum_budget(self.planning.problem)[0]
         # A schedule of `above` bytes did not pack; one of `below` did, or there is none.

@@ -78,9 +78,9 @@ def search_plan(
 ) -> Found:
     """A plan whose slab and sessions fit `limits.capacity`, each distinct session taking `session_bytes`.
 
-    Where the search has none, it goes on from the `least` plan (by default `least_plan`) if that fits, and the answer is
-    no slower. Else raises InfeasibleBudgetError with the budget that plan needs, which is feasible whenever it is tried,
-    and SolverTimeoutError as PlanSearch does.
+    Where the search has none, and the `least` plan (by default `least_plan`) fits, that is the answer, or, where the search
+    ended before its time, what going on from it finds. Else raises InfeasibleBudgetError with the budget that plan needs,
+    which is feasible whenever it is tried, and SolverTimeoutError as PlanSearch does.
     """
     search, ends = _Search(imported, planning, solver, limits, session_bytes), limits.clock.now() + limits.time_limit_s
     try:
