@@ -140,12 +140,18 @@ def bits(out: Path, name: str, kind: str) -> Any:
         model = model_of(CASES[name], ranks=RANKS, bucket_bytes=2 << 20, sharded=sharded, rank=rank)
         imported = import_model(model, fused=True)
         onnx.save(model, out / f"{name}.{kind}.{rank}.onnx")
-        plan = compile_model(imported, costs_of(imported, out), CompileOptions("80%", time_limit_s=4)).plan
+        costs = one_engine(costs_of(imported, out))
+        plan = compile_model(imported, costs, CompileOptions("80%", time_limit_s=4)).plan
         plan.save(out / f"{name}.{kind}.{rank}.plan.json")
     ranks = answers(started(RANKS, "--out", str(out), f"{kind}-rank", name))
-    alone = answers(started(1, "--out", str(out), "bits-alone", name))[0]
+    alone = answers(started(1, "--out", str(out), f"{kind}-alone", name))[0]
     same = ranks[0].get("state") == alone.get("state") is not None
     return {"case": name, "bits_equal": same, "exchanges": len(plan.exchanges), "ranks": ranks, "alone": alone}
+
+
+def one_engine(table: Any) -> Any:
+    """The costs with the fastest engine of each call alone, which then computes it in any form and in any step."""
+    return msgspec.structs.replace(table, engines={name: engines[:1] for name, engines in table.engines.items()})
 
 
 def costs_of(imported: Any, out: Path, card: int = 0) -> Any:
@@ -184,11 +190,14 @@ def bits_rank(out: Path, name: str, kind: str) -> Any:
         return {**state_hashes(read_state(saved)), "replay_refused": getattr(step.device, "capture_refused", "")}
 
 
-def bits_alone(_out: Path, name: str) -> Any:
+def bits_alone(out: Path, name: str, kind: str) -> Any:
+    """Of one process, by the engines of the ranks' plan."""
     from planc.importer.import_model import import_model
+    from planc.plan.plan import Plan
     from planc.runtime.measure import UnplannedStep, synthetic_feeds
 
     imported = import_model(model_of(CASES[name], accumulate=RANKS), fused=True)
+    imported = replace(imported, engines=Plan.load(out / f"{name}.{kind}.0.plan.json").engine_table)
     graph, initial = imported.graph, imported.file.initial_values
     first = tuple(t for t in graph.inputs if graph.tensors[t].name in imported.micro_batches)
     step = UnplannedStep(imported, "cuda")
@@ -420,7 +429,8 @@ def main() -> None:
         **{f"{kind}-rank": partial(bits_rank, out, kind=kind) for kind in ("bits", "shards")},
         "plan": lambda c: plan_case(out, c, options.card, options.budgets), "run": lambda c: run_case(out, c),
         "torch": lambda c: torch_case(out, c, options.precision),
-        "bits-alone": lambda c: bits_alone(out, c), "run-rank": lambda c: run_rank(out, c),
+        **{f"{kind}-alone": partial(bits_alone, out, kind=kind) for kind in ("bits", "shards")},
+        "run-rank": lambda c: run_rank(out, c),
         "fail-rank": lambda c: fail_rank(out, c), "torch-rank": lambda c: torch_rank(out, c, options.precision),
     }  # fmt: skip
     if options.what == "all":

@@ -224,12 +224,12 @@ class Assembly:
         elif self.options.ranks > 1:
             ready = exchanged(weave, ready, self.options.ranks, self.options.bucket_bytes)
         updates = Updates(weave, schedule, self.options, group_of, self.table, hold, self._scale, self._shards)
-        updates.emit(ready, len(weave.body))
+        updates.emit(ready)
         if self._shards is not None:
             self._shards.finish()
         if schedule.following_step is not None:
             held = self.b.values[STEP]
-            following = updates.counted(schedule.following_step, held, len(weave.body))
+            following = updates.counted(schedule.following_step, held)
             self.hold(STEP, following, np.zeros((), np.float32))
         return updates
 
@@ -244,7 +244,7 @@ class Assembly:
         for bound in ("clip_value", "clip_norm", "ema_decay"):
             if (value := getattr(self.options, bound)) is not None:
                 schedule.shared(bound, value)
-        return Shards(weave, ready, owners, self.options, self.hold, len(weave.body))
+        return Shards(weave, ready, owners, self.options, self.hold)
 
     def _owned(self, name: str, rule: Optimizer) -> dict[str, int]:
         """What the owner of a parameter keeps for it alone: bytes by the state's name."""
@@ -256,7 +256,7 @@ class Assembly:
         if passes.count == 1:
             return dict(results)
         found = {}
-        with weave.filling(weave.section(len(weave.body)), LayerGroup("micro_batches", "mean", "update")) as b:
+        with weave.filling(weave.last(), LayerGroup("micro_batches", "mean", "update")) as b:
             for name, value in results.items():
                 parts = [passes.value(value, copy) for copy in range(passes.count)]
                 if value.rank:

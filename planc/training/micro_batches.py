@@ -18,12 +18,14 @@ from planc.training.weave import Weave
 
 @dataclass(frozen=True)
 class Ready:
-    """A gradient that is complete before the body's node `position`, where nothing later reads the parameter."""
+    """A gradient that is complete before the body's node `position`, where nothing later reads the parameter. What is
+    made of it there stands in the given turn (`Weave`)."""
 
     name: str
     gradient: Var
     group: LayerGroup
     position: int
+    turn: int = 0
 
 
 def titled(name: str, copy: int) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from planc.kernels.exchange import ALL_REDUCE, BROADCAST, REDUCE
 from planc.training.emit.builder import Array, Builder, LayerGroup, Var
 from planc.training.micro_batches import Ready
-from planc.training.ranks import await_positions, buckets_of, exchange_group
+from planc.training.ranks import await_positions, buckets_of, exchange_group, turn_of
 from planc.training.step_options import StepOptions
 from planc.training.weave import Section, Weave
 
@@ -40,7 +40,7 @@ class Shards:
     """The part of one rank: exchanges instead of what others update.
 
     `gradients` are those of all parameters, in any order; `owners` has the rank of each; `keep` takes next values of
-    state, `end` is the place behind the whole body.
+    state.
     """
 
     weave: Weave
@@ -48,7 +48,6 @@ class Shards:
     owners: Mapping[str, int]
     options: StepOptions
     keep: Hold
-    end: int
     _sums: dict[str, Var] = field(default_factory=dict)
     """What is left of each gradient: on its owner the sum over the ranks."""
     _fresh: dict[str, Var] = field(default_factory=dict)
@@ -64,22 +63,25 @@ class Shards:
         """Whether the parameter belongs to this rank."""
         return self.owners[name] == self.options.rank
 
+    def _section(self, index: int | None) -> Section:
+        """A new section where a bucket is awaited, behind those of the buckets before it; without one, at the end."""
+        return self.weave.last() if index is None else self.weave.section(self._positions[index], turn_of(index))
+
     def reduced(self) -> list[Ready]:
         """Emit the sums of all gradients; returns those of this rank's parameters, each ready where its bucket is
         awaited."""
         found = []
         for index, bucket in enumerate(self._buckets):
-            position = self._positions[index]
-            with self.weave.filling(self.weave.section(position), exchange_group(str(index))) as b:
+            with self.weave.filling(self._section(index), exchange_group(str(index))) as b:
                 for ready in bucket:
                     (total,) = b.kernel(
                         REDUCE, [ready.gradient], [f"{ready.name}.reduced"],
                         ranks=self.options.ranks, root=self.owners[ready.name],
                     )  # fmt: skip
                     self._sums[ready.name] = total
-                    found.append(replace(ready, gradient=total, position=position))
+                    found.append(replace(ready, gradient=total, position=self._positions[index], turn=turn_of(index)))
             if self.options.waits:
-                self._drop(index, position)
+                self._drop(index)
         return [ready for ready in found if self.is_mine(ready.name)]
 
     def hold(self, name: str, following: Var, zeros: Array | None) -> None:
@@ -94,7 +96,7 @@ class Shards:
         """Give what is still to be given: all updates of this rank are emitted."""
         self._give_complete()
         if self._buckets:
-            self._give(len(self._buckets) - 1, self.end)
+            self._give(len(self._buckets) - 1, None)
 
     def together(self, section: Section, title: str, elements: Mapping[str, Var], like: int) -> Var:
         """A vector with the elements of all gradients, one each, of which every rank has those of its parameters.
@@ -115,18 +117,18 @@ class Shards:
     def _give_complete(self) -> None:
         while self._known < len(self._buckets) and self._is_complete(self._known):
             if self._known:
-                self._give(self._known - 1, self.end if self.options.waits else self._positions[self._known])
+                self._give(self._known - 1, None if self.options.waits else self._known)
             self._known += 1
 
     def _is_complete(self, index: int) -> bool:
         return all(ready.name in self._fresh for ready in self._buckets[index] if self.is_mine(ready.name))
 
-    def _give(self, index: int, position: int) -> None:
-        """Emit the way back of a bucket's parameters, awaited at `position`."""
+    def _give(self, index: int, behind: int | None) -> None:
+        """Emit the way back of a bucket's parameters, awaited behind the updates of another, or at the end."""
         bucket = self._buckets[index]
-        with self.weave.filling(self.weave.section(position), exchange_group(f"{index}.room")) as b:
+        with self.weave.filling(self._section(behind), exchange_group(f"{index}.room")) as b:
             operands = [self._fresh[r.name] if self.is_mine(r.name) else self._room(b, r.name) for r in bucket]
-        with self.weave.filling(self.weave.section(position), exchange_group(f"{index}.parameters")) as b:
+        with self.weave.filling(self._section(behind), exchange_group(f"{index}.parameters")) as b:
             for ready, operand in zip(bucket, operands, strict=True):
                 (given,) = b.kernel(
                     BROADCAST, [operand], [f"{ready.name}.given"],
@@ -134,9 +136,9 @@ class Shards:
                 )  # fmt: skip
                 self.keep(ready.name, given, None)
 
-    def _drop(self, index: int, position: int) -> None:
+    def _drop(self, index: int) -> None:
         """Let go of gradients that are other ranks', one element excepted: it will be long until the bytes are needed."""
-        with self.weave.filling(self.weave.section(position), exchange_group(f"{index}.dropped")) as b:
+        with self.weave.filling(self._section(index), exchange_group(f"{index}.dropped")) as b:
             for ready in self._buckets[index]:
                 if not self.is_mine(ready.name):
                     total = self._sums[ready.name]

@@ -66,19 +66,19 @@ class Updates:
     _shares: dict[str, Var] = field(default_factory=dict)
     _oddities: dict[str, Var] = field(default_factory=dict)
 
-    def emit(self, gradients: Sequence[Ready], end: int) -> None:
-        """Emit all updates; `end` is the place behind the whole body."""
-        sections = [(ready, self.weave.section(ready.position)) for ready in gradients]
+    def emit(self, gradients: Sequence[Ready]) -> None:
+        """Emit all updates."""
+        sections = [(ready, self.weave.section(ready.position, ready.turn)) for ready in gradients]
         prepared = [replace(ready, gradient=self._prepared(ready, section)) for ready, section in sections]
         if not self.options.waits:
             for ready, (_, section) in zip(prepared, sections, strict=True):
                 self._update(ready, section)
             return
         self._judge(prepared, sections)
-        self._last = self.weave.section(end)
+        self._last = self.weave.last()
         self._common(self._last)
         for ready in prepared:
-            self._update(ready, self.weave.section(end))
+            self._update(ready, self.weave.last())
 
     # --- one gradient
 
@@ -217,11 +217,11 @@ class Updates:
         self.hold(self.scale.name, fine, np.array(dynamic.initial, np.float32))
         self.hold(CLEAN_STEPS, b.where(self._finite, again, 0.0), np.array(0.0, np.float32))
 
-    def counted(self, following: Var, held: Var, end: int) -> Var:
+    def counted(self, following: Var, held: Var) -> Var:
         """The next step count: unchanged by a step whose gradients are not all finite."""
         if self._finite is None:
             return following
-        with self.weave.filling(self.weave.section(end), LayerGroup(GRADIENT_NORM, "clip", "update")) as b:
+        with self.weave.filling(self.weave.last(), LayerGroup(GRADIENT_NORM, "clip", "update")) as b:
             return b.where(self._finite, following, held)
 
 

@@ -1,5 +1,6 @@
 """Puts nodes between nodes that are already emitted."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,17 +14,22 @@ Section = list[onnx.NodeProto]
 
 
 class Weave:
-    """The nodes `body`, and sections that are to stand before some of them; sections of one place keep their order."""
+    """The nodes `body`, and sections that are to stand before some of them: at one place by their turn, those of one turn
+    in the order in which they were made."""
 
     def __init__(self, b: Builder, body: Sequence[onnx.NodeProto]) -> None:
         self.b, self.body = b, body
-        self._sections: defaultdict[int, list[Section]] = defaultdict(list)
+        self._sections: defaultdict[int, list[tuple[float, Section]]] = defaultdict(list)
 
-    def section(self, position: int) -> Section:
+    def section(self, position: int, turn: float = 0) -> Section:
         """A new section before the body's node `position`; one may be filled as long as nothing is woven."""
         made: Section = []
-        self._sections[position].append(made)
+        self._sections[position].append((turn, made))
         return made
+
+    def last(self) -> Section:
+        """A new section behind everything but the last ones before it."""
+        return self.section(len(self.body), math.inf)
 
     @contextmanager
     def filling(self, section: Section, group: LayerGroup) -> Iterator[Builder]:
@@ -39,9 +45,10 @@ class Weave:
         """All nodes in order."""
         result: list[onnx.NodeProto] = []
         for position, node in enumerate(self.body):
-            for section in self._sections.get(position, ()):
-                result += section
+            result += self._before(position)
             result.append(node)
-        for section in self._sections.get(len(self.body), ()):
-            result += section
-        return result
+        return result + self._before(len(self.body))
+
+    def _before(self, position: int) -> list[onnx.NodeProto]:
+        sections = sorted(self._sections.get(position, ()), key=lambda section: section[0])
+        return [node for _, section in sections for node in section]

@@ -102,9 +102,13 @@ def test_steps_of_other_options_are_told_apart(changes: dict[str, Any], imported
     assert other.step != imported.graph.shards.step
 
 
+def root(node: onnx.NodeProto) -> int:
+    return next(a.i for a in node.attribute if a.name == "root")
+
+
 def without(made: onnx.ModelProto, op_type: str) -> onnx.ModelProto:
-    """The model in which one exchange does not happen: who read its result reads the operand."""
-    node = next(n for n in made.graph.node if n.op_type.startswith(op_type))
+    """The model in which one exchange of the first rank's does not happen: who read its result reads the operand."""
+    node = next(n for n in made.graph.node if n.op_type.startswith(op_type) and root(n) == 0)
     taken = {node.output[0]: node.input[0]}
     for other in made.graph.node:
         other.input[:] = [taken.get(name, name) for name in other.input]
