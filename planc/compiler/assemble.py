@@ -115,11 +115,11 @@ def _memory(result: Result, costs: CostTable) -> p.Memory:
         scratch_bytes=result.scratch_bytes,
         host_bytes=lowered.host_bytes,
         liveness_peak_bytes=planning.liveness_peak_bytes,
-        minimum_budget_bytes=need + result.scratch_bytes + costs.device.session_bytes,
+        minimum_budget_bytes=need + result.scratch_bytes + costs.device.session_bytes + costs.exchange_bytes,
         minimum_layer=layer,
         load_bytes=lowered.load_bytes,
         slab_scratch_bytes=max((region.bytes for region in lowered.scratch), default=0),
-        session_bytes=result.found.session_bytes,
+        session_bytes=result.found.session_bytes + costs.exchange_bytes,
         host_limit_bytes=planning.problem.host_budget_bytes,
         host_tier=costs.link.tier,
     )

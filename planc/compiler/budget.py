@@ -44,7 +44,8 @@ def budget_bytes(text: str | None, planning: PlanningProblem, costs: CostTable) 
     bare = text.strip()
     if bare.replace(".", "", 1).isdecimal() and float(bare) < _FEW:
         raise UsageError(f"budget {text!r}: which unit? Write {bare}% or {bare}GiB, or {bare}B for bytes")
-    return parse_size(text, planning.liveness_peak_bytes)
+    size = parse_size(text, planning.liveness_peak_bytes)
+    return size + costs.exchange_bytes if "%" in text else size  # a share is of what a plan can change
 
 
 def arena_bytes_of(planning: PlanningProblem) -> int:

@@ -68,13 +68,17 @@ class CompileJob:
     @property
     def roomy_bytes(self) -> int:
         """A budget within which nothing has to be given up: the liveness peak with what lies beside the slab."""
-        return self.usual.liveness_peak_bytes + arena_bytes_of(self.usual) + self.costs.device.session_bytes
+        return self.usual.liveness_peak_bytes + self._beside(self.usual) + self.costs.device.session_bytes
+
+    def _beside(self, planning: PlanningProblem) -> int:
+        """Bytes beside the slab, but for sessions: an arena for scratch, and what exchanges hold."""
+        return arena_bytes_of(planning) + self.costs.exchange_bytes
 
     @property
     def least_bytes(self) -> int:
         """A budget below which no plan goes: the neediest layer's, with what lies beside the slab."""
         return (
-            min(minimum_budget(planning.problem)[0] + arena_bytes_of(planning) for planning in self.plannings)
+            min(minimum_budget(planning.problem)[0] + self._beside(planning) for planning in self.plannings)
             + self.costs.device.session_bytes
         )
 
@@ -121,7 +125,7 @@ class CompileJob:
         """The plan found, or a faster one that was made for a smaller budget, with the bound proved for this one."""
         costs = hashlib.sha256(msgspec.json.encode(self.costs)).hexdigest()
         key = (self.imported.graph.content_hash, costs, options.solver, str(options.host_memory))
-        new = Known(result.planning, result.found, result.found.need + arena_bytes_of(result.planning))
+        new = Known(result.planning, result.found, result.found.need + self._beside(result.planning))
         best = fastest_within(key, result.budget_bytes, new)
         if best is new:
             return result
@@ -131,7 +135,7 @@ class CompileJob:
     def _least_budget(self, solver: str, host_memory: str | None) -> int:
         """The least bytes that a plan is known to need."""
         needs = [
-            plan.need + arena_bytes_of(planning)
+            plan.need + self._beside(planning)
             for index, planning in enumerate(self.plannings)
             if (plan := self._least(index, solver, host_memory)) is not None
         ]
@@ -159,9 +163,9 @@ class CompileJob:
         found: list[tuple[PlanningProblem, Found]] = []
         failed: list[InfeasibleBudgetError | SolverTimeoutError] = []
         for index, planning in enumerate(self.plannings):
-            limited, scratch = on_host(planning, options.host_memory), arena_bytes_of(planning)
+            limited, beside = on_host(planning, options.host_memory), self._beside(planning)
             share = max(0.0, ends - clock.now()) / (len(self.plannings) - index)
-            limits = Limits(budget - scratch, scratch, share, options.seed, options.on_progress, options.gap, clock)
+            limits = Limits(budget - beside, beside, share, options.seed, options.on_progress, options.gap, clock)
             least = partial(self._least, index, options.solver, options.host_memory)
             try:
                 plan = search_plan(self.imported, limited, solver, limits, self.costs.device.session_bytes, least)

@@ -62,6 +62,7 @@ def _implausible_exchange(link: ExchangeLink) -> Iterator[str]:
         yield from _out_of_range("an exchange", (point.size, point.ns), _LARGEST)
     ppm = (link.compute_exchange_ppm, link.copy_exchange_ppm, link.exchange_compute_ppm, link.exchange_copy_ppm)
     yield from _out_of_range("contention with exchanges", ppm, _LARGEST_PPM)
+    yield from _out_of_range("what exchanges hold", (link.device_bytes,), _LARGEST)
 
 
 def _implausible(table: CostTable) -> Iterator[str]:

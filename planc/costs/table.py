@@ -114,7 +114,8 @@ class ExchangePoint(msgspec.Struct, frozen=True, kw_only=True):
 
 class ExchangeLink(msgspec.Struct, frozen=True, kw_only=True):
     """The way between the devices of `ranks` ranks: time of a sum over all by its size (ascending), and what exchanges and
-    the other engines cost each other, in ppm. `name` says what exchanges, and where."""
+    the other engines cost each other, in ppm. `name` says what exchanges, and where; `device_bytes` is what it holds of
+    each rank's device all the time."""
 
     ranks: int
     points: tuple[ExchangePoint, ...]
@@ -123,6 +124,7 @@ class ExchangeLink(msgspec.Struct, frozen=True, kw_only=True):
     copy_exchange_ppm: int = 0
     exchange_compute_ppm: int = 0
     exchange_copy_ppm: int = 0
+    device_bytes: int = 0
 
     def exchange_ns(self, size: int) -> int:
         """Duration of an exchange of `size` bytes: linear between measured sizes, by the last rate beyond them."""
@@ -164,6 +166,11 @@ class CostTable(msgspec.Struct, frozen=True, kw_only=True):
     def layer(self, index: int) -> LayerCost:
         """Cost of the graph's layer `index`."""
         return self.unique[self.layers[index]]
+
+    @property
+    def exchange_bytes(self) -> int:
+        """What exchanges hold of the device all the time."""
+        return 0 if self.exchange is None else self.exchange.device_bytes
 
     @property
     def engine_table(self) -> dict[str, list[tuple[str, int]]]:

@@ -96,7 +96,8 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes: `slab_bytes` + `scratch_bytes` + `session_bytes` ≤ `budget_bytes`. `minimum_budget_bytes` is set by
-    `minimum_layer`; `session_bytes` is what the plan's distinct sessions are expected to take of the device.
+    `minimum_layer`; `session_bytes` is what the plan's distinct sessions, and exchanges, are expected to take of the
+    device.
 
     The host slab of `host_bytes` is within `host_limit_bytes`, where the user gave one. The costs of copies hold for a
     `host_tier` of this kind.

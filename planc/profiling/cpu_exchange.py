@@ -21,6 +21,8 @@ _PPM = 1_000_000
 class CpuExchangeMeter:
     """Sums arrays with the other ranks, which measure at the same time."""
 
+    device_bytes = 0
+
     def __init__(self, group: RankGroup) -> None:
         self._sums = GlooSums(group, "meter")
 

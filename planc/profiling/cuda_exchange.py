@@ -17,15 +17,18 @@ _BESIDE_BYTES = 16 << 20
 
 
 class CudaExchangeMeter:
-    """Sums memory of the card with the other ranks, which measure at the same time."""
+    """Sums memory of the card with the other ranks, which measure at the same time. `device_bytes` is what NCCL then holds
+    of the card: buffers for each of its channels, and its kernels."""
 
     def __init__(self, group: RankGroup) -> None:
         load_libraries()
         self._context = Context(group.local)
         self._link = LinkMeter(group.local)
+        free = self._context.info().free_bytes
         self._sums = NcclSums(group, self._context, self._link.streams[Engine.EXCHANGE])
         self._queue(_REGION, 1)  # connections are made by the first sum, which cannot be recorded
         self._link.settle()
+        self.device_bytes = max(0, free - self._context.info().free_bytes)
 
     def exchange_ns(self, size: int) -> int:
         """Median time of a sum of `size` bytes, alone, in a recorded row of them."""

@@ -50,9 +50,9 @@ def measure_exchange(ranks: int, target: Target) -> ExchangeLink:
             raise DeviceError(
                 f"exchanges between {ranks} ranks cannot be measured: {(text.strip().splitlines() or ['?'])[-1]}"
             )
-    points, slow = msgspec.json.decode(outputs[0][0])
+    points, facts = msgspec.json.decode(outputs[0][0])
     return msgspec.convert(
-        {"ranks": ranks, "points": points, "name": f"{ranks} x {words[0]}, measured", **slow}, ExchangeLink
+        {"ranks": ranks, "points": points, "name": f"{ranks} x {words[0]}, measured", **facts}, ExchangeLink
     )
 
 

@@ -1,6 +1,6 @@
 """`python -m planc.profiling.exchange_probe KIND`: one of the processes that measure the way between ranks.
 
-The first of them prints the points of the link and its contention as JSON.
+The first of them prints the points of the link, its contention and the bytes that it holds as JSON.
 """
 
 import sys
@@ -25,11 +25,11 @@ def main(kind: str) -> None:
         return
     times = [meter.exchange_ns(size) for size in _SIZES]
     lifted = monotone(tuple(CopyPoint(size=s, out_ns=t, in_ns=t) for s, t in zip(_SIZES, times, strict=True)))
-    slow = meter.contention()
+    facts = {**meter.contention(), "device_bytes": meter.device_bytes}
     group.meet("measured", "")
     if group.rank == 0:
         points = [{"size": point.size, "ns": point.out_ns} for point in lifted]
-        sys.stdout.write(msgspec.json.encode([points, slow]).decode())
+        sys.stdout.write(msgspec.json.encode([points, facts]).decode())
 
 
 if __name__ == "__main__":
