@@ -249,6 +249,8 @@ def run_case(out: Path, name: str) -> Any:
         found = answers(started(ranks, "--out", str(out), "run-rank", path.name))
         row = {"plan": path.name, "ranks": ranks, "budget_mib": plan.memory.budget_bytes // MIB, **found[0]}
         row |= {"predicted_ms": round(plan.prediction.step_ns / 1e6, 3), "other": found[1:]}
+        if ranks > 1:  # a rank that comes first waits for the others, too
+            row["hidden"] = max(each.get("hidden", -1) for each in found)
         rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
     return rows

@@ -12,6 +12,7 @@ from planc.runtime.device import Engine, TensorAddress
 from planc.runtime.ranks.group import RankGroup
 
 _REGION = 64 << 20
+_FIRST = (4 << 10, 1 << 20, _REGION)
 _SUMS = 8
 _BESIDE_BYTES = 16 << 20
 
@@ -26,7 +27,8 @@ class CudaExchangeMeter:
         self._link = LinkMeter(group.local)
         free = self._context.info().free_bytes
         self._sums = NcclSums(group, self._context, self._link.streams[Engine.EXCHANGE])
-        self._queue(_REGION, 1)  # connections are made by the first sum, which cannot be recorded
+        for size in _FIRST:  # connections, of another kind for small sums, are made by the first, which is not recorded
+            self._queue(size, 1)
         self._link.settle()
         self.device_bytes = max(0, free - self._context.info().free_bytes)
 

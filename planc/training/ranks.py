@@ -8,6 +8,7 @@ Running statistics pass through the ranks in their order, as they pass from one 
 its batch's statistics into its row of a table of zeros, the tables are summed, and the rows are taken in one by one.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -109,14 +110,9 @@ def place_statistics(b: Builder, ready: Sequence[Ready], limit: int) -> list[Rea
     depends on them behind that. Returns `ready` with the positions of the changed body."""
     if not b.gathered:
         return list(ready)
-    body, waiting = list(b.nodes), {table.name for _, table in b.gathered}
-    moved, kept = list[onnx.NodeProto](), list[onnx.NodeProto]()
-    for node in body:
-        if waiting.isdisjoint(node.input):
-            kept.append(node)
-        else:
-            moved.append(node)
-            waiting.update(node.output)
+    body, moved = list(b.nodes), _dependent(b)
+    gone = {id(node) for node in moved}
+    kept = [node for node in body if id(node) not in gone]
     phases = [(node_annotation(node) or ("", "", ""))[2] for node in kept]
     filled_at = phases.index("backward") if "backward" in phases else len(kept)
     shifted = _without(body, moved, ready)
@@ -181,6 +177,26 @@ def _without(body: Sequence[onnx.NodeProto], moved: Sequence[onnx.NodeProto], re
     gone = {id(node) for node in moved}
     before = np.cumsum([0, *(id(node) in gone for node in body)])
     return [replace(r, position=r.position - int(before[r.position])) for r in ready]
+
+
+def _dependent(b: Builder) -> list[onnx.NodeProto]:
+    """The nodes that need a table, and those of updates that make what only these read: in order."""
+    waiting = {table.name for _, table in b.gathered}
+    found = set[int]()
+    for at, node in enumerate(b.nodes):
+        if not waiting.isdisjoint(node.input):
+            found.add(at)
+            waiting.update(node.output)
+    readers = defaultdict[str, set[int]](set)
+    for at, node in enumerate(b.nodes):
+        for name in node.input:
+            readers[name].add(at)
+    for at in reversed(range(len(b.nodes))):
+        node = b.nodes[at]
+        reading = set[int]().union(*(readers[name] for name in node.output))
+        if (node_annotation(node) or ("", "", ""))[2] == "update" and reading and reading <= found:
+            found.add(at)
+    return [b.nodes[at] for at in sorted(found)]
 
 
 def _fill(b: Builder) -> list[Var]:

@@ -12,6 +12,7 @@ from planc.training.emit.builder import LayerGroup, Var
 from planc.training.micro_batches import Ready
 from planc.training.ranks import await_positions, buckets_of, nbytes
 from planc.training.step_options import StepOptions
+from planc.zoo import ZooOptions, build_forward
 
 GROUP = LayerGroup("layer", "conv", "backward")
 
@@ -57,3 +58,10 @@ def test_updates_of_earlier_buckets_stand_before_the_last_exchange() -> None:
 
 def phase(node: onnx.NodeProto) -> str:
     return (node_annotation(node) or ("", "", ""))[2]
+
+
+def test_nothing_of_running_statistics_stands_within_the_forward_pass() -> None:
+    built = build_forward("resnet18", ZooOptions(batch=1, image=32))
+    made = differentiate(built.model, loss=built.loss, optimizer=Optimizer("momentum"), options=StepOptions(ranks=2))
+    phases = [phase(node) for node in made.graph.node]
+    assert "update" not in phases[: max(at for at, found in enumerate(phases) if found == "forward")]
