@@ -159,6 +159,8 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"clip_norm": 0.05},
     {"clip_norm": 0.05, "norm_order": math.inf, "ema_decay": 0.9},
     {"loss_scale": DynamicScale(1024.0, interval=2), "clip_value": 0.01},
+    {"accumulate": 2},
+    {"accumulate": 2, "clip_norm": 0.05},
 )
 
 

@@ -49,7 +49,9 @@ def one_step(step: TrainingStep, index: int, orders: dict[str, Any]) -> float:
     if index == at:
         fail(step, how)
     graph = step.imported.graph
-    feeds = synthetic_feeds(graph, index * graph.ranks + step.rank)
+    feeds: dict[str, Any] = {**synthetic_feeds(graph, index * graph.ranks + step.rank)}
+    for name, copies in step.imported.micro_batches.items():
+        feeds[name] = [feeds.pop(copy) for copy in copies]
     outputs = step(feeds)
     return float(next(iter(outputs.values())))
 
