@@ -32,7 +32,7 @@ class LinkMeter:
     def __init__(self, index: int = 0) -> None:
         self.device = allocate(2 * _REGION, "measuring copies")
         self.host = allocate_pinned(2 * _REGION, "measuring copies")
-        self.streams = {engine: new_stream(urgent=engine is Engine.EXCHANGE) for engine in Engine}
+        self.streams = {engine: new_stream() for engine in Engine}
         self.compute = _Reference(index, self.streams[Engine.COMPUTE])
         self.replays: list[Replay] = []
 

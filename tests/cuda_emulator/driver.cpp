@@ -62,8 +62,6 @@ API cuStreamCreate(CUstream* stream, unsigned) {
     REFUSE("stream", CUDA_ERROR_OUT_OF_MEMORY);
     return *stream = reinterpret_cast<CUstream>(world().create_stream()), CUDA_SUCCESS;
 }
-API cuStreamCreateWithPriority(CUstream* stream, unsigned flags, int) { return cuStreamCreate(stream, flags); }
-API cuCtxGetStreamPriorityRange(int* least, int* most) { return *least = 0, *most = -5, CUDA_SUCCESS; }
 API cuStreamDestroy(CUstream handle) {
     Stream* stream = stream_of(handle);
     CUresult result = world().synchronize(stream);

@@ -104,7 +104,7 @@ class CudaDevice:
             self._slab = allocate(slab_bytes, "the plan's slab")
             self._host = allocate_pinned(host_bytes, "the plan's host slab") if host_bytes else 0
             for engine in Engine:
-                self._streams[engine] = new_stream(urgent=engine is Engine.EXCHANGE)
+                self._streams[engine] = new_stream()
             if self._allocator is None:
                 reserve_scratch(scratch_bytes, index)
             elif scratch_bytes:

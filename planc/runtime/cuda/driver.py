@@ -20,10 +20,6 @@ except ImportError:
 _INSTALL = "install planc[cuda] (cuda-bindings, cuda-core) and an NVIDIA driver for CUDA 13"
 
 
-_NON_BLOCKING = 1
-"""`CU_STREAM_NON_BLOCKING`."""
-
-
 def call(name: str, *arguments: object) -> Any:
     """Call a driver function; its results without the status: None, one value or a tuple.
 
@@ -142,13 +138,9 @@ def pinned_limits() -> str:
     return ", ".join(words)
 
 
-def new_stream(urgent: bool = False) -> Any:
-    """A stream that does not wait for the legacy default stream. Blocks of an `urgent` one's kernels start before those
-    of others that wait for a multiprocessor."""
-    if not urgent:
-        return call("cuStreamCreate", _NON_BLOCKING)
-    _, most = call("cuCtxGetStreamPriorityRange")
-    return call("cuStreamCreateWithPriority", _NON_BLOCKING, most)
+def new_stream() -> Any:
+    """A stream that does not wait for the legacy default stream."""
+    return call("cuStreamCreate", driver.CUstream_flags.CU_STREAM_NON_BLOCKING)
 
 
 def new_event(timing: bool = False) -> Any:
