@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import stat
 import tempfile
 import time
@@ -22,6 +23,9 @@ from planc.errors import OutputError
 
 LARGEST_DOCUMENT = 1 << 30
 """Bytes of a JSON, CSV or ONNX file without external data, at most: half of what a protocol buffer can hold."""
+
+_LINE_BREAK = re.compile(rb"(?<!\\)(?:\\\\)*\\(?:[nr]|u000[aAdD])")
+"""The escape of a line feed or carriage return; JSON has them in no other form within a string."""
 
 UNREADABLE = (OSError, UnicodeDecodeError, RecursionError, msgspec.MsgspecError)
 """What reading and decoding a JSON document raises: no file, no text, too deep, truncated, of other types."""
@@ -51,6 +55,15 @@ def read_file(path: Path, limit: int = LARGEST_DOCUMENT) -> bytes:
         if size > limit:
             raise OSError(errno.EFBIG, f"it has {size} bytes, more than the {limit} that planc reads")
         return stream.read(size)
+
+
+def read_json(path: Path, limit: int = LARGEST_DOCUMENT) -> bytes:
+    """The JSON text of a file others may have written. Raises what `read_file` does, and one of `UNREADABLE` where a string
+    in it has a line break, which none of planc's has: in a message, what follows would pass for a line of planc's own."""
+    data = read_file(path, limit)
+    if _LINE_BREAK.search(data):
+        raise msgspec.ValidationError("a string in it has a line break")
+    return data
 
 
 def _require_regular(info: os.stat_result) -> None:

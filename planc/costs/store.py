@@ -10,7 +10,7 @@ import msgspec
 from planc.costs.table import FORMAT, CostTable, ExchangeLink
 from planc.errors import DeviceError
 from planc.file_kinds import not_the
-from planc.files import UNREADABLE, read_file, write_output
+from planc.files import UNREADABLE, read_json, write_output
 
 _LARGEST = 1 << 53
 """Bytes and nanoseconds up to here (104 days) can be added up in 64 bits, and are exact in a double."""
@@ -27,7 +27,7 @@ def write_costs(table: CostTable | ExchangeLink, path: Path) -> None:
 def read_costs(path: Path) -> CostTable:
     """Read a table. Raises DeviceError naming the file when it is missing, truncated, of another format or impossible."""
     try:
-        raw: dict[str, Any] = msgspec.json.decode(read_file(path), type=dict[str, Any])
+        raw: dict[str, Any] = msgspec.json.decode(read_json(path), type=dict[str, Any])
         if "model_hash" not in raw:
             raise DeviceError(f"{not_the('cost table', path, 'no costs')}; make a table with `planc profile`")
         if raw.get("format") != FORMAT:
@@ -47,7 +47,7 @@ def read_costs(path: Path) -> CostTable:
 def read_exchange(path: Path) -> ExchangeLink:
     """Read a link between ranks. Raises DeviceError naming the file when it is missing, damaged or impossible."""
     try:
-        link = msgspec.json.decode(read_file(path), type=ExchangeLink)
+        link = msgspec.json.decode(read_json(path), type=ExchangeLink)
     except (FileNotFoundError, *UNREADABLE) as error:
         raise DeviceError(f"{path}: not a readable link between ranks ({error})") from error
     for text in _implausible_exchange(link):

@@ -8,6 +8,8 @@ from operator import attrgetter
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from planc.graph.annotations import node_annotation
+
 INFERENCE_ERRORS = (
     onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError, MemoryError,
 )  # fmt: skip
@@ -26,11 +28,12 @@ _PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 
 
 def malformed(model: onnx.ModelProto) -> Iterator[str]:
-    """What is wrong with the structure of `model`, each naming the node or tensor: text that is none, unknown element
-    types, tensors read before they are made, made twice, or never."""
+    """What is wrong with the structure of `model`, each naming the node or tensor: text that is none, names with line
+    breaks, unknown element types, tensors read before they are made, made twice, or never."""
     texts = list(_not_text(model))
     texts += _too_long(model.graph)
     texts += _reserved(model.graph)
+    texts += _broken(model.graph) if not texts else ()
     yield from texts
     if not texts:
         yield from _types(model.graph)
@@ -56,6 +59,23 @@ def _too_long(graph: onnx.GraphProto) -> Iterator[str]:
     for named in chain(graph.node, graph.input, graph.output, graph.initializer):
         if len(named.name) > _LONGEST_NAME:
             yield f"the name {named.name[:40]!r}… has {len(named.name)} characters, at most {_LONGEST_NAME} are expected"
+
+
+def _broken(graph: onnx.GraphProto) -> Iterator[str]:
+    """Names of several lines: in a message, the second would pass for a line of planc's own."""
+    join = chain.from_iterable
+    named = map(attrgetter("name", "op_type", "domain"), graph.node)
+    tensors = map(attrgetter("name"), chain(graph.input, graph.output, graph.initializer))
+    layers = join(filter(None, map(node_annotation, graph.node)))
+    for name in chain(
+        join(named),
+        join(map(attrgetter("input"), graph.node)),
+        join(map(attrgetter("output"), graph.node)),
+        tensors,
+        layers,
+    ):
+        if "\n" in name or "\r" in name:
+            yield f"the name {name[:80]!r} has a line break; rename it"
 
 
 def _reserved(graph: onnx.GraphProto) -> Iterator[str]:

@@ -16,7 +16,7 @@ import networkx as nx
 
 from planc.errors import ModelError
 from planc.file_kinds import not_the
-from planc.files import UNREADABLE, read_file
+from planc.files import UNREADABLE, read_json
 from planc.problem.problem import Alternative, Origin, Problem, Task, Value
 from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
@@ -94,7 +94,7 @@ def read_instance(path: Path, link: Bandwidths | None = None) -> Instance:
     cost or size, and an order or graph that is not topological.
     """
     try:
-        content = msgspec.json.decode(read_file(path), type=_File)
+        content = msgspec.json.decode(read_json(path), type=_File)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
     except UNREADABLE as error:

@@ -8,7 +8,7 @@ import msgspec
 
 from planc.errors import PlanError
 from planc.file_kinds import not_the
-from planc.files import UNREADABLE, read_file
+from planc.files import UNREADABLE, read_json
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ def encoded(value: msgspec.Struct) -> bytes:
 def decoded(path: Path, kind: type[T], formats: tuple[int, ...]) -> T:
     """Read a plan. Raises PlanError naming the file when it is missing, truncated, malformed or of another format."""
     try:
-        raw: dict[str, Any] = msgspec.json.decode(read_file(path), type=dict[str, Any])
+        raw: dict[str, Any] = msgspec.json.decode(read_json(path), type=dict[str, Any])
     except FileNotFoundError as error:
         raise PlanError(f"{path}: no such plan; make one with `planc compile`") from error
     except UNREADABLE as error:

@@ -61,6 +61,11 @@ def ints(*values: int) -> np.ndarray:
     return np.array(values, np.int64)
 
 
+for _break in "\n\r":
+    _one(f"a node's name with {_break!r}", N("Identity", ["x"], ["y"], name=f"a{_break}planc: all is well"))
+    _one(
+        f"a tensor's name with {_break!r}", N("Identity", ["x"], [f"t{_break}t"]), N("Identity", [f"t{_break}t"], ["y"])
+    )
 _zero = helper.make_tensor("value", TensorProto.FLOAT, [1], [0.0])
 for _size in (1 << 31, 1 << 40, (1 << 62), (1 << 63) - 1, -1):
     _one(f"ConstantOfShape {_size}", N("ConstantOfShape", ["n"], ["y"], value=_zero), n=ints(_size))

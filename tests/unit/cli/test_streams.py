@@ -170,6 +170,24 @@ def test_names_from_files_do_not_reach_the_terminal_raw(
         assert not {"\x1b", "\x07", "\u202e"} & set(page)
 
 
+@pytest.mark.parametrize("evil", ["\\nplanc: all is well", "\\u000aplanc: all is well", "\\\\\\rplanc"])
+def test_names_of_several_lines_are_refused(evil: str, folder: Path, planc: Planc, tmp_path: Path) -> None:
+    """A second line in a name would pass for one of planc's own."""
+    text = (folder / "m.plan.json").read_text()
+    (tmp_path / "p.json").write_text(text.replace('"fc0', f'"{evil}fc0'))
+    code, data, message = planc("inspect", str(tmp_path / "p.json"))
+    assert (code, data) == (3, "")
+    assert "line break" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_an_escaped_backslash_before_n_is_no_line_break(folder: Path, planc: Planc, tmp_path: Path) -> None:
+    text = (folder / "m.plan.json").read_text()
+    (tmp_path / "p.json").write_text(text.replace('"fc0', '"\\\\nfc0'))
+    code, _, message = planc("inspect", str(tmp_path / "p.json"))
+    assert code == 0, message
+
+
 def test_json_has_no_numbers_that_json_lacks(capsys: pytest.CaptureFixture[str]) -> None:
     """A step that diverged has losses that are none; most parsers refuse NaN."""
     print_json({"losses": [float("nan"), float("inf"), 0.5], "name": "\x9b\u202e", "size": 1 << 62})
