@@ -142,8 +142,8 @@ def _readers_before(t: Trail, value: int, now: int) -> int:
 
 
 @inner
-def _recomputation(a: Arrays, value: int, t: Trail) -> float:
-    """Cost of making `value` again: its task, and what that needs and is not on the device."""
+def _recomputation(a: Arrays, value: int, most: float, t: Trail) -> float:
+    """Cost of making `value` again: its task, and what that needs and is not on the device. Infinite from `most` on."""
     if a.producer[value] < 0:
         return np.inf
     t.counters[SEEN_STAMP] += 1
@@ -154,9 +154,9 @@ def _recomputation(a: Arrays, value: int, t: Trail) -> float:
     while top > 0:
         top -= 1
         task = stack[top]
-        if a.recomputable[task] == 0:
-            return np.inf
         cost += a.duration[task]
+        if a.recomputable[task] == 0 or cost >= most:
+            return np.inf
         for k in range(a.read_ptr[task], a.read_ptr[task + 1]):
             v, made = a.reads[k], a.producer[a.reads[k]]
             if where[v] == AWAY:
@@ -202,6 +202,18 @@ def next_task(a: Arrays, now: int, t: Trail) -> int:
 
 
 @piece
+def _power(base: float, exponent: float) -> float:
+    """`base` to the power of `exponent`: the usual exponents without the library's function, which takes most of a rank."""
+    if exponent == 1.0:
+        return base
+    if exponent == 0.5:
+        return float(np.sqrt(base))
+    if exponent == 2.0:
+        return base * base
+    return float(base**exponent) if exponent != 0.0 else 1.0
+
+
+@piece
 def _rank(a: Arrays, v: int, now: int, missing: int, lowest: float, t: Trail) -> tuple[float, bool, bool]:
     """How dear the return of `v` is for its bytes and its wait: the least is evicted. Then whether a copy is the cheaper
     way, and whether the value is away at the step's ends. Infinite, without a close look, unless it may be below `lowest`.
@@ -215,7 +227,7 @@ def _rank(a: Arrays, v: int, now: int, missing: int, lowest: float, t: Trail) ->
     home = (ends and lives) or (at == 0 and a.producer[v] < 0)
     # 2. What it frees, and for how long.
     wait = 1.0 + a.duration.size - now if ends else t.readers[t.ptr[v] + at] - now + 1.0
-    share = a.size[v] ** t.weights[SIZE_POWER] * (1.0 if soon else wait) ** t.weights[WAIT_POWER]
+    share = _power(float(a.size[v]), t.weights[SIZE_POWER]) * _power(1.0 if soon else wait, t.weights[WAIT_POWER])
     late = RULE.wanted_soon if soon else RULE.too_small if a.size[v] < RULE.least_part * missing else 0.0
     # 3. What its return costs, at least; then the recomputation with all that it needs.
     cost = _copying(a, v, home, t)
@@ -225,7 +237,7 @@ def _rank(a: Arrays, v: int, now: int, missing: int, lowest: float, t: Trail) ->
     if min(cost, a.duration[made] if repeat else np.inf) / share + late >= lowest:
         return np.inf, copy, home
     if repeat:
-        again = _recomputation(a, v, t)
+        again = _recomputation(a, v, min(cost, (lowest - late) * share), t)
         copy = cost <= again
         cost = min(cost, again)
     return cost / share + late, copy, home
