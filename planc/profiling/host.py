@@ -4,7 +4,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from planc.runtime.ort.sessions import cpu_threads
+from planc.cores import cpu_threads
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Protocol, TypeVar, runtime_checkable
 
+from planc.cores import cpu_threads
 from planc.errors import DeviceError, InternalError
 from planc.runtime.device import LoadedSegment
 from planc.runtime.ort.c_api import Allocator, environment
-from planc.runtime.ort.sessions import cpu_threads, prepare_threads, reserve_arena
+from planc.runtime.ort.sessions import prepare_threads, reserve_arena
 from planc.units import align_up
 
 HEAP_ALIGNMENT = 64

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from planc.cores import cpu_threads
 from planc.errors import DeviceError
 from planc.libraries import onednn_path
 from planc.runtime.onednn.constants import Algorithm, Query
-from planc.runtime.ort.sessions import cpu_threads
 
 _CPU, _IN_ORDER, _USER_SCRATCHPAD = 1, 1, 1
 _ANY_TAG = 1

@@ -13,9 +13,9 @@ from typing import Any
 
 import onnxruntime as ort
 
+from planc.cores import cpu_threads
 from planc.errors import DeviceError
 from planc.runtime.ort.c_api import Allocator, api_table
-from planc.runtime.ort.sessions import cpu_threads
 
 _API_VERSION = 17
 """Operators say which version's fields they have: this one ends with the range of operator set versions."""

@@ -5,7 +5,6 @@ them: both are set once and cannot be changed afterwards (ONNX Runtime's rule).
 """
 
 import csv
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from threading import Lock
 import numpy as np
 import onnxruntime as ort
 
+from planc.cores import cpu_threads
 from planc.errors import DeviceError
 from planc.units import format_bytes
 
@@ -38,11 +38,6 @@ _threads: int | None = None
 _CONSTANTS_BYTES = 1 << 20
 """Room under the arena's limit for the sessions' small constants, which ONNX Runtime allocates one by one outside the
 arena's chunk but counts against its limit; a network of a thousand distinct segments has half as much."""
-
-
-def cpu_threads() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def prepare_threads() -> None:
