@@ -9,7 +9,8 @@ A schedule that fits the budget by its load may still not pack. What is tried, c
 4. of the other schedules that are known within the budget those that are faster than that.
 
 Each repair goes on from the schedule before it, so that it takes a moment to be nearly as fast. Where a schedule packs and
-its solve was cut off, it is gone on from too, as long as that gains something and time is left.
+its solve was cut off, it is gone on from too, within the budget that it was made for, or somewhat less where what is found
+does not pack, as long as that gains something and time is left.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,6 +19,7 @@ from itertools import groupby
 
 from planc.clock import WALL, StoppableClock
 from planc.compiler.trial import Trial, lowerings, variants
+from planc.cores import cpu_threads
 from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, InternalError, SolverTimeoutError
 from planc.graph.graph import Graph
@@ -45,10 +47,12 @@ from planc.units import format_bytes
 class FitSettings:
     """How the time limit is shared, each share of the time that is then left, and how smaller budgets are tried."""
 
-    first_share: float = 0.45
+    first_share: float = 0.35
     """For the first solve; packing and repairs take the rest."""
     repair_share: float = 0.25
     """For the solve of each repair: several may be needed, and each begins from the schedule before it."""
+    further_share: float = 0.5
+    """For the solve of each schedule that goes on from one which packs."""
     trial_share: float = 0.05
     """For the first packing of each variant, most of which fit at once or not at all."""
     pack_share: float = 0.25
@@ -107,10 +111,17 @@ class PlanSearch:
     limits: Limits
     start: Schedule | None = None
     """From which the first solve goes on; it proves no bound, as whoever found the start has one."""
+    given_up: int = 0
+    """Bytes of the capacity that schedules leave free so that they pack: for the first solve what a search before this one
+    came to, and in the end what this one did."""
     repairs: int = 0
     _deadline: float = 0.0
     _cut_off: bool = False
     """Whether the last solve ended at its time limit."""
+    _solves: int = 0
+    """How many there were: each has a seed of its own, for one that goes on would else draw the same moves again."""
+    _packing_s: float = 0.0
+    """What the last packing took: time for another must be left where something is known that packs."""
 
     def run(self) -> tuple[Solution, Lowered]:
         """A solution and its lowered form within the capacity.
@@ -121,11 +132,21 @@ class PlanSearch:
         self._deadline = self.limits.clock.now() + self.limits.time_limit_s
         limit_s, patience_s = self._left() * SETTINGS.first_share, self._left()
         try:
-            first = self._solve(self.limits.capacity, limit_s, self.start, patience_s, prove=self.start is None)
+            first = self._solve(self._first_budget(), limit_s, self.start, patience_s, prove=self.start is None)
         except InfeasibleBudgetError as error:
             raise self._too_small(error) from error
         found = self._lowest(self._faster(self._fitting(first)))
+        self.given_up = self.limits.capacity - found.budget
         return bounded(found.solution, first), found.lowering.lowered(found.packing)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the search ended for lack of time, and may find more."""
+        return self._cut_off and self._late()
+
+    def _first_budget(self) -> int:
+        capacity = self.limits.capacity
+        return max(capacity - self.given_up, min(capacity, minimum_budget(self.planning.problem)[0]))
 
     def _lowest(self, found: Trial) -> Trial:
         """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""
@@ -153,7 +174,7 @@ class PlanSearch:
 
         Raises InfeasibleBudgetError where nothing packs.
         """
-        tried = [self._packed(first)]
+        tried = [self._packed_within(self._first_budget(), first)]
         if self._fits(tried[0]):
             return tried[0]
         tried += self._smaller(tried[0])
@@ -169,24 +190,37 @@ class PlanSearch:
         )
 
     def _faster(self, best: Trial) -> Trial:
-        """What going on from the `best` schedule finds while time is left, as long as that packs."""
+        """What going on from the `best` schedule finds while that gains something and time is left."""
+        known, budget = best, best.budget
         while self._cut_off and not self._late():
-            again = self._repair(self.limits.capacity, best)
-            if again is None or not self._fits(again) or _step_ns(again) >= _step_ns(best):
+            again = self._repair(budget, known, SETTINGS.further_share)
+            if again is None or _step_ns(again) >= _step_ns(best):
                 break
-            best = again
+            known = again
+            if self._fits(again):
+                best = again
+            else:
+                budget = min(budget, again.solution.peak_bytes) - int(SETTINGS.close * self.limits.capacity)
         return best
 
     def _fits(self, trial: Trial) -> bool:
         return trial.packing.height <= self.limits.capacity
 
-    def _repair(self, budget: int, before: Trial) -> Trial | None:
+    def _repair(self, budget: int, before: Trial, share: float = SETTINGS.repair_share) -> Trial | None:
         """What becomes of a schedule within `budget` bytes, late as it may be; None where nothing does."""
-        limit_s = self._seconds(SETTINGS.repair_share, SETTINGS.least_s)
+        limit_s = self._seconds(share, SETTINGS.least_s)
         try:
-            return self._packed(self._solve(budget, limit_s, before.solution.schedule, prove=False))
+            found = self._solve(budget, limit_s, before.solution.schedule, prove=False)
         except (InfeasibleBudgetError, SolverTimeoutError):
             return None
+        return self._packed_within(budget, found)
+
+    def _packed_within(self, budget: int, solution: Solution) -> Trial:
+        """What becomes of a solution that was looked for within `budget` bytes."""
+        began = self.limits.clock.now()
+        trial = replace(self._packed(solution), budget=budget)
+        self._packing_s = self.limits.clock.now() - began
+        return trial
 
     def _problem(self, budget: int) -> Problem:
         return replace(self.planning.problem, budget_bytes=budget)
@@ -195,7 +229,8 @@ class PlanSearch:
         return max(0.0, self._deadline - self.limits.clock.now())
 
     def _late(self) -> bool:
-        return self._left() <= self._least(SETTINGS.least_s)
+        """Whether the time that is left is too short for another solve and its packing."""
+        return self._left() <= self._least(SETTINGS.least_s) + self._packing_s
 
     def _over(self) -> bool:
         """Whether nothing more is tried, whatever was found."""
@@ -208,8 +243,8 @@ class PlanSearch:
         limits = self.limits
         options = SolveOptions(
             limit_s,
-            limits.seed,
-            workers=1 if limits.clock.counted else 2,
+            limits.seed + self._solves,
+            workers=1 if limits.clock.counted else max(2, cpu_threads()),
             on_progress=limits.on_progress,
             start=start,
             patience_s=patience_s,
@@ -218,7 +253,7 @@ class PlanSearch:
             clock=limits.clock,
             one_form=True,
         )
-        began = limits.clock.now()
+        began, self._solves = limits.clock.now(), self._solves + 1
         found = solve(self.solver, self._problem(budget), options)
         self._cut_off = limits.clock.now() - began >= limit_s
         return found
@@ -278,7 +313,7 @@ class PlanSearch:
         """
         capacity, floor = self.limits.capacity, minimum_budget(self.planning.problem)[0]
         # A schedule of `above` bytes did not pack; one of `below` did, or there is none.
-        above, below, less = capacity, floor - 1, 0
+        above, below, less = known.budget, floor - 1, 0
         while above - below > capacity * (SETTINGS.far if self._fits(known) and self._late() else SETTINGS.close):
             if self._over():
                 return
@@ -310,7 +345,7 @@ class PlanSearch:
         for other in sorted(others, key=lambda solution: solution.timeline.step_ns):
             if self._over() or (limit_ns is not None and other.timeline.step_ns >= limit_ns):
                 return
-            yield (found := self._packed(other))
+            yield (found := self._packed_within(problem.budget_bytes, other))
             if self._fits(found):
                 return
 

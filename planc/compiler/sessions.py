@@ -4,8 +4,9 @@ On CUDA every distinct segment needs a session, and every session takes device m
 and kernels, `DeviceInfo.session_bytes`). How many there are is known only when a plan is made, so plans are made until
 one fits: the first with room for one session, or for as many as a hundredth of the budget holds; the next with room for
 those of the first; the third, as a plan with less memory may have more segments, with room for a quarter more than the
-second has; the last without copies, which needs one session. Each goes on from the schedule before it. Devices whose
-sessions take nothing need one search.
+second has; the last without copies, which needs one session. Each goes on from the schedule before it, in a budget that
+packs as that one's did, and so does one more where a plan fits before its search is finished. Devices whose sessions take
+nothing need one search.
 """
 
 from collections.abc import Callable, Iterator
@@ -37,6 +38,8 @@ class SessionSettings:
     nothing costs the plan as much memory; too little costs a search …"""
     most_sessions: int = 128
     """… but no more than these sessions take."""
+    least_share: float = 0.1
+    """Part of the time limit that must be left for going on from a plan that fits."""
     again_share: float = 0.25
     """Part of the time limit for going on from the least plan, where there is no other."""
 
@@ -52,11 +55,19 @@ class Found:
     lowered: Lowered
     session_bytes: int
     repairs: int
+    given_up: int = 0
+    """Bytes of the slab's capacity that the search left free so that its schedules pack."""
+    unfinished: bool = False
+    """Whether the search ended for lack of time."""
 
     @property
     def need(self) -> int:
         """Bytes of slab and sessions."""
         return self.lowered.slab_bytes + self.session_bytes
+
+
+def _step_ns(found: Found) -> int:
+    return found.solution.timeline.step_ns
 
 
 def distinct_sessions(imported: ImportedModel, lowered: Lowered) -> int:
@@ -145,36 +156,41 @@ class _Search:
             found = replace(self, limits=limits).fastest(known)
         except (InfeasibleBudgetError, SolverTimeoutError):
             return known
-        return min(known, found, key=lambda plan: plan.solution.timeline.step_ns)
+        return min(known, found, key=_step_ns)
 
     def once(self, planning: PlanningProblem, reserve: int, seconds: float, before: Found | None = None) -> Found:
         """One search with `reserve` bytes kept free for sessions, gone on from a plan `before`, with less kept free, whose
         bound then holds."""
         limits, start = self.limits, None if before is None else before.solution.schedule
         kept = replace(limits, capacity=limits.capacity - reserve, beside=limits.beside + reserve, time_limit_s=seconds)
-        search = PlanSearch(self.imported.graph, planning, self.solver, kept, start)
+        given_up = 0 if before is None else before.given_up
+        search = PlanSearch(self.imported.graph, planning, self.solver, kept, start, given_up)
         solution, lowered = search.run()
         solution = solution if before is None else bounded(solution, before.solution)
         sessions = distinct_sessions(self.imported, lowered) if self.session_bytes else 0
-        return Found(solution, lowered, sessions * self.session_bytes, search.repairs)
+        session_bytes = sessions * self.session_bytes
+        return Found(solution, lowered, session_bytes, search.repairs, search.given_up, search.unfinished)
 
     def rounds(self, before: Found | None = None) -> Found:
-        """The first plan that fits. Raises InfeasibleBudgetError where none does."""
+        """The fastest plan that fits. Raises InfeasibleBudgetError where none does."""
         clock, one = self.limits.clock, self.session_bytes
         ends = clock.now() + self.limits.time_limit_s
         room = max(one, min(self.limits.capacity // SETTINGS.room_part, SETTINGS.most_sessions * one) // one * one)
         found = list[Found]()
         for share, margin in SETTINGS.searches:
-            new = list(self._tried(self.planning, room, share * (ends - clock.now()), before))
-            found += new
-            if not new or self._fits(new[0]):
+            left, fits = ends - clock.now(), any(map(self._fits, found))
+            if fits and left < SETTINGS.least_share * self.limits.time_limit_s:
                 break
-            room, before = int(margin * new[0].session_bytes), new[0]
-        if found and not self._fits(found[-1]):
+            new = list(self._tried(self.planning, room, left if fits else share * left, before))
+            found += new
+            if not new or (self._fits(new[0]) and not new[0].unfinished):
+                break
+            room = room if self._fits(new[0]) else int(margin * new[0].session_bytes)
+            before = new[0]
+        if found and not any(map(self._fits, found)):
             found += self._tried(_resident(self.planning), one, ends - clock.now())
-        for candidate in found:
-            if self._fits(candidate):
-                return candidate
+        if fitting := [plan for plan in found if self._fits(plan)]:
+            return min(fitting, key=_step_ns)
         raise InfeasibleBudgetError(
             f"no plan was found whose sessions fit beside its slab, each taking {format_bytes(one)}",
             min((plan.need for plan in found), default=one),

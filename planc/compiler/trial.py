@@ -21,6 +21,8 @@ class Trial:
     solution: Solution
     lowering: Lowering
     packing: Packing
+    budget: int = 0
+    """Bytes within which the solution was looked for."""
 
     def packed(self, capacity: int, limit_s: float, clock: StoppableClock = WALL) -> "Trial":
         """The same, its packing improved on until it fits `capacity` or the time is over."""

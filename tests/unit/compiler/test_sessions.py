@@ -11,6 +11,7 @@ from support.costs import made_up_costs
 from support.emulated import card, open_step
 from support.schedules import random_schedule
 
+from planc.clock import WorkClock
 from planc.compiler.budget import arena_bytes_of, planning_problem
 from planc.compiler.fit import Limits
 from planc.compiler.job import compile_model
@@ -120,11 +121,31 @@ def test_a_second_plan_with_more_sessions_than_the_first_leaves_room_for_more(mo
     def all_memory(search: _Search, _planning: object, reserve: int, _seconds: float, _before: object) -> Found:
         kept.append(reserve)
         slab = SimpleNamespace(slab_bytes=search.limits.capacity - reserve)
-        return Found(cast(Solution, None), cast(Lowered, slab), next(sessions), 0)
+        solution = SimpleNamespace(timeline=SimpleNamespace(step_ns=1))
+        return Found(cast(Solution, solution), cast(Lowered, slab), next(sessions), 0)
 
     monkeypatch.setattr(_Search, "once", all_memory)
     assert search_plan(imported, planning, _SwapsWhereItMay(), limits, 1).session_bytes == 170
     assert kept == [100, 160, 206]
+
+
+def test_a_plan_that_fits_is_gone_on_from_while_its_search_is_unfinished(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported, clock = networks.cnn(), WorkClock()
+    planning = planning_problem(imported.graph, _costs(imported, 0))
+    limits, tried = Limits(capacity=10_000, beside=0, time_limit_s=10.0, clock=clock), list[tuple[int, float]]()
+    times = iter((5, 3, 4))
+
+    def fits(_search: _Search, _planning: object, reserve: int, seconds: float, before: Found | None) -> Found:
+        clock.spend(0.9 * seconds)
+        tried.append((reserve, seconds))
+        assert (before is None) == (len(tried) == 1)
+        solution = SimpleNamespace(timeline=SimpleNamespace(step_ns=next(times)))
+        return Found(cast(Solution, solution), cast(Lowered, SimpleNamespace(slab_bytes=9000)), 90, 0, 0, True)
+
+    monkeypatch.setattr(_Search, "once", fits)
+    found = search_plan(imported, planning, _SwapsWhereItMay(), limits, 1)
+    assert found.solution.timeline.step_ns == 3
+    assert tried == [(100, 7.0), (100, pytest.approx(3.7))]
 
 
 def test_a_budget_said_to_be_enough_is_enough() -> None:

@@ -114,3 +114,52 @@ def test_a_repair_is_no_slower_than_another_schedule_that_packs() -> None:
     search = _OnlyTheFirstMisses(imported.graph, planning, _Slower(schedules), Limits(capacity, 0, 2.0))
     solution, _ = search.run()
     assert solution.timeline.step_ns == simulate(planning.problem, schedules[1]).step_ns
+
+
+class _Faster:
+    """Answers with ever faster schedules, each in all of its time; tells of what it was asked."""
+
+    def __init__(self, schedules: list[Schedule]) -> None:
+        self.schedules, self.asked = schedules, list[tuple[int, int]]()
+
+    def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
+        self.asked.append((problem.budget_bytes, options.seed))
+        options.clock.spend(options.time_limit_s)
+        schedule = self.schedules[min(len(self.asked), len(self.schedules)) - 1]
+        return Candidate(schedule, problem.least_duration_ns, "every schedule")
+
+
+class _PacksWithinLess(PlanSearch):
+    def _packed(self, solution: Solution) -> Trial:
+        trial = super()._packed(solution)
+        assert isinstance(self.solver, _Faster)
+        if self.solver.asked[-1][0] >= self.limits.capacity:
+            return replace(trial, packing=replace(trial.packing, height=self.limits.capacity + 1))
+        return trial
+
+
+def test_a_schedule_that_packs_is_gone_on_from_within_its_budget_by_other_draws() -> None:
+    imported, planning, _ = _problem()
+    by_time = {
+        simulate(planning.problem, s).step_ns: s for s in (random_schedule(planning.problem, i) for i in range(12))
+    }
+    schedules = [by_time[ns] for ns in sorted(by_time, reverse=True)]
+    capacity = 2 * max(max(memory_profile(planning.problem, schedule)) for schedule in schedules)
+    solver = _Faster(schedules)
+    search = _PacksWithinLess(imported.graph, planning, solver, Limits(capacity, 0, 20.0, clock=WorkClock()))
+    solution, _ = search.run()
+    budgets, seeds = [budget for budget, _ in solver.asked], [seed for _, seed in solver.asked]
+    assert solution.timeline.step_ns == min(
+        simulate(planning.problem, schedule).step_ns for schedule in schedules[: len(solver.asked)]
+    )
+    assert budgets[0] == capacity
+    assert len(budgets) > 4
+    assert all(budget < capacity for budget in budgets[1:])
+    assert len(set(seeds)) == len(seeds)
+    again = _PacksWithinLess(
+        imported.graph, planning, _Faster(schedules), search.limits, solution.schedule, search.given_up
+    )
+    again.run()
+    assert search.given_up > 0
+    assert isinstance(again.solver, _Faster)
+    assert again.solver.asked[0][0] == capacity - search.given_up
