@@ -12,6 +12,7 @@ nothing need one search.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from planc.compiler.fit import SETTINGS as FIT
 from planc.compiler.fit import Limits, PlanSearch, bounded
 from planc.compiler.least import least_trial
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
@@ -181,7 +182,9 @@ class _Search:
             left, fits = ends - clock.now(), any(map(self._fits, found))
             if fits and left < SETTINGS.least_share * self.limits.time_limit_s:
                 break
-            new = list(self._tried(self.planning, room, left if fits else share * left, before))
+            # Beside a plan that fits none is late: a search that finds nothing to pack takes longer than its time.
+            seconds = left / (1 + FIT.overtime) if fits else share * left
+            new = list(self._tried(self.planning, room, seconds, before))
             found += new
             if not new or (self._fits(new[0]) and not new[0].unfinished):
                 break
