@@ -29,6 +29,17 @@ _TILE, _THREADS, _PAD = 64, 128, 4
 _WIDEST = 128
 """Elements of a head that the kernels hold in registers and shared memory."""
 
+HIDDEN = -1e4
+"""A bias at or below hides a key: the exponential of scores so far apart is zero in float32."""
+
+
+def is_causal(bias: np.ndarray[Any, Any], places: tuple[int, ...]) -> bool:
+    """Whether a constant bias is a causal mask of scores with these last two axes [S, T], the same in all before."""
+    if bias.shape[-2:] != places or bias.size != math.prod(places):
+        return False
+    matrix, above = np.asarray(bias, np.float32).reshape(places), np.triu(np.ones(places, bool), 1)
+    return bool((matrix[~above] == 0).all() and (matrix[above] <= HIDDEN).all())
+
 
 @dataclass(frozen=True)
 class _Heads:

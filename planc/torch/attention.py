@@ -47,19 +47,28 @@ def whole_attention(
 ) -> torch.Tensor:  # fmt: skip
     """The same as one operator; in plain products where the kernels do not take it: dropout, a mask that is trained,
     other types or sizes."""
-    if dropout or not _fits(q, k, v, mask, enable_gqa):
+    if dropout or not fits(q, k, v, mask, enable_gqa):
         return plain_attention(q, k, v, mask, dropout, causal, scale=scale, enable_gqa=enable_gqa)
     bias, empty = None, None
     if mask is not None:
         mask, empty = _with_some_key(mask)
         bias = _bias(mask, q.dtype)
-        if q.dtype != torch.float32:  # cuDNN stretches a bias along batch and heads only
-            bias = bias.expand(*bias.shape[:-2], q.shape[-2], k.shape[-2])
-    made = torch.ops.planc.attention.default(q, k, v, bias, float(_scale(q, scale)), causal)[0]
+    made = attended(q, k, v, bias, _scale(q, scale), causal)
     return made if empty is None else made.masked_fill(empty, 0.0)
 
 
-def _fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, grouped: bool) -> bool:
+def attended(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None, scale: float, causal: bool = False
+) -> torch.Tensor:
+    """The operator's result for operands that fit; a bias [S or 1, T or 1] with up to two axes before these."""
+    if bias is not None and q.dtype != torch.float32:  # cuDNN stretches a bias along batch and heads only
+        bias = bias.expand(*bias.shape[:-2], q.shape[-2], k.shape[-2])
+    made: torch.Tensor = torch.ops.planc.attention.default(q, k, v, bias, float(scale), causal)[0]
+    return made
+
+
+def fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, grouped: bool) -> bool:
+    """Whether the kernels take these operands; with `grouped` several heads of queries may share one of keys."""
     if any(t.dim() != 4 for t in (q, k, v)) or k.shape != v.shape or q.dtype not in _WHOLE_TYPES:
         return False
     width, heads, groups = q.shape[3], q.shape[1], k.shape[1]

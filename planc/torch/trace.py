@@ -7,7 +7,7 @@ called it and which autograd nodes it made, so that every operator of both passe
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from planc.torch.layers import ModuleLayer
 from planc.torch.recorder import BACKWARD, FORWARD, Recorder
 from planc.torch.regions import plain_checkpoints
 from planc.torch.rms_norms import whole_rms_norms
+from planc.torch.written_attention import WrittenAttention, whole_written_attention
 
 __all__ = ["BACKWARD", "FORWARD", "Input", "TracedStep", "trace_step"]
 
@@ -104,11 +105,26 @@ def trace_step(
     """
     _refuse_wrappers(model)
     wrapped, examples = _Step(model, loss, autocast), (inputs, named, targets)
+    left, read = frozenset[int](), frozenset[int]()
+    while True:  # again where scores or probabilities turn out to be read by others than the attention they are part of
+        traced, read = _traced(wrapped, examples, kept, gradients, kernels, left)
+        if not read:
+            return traced
+        left |= read
+
+
+def _traced(
+    wrapped: "_Step", examples: Any, kept: Sequence[Any], gradients: bool, kernels: bool, left: frozenset[int]
+) -> tuple[TracedStep, frozenset[int]]:
+    """The step, and which of the attentions that it writes out are to be left so, beside those in `left`."""
     listed = [*_state(wrapped), *_batch(examples), Input("seed", "seed", torch.ones(()))]
     step = _Traced(wrapped, listed, examples, gradients)
     whole = frozenset(kept)
     expressed = {k: v for k, v in decompositions().items() if k not in whole}
-    with _tracing(wrapped, kept, gradients, kernels):
+    trained = [n for n, i in enumerate(listed) if i.kind == "parameter"] if gradients else []
+    held = {n: i.value.detach() for n, i in enumerate(listed) if i.kind == "buffer"}
+    written = WrittenAttention(left, trained, held)
+    with _tracing(wrapped, kept, gradients, kernels), whole_written_attention(written) if kernels else nullcontext():
         try:
             functional = dispatch_functionalize(step, FunctionalTensorMode())
             traced = make_fx(functional, expressed, "fake", True)(*(i.value for i in listed))
@@ -116,12 +132,13 @@ def trace_step(
             raise
         except Exception as error:  # torch raises many kinds; all mean that the step is no one static graph
             where = f" at {step.recorder.where()}" if step.recorder.where() else ""
-            raise ModelError(f"{type(model).__name__} cannot be traced{where}: {_reason(error)}") from error
+            raise ModelError(f"{type(wrapped.model).__name__} cannot be traced{where}: {_reason(error)}") from error
     placed = step.recorder.placed(traced.graph)
     listed += _captured(traced)
     _refuse_varying_shapes(traced.graph)
     traced.graph.eliminate_dead_code()
-    return TracedStep(traced.graph, tuple(listed), placed, tuple(step.others), step.form)
+    made = TracedStep(traced.graph, tuple(listed), placed, tuple(step.others), step.form)
+    return made, written.read_elsewhere(traced.graph)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from onnx import TensorProto
 
 from planc.errors import ModelError
+from planc.ort_training.lazy import Permuted
 from planc.torch.lowering import TorchLowering, aten, lower
 from planc.torch.rules.functions import expm1
 from planc.torch.tensors import Constant, Expanded, onnx_dtype, torch_dtype
@@ -341,8 +342,10 @@ def where(c: TorchLowering, condition: Any, self: Any, other: Any) -> Var:
 
 
 @lower(aten.masked_fill.Scalar, aten.masked_fill.Tensor, raw=("self", "mask", "value"))
-def masked_fill(c: TorchLowering, self: Any, mask: Any, value: Any) -> Var:
+def masked_fill(c: TorchLowering, self: Any, mask: Any, value: Any) -> Any:
     """`value` where `mask`, else self."""
+    if _sole_branch(mask) is False and isinstance(self, (Var, Permuted)) and tuple(self.shape) == c.specs[0][0]:
+        return self  # the layout in which it lies is kept
     return where(c, mask, value, self)
 
 

@@ -6,7 +6,6 @@ Transposes of heads around it are absorbed. What does not fit is left as it is: 
 between the softmax and V, a bias that is trained.
 """
 
-import math
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from planc.graph.annotations import annotate_like
 from planc.graph.nodes import replace_nodes
+from planc.kernels.attention import is_causal
 from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Var
 from planc.training.prepare.finder import Finder
@@ -24,9 +24,6 @@ from planc.training.registry import attributes_of
 
 OP_TYPE = "FusedAttention"
 """How rules know it; a finished graph has planc's own operator instead."""
-
-_HIDDEN = -1e4
-"""A bias at or below hides a key: the exponential of scores so far apart is zero in float32."""
 
 _SWAP = [0, 2, 1, 3]
 
@@ -169,12 +166,7 @@ class _Attention(Finder):
     def _mask(self, bias: list[str], scores: tuple[int, ...]) -> tuple[bool, list[str]]:
         """Whether a constant bias is a causal mask, and what is left of it."""
         constant = self.constant(bias[0]) if bias else None
-        if constant is None or constant.shape[-2:] != scores[-2:] or constant.size != math.prod(scores[-2:]):
-            return False, bias
-        matrix = np.asarray(constant, np.float32).reshape(scores[-2:])
-        above = np.triu(np.ones(matrix.shape, bool), 1)
-        causal = bool((matrix[~above] == 0).all() and (matrix[above] <= _HIDDEN).all())
-        return (True, []) if causal else (False, bias)
+        return (True, []) if constant is not None and is_causal(constant, scores[-2:]) else (False, bias)
 
     def rewrite(self, site: _Site) -> None:
         """One node in the place of the last of the site."""
