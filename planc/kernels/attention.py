@@ -33,6 +33,11 @@ HIDDEN = -1e4
 """A bias at or below hides a key: the exponential of scores so far apart is zero in float32."""
 
 
+def has_kernels_for(width: int) -> bool:
+    """Whether the kernels take heads of so many elements."""
+    return width % 8 == 0 and 0 < width <= _WIDEST
+
+
 def is_causal(bias: np.ndarray[Any, Any], places: tuple[int, ...]) -> bool:
     """Whether a constant bias is a causal mask of scores with these last two axes [S, T], the same in all before."""
     if bias.shape[-2:] != places or bias.size != math.prod(places):
@@ -228,7 +233,7 @@ def _build_gradient(settings: Mapping[str, Any], graph: Any, tensors: Sequence[A
 
 def _cudnn(call: Call, heads: _Heads) -> CudnnKernel | None:
     """cuDNN's attention: heads of up to 128 elements, a multiple of eight of them."""
-    if heads.sizes["D"] % 8 or heads.sizes["D"] > _WIDEST:
+    if not has_kernels_for(heads.sizes["D"]):
         return None
     settings = {"attn_scale": call.real("scale"), "use_causal_mask": bool(call.whole("causal")), "name": "attention"}
     names = (*call.operator.inputs[: len(call.inputs)], *call.operator.outputs)
@@ -257,7 +262,7 @@ def _constants(heads: _Heads, wide: bool) -> dict[str, int | float | bool]:
 
 def _fits(heads: _Heads) -> bool:
     s = heads.sizes
-    return s["D"] % 8 == 0 and s["D"] <= _WIDEST and max(s["B"], s["H"]) < 1 << 16
+    return has_kernels_for(s["D"]) and max(s["B"], s["H"]) < 1 << 16
 
 
 def _forward_kernel(call: Call) -> SourceKernel | CudnnKernel | None:

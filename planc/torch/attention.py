@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from planc.kernels.attention import has_kernels_for
+
 aten = torch.ops.aten
 
 _WHOLE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
-_HEAD_MULTIPLE, _HEAD_WIDEST = 8, 128
-"""Elements of a head that the kernels take (`planc.kernels.attention`)."""
 
 
 def plain_attention(
@@ -73,7 +73,7 @@ def fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor |
         return False
     width, heads, groups = q.shape[3], q.shape[1], k.shape[1]
     same = q.shape[0] == k.shape[0] and k.shape[3] == width and (heads % groups == 0 if grouped else heads == groups)
-    sized = width % _HEAD_MULTIPLE == 0 and width <= _HEAD_WIDEST and min(*q.shape, *k.shape) > 0
+    sized = has_kernels_for(width) and min(*q.shape, *k.shape) > 0
     fixed = mask is None or (not mask.requires_grad and 2 <= mask.dim() <= 4)
     return same and sized and fixed
 

@@ -2,10 +2,12 @@
 
     Softmax(Q K' * scale [+ bias]) V, written out, and ONNX's Attention (opset 23)  ->  FusedAttention(Q, K, V[, bias])
 
-Transposes of heads around it are absorbed. What does not fit is left as it is: scores that somebody else reads, dropout
-between the softmax and V, a bias that is trained.
+Transposes of heads around it are absorbed, constant masks, added or filled in by Where, are its bias, and heads that are
+repeated are read as they were before. What does not fit is left as it is: scores that somebody else reads, dropout between
+the softmax and V, masks that are trained or computed in the step, those that hide all keys of a query.
 """
 
+import math
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from planc.graph.annotations import annotate_like
 from planc.graph.nodes import replace_nodes
-from planc.kernels.attention import is_causal
+from planc.kernels.attention import HIDDEN, has_kernels_for, is_causal
 from planc.kernels.source import C_TYPES
-from planc.training.emit.builder import Var
+from planc.training.emit.builder import Array, Var
 from planc.training.prepare.finder import Finder
 from planc.training.registry import attributes_of
 
@@ -48,63 +50,104 @@ def fuse_attention(
 
 @dataclass(frozen=True)
 class _Site:
-    """Written-out attention: its nodes, operands, and whether these have the heads behind the places."""
+    """Written-out attention: its nodes, operands, and whether these have the heads behind the places. Of `turned` keys,
+    transposed together with their heads, the heads stay transposed."""
 
     nodes: tuple[onnx.NodeProto, ...]
     operands: tuple[str, ...]
+    bias: Array | None
     output: str
     scale: float
     causal: bool
     heads_last: bool
+    turned: onnx.NodeProto | None = None
+
+
+@dataclass
+class _Keys:
+    """Keys [B, G, T, D], or with the heads behind the places, before they were `turned`, and what scaled them."""
+
+    name: str
+    turned: onnx.NodeProto
+    heads_last: bool
+    scale: float
+    nodes: list[onnx.NodeProto]
+
+
+@dataclass
+class _Scores:
+    """Scores before what scaled and masked them, and the bias that says the same, put together in `bias_types`."""
+
+    name: str
+    nodes: list[onnx.NodeProto]
+    scale: float
+    bias: Array | None
+    bias_types: set[int]
 
 
 class _Attention(Finder):
     """Looks for sites around every softmax of a graph."""
 
-    def _peeled(self, name: str, found: list[onnx.NodeProto]) -> str:
-        """What a chain of casts that only serves `name` is made from; the casts join `found`."""
-        while cast := self.made_for(name, "Cast"):
-            found.append(cast)
-            name = cast.input[0]
-        return name
-
     def site(self, softmax: onnx.NodeProto) -> _Site | None:
         """The attention around a softmax over keys."""
-        scores, weights = softmax.input[0], softmax.output[0]
+        weights, found = softmax.output[0], [softmax]
         axis = attributes_of(softmax).get("axis", -1)
-        if self.values[scores].rank != 4 or axis not in (-1, 3) or self.values[scores].dtype not in C_TYPES:
+        if self.values[weights].rank != 4 or axis not in (-1, 3) or self.values[weights].dtype not in C_TYPES:
             return None
-        found, bias, scale = [softmax], list[str](), 1.0
         while cast := self.sole_reader(weights, "Cast"):
             found, weights = [*found, cast], cast.output[0]
         mixed = self.sole_reader(weights, "MatMul")
-        if mixed is None or mixed.input[0] != weights:
+        scores = self._scores(softmax.input[0]) if mixed is not None and mixed.input[0] == weights else None
+        product = None if scores is None else self.made_for(scores.name, "MatMul")
+        keys = None if product is None else self._keys(product.input[1])
+        if mixed is None or scores is None or product is None or keys is None:
             return None
-        found.append(mixed)
-        scores = self._peeled(scores, found)
-        if added := self.made_for(scores, "Add"):
-            scores, other = self._split(added)
-            bias, found = [other], [*found, added]
-        scores = self._peeled(scores, found)
-        if scaled := self._scaling(scores):
-            scores, factor = scaled[1], scaled[2]
-            scale, found = scale * factor, [*found, scaled[0]]
-        scores = self._peeled(scores, found)
-        product = self.made_for(scores, "MatMul")
-        if product is None:
-            return None
-        query, factor, more = self._unscaled(product.input[0])
-        key = self._turned(product.input[1])
-        if key is None:
-            return None
-        found += [product, *more]
-        return self._finished(found, query, key, mixed, bias, scale * factor)
+        nodes = [*found, mixed, *scores.nodes, product, *keys.nodes]
+        return self._placed(nodes, product.input[0], keys, mixed, scores)
 
-    def _split(self, added: onnx.NodeProto) -> tuple[str, str]:
-        """Scores and what is added to them: what a MatMul, scaled or not, makes, and the other."""
-        a, b = added.input
-        is_scores = self.made_by(a, "MatMul", "Mul", "Div", "Cast") is not None and self.values[a].rank == 4
-        return (a, b) if is_scores else (b, a)
+    def _scores(self, name: str) -> _Scores | None:
+        """What scores were before they were scaled and masked by constants; None where something else happened to them,
+        or a mask hides all keys of a query."""
+        nodes, steps, scale, floats = list[onnx.NodeProto](), list[tuple[str, Any]](), 1.0, set[int]()
+        shape = self.values[name].shape
+        while (node := self.made_for(name, "Cast", "Mul", "Div", "Add", "Where")) is not None:
+            if node.op_type == "Cast":
+                name = node.input[0]
+                if self.values[name].dtype not in C_TYPES:
+                    return None
+            elif scaled := self._scaling(name):
+                _, name, factor = scaled
+                scale *= factor
+                steps.append(("times", factor))
+            else:
+                masked = self._masked(node)
+                if masked is None:
+                    return None
+                name, step = masked
+                steps.append(step)
+                floats.add(self.values[name].dtype)
+            nodes.append(node)
+            if self.values[name].shape != shape:
+                return None
+        bias = _bias(steps)
+        if bias is not None and not ((bias > HIDDEN).any(-1).all() and bias.ndim <= 4 and not np.isnan(bias).any()):
+            return None
+        return _Scores(name, nodes, scale, bias, floats)
+
+    def _masked(self, node: onnx.NodeProto) -> tuple[str, tuple[str, Any]] | None:
+        """Scores before a constant was added, or filled in where a constant says so, and which."""
+        if node.op_type == "Add":
+            constants = [(self.constant(a), b) for a, b in (node.input, node.input[::-1])]
+            known = [(np.asarray(value, np.float64), scores) for value, scores in constants if value is not None]
+            return (known[0][1], ("add", known[0][0])) if len(known) == 1 else None
+        if node.op_type != "Where":
+            return None
+        where = self.constant(node.input[0])
+        for scores, filling, hidden in ((1, 2, False), (2, 1, True)):
+            number = self.number(node.input[filling])
+            if where is not None and number is not None and number <= HIDDEN:
+                return node.input[scores], ("fill", where if hidden else ~where)
+        return None
 
     def _scaling(self, name: str) -> tuple[onnx.NodeProto, str, float] | None:
         """A product with, or quotient by, a constant number: node, other operand, factor."""
@@ -113,69 +156,124 @@ class _Attention(Finder):
             return None
         for position in (1, 0) if node.op_type == "Mul" else (1,):
             number = self.number(node.input[position])
-            if number:
+            if number and self.values[node.input[1 - position]].shape == self.values[name].shape:
                 return node, node.input[1 - position], number if node.op_type == "Mul" else 1 / number
         return None
 
-    def _unscaled(self, query: str) -> tuple[str, float, list[onnx.NodeProto]]:
-        """The queries before they were scaled, on either side of their transpose."""
-        if scaled := self._scaling(query):
+    def _unscaled(self, name: str) -> tuple[str, float, list[onnx.NodeProto]]:
+        """Queries or keys before they were scaled, on one side of their transpose."""
+        if scaled := self._scaling(name):
             return scaled[1], scaled[2], [scaled[0]]
-        return query, 1.0, []
+        return name, 1.0, []
 
-    def _turned(self, name: str) -> tuple[str, bool, onnx.NodeProto] | None:
-        """Keys [B, H, D, T] before they were transposed: the tensor, whether its heads are last, the node."""
+    def _keys(self, name: str) -> _Keys | None:
+        """Keys before they were transposed to [B, H, D, T], scaled before or behind that."""
+        name, first, behind = self._unscaled(name)
         node = self.made_for(name, "Transpose")
         perm = None if node is None else attributes_of(node)["perm"]
         if node is None or perm not in ([0, 1, 3, 2], [0, 2, 3, 1]):
             return None
-        return node.input[0], perm == [0, 2, 3, 1], node
+        name, second, before = self._unscaled(node.input[0])
+        return _Keys(name, node, perm == [0, 2, 3, 1], first * second, [*behind, *before])
 
     def _swapped(self, name: str) -> tuple[str, onnx.NodeProto] | None:
         """[B, S, H, D] that a tensor is the transpose of."""
         node = self.made_for(name, "Transpose")
         return (node.input[0], node) if node is not None and attributes_of(node)["perm"] == _SWAP else None
 
-    def _finished(
-        self, found: Sequence[onnx.NodeProto], query: str, key: tuple[str, bool, onnx.NodeProto], mixed: onnx.NodeProto,
-        bias: list[str], scale: float,
-    ) -> _Site | None:  # fmt: skip
-        value, output = mixed.input[1], mixed.output[0]
-        nodes, heads_last = [*found, key[2]], key[1]
-        keys = key[0]
-        if heads_last:
-            swapped = [self._swapped(query), self._swapped(value)]
-            after = self.sole_reader(output, "Transpose")
-            if None in swapped or after is None or attributes_of(after)["perm"] != _SWAP:
-                return None
+    def _shared(self, name: str) -> tuple[str, list[onnx.NodeProto]]:
+        """Heads [B, G, T, D] before each was repeated; the tensor itself where they are not."""
+        joined = self.made_for(name, "Reshape")
+        wide = self.made_for(joined.input[0], "Expand") if joined is not None else None
+        parted = self.made_for(wide.input[0], "Reshape", "Unsqueeze") if wide is not None else None
+        if joined is None or wide is None or parted is None:
+            return name, []
+        source, made = self.values[parted.input[0]].shape, self.values[wide.output[0]].shape
+        split = len(source) == 4 and self.values[parted.output[0]].shape == (*source[:2], 1, *source[2:])
+        repeated = split and (*made[:2], *made[3:]) == source and len(made) == 5
+        whole = self.values[name].shape == (source[0], math.prod(made[1:3]), *source[2:]) if repeated else False
+        return (parted.input[0], [joined, wide, parted]) if whole else (name, [])
+
+    def _placed(
+        self, nodes: list[onnx.NodeProto], query: str, keys: _Keys, mixed: onnx.NodeProto, scores: _Scores
+    ) -> _Site | None:
+        """The site with its operands where they lie: heads behind the places, where all have them there."""
+        value, output, scale = mixed.input[1], mixed.output[0], scores.scale * keys.scale
+        query, factor, more = self._unscaled(query)
+        nodes, scale, key, turned = [*nodes, *more], scale * factor, keys.name, None
+        swapped = [self._swapped(query), self._swapped(value)] if keys.heads_last else []
+        after = self.sole_reader(output, "Transpose") if keys.heads_last else None
+        last = all(swapped) and after is not None and attributes_of(after)["perm"] == _SWAP
+        if keys.heads_last and last and after is not None:
             (query, first), (value, second) = (s for s in swapped if s is not None)
-            nodes += [first, second, after]
             output = after.output[0]
             query, factor, more = self._unscaled(query)
-            scale, nodes = scale * factor, [*nodes, *more]
-        hidden, bias = self._mask(bias, self.values[mixed.input[0]].shape)
-        if bias and (bias[0] in self.trained or bias[0] in self.maker):
+            scale, nodes = scale * factor, [*nodes, keys.turned, first, second, after, *more]
+        elif keys.heads_last:
+            if keys.name != keys.turned.input[0]:
+                return None
+            turned = keys.turned
+        else:
+            (key, shared), (value, also) = self._shared(key), self._shared(value)
+            nodes = [*nodes, keys.turned, *shared, *also]
+        if not self._fit(query, key, value, turned is not None, keys.heads_last and turned is None):
             return None
-        if bias and self.values[bias[0]].dtype != self.values[query].dtype:
+        bias, causal = self._mask(scores, self.values[scores.name].shape[-2:], self.values[query].dtype)
+        if bias is None and scores.bias is not None and not causal:
             return None
-        shapes = [self.values[name].shape for name in (query, keys, value)]
-        if any(len(s) != 4 for s in shapes) or shapes[1] != shapes[2] or shapes[0][-1] != shapes[1][-1]:
-            return None
-        return _Site(tuple(nodes), (query, keys, value, *bias), output, scale, hidden, heads_last)
+        return _Site(tuple(nodes), (query, key, value), bias, output, scale, causal, bool(last), turned)
 
-    def _mask(self, bias: list[str], scores: tuple[int, ...]) -> tuple[bool, list[str]]:
-        """Whether a constant bias is a causal mask, and what is left of it."""
-        constant = self.constant(bias[0]) if bias else None
-        return (True, []) if constant is not None and is_causal(constant, scores[-2:]) else (False, bias)
+    def _fit(self, query: str, key: str, value: str, turned: bool, last: bool) -> bool:
+        """Whether the kernels take these: one type, batch and width, heads of the queries a multiple of those of keys."""
+        q, k, v = (self.values[name] for name in (query, key, value))
+        if len({q.dtype, k.dtype, v.dtype}) != 1 or any(t.rank != 4 for t in (q, k, v)) or q.dtype not in C_TYPES:
+            return False
+        shape, kept, heads = q.shape, k.shape, 2 if last else 1
+        if turned:
+            kept = tuple(kept[axis] for axis in _SWAP)
+        alike = kept == v.shape and (shape[0], shape[3]) == (kept[0], kept[3]) and shape[heads] % kept[heads] == 0
+        return alike and has_kernels_for(shape[3])
+
+    def _mask(self, scores: _Scores, places: tuple[int, ...], dtype: int) -> tuple[Array | None, bool]:
+        """What is left of a bias in the type of the queries, and whether it says that a query sees no later key; neither
+        where rounding it would change what it says."""
+        bias = scores.bias
+        if bias is None or is_causal(bias, places):
+            return None, bias is not None
+        says = bool(((bias == 0) | (bias <= HIDDEN)).all())
+        if dtype != TensorProto.FLOAT and not says and scores.bias_types != {dtype}:
+            return None, False
+        bias = np.where(bias <= HIDDEN, -np.inf, bias) if says else bias
+        if dtype != TensorProto.FLOAT:  # cuDNN stretches a bias along batch and heads only
+            bias = np.broadcast_to(bias, (*bias.shape[:-2], *places))
+        return np.ascontiguousarray(bias, helper.tensor_dtype_to_np_dtype(dtype)), False
 
     def rewrite(self, site: _Site) -> None:
         """One node in the place of the last of the site."""
-        query = self.values[site.operands[0]]
+        query, key = self.values[site.operands[0]], site.operands[1]
+        if site.turned is not None:
+            next(a for a in site.turned.attribute if a.name == "perm").ints[:] = _SWAP
+            key = site.turned.output[0]
+            self.values[key] = Var(key, tuple(self.values[site.turned.input[0]].shape[a] for a in _SWAP), query.dtype)
+        bias = [] if site.bias is None else [self.hold(f"{site.output}.bias", site.bias)]
         self.values[site.output] = Var(site.output, query.shape, query.dtype)
         self.replace(
-            site.nodes, OP_TYPE, site.operands, site.output,
+            site.nodes, OP_TYPE, [site.operands[0], key, site.operands[2], *bias], site.output,
             scale=site.scale, causal=int(site.causal), heads_last=int(site.heads_last),
         )  # fmt: skip
+
+
+def _bias(steps: Sequence[tuple[str, Any]]) -> Array | None:
+    """What steps, the last first, add to scores, minus infinity where they fill; None where they only scale."""
+    bias: Array | None = None
+    for kind, value in reversed(steps):
+        if kind == "times":
+            bias = None if bias is None else bias * value
+        elif kind == "add":
+            bias = value if bias is None else bias + value
+        else:
+            bias = np.where(value, -np.inf, 0.0 if bias is None else bias)
+    return None if bias is None else np.asarray(bias).reshape((1,) * (2 - np.ndim(bias)) + np.shape(bias))
 
 
 def stays_whole(model: onnx.ModelProto) -> bool:

@@ -90,6 +90,14 @@ class Finder:
         """Let the nodes go."""
         self._instead.update((id(node), None) for node in nodes)
 
+    def hold(self, name: str, value: Array) -> str:
+        """A constant of the graph with this value; its name."""
+        tensor = numpy_helper.from_array(value, name)
+        self.graph.initializer.append(tensor)
+        self._constants[name] = tensor
+        self.values[name] = Var(name, tuple(tensor.dims), tensor.data_type)
+        return name
+
     def finish(self) -> None:
         """Write the nodes as they are now into the graph."""
         nodes = [self._instead.get(id(node), node) for node in self.nodes]
