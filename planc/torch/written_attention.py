@@ -412,9 +412,10 @@ def _product_form(original: Callable[..., Any]) -> Callable[..., Any]:
 def _added_form(original: Callable[..., Any]) -> Callable[..., Any]:
     def baddbmm(*args: Any, **named: Any) -> Any:
         plain = not named and len(args) == 3 and isinstance(args[0], torch.Tensor) and _are_batches(args[1:])
-        return (
-            args[0] + torch.matmul(*args[1:]) if plain and args[0].dtype == args[1].dtype else original(*args, **named)
-        )
+        if not plain or args[0].dtype != args[1].dtype:
+            return original(*args, **named)
+        product = torch.matmul(*args[1:])
+        return args[0].to(product.dtype) + product  # under autocast the product is narrower, and so is torch's sum
 
     return baddbmm
 

@@ -376,6 +376,7 @@ def test_multihead_attention_that_gives_its_weights_is_one_operator() -> None:
             return made
 
     model, batch = Multi(), _batch()
+    assert _own(_step(model, batch, autocast=torch.bfloat16)) == ["Attention", "AttentionGradient"]
     step = _step(model, batch)
     assert _own(step) == ["Attention", "AttentionGradient"]
     assert _matrices(step) == []
