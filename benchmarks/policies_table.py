@@ -93,15 +93,16 @@ def _smallest(rows: Rows) -> list[str]:
 def _measured(rows: Rows) -> list[str]:
     if not rows:
         return []
-    heads = ("network", "policy", "budget", "step", "unplanned", "on the prediction", "peak", "bits")
+    heads = ("network", "policy", "budget", "step", "unplanned", "overhead", "predicted", "peak", "bits")
     lines = ["### Run on the CPU", "", _line(heads), "|---" * len(heads) + "|"]
     for row in rows:
         cells = [row["network"], row["solver"], f"{100 * row['budget_fraction']:g} %"]
         if row["step_ns"] is None:
-            cells += ["no plan" if row["status"] == "infeasible" else row["status"], "", "", "", ""]
+            cells += ["no plan" if row["status"] == "infeasible" else row["status"], *[""] * (len(heads) - 4)]
         else:
             cells += [f"{row['step_ns'] / 1e6:.0f} ms", f"{row['unplanned_ns'] / 1e6:.0f} ms"]
-            cells += [_share(row["prediction_error"], "+"), f"{row['peak_bytes'] / 2**20:.0f} MiB"]
+            cells += [_share(row["step_ns"] / row["unplanned_ns"] - 1, "+"), _share(row["overhead"], "+")]
+            cells.append(f"{row['peak_bytes'] / 2**20:.0f} MiB")
             cells.append("equal" if row["bitwise_equal"] else "differ")
         lines.append(_line(cells))
     return [*lines, ""]

@@ -8,12 +8,9 @@ and goes. Where it has one, since the module returns or keeps it, the step is tr
 
 Left as they are written too: dropout of probabilities, masks that a parameter's gradient depends on, operands that the
 kernels do not take, tensors in between with hooks, and masks with which the operator could compute something else for a
-query that sees no key: additions of finite numbers that the step computes for each query, finite fillings with additions
-beside them, or above -10,000.
-
-A query that sees no key has the written form's result: not a number where keys are hidden by minus infinity, the mean of
-all values, and no gradient for the query, where they are filled with something finite; for additions see
-`planc.torch.padding`.
+query that sees no key: additions of finite numbers that are computed in the step, finite fillings with any addition, or
+above -10,000. A query that sees no key has the written form's result: not a number where keys are hidden by minus infinity,
+the mean of all values, and no gradient for the query, where they are filled with something finite.
 """
 
 import itertools
@@ -33,7 +30,6 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from planc.kernels.attention import HIDDEN
 from planc.torch.attention import attended, fits
-from planc.torch.padding import attended_with_padding
 from planc.torch.written_masks import (
     Step,
     bias_of,
@@ -41,7 +37,6 @@ from planc.torch.written_masks import (
     constant_bias,
     empty_rows,
     hides_some_query,
-    only_hides,
     only_infinite,
     passed,
     tensor_of,
@@ -283,16 +278,7 @@ def _expressible(chain: _Chain, hides: bool) -> bool:
     if any(number > HIDDEN or math.isnan(number) for number in fills):
         return False
     infinite = all(map(only_infinite, added)) and fills <= {-math.inf} and not (fills and added)
-    return not hides or infinite or (len(fills) == 1 and not added) or _is_padding(chain)
-
-
-def _is_padding(chain: _Chain) -> bool:
-    """Whether a mask is added, the same for all heads and queries, and nothing else hides keys."""
-    if any(step.kind == "fill" for step in chain.steps):
-        return False
-    full = chain.shape()
-    shapes = [tuple(value_of(mask).shape) for mask in chain.masks]
-    return full is not None and all(math.prod(shape[-3:-1]) == 1 and len(shape) in (1, 2, 4) for shape in shapes)
+    return not hides or infinite or (len(fills) == 1 and not added)
 
 
 def _survives(chain: _Chain, known: torch.Tensor | None, dtype: torch.dtype) -> bool:
@@ -302,7 +288,7 @@ def _survives(chain: _Chain, known: torch.Tensor | None, dtype: torch.dtype) -> 
     if not wider:
         return True
     if known is None:
-        return all(only_infinite(mask) or only_hides(mask) for mask in added)
+        return all(map(only_infinite, added))
     with _disable_current_modes():
         return bool(((known == 0) | (known <= HIDDEN)).all())
 
@@ -313,9 +299,6 @@ def _written(chain: _Chain, operands: Sequence[torch.Tensor], hides: bool) -> to
     full = (*q.shape[:3], k.shape[2])
     with torch.no_grad():
         bias = bias_of(chain.steps, full, tensor_of, q.dtype)
-    if bias is not None and hides and _is_padding(chain) and not all(map(only_infinite, chain.masks)):
-        return attended_with_padding(q, k, v, bias.reshape((1,) * (4 - bias.dim()) + bias.shape), chain.scale)
-    with torch.no_grad():
         bias = None if bias is None else bias.to(q.dtype)
         empty = None if bias is None or not hides else empty_rows(bias)
         bias = bias if bias is None or empty is None else bias.masked_fill(empty, 0.0)
@@ -412,10 +395,9 @@ def _product_form(original: Callable[..., Any]) -> Callable[..., Any]:
 def _added_form(original: Callable[..., Any]) -> Callable[..., Any]:
     def baddbmm(*args: Any, **named: Any) -> Any:
         plain = not named and len(args) == 3 and isinstance(args[0], torch.Tensor) and _are_batches(args[1:])
-        if not plain or args[0].dtype != args[1].dtype:
-            return original(*args, **named)
-        product = torch.matmul(*args[1:])
-        return args[0].to(product.dtype) + product  # under autocast the product is narrower, and so is torch's sum
+        return (
+            args[0] + torch.matmul(*args[1:]) if plain and args[0].dtype == args[1].dtype else original(*args, **named)
+        )
 
     return baddbmm
 

@@ -143,31 +143,6 @@ def only_infinite(mask: Node) -> bool:
     return None not in numbers and all(n == -math.inf or n > HIDDEN for n in numbers if n is not None)
 
 
-def only_hides(mask: Node) -> bool:
-    """Whether a mask adds 0 or hides keys, or whole numbers: half precision changes nothing of that."""
-    while mask.target in _MOVES and isinstance(mask.args[0], Node):
-        mask = mask.args[0]
-    if mask.target is aten.mul.Tensor:
-        known = [(number_of(a), b) for a, b in (mask.args, mask.args[::-1])]
-        return any(n is not None and n <= HIDDEN and _is_whole(other) for n, other in known)
-    if mask.target in _FILLS:
-        number = number_of(mask.args[2])
-        return number is not None and number <= HIDDEN and _is_whole(mask.args[0])
-    numbers = [number_of(a) for a in mask.args[1:]] if mask.target is aten.where.self else [None]
-    return all(n is not None and (n == 0 or n <= HIDDEN) for n in numbers)
-
-
-def _is_whole(given: Any) -> bool:
-    """Whether an argument is made of booleans or integers in ways that leave them whole."""
-    number = number_of(given)
-    if number is not None or not isinstance(given, Node):
-        return number is not None and number.is_integer()
-    if not value_of(given).is_floating_point() or given.target in _ZEROS:
-        return True
-    parts = given.args[:1] if given.target in _MOVES else given.args[:2]
-    return given.target in (*_MOVES, aten.sub.Tensor, aten.rsub.Scalar, aten.neg.default) and all(map(_is_whole, parts))
-
-
 def _is_small(given: Any) -> bool:
     """Whether a node makes numbers that hide nothing."""
     if not isinstance(given, Node) or given.target in _ZEROS:
