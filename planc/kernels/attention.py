@@ -5,8 +5,9 @@
 Q [B, H, S, D], K and V [B, G, T, D], Y [B, H, S, D], H a multiple of G (Ainslie et al., grouped-query attention, 2023);
 with `heads_last` [B, S, H, D] and so on. `bias` broadcasts to [B, H, S, T]; with `causal` a query sees the keys up to its
 own place. Kept for the gradient: all of these, and the logarithm of the sum of exponentials of each row, [B, H, S] in
-float32. On a card cuDNN computes bfloat16 and float16, its gradient by the form that repeats its bits; float32 has
-kernels of planc's own, whose products are in TF32.
+float32; of a row whose keys are all hidden by finite numbers, beside which their number would be lost, 1e30 times one more
+than the logarithm of that number. On a card cuDNN computes bfloat16 and float16, its gradient by the form that repeats its
+bits; float32 has kernels of planc's own, whose products are in TF32.
 """
 
 import math
@@ -31,6 +32,10 @@ _WIDEST = 128
 
 HIDDEN = -1e4
 """A bias at or below hides a key: the exponential of scores so far apart is zero in float32."""
+
+
+_FAR = 1e30
+"""The distance of scores hidden by finite numbers from any other."""
 
 
 def has_kernels_for(width: int) -> bool:
@@ -163,7 +168,10 @@ def _forward(call: Call, body: Body) -> Sequence[str]:
     powers = body.op("Exp", body.op("Sub", scores, top))
     total = body.sum(powers, [3])
     y = body.op("MatMul", body.op("Div", powers, total), _repeated(body, v, heads))
-    stats = body.op("Add", top, body.op("Log", total))
+    count = body.op("Log", total)
+    apart = body.op("Mul", body.op("Add", count, body.number(1.0)), body.number(_FAR))
+    hidden = body.op("Less", top, body.number(-_FAR))
+    stats = body.op("Where", hidden, apart, body.op("Add", top, count))
     s = heads.sizes
     return [_written(call, body, y, dtype), body.reshape(stats, (s["B"], s["H"], s["S"]))]
 
@@ -180,7 +188,11 @@ def _gradient(call: Call, body: Body) -> Sequence[str]:
     keys, values = (_repeated(body, a, heads) for a in (k, v))
     scores = _scores(heads, body, q, keys, body.inputs[6] if len(body.inputs) > 6 else None)
     stats = body.reshape(body.inputs[5], (s["B"], s["H"], s["S"], 1))
-    p = body.op("Exp", body.op("Sub", scores, stats))
+    hidden = body.op("Greater", stats, body.number(_FAR / 10))
+    even = body.op("Exp", body.op("Sub", body.number(1.0), body.op("Div", stats, body.number(_FAR))))
+    seen = body.op("Greater", scores, body.number(-math.inf))
+    even = body.op("Where", seen, even, body.number(0.0))
+    p = body.op("Where", hidden, even, body.op("Exp", body.op("Sub", scores, stats)))
     inner = body.sum(body.op("Mul", dy, y), [3])
     slope = body.op("Sub", body.op("MatMul", dy, body.transpose(values, (0, 1, 3, 2))), inner)
     ds = body.op("Mul", body.op("Mul", p, slope), body.number(call.real("scale")))

@@ -60,6 +60,6 @@ extern "C" __global__ void __launch_bounds__(128) PREFIX_forward(
     float* to = y + blockIdx.z * Y_BATCH + head * Y_HEAD + query * Y_ROW;
     for (int n = 0; n < STEPS; n++)
       for (int j = 0; j < 2; j++) to[n * 8 + lane % 4 * 2 + j] = out[n][i * 2 + j] * inverse;
-    if (lane % 4 == 0) stats[((long long)blockIdx.z * H + head) * SQ + query] = top[i] / LOG2E + logf(sum[i]);
+    if (lane % 4 == 0) stats[((long long)blockIdx.z * H + head) * SQ + query] = STATISTIC(top[i], sum[i]);
   }
 }

@@ -64,11 +64,22 @@ DEVICE void values_of(float* b, const float* tile, int row, int step) {
 // Accumulators as the first operand.
 DEVICE void scores_of(float* a, const float* c) { a[0] = tf32(c[0]); a[1] = tf32(c[2]); a[2] = tf32(c[1]); a[3] = tf32(c[3]); }
 
-// A score in units of log2, what is masked at minus infinity.
+// What is kept of a row: the logarithm of its sum of exponentials. Where finite numbers hide all keys, every score is as
+// low as the highest, and a sum of both would lose the logarithm of their number: that is kept, in units of FAR.
+#define FAR 1e30f
+#define STATISTIC(top, sum) \
+  ((top) < -FAR && (top) > MINUS_INFINITY ? FAR * (1.0f + logf(sum)) : (top) / LOG2E + logf(sum))
+// A row without any key has no P.
+DEVICE float probability(float score, float stat) {
+  if (score == MINUS_INFINITY) return 0.0f;
+  return exp2f(stat > 0.1f * FAR ? (1.0f - stat * (1.0f / FAR)) * LOG2E : score - stat * LOG2E);
+}
+
+// A score in units of log2, what is masked at minus infinity; what is hidden by the lowest numbers stays finite.
 DEVICE float scored(float dot, int query, int key, const float* bias, long long base) {
   if (key >= SK || (CAUSAL && key > query)) return MINUS_INFINITY;
   float s = dot * SCALE;
   if (BIASED && query < SQ) s += bias[base + query * BIAS_ROW + key * BIAS_COLUMN];
-  return s * LOG2E;
+  return s > MINUS_INFINITY ? fmaxf(s * LOG2E, -3.4028235e38f) : s;
 }
 #define BIAS_BASE (BIASED ? blockIdx.z * BIAS_BATCH + head * BIAS_HEAD : 0)

@@ -11,9 +11,7 @@ extern "C" __global__ void __launch_bounds__(128) PREFIX_sums(const float* dy, c
   for (int reach = 16; reach > 0; reach /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, reach);
   if (row < B * H * SQ && lane == 0) delta[row] = sum;
 }
-// P and dS of 16 rows by 8 W columns in accumulators, from both products. A row without any key has no P.
-#define PROBABILITY(score, stat) ((score) == MINUS_INFINITY ? 0.0f : exp2f((score) - (stat) * LOG2E))
-
+// P and dS of 16 rows by 8 W columns in accumulators, from both products.
 extern "C" __global__ void __launch_bounds__(128) PREFIX_keys(
     const float* dy, const float* q, const float* k, const float* v, const float* stats, const float* bias,
     const float* delta, float* dk, float* dv) {
@@ -51,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(128) PREFIX_keys(
             const int key = first + mine + lane / 4 + i / 2 * 8, query = at + half + n * 8 + lane % 4 * 2 + i % 2;
             const bool there = query < SQ;
             const float score = there ? scored(p[n][i], query, key, bias, base) : MINUS_INFINITY;
-            p[n][i] = PROBABILITY(score, stats[row + (there ? query : 0)]);
+            p[n][i] = probability(score, stats[row + (there ? query : 0)]);
             g[n][i] = p[n][i] * (g[n][i] - delta[row + (there ? query : 0)]);
           }
 #pragma unroll
@@ -122,7 +120,7 @@ extern "C" __global__ void __launch_bounds__(128) PREFIX_queries(
         for (int i = 0; i < 4; i++) {
           const int query = first + mine + lane / 4 + i / 2 * 8, key = at + half + m * 8 + lane % 4 * 2 + i % 2;
           const float score = scored(p[m][i], query, key, bias, base);
-          g[m][i] = PROBABILITY(score, stat[i / 2]) * (g[m][i] - inner[i / 2]);
+          g[m][i] = probability(score, stat[i / 2]) * (g[m][i] - inner[i / 2]);
         }
         scores_of(a, g[m]);
 #pragma unroll

@@ -37,11 +37,27 @@ CASES = [
 @needs_compiler
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_attention_and_its_kernels_are_torchs(case: tuple[Any, ...]) -> None:
-    b, h, g, s, t, d, causal, shape, heads_last = case
+    shape = case[7]
+    _compare(case, [] if shape is None else [RNG.standard_normal(shape).astype(np.float32)])
+
+
+@needs_compiler
+@pytest.mark.parametrize("causal", [0, 1])
+def test_queries_whose_keys_are_hidden_by_finite_numbers_see_all_alike(causal: int) -> None:
+    """Beside the lowest number a score vanishes: every key that is not hidden otherwise has the same share, as torch's."""
+    bias = RNG.standard_normal((1, 1, 70, 70)).astype(np.float32)
+    bias[..., ::3, :] = np.finfo(np.float32).min
+    bias[..., 1::3, 5:] = np.finfo(np.float32).min
+    bias[..., 3::9, 40:] = -math.inf
+    _compare((1, 2, 2, 70, 70, 16, causal, bias.shape, 0), [bias])
+
+
+def _compare(case: tuple[Any, ...], bias: list[Any]) -> None:
+    """Results and gradients: of torch in float64, of the function, and of the kernels."""
+    b, h, g, s, t, d, causal, _, heads_last = case
     q, k, v, dy = (
         RNG.standard_normal(x).astype(np.float32) for x in ((b, h, s, d), (b, g, t, d), (b, g, t, d), (b, h, s, d))
     )
-    bias = [] if shape is None else [RNG.standard_normal(shape).astype(np.float32)]
     y, grads = _torch(q, k, v, dy, bias, causal)
 
     def turn(a: Any) -> Any:
