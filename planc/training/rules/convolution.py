@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from planc.errors import ModelError
 from planc.kernels.convolution import CONVOLUTION, INPUT_GRADIENT, WEIGHT_GRADIENT
 from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Builder, Shape, Var
@@ -20,11 +21,23 @@ from planc.training.rules.shape import spread
 from planc.training.rules.windows import Window, window_of
 
 
+def group_of(node: ForwardNode) -> int:
+    """The groups of channels of a Conv or ConvTranspose. Raises ModelError where they do not divide the channels."""
+    x, w, group = node.input(0), node.input(1), int(node.attribute("group", 1))
+    # X's channels are C; W has [O, C / group, ...], of a ConvTranspose [C, O / group, ...]
+    held = w.shape[0] if node.op_type == "ConvTranspose" else w.shape[1] * group
+    if group < 1 or held != x.shape[1] or w.shape[0] % group:
+        raise ModelError(
+            f"{node.where}: {group} groups do not divide {x.shape[1]} channels as weights of {list(w.shape)} have them"
+        )
+    return group
+
+
 @gradient("Conv")
 def conv(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """X [N, C, ...], W [O, C / group, ...], dY [N, O, ...]. The weight first: its temporaries die before dX is made."""
     x, w, dy = node.input(0), node.input(1), sole(grads)
-    window, group = window_of(node, w.shape[2:], x.shape[2:]), int(node.attribute("group", 1))
+    window, group = window_of(node, w.shape[2:], x.shape[2:]), group_of(node)
     if _has_kernels(node, x):
         return _by_kernels(b, node, x, dy, window)
     found = _bias_gradient(b, node, dy)
@@ -39,7 +52,7 @@ def conv(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 def conv_transpose(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """X [N, C, ...], W [C, O / group, ...], dY [N, O, ...]: dX = Conv(dY, W); dW as of a Conv from dY to X."""
     x, w, dy = node.input(0), node.input(1), sole(grads)
-    window, group = transpose_window(node, x, w), int(node.attribute("group", 1))
+    window, group = transpose_window(node, x, w), group_of(node)
     if _has_kernels(node, x) and _reaches(window, dy, x):
         return _transposed_by_kernels(b, node, x, dy, window)
     found = _bias_gradient(b, node, dy)
@@ -59,7 +72,7 @@ def lower_conv_transpose(b: Builder, node: ForwardNode) -> ForwardResult:
     An output padding of a stride or more, which ONNX Runtime refuses, is cropped less at the end, or zeros behind it.
     """
     x, w, y = node.input(0), node.input(1), node.output
-    window, group = transpose_window(node, x, w), int(node.attribute("group", 1))
+    window, group = transpose_window(node, x, w), group_of(node)
     biased = node.has_input(2)
     if _has_kernels(node, x) and _reaches(window, y, x):
         named = None if biased else y.name
@@ -128,7 +141,7 @@ def _reaches(window: Window, large: Var, small: Var) -> bool:
 
 
 def _by_kernels(b: Builder, node: ForwardNode, x: Var, dy: Var, window: Window) -> Gradients:
-    w, settings = node.input(1), _settings(window, int(node.attribute("group", 1)))
+    w, settings = node.input(1), _settings(window, group_of(node))
     found = _bias_gradient(b, node, dy)
     if 1 in node.wanted:
         (found[1],) = b.kernel(WEIGHT_GRADIENT, [x, dy], kernel=w.shape[2:], **settings)
@@ -138,7 +151,7 @@ def _by_kernels(b: Builder, node: ForwardNode, x: Var, dy: Var, window: Window) 
 
 
 def _transposed_by_kernels(b: Builder, node: ForwardNode, x: Var, dy: Var, window: Window) -> Gradients:
-    w, settings = node.input(1), _settings(window, int(node.attribute("group", 1)))
+    w, settings = node.input(1), _settings(window, group_of(node))
     found = _bias_gradient(b, node, dy)
     if 1 in node.wanted:
         (found[1],) = b.kernel(WEIGHT_GRADIENT, [dy, x], kernel=w.shape[2:], **settings)
@@ -151,7 +164,7 @@ def input_gradient(
     b: Builder, node: ForwardNode, dy: Var, w: Var, window: Window, shape: Shape, name: str | None = None
 ) -> Var:  # fmt: skip
     """dX [N, C, ...] of the Conv with weight W [O, C / group, ...], in the form the table picks."""
-    group = int(node.attribute("group", 1))
+    group = group_of(node)
     if node.table.conv_input == "transpose":
         padding = window.output_padding(shape[2:], dy.shape[2:])
         settings = {**window.attributes(), "output_padding": padding, "group": group}
