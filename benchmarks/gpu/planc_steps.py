@@ -54,11 +54,18 @@ def row(imported: ImportedModel, plan: Plan) -> Row:
         first = first_difference(step, feeds)
     if first:
         print("bits differ, first in", first, Counter(plan.layer_forms.values()), flush=True)
-    return {KERNELS: version_of(imported), "first_differing": first} | row_of(
+    facts = {KERNELS: version_of(imported), "cudnn": cudnn_of(plan), "first_differing": first}
+    return facts | row_of(
         asked_mib=plan.memory.budget_bytes // MIB, driver_mib=driver, ms=min(launched, replayed),
         predicted_ms=round(plan.prediction.step_ns / 1e6, 3), bound_ms=round(plan.certificate.lower_bound_ns / 1e6, 3),
         planning_s=round(plan.certificate.solve_s, 1), bits_equal=not first, repeatable=repeatable,
     )  # fmt: skip
+
+
+def cudnn_of(plan: Plan) -> str:
+    """The version of cuDNN that the plan's costs were measured with, as 9.19."""
+    number = int(plan.costs.versions.get("cudnn", 0))
+    return f"{number // 10000}.{number // 100 % 100}"
 
 
 def _repeats(step: TrainingStep, feeds: dict[str, Any]) -> bool:
