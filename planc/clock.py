@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class StoppableClock:
@@ -68,3 +69,18 @@ class WorkClock(StoppableClock):
 
 WALL = StoppableClock()
 """By which all limits of this process are kept unless work is counted."""
+
+
+_UNCOUNTED = 20
+"""Seconds for each counted one after which a solve ends anyway: CP-SAT counts little of what it does before its search,
+which takes minutes for models of a thousand tasks."""
+
+
+def limit_cp_sat(parameters: Any, seconds: float, counted: bool, workers: int) -> None:
+    """Limit a CP-SAT solver, by its `parameters`: to seconds of the wall by so many workers, or to work that it counts,
+    about as much as seconds, by one."""
+    if counted:
+        parameters.max_deterministic_time, parameters.num_workers = seconds, 1
+        parameters.max_time_in_seconds = _UNCOUNTED * seconds
+    else:
+        parameters.max_time_in_seconds, parameters.num_workers = seconds, workers

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ortools.sat.python import cp_model
 
-from planc.clock import StoppableClock
+from planc.clock import StoppableClock, limit_cp_sat
 from planc.packing.buffers import Buffer, PackingError
 from planc.packing.model import build_model
 from planc.units import align_up
@@ -155,9 +155,6 @@ def _solved(
 
 def _solver(effort: _Effort) -> cp_model.CpSolver:
     solver = cp_model.CpSolver()
-    if effort.counted:
-        solver.parameters.max_deterministic_time, solver.parameters.num_workers = effort.seconds, 1
-    else:
-        solver.parameters.max_time_in_seconds, solver.parameters.num_workers = effort.seconds, 2
+    limit_cp_sat(solver.parameters, effort.seconds, effort.counted, workers=2)
     solver.parameters.random_seed = effort.seed % (1 << 31)
     return solver

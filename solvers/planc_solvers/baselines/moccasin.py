@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from ortools.sat.python import cp_model
 
+from planc.clock import limit_cp_sat
 from planc.errors import PolicyScopeError, SolverTimeoutError
 from planc.problem.problem import Origin, Problem
 from planc.schedule.residency import memory_profile
@@ -181,18 +182,9 @@ class _Model:
         return Schedule(tuple(needed_steps(self.problem, [task for _, task in sorted(events)])))
 
 
-_UNCOUNTED = 20
-"""Seconds for each counted one after which a solve ends anyway: CP-SAT counts little of what it does before its search,
-which takes minutes for models of a thousand tasks."""
-
-
 def _solver(options: SolveOptions, seconds: float) -> cp_model.CpSolver:
-    solver, seconds = cp_model.CpSolver(), max(seconds, 0.01)
-    if options.clock.counted:  # CP-SAT counts work too, about as much as seconds
-        solver.parameters.max_deterministic_time, solver.parameters.num_workers = seconds, 1
-        solver.parameters.max_time_in_seconds = _UNCOUNTED * seconds
-    else:
-        solver.parameters.max_time_in_seconds, solver.parameters.num_workers = seconds, options.workers
+    solver = cp_model.CpSolver()
+    limit_cp_sat(solver.parameters, max(seconds, 0.01), options.clock.counted, options.workers)
     solver.parameters.random_seed = options.seed
     return solver
 
