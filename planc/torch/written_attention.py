@@ -8,9 +8,10 @@ and goes. Where it has one, since the module returns or keeps it, the step is tr
 
 Left as they are written too: dropout of probabilities, masks that a parameter's gradient depends on, operands that the
 kernels do not take, tensors in between with hooks, and masks with which the operator could compute something else for a
-query that sees no key: additions of finite numbers that are computed in the step, finite fillings with any addition, or
-above -10,000. A query that sees no key has the written form's result: not a number where keys are hidden by minus infinity,
-the mean of all values, and no gradient for the query, where they are filled with something finite.
+query that sees no key: finite fillings with any addition, or above -10,000, and in half precision additions that the step
+computes otherwise than of truths and one number. A query that sees no key has the written form's result: not a number
+where keys are hidden by minus infinity, the mean of all values, and no gradient for the query, where they are filled with
+something finite, and what `planc.torch.hidden_rows` says where finite numbers are added.
 """
 
 import itertools
@@ -30,14 +31,15 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from planc.kernels.attention import HIDDEN
 from planc.torch.attention import attended, fits
+from planc.torch.hidden_rows import attended_anyway
 from planc.torch.written_masks import (
     Step,
     bias_of,
     changed,
     constant_bias,
     empty_rows,
+    hidden_by,
     hides_some_query,
-    only_infinite,
     passed,
     tensor_of,
     value_of,
@@ -47,6 +49,9 @@ aten = torch.ops.aten
 
 _LONGEST = 16
 """Nodes between the two products."""
+
+_KNOWN_TO_KERNELS = -1e36
+"""Numbers so low in a whole row of a bias are told from scores by the kernels for float32."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,22 @@ class _Chain:
     @property
     def masks(self) -> list[Node]:
         return [step.mask for step in self.steps if step.mask is not None]
+
+    @property
+    def added(self) -> list[Node]:
+        return [step.mask for step in self.steps if step.kind == "add" and step.mask is not None]
+
+    @property
+    def hides_by(self) -> float | None:
+        """The one number by which some key's score falls, as the last change; None where the masks are others."""
+        last = self.steps[-1] if len(self.masks) == 1 else None
+        plain = last is not None and (last.kind, last.number) == ("add", 1.0)
+        return hidden_by(self.masks[0]) if plain else None
+
+    @property
+    def fills(self) -> set[float]:
+        """The numbers that scores are filled with."""
+        return {step.number for step in self.steps if step.kind == "fill"}
 
     def shape(self) -> tuple[int, ...] | None:
         """[B, H, S, T], [N, 1, S, T] where there are three axes everywhere; None where they are regrouped in between."""
@@ -135,7 +156,8 @@ class WrittenAttention:
         full = (*operands[0].shape[:3], operands[1].shape[2])
         known = constant_bias(chain.steps, full, self._held(weights)) if chain.masks else None
         hides = bool(chain.masks) and (known is None or hides_some_query(known))
-        if not _expressible(chain, hides) or (chain.masks and not _survives(chain, known, operands[0].dtype)):
+        dtype = operands[0].dtype
+        if not _expressible(chain, hides, dtype) or (chain.masks and not _survives(chain, known, dtype)):
             return None
         self._sites.append(chain.nodes)
         if len(self._sites) - 1 in self._left:
@@ -271,24 +293,31 @@ def _is_widened(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
     return False
 
 
-def _expressible(chain: _Chain, hides: bool) -> bool:
+def _expressible(chain: _Chain, hides: bool, dtype: torch.dtype) -> bool:
     """Whether a bias says what the masks do, also, where some query may see no key, for such a one."""
-    fills = {step.number for step in chain.steps if step.kind == "fill"}
-    added = [step.mask for step in chain.steps if step.kind == "add" and step.mask is not None]
+    fills, added = chain.fills, chain.added
     if any(number > HIDDEN or math.isnan(number) for number in fills):
         return False
-    infinite = all(map(only_infinite, added)) and fills <= {-math.inf} and not (fills and added)
-    return not hides or infinite or (len(fills) == 1 and not added)
+    if not hides or _only_infinite(chain):
+        return True
+    if fills:
+        return len(fills) == 1 and not added
+    return dtype == torch.float32 or chain.hides_by is not None
+
+
+def _only_infinite(chain: _Chain) -> bool:
+    """Whether keys are hidden by minus infinity alone, either added or filled in."""
+    hiding = {hidden_by(mask) for mask in chain.added}
+    return hiding <= {-math.inf, 0.0} and chain.fills <= {-math.inf} and not (chain.fills and chain.added)
 
 
 def _survives(chain: _Chain, known: torch.Tensor | None, dtype: torch.dtype) -> bool:
     """Whether rounding to the type of the queries changes nothing of what is added in a wider one."""
-    added = [step.mask for step in chain.steps if step.kind == "add" and step.mask is not None]
-    wider = dtype != torch.float32 and any(value_of(mask).dtype != dtype for mask in added)
+    wider = dtype != torch.float32 and any(value_of(mask).dtype != dtype for mask in chain.added)
     if not wider:
         return True
     if known is None:
-        return all(map(only_infinite, added))
+        return all(hidden_by(mask) is not None for mask in chain.added)
     with _disable_current_modes():
         return bool(((known == 0) | (known <= HIDDEN)).all())
 
@@ -299,22 +328,42 @@ def _written(chain: _Chain, operands: Sequence[torch.Tensor], hides: bool) -> to
     full = (*q.shape[:3], k.shape[2])
     with torch.no_grad():
         bias = bias_of(chain.steps, full, tensor_of, q.dtype)
-        bias = None if bias is None else bias.to(q.dtype)
-        empty = None if bias is None or not hides else empty_rows(bias)
-        bias = bias if bias is None or empty is None else bias.masked_fill(empty, 0.0)
-    if empty is None:
-        return attended(q, k, v, bias, chain.scale)
-    numbers = {step.number for step in chain.steps if step.kind == "fill"}
-    if not numbers:  # added minus infinity: all that comes of the scores is not a number, and so are their gradients
-        return attended(q + torch.where(empty, math.nan, 0.0).to(q.dtype), k, v, bias, chain.scale)
+    if bias is None or not hides:
+        return attended(q, k, v, None if bias is None else bias.to(q.dtype), chain.scale)
+    if chain.added and not _only_infinite(chain):
+        return _added(chain, q, k, v, bias)
+    with torch.no_grad():
+        bias = bias.to(q.dtype)
+        empty = empty_rows(bias)
+        bias = bias.masked_fill(empty, 0.0)
+    if not chain.fills:
+        return attended(_spoilt(q, empty), k, v, bias, chain.scale)
     made = attended(q.masked_fill(empty, 0.0), k, v, bias, chain.scale)
-    if numbers != {-math.inf}:
+    if chain.fills != {-math.inf}:
         return made
     # The gradient of the scores ends at the filling, that of the values is not a number.
     with torch.no_grad():
         touched = torch.where(empty.any(-2, keepdim=True), math.nan, 0.0).to(v.dtype)
     sums = v.sum(-2, keepdim=True).repeat_interleave(q.shape[1] // v.shape[1], 1)
     return torch.where(empty, sums * touched, made)
+
+
+def _spoilt(q: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
+    """Queries, not a number where a key is added minus infinity to every score: so is all that comes of them, gradients
+    too."""
+    return q + torch.where(empty, math.nan, 0.0).to(q.dtype)
+
+
+def _added(chain: _Chain, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """With masks added of which some row may hide all keys by finite numbers."""
+    if chain.hides_by is not None and chain.hides_by <= _KNOWN_TO_KERNELS and q.dtype == torch.float32:
+        return attended(q, k, v, bias.to(q.dtype), chain.scale)
+    if chain.hides_by is None:
+        with torch.no_grad():
+            empty = empty_rows(bias)
+            bias = bias.masked_fill(empty, 0.0)
+        q = _spoilt(q, empty)
+    return attended_anyway(q, k, v, bias, chain.scale)
 
 
 # --- while a step is traced

@@ -133,14 +133,33 @@ def _computed(node: Node, root: Any, held: Mapping[Node, torch.Tensor]) -> torch
     return made if isinstance(made, torch.Tensor) else None
 
 
-def only_infinite(mask: Node) -> bool:
-    """Whether an addition of a mask hides keys by minus infinity and otherwise changes little: it is made that way."""
+def hidden_by(mask: Node) -> float | None:
+    """The number by which an addition of a mask hides keys, 0 where it hides none, if the mask is made of that number and
+    of small ones; else None."""
     while mask.target in _MOVES and isinstance(mask.args[0], Node):
         mask = mask.args[0]
     if mask.target in _FILLS:
-        return number_of(mask.args[2]) == -math.inf and _is_small(mask.args[0])
-    numbers = {number_of(a) for a in mask.args[1:]} if mask.target is aten.where.self else {None}
-    return None not in numbers and all(n == -math.inf or n > HIDDEN for n in numbers if n is not None)
+        numbers = {number_of(mask.args[2])} if _is_small(mask.args[0]) else {None}
+    elif mask.target is aten.mul.Tensor:
+        ones, number = sorted(mask.args, key=lambda a: number_of(a) is not None)
+        numbers = {number_of(number)} if _is_zero_or_one(ones) else {None}
+    else:
+        numbers = {number_of(a) for a in mask.args[1:]} if mask.target is aten.where.self else {None}
+    hiding = {n for n in numbers if n is None or not n > HIDDEN} or {0.0}
+    return hiding.pop() if len(hiding) == 1 else None
+
+
+def _is_zero_or_one(given: Any) -> bool:
+    """Whether a node makes numbers of truths, or one less them."""
+    if not isinstance(given, Node) or given.op != "call_function":
+        return False
+    target, args = given.target, given.args
+    if target is aten.rsub.Scalar or target is aten.sub.Tensor:
+        one, rest = (args[1], args[0]) if target is aten.rsub.Scalar else (args[0], args[1])
+        return not given.kwargs and number_of(one) == 1 and _is_zero_or_one(rest)
+    if target not in _MOVES or not isinstance(args[0], Node):
+        return False
+    return value_of(args[0]).dtype == torch.bool or _is_zero_or_one(args[0])
 
 
 def _is_small(given: Any) -> bool:
