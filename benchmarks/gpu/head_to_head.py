@@ -106,7 +106,8 @@ def merged(files: Iterable[Path]) -> list[Row]:
             if "FAILED" not in row or key not in found:
                 found[key] = row
     order = [list(torch_steps.STEPS), ["tf32", "bf16"], ["torch", "planc"]]
-    return sorted(found.values(), key=lambda row: [names.index(row[k]) for names, k in zip(order, KEY, strict=False)])
+    modes = [*torch_steps.MODES, "profile", *(f"{share} %" for share in range(100, 0, -1))]
+    return sorted(found.values(), key=lambda row: [n.index(row[k]) for n, k in zip([*order, modes], KEY, strict=True)])
 
 
 def arguments() -> argparse.Namespace:
