@@ -14,9 +14,9 @@ from torch._dispatch.python import enable_python_dispatcher
 
 from planc.errors import ModelError
 from planc.torch import matrices, plain_forms, whole
-from planc.torch.attention import plain_attention, whole_attention
 from planc.torch.plain_losses import ctc_loss
 from planc.torch.plain_scans import logcumsumexp
+from planc.torch.scaled_attention import plain_attention, whole_attention
 
 aten = torch.ops.aten
 

@@ -210,6 +210,8 @@ class WrittenAttention:
     def _shared(self, repeated: torch.Tensor, turned: bool) -> torch.Tensor | None:
         """[B, G, T, D] of heads that are repeated to [B, H, T, D], or `turned` to [B, H, D, T]."""
         node = node_of(repeated) if repeated.dim() == 4 else None
+        while node is not None and turned and passed(node) is not None:
+            node = passed(node)
         if node is not None and turned:
             swaps = node.target is aten.transpose.int and {n % 4 for n in node.args[1:]} == {2, 3}
             swaps = swaps or (node.target is aten.permute.default and [n % 4 for n in node.args[1]] == [0, 1, 3, 2])

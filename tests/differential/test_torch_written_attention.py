@@ -105,6 +105,12 @@ WRITTEN: dict[str, Attend] = {
     "added twice": lambda q, k, v, m: (
         (scores(q, k) + (1.0 - m.float()) * -1e4 + torch.where(m, 0.5, -1e4)).softmax(-1) @ v
     ),
+    "scaled, lowest": lambda q, k, v, m: F.scaled_dot_product_attention(
+        q, k, v, torch.where(m, 0.0, LOWEST).to(q.dtype)
+    ),
+    "scaled, numbers": lambda q, k, v, m: F.scaled_dot_product_attention(
+        q, k, v, ((1.0 - m.float()) * -1e9).to(q.dtype)
+    ),
     "filled": lambda q, k, v, m: scores(q, k).masked_fill(m == 0, -math.inf).softmax(-1) @ v,
     "filled lowest": lambda q, k, v, m: torch.where(m, scores(q, k), torch.full([], LOWEST)).softmax(-1) @ v,
     "scaled behind": lambda q, k, v, m: (2 * scores(q, k).masked_fill(~m, -1e9)).softmax(-1) @ v,
@@ -310,7 +316,7 @@ def test_nothing_changes_without_kernels() -> None:
     assert [n for n in step.graph.node if n.op_type == "Softmax"]
 
 
-@pytest.mark.parametrize("name", ["added lowest", "added truths", "filled lowest"])
+@pytest.mark.parametrize("name", ["added lowest", "added truths", "filled lowest", "scaled, numbers"])
 def test_half_precision_has_the_gradient_of_a_query_that_sees_no_key(name: str) -> None:
     def loss(y: Tensor, target: Tensor) -> Tensor:
         return ((y[0, 2].float() - target[0, 2]) ** 2).sum()
