@@ -25,8 +25,8 @@ def attended_anyway(
     """The attention [B, H, S, D] of softmax(scale Q K' + bias), and its gradients, for a finite bias or one of which each
     row has a finite number.
 
-    In half precision, rows in which only some keys have a highest bias beyond `LOST` get no gradient of their scores by
-    these keys' differences: they must be the same in a whole row.
+    In half precision, keys with a row's highest bias beyond `LOST` must be the same for all its queries and heads, or all
+    keys of the row: else the gradient of its scores is not that of the written form.
     """
     with torch.no_grad():
         top = bias.amax(-1, keepdim=True)
@@ -39,11 +39,19 @@ def attended_anyway(
     if q.dtype == torch.float32:  # the operator knows these rows by the lowest number
         return attended(q, k, v, settled, scale)
     made = attended(q.masked_fill(lost, 0.0), k, v, settled, scale)
-    slope = scale * q @ _covariance(k, v.detach()).repeat_interleave(q.shape[1] // k.shape[1], 1)
+    slope = scale * q @ _covariance(k, v.detach(), bias, top).repeat_interleave(q.shape[1] // k.shape[1], 1)
     return made + torch.where(lost, slope - slope.detach(), torch.zeros((), dtype=q.dtype))
 
 
-def _covariance(k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """[B, G, D, D] of keys and values over a sequence: what the mean of values changes by with a key's score."""
-    products = (k / k.shape[2]).transpose(-2, -1) @ v
-    return products - k.mean(2, keepdim=True).transpose(-2, -1) * v.mean(2, keepdim=True)
+def _covariance(k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor, top: torch.Tensor) -> torch.Tensor:
+    """[B, G, D, D] of keys and values over those of a sequence that count alike: what a mean of values changes by with a
+    key's score."""
+    if bias.dim() == 4 and bias.shape[1] == bias.shape[2] == 1:
+        with torch.no_grad():
+            weights = (bias == top).to(k.dtype)
+            weights = (weights / weights.float().sum(-1, keepdim=True)).to(k.dtype).transpose(-2, -1)
+    else:
+        weights = torch.full((), 1 / k.shape[2], dtype=k.dtype)
+    weighted = k * weights
+    means = weighted.sum(2, keepdim=True).transpose(-2, -1) * (v * weights).sum(2, keepdim=True)
+    return weighted.transpose(-2, -1) @ v - means

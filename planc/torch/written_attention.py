@@ -9,9 +9,11 @@ and goes. Where it has one, since the module returns or keeps it, the step is tr
 Left as they are written too: dropout of probabilities, masks that a parameter's gradient depends on, operands that the
 kernels do not take, tensors in between with hooks, and masks with which the operator could compute something else for a
 query that sees no key: finite fillings with any addition, or above -10,000, and in half precision additions that the step
-computes otherwise than of truths and one number. A query that sees no key has the written form's result: not a number
-where keys are hidden by minus infinity, the mean of all values, and no gradient for the query, where they are filled with
-something finite, and what `planc.torch.hidden_rows` says where finite numbers are added.
+computes for each query of anything but truths and one number.
+
+A query that sees no key has the written form's result: not a number where keys are hidden by minus infinity, the mean of
+all values, and no gradient for the query, where they are filled with something finite, and what `planc.torch.hidden_rows`
+says where finite numbers are added.
 """
 
 import itertools
@@ -40,6 +42,7 @@ from planc.torch.written_masks import (
     empty_rows,
     hidden_by,
     hides_some_query,
+    only_hides,
     passed,
     tensor_of,
     value_of,
@@ -304,7 +307,14 @@ def _expressible(chain: _Chain, hides: bool, dtype: torch.dtype) -> bool:
         return True
     if fills:
         return len(fills) == 1 and not added
-    return dtype == torch.float32 or chain.hides_by is not None
+    return dtype == torch.float32 or chain.hides_by is not None or _is_padding(chain)
+
+
+def _is_padding(chain: _Chain) -> bool:
+    """Whether all masks are the same for all heads and queries."""
+    full = chain.shape()
+    shapes = [tuple(value_of(mask).shape) for mask in chain.masks]
+    return full is not None and all(math.prod(shape[-3:-1]) == 1 and len(shape) in (1, 2, 4) for shape in shapes)
 
 
 def _only_infinite(chain: _Chain) -> bool:
@@ -319,7 +329,7 @@ def _survives(chain: _Chain, known: torch.Tensor | None, dtype: torch.dtype) -> 
     if not wider:
         return True
     if known is None:
-        return all(hidden_by(mask) is not None for mask in chain.added)
+        return all(hidden_by(mask) is not None or only_hides(mask) for mask in chain.added)
     with _disable_current_modes():
         return bool(((known == 0) | (known <= HIDDEN)).all())
 
@@ -446,9 +456,10 @@ def _product_form(original: Callable[..., Any]) -> Callable[..., Any]:
 def _added_form(original: Callable[..., Any]) -> Callable[..., Any]:
     def baddbmm(*args: Any, **named: Any) -> Any:
         plain = not named and len(args) == 3 and isinstance(args[0], torch.Tensor) and _are_batches(args[1:])
-        return (
-            args[0] + torch.matmul(*args[1:]) if plain and args[0].dtype == args[1].dtype else original(*args, **named)
-        )
+        if not plain or args[0].dtype != args[1].dtype:
+            return original(*args, **named)
+        product = torch.matmul(*args[1:])
+        return args[0].to(product.dtype) + product  # under autocast the product is narrower, and so is torch's sum
 
     return baddbmm
 

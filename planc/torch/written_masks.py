@@ -149,6 +149,27 @@ def hidden_by(mask: Node) -> float | None:
     return hiding.pop() if len(hiding) == 1 else None
 
 
+def only_hides(mask: Node) -> bool:
+    """Whether a mask is whole numbers times one that hides keys: half precision changes nothing of that."""
+    while mask.target in _MOVES and isinstance(mask.args[0], Node):
+        mask = mask.args[0]
+    if mask.target is not aten.mul.Tensor:
+        return False
+    known = [(number_of(a), b) for a, b in (mask.args, mask.args[::-1])]
+    return any(n is not None and n <= HIDDEN and _is_whole(other) for n, other in known)
+
+
+def _is_whole(given: Any) -> bool:
+    """Whether an argument is made of booleans or integers in ways that leave them whole."""
+    number = number_of(given)
+    if number is not None or not isinstance(given, Node):
+        return number is not None and number.is_integer()
+    if not value_of(given).is_floating_point() or given.target in _ZEROS:
+        return True
+    parts = given.args[:1] if given.target in _MOVES else given.args[:2]
+    return given.target in (*_MOVES, aten.sub.Tensor, aten.rsub.Scalar, aten.neg.default) and all(map(_is_whole, parts))
+
+
 def _is_zero_or_one(given: Any) -> bool:
     """Whether a node makes numbers of truths, or one less them."""
     if not isinstance(given, Node) or given.op != "call_function":

@@ -102,6 +102,7 @@ WRITTEN: dict[str, Attend] = {
     "added far numbers": lambda q, k, v, m: (scores(q, k) + (1.0 - m.float()) * -1e9).softmax(-1) @ v,
     "added beyond": lambda q, k, v, m: (scores(q, k) + (1.0 - m.float()) * -1e20).softmax(-1) @ v,
     "added integers": lambda q, k, v, m: (scores(q, k) + (1 - m.long()) * LOWEST).softmax(-1) @ v,
+    "padding": lambda q, k, v, m: (scores(q, k) + (1 - m[:, :, 2:3].long()) * LOWEST).softmax(-1) @ v,
     "added twice": lambda q, k, v, m: (
         (scores(q, k) + (1.0 - m.float()) * -1e4 + torch.where(m, 0.5, -1e4)).softmax(-1) @ v
     ),
@@ -268,6 +269,69 @@ def _without_gradient(q: Tensor, k: Tensor, v: Tensor, _mask: Tensor) -> Tensor:
     return s.softmax(-1) @ v
 
 
+def _padded(*shut: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A batch with a mask of keys, [B, 1, 1, T], of which some samples have none."""
+    x, other, mask, y = _batch()
+    mask = mask[:, :, :1].clone()
+    for sample in shut:
+        mask[sample] = False
+    return x, other, mask, y
+
+
+@pytest.mark.parametrize("number", [-1e4, LOWEST, -math.inf], ids=str)
+@pytest.mark.parametrize("groups", [2, HEADS])
+def test_padding_that_is_added_is_as_in_float32_also_where_all_is_padding(number: float, groups: int) -> None:
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        k, v = (t.repeat_interleave(HEADS // groups, 1) for t in (k, v))
+        added = (1.0 - mask.float()) * number if math.isfinite(number) else torch.where(mask, 0.0, number)
+        return (scores(q, k) + added).softmax(-1) @ v
+
+    for batch in (_padded(), _padded(1)):
+        model = Model(attend, groups)
+        step = _step(model, batch)
+        assert _own(step) == ["Attention", "AttentionGradient"]
+        assert _matrices(step) == []
+        _compare(step, model, batch)
+
+
+def test_a_block_as_in_bert_is_one_operator() -> None:
+    class Block(nn.Module):
+        """Post-norm, with an additive mask made of one of integers, as in Hugging Face's eager form."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.query, self.key, self.value, self.output = (nn.Linear(HEADS * WIDTH, HEADS * WIDTH) for _ in range(4))
+            self.norm, self.dropout = nn.LayerNorm(HEADS * WIDTH), nn.Dropout(0.0)
+            self.inner, self.outer = nn.Linear(12, HEADS * WIDTH), nn.Linear(HEADS * WIDTH, 5)
+
+        def transpose_for_scores(self, x: Tensor) -> Tensor:
+            return x.view(*x.size()[:-1], HEADS, WIDTH).permute(0, 2, 1, 3)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            hidden = self.inner(x)
+            extended = mask[:, None, None, :].to(dtype=hidden.dtype)
+            extended = (1.0 - extended) * torch.finfo(hidden.dtype).min
+            q, k, v = (self.transpose_for_scores(layer(hidden)) for layer in (self.query, self.key, self.value))
+            s = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(WIDTH) + extended
+            context = torch.matmul(self.dropout(F.softmax(s, dim=-1)), v).permute(0, 2, 1, 3).contiguous()
+            made: Tensor = self.outer(self.norm(self.output(context.view(*x.shape[:2], -1)) + hidden))
+            return made
+
+    x, _, _, y = _batch()
+    batch = (x, torch.tensor([[1, 1, 1, 1, 0, 0], [0] * 6]), y)
+    for autocast in (None, torch.bfloat16):
+        model = Block()
+        step = _step(model, batch, autocast=autocast)
+        assert _own(step) == ["Attention", "AttentionGradient"]
+        sizes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in step.graph.value_info]
+        assert not [
+            shape for shape in sizes if math.prod(shape) == BATCH * HEADS * LENGTH * LENGTH and shape[-1] == LENGTH
+        ]
+        if autocast is None:
+            _compare(step, model, batch)
+
+
 LEFT: dict[str, Attend] = {
     "probabilities that are kept": _kept,
     "scores that are kept": lambda q, k, v, _: (s := scores(q, k)).softmax(-1) @ v + s.mean((2, 3), keepdim=True),
@@ -316,7 +380,7 @@ def test_nothing_changes_without_kernels() -> None:
     assert [n for n in step.graph.node if n.op_type == "Softmax"]
 
 
-@pytest.mark.parametrize("name", ["added lowest", "added truths", "filled lowest", "scaled, numbers"])
+@pytest.mark.parametrize("name", ["added lowest", "added truths", "filled lowest", "scaled, numbers", "padding"])
 def test_half_precision_has_the_gradient_of_a_query_that_sees_no_key(name: str) -> None:
     def loss(y: Tensor, target: Tensor) -> Tensor:
         return ((y[0, 2].float() - target[0, 2]) ** 2).sum()
@@ -366,6 +430,7 @@ def test_multihead_attention_that_gives_its_weights_is_one_operator() -> None:
             return made
 
     model, batch = Multi(), _batch()
+    assert _own(_step(model, batch, autocast=torch.bfloat16)) == ["Attention", "AttentionGradient"]
     step = _step(model, batch)
     assert _own(step) == ["Attention", "AttentionGradient"]
     assert _matrices(step) == []

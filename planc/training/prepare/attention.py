@@ -4,7 +4,8 @@
 
 Transposes of heads around it are absorbed, constant masks, added or filled in by Where, are its bias, and heads that are
 repeated are read as they were before. What does not fit is left as it is: scores that somebody else reads, dropout between
-the softmax and V, masks that are trained or computed in the step, those that hide all keys of a query.
+the softmax and V, masks that are trained or that the step computes and adds, constant ones that hide all keys of a query,
+and minus infinity filled in where the step computes so.
 """
 
 import math
@@ -22,6 +23,7 @@ from planc.kernels.attention import HIDDEN, has_kernels_for, is_causal
 from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Array, Var
 from planc.training.prepare.finder import Finder
+from planc.training.prepare.fold import share_constants
 from planc.training.registry import attributes_of
 
 OP_TYPE = "FusedAttention"
@@ -45,6 +47,7 @@ def fuse_attention(
         if site is not None:
             work.rewrite(site)
     work.finish()
+    share_constants(model, trained)
     return work.values
 
 
@@ -60,7 +63,9 @@ class _Site:
     scale: float
     causal: bool
     heads_last: bool
-    turned: onnx.NodeProto | None = None
+    turned: onnx.NodeProto | None
+    condition: tuple[str, bool] | None
+    """A mask that the step computes, and whether it is true for keys that are hidden."""
 
 
 @dataclass
@@ -83,6 +88,7 @@ class _Scores:
     scale: float
     bias: Array | None
     bias_types: set[int]
+    condition: tuple[str, bool] | None
 
 
 class _Attention(Finder):
@@ -129,13 +135,18 @@ class _Attention(Finder):
             nodes.append(node)
             if self.values[name].shape != shape:
                 return None
+        masks = [step for step in steps if step[0] != "times"]
+        if any(value <= 0 for kind, value in steps if kind == "times") and masks:
+            return None
+        if any(kind == "computed" for kind, _ in masks):
+            return _Scores(name, nodes, scale, None, floats, masks[0][1]) if len(masks) == 1 else None
         bias = _bias(steps)
         if bias is not None and not ((bias > HIDDEN).any(-1).all() and bias.ndim <= 4 and not np.isnan(bias).any()):
             return None
-        return _Scores(name, nodes, scale, bias, floats)
+        return _Scores(name, nodes, scale, bias, floats, None)
 
     def _masked(self, node: onnx.NodeProto) -> tuple[str, tuple[str, Any]] | None:
-        """Scores before a constant was added, or filled in where a constant says so, and which."""
+        """Scores before a constant was added, or a number filled in where a mask says so, and which."""
         if node.op_type == "Add":
             constants = [(self.constant(a), b) for a, b in (node.input, node.input[::-1])]
             known = [(np.asarray(value, np.float64), scores) for value, scores in constants if value is not None]
@@ -145,8 +156,12 @@ class _Attention(Finder):
         where = self.constant(node.input[0])
         for scores, filling, hidden in ((1, 2, False), (2, 1, True)):
             number = self.number(node.input[filling])
-            if where is not None and number is not None and number <= HIDDEN:
+            if number is None or number > HIDDEN:
+                continue
+            if where is not None:
                 return node.input[scores], ("fill", where if hidden else ~where)
+            if number > -math.inf:
+                return node.input[scores], ("computed", (node.input[0], hidden))
         return None
 
     def _scaling(self, name: str) -> tuple[onnx.NodeProto, str, float] | None:
@@ -221,7 +236,14 @@ class _Attention(Finder):
         bias, causal = self._mask(scores, self.values[scores.name].shape[-2:], self.values[query].dtype)
         if bias is None and scores.bias is not None and not causal:
             return None
-        return _Site(tuple(nodes), (query, key, value), bias, output, scale, causal, bool(last), turned)
+        if scores.condition is not None:
+            mask, places = self.values[scores.condition[0]], self.values[scores.name].shape[-2:]
+            stretched = self.values[query].dtype != TensorProto.FLOAT and mask.shape[-2:] != places
+            if not 2 <= mask.rank <= 4 or stretched or (last and math.prod(mask.shape[1:-2]) > 1):
+                return None
+        return _Site(
+            tuple(nodes), (query, key, value), bias, output, scale, causal, bool(last), turned, scores.condition
+        )
 
     def _fit(self, query: str, key: str, value: str, turned: bool, last: bool) -> bool:
         """Whether the kernels take these: one type, batch and width, heads of the queries a multiple of those of keys."""
@@ -256,11 +278,45 @@ class _Attention(Finder):
             key = site.turned.output[0]
             self.values[key] = Var(key, tuple(self.values[site.turned.input[0]].shape[a] for a in _SWAP), query.dtype)
         bias = [] if site.bias is None else [self.hold(f"{site.output}.bias", site.bias)]
+        before, operands = list[onnx.NodeProto](), [site.operands[0], key, site.operands[2], *bias]
+        if site.condition is not None:
+            operands[0], computed = self._seen(site, *site.condition, before)
+            operands.append(computed)
         self.values[site.output] = Var(site.output, query.shape, query.dtype)
         self.replace(
-            site.nodes, OP_TYPE, [site.operands[0], key, site.operands[2], *bias], site.output,
+            site.nodes, OP_TYPE, operands, site.output, before,
             scale=site.scale, causal=int(site.causal), heads_last=int(site.heads_last),
         )  # fmt: skip
+
+    def _seen(self, site: _Site, mask: str, hides: bool, made: list[onnx.NodeProto]) -> tuple[str, str]:
+        """Queries and bias under a mask; a query that sees no key is 0 and sees all, which makes its result the mean of the
+        values and its gradient 0, as after filling all its scores with one number."""
+        query, shape = self.values[site.operands[0]], self.values[mask].shape
+        rows = (*shape[:-1], 1)
+
+        def emit(op_type: str, inputs: list[str], shape: tuple[int, ...], dtype: int, **attributes: Any) -> str:
+            name = f"{site.output}.mask.{len(made)}"
+            made.append(helper.make_node(op_type, inputs, [name], name, **attributes))
+            self.values[name] = Var(name, shape, dtype)
+            return name
+
+        def number(value: float) -> str:
+            kind = helper.tensor_dtype_to_np_dtype(query.dtype)
+            return self.hold(f"{site.output}.mask.{len(made)}.{value}", np.asarray(value, kind))
+
+        visible = emit("Not", [mask], shape, TensorProto.BOOL) if hides else mask
+        last = self.hold(f"{site.output}.mask.last", np.array([-1]))
+        counted = emit("Cast", [visible], shape, TensorProto.FLOAT, to=TensorProto.FLOAT)
+        seen = emit("ReduceMax", [counted, last], rows, TensorProto.FLOAT, keepdims=1)
+        seen = emit("Cast", [seen], rows, TensorProto.BOOL, to=TensorProto.BOOL)
+        unseen = emit("Not", [seen], rows, TensorProto.BOOL)
+        shown = emit("Or", [visible, unseen], shape, TensorProto.BOOL)
+        bias = emit("Where", [shown, number(0.0), number(-math.inf)], shape, query.dtype)
+        if site.heads_last:
+            turned = (shape[0] if len(shape) == 4 else 1, shape[-2], 1, 1)
+            to = self.hold(f"{site.output}.mask.rows", np.array(turned))
+            seen = emit("Reshape", [seen, to], turned, TensorProto.BOOL)
+        return emit("Where", [seen, site.operands[0], number(0.0)], query.shape, query.dtype), bias
 
 
 def _bias(steps: Sequence[tuple[str, Any]]) -> Array | None:

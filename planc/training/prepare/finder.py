@@ -33,7 +33,7 @@ class Finder:
                 self.readers[name].append(node)
         self._kept = {info.name for info in graph.output} | set(wanted)
         self._constants = {t.name: t for t in graph.initializer if t.name not in self.trained}
-        self._instead: dict[int, onnx.NodeProto | None] = {}
+        self._instead: dict[int, list[onnx.NodeProto]] = {}
 
     # --- who makes and reads a tensor
 
@@ -77,18 +77,20 @@ class Finder:
     # --- rewriting
 
     def replace(
-        self, nodes: Sequence[onnx.NodeProto], op_type: str, inputs: Sequence[str], output: str, **attributes: Any
-    ) -> None:
-        """Put one node in the place, and the layer, of the last of `nodes`; the others go."""
+        self, nodes: Sequence[onnx.NodeProto], op_type: str, inputs: Sequence[str], output: str,
+        before: Sequence[onnx.NodeProto] = (), **attributes: Any,
+    ) -> None:  # fmt: skip
+        """Put one node in the place, and the layer, of the last of `nodes`, behind those `before`; the others go."""
         last = max(nodes, key=lambda node: self._position[id(node)])
-        made = helper.make_node(op_type, inputs, [output], last.name or output, **attributes)
-        annotate_like(made, last)
+        made = [*before, helper.make_node(op_type, inputs, [output], last.name or output, **attributes)]
+        for node in made:
+            annotate_like(node, last)
         self.drop(nodes)
         self._instead[id(last)] = made
 
     def drop(self, nodes: Iterable[onnx.NodeProto]) -> None:
         """Let the nodes go."""
-        self._instead.update((id(node), None) for node in nodes)
+        self._instead.update((id(node), []) for node in nodes)
 
     def hold(self, name: str, value: Array) -> str:
         """A constant of the graph with this value; its name."""
@@ -100,5 +102,4 @@ class Finder:
 
     def finish(self) -> None:
         """Write the nodes as they are now into the graph."""
-        nodes = [self._instead.get(id(node), node) for node in self.nodes]
-        replace_nodes(self.graph, (node for node in nodes if node is not None))
+        replace_nodes(self.graph, (made for node in self.nodes for made in self._instead.get(id(node), [node])))

@@ -98,6 +98,26 @@ def _by_kernel(call: Any, arrays: list[Any], wanted: list[Any]) -> None:
         assert np.abs(found - expected).max() <= TF32 * max(1.0, float(np.abs(expected).max()))
 
 
+@needs_compiler
+def test_kernels_hide_keys_and_pass_on_what_is_not_a_number() -> None:
+    """Keys under minus infinity or the lowest number, a whole tile of them too, and a query that is not a number."""
+    q, k, v, dy = (RNG.standard_normal((1, 2, n, 8)).astype(np.float32) for n in (5, 90, 90, 5))
+    bias = np.zeros((1, 1, 5, 90), np.float32)
+    bias[..., 1, 3:], bias[..., 2, :70], bias[..., 3, ::2] = -np.inf, -np.inf, np.finfo(np.float32).min
+    q[0, 1, 4] = np.nan
+    forward = call_for(ATTENTION, [q, k, v, bias], scale=0.5)
+    made = by_function(forward, [q, k, v, bias])
+    assert np.isnan(made[0]).any(-1).sum() == 1
+    arrays = [dy, q, k, v, *made, bias]
+    gradient = call_for(ATTENTION_GRADIENT, arrays, scale=0.5)
+    for call, given, wanted in ((forward, [q, k, v, bias], made), (gradient, arrays, by_function(gradient, arrays))):
+        outputs = empty_like(call)
+        host_cuda.run(call.operator.cuda(call), given, outputs)
+        for found, expected in zip(outputs, wanted, strict=True):
+            assert np.array_equal(np.isnan(found), np.isnan(expected))
+            assert np.nanmax(np.abs(found - expected)) <= TF32 * max(1.0, float(np.nanmax(np.abs(expected))))
+
+
 def test_half_precision_asks_cudnn_and_odd_heads_nobody() -> None:
     for dtype, size, kind in ((TensorProto.BFLOAT16, 64, CudnnKernel), (TensorProto.FLOAT, 12, type(None))):
         call = ATTENTION.call([TensorType(dtype, (1, 2, 8, size))] * 3)

@@ -102,6 +102,10 @@ GROUPED = (
     lambda q, k, v: softmax(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)),
 )  # fmt: skip
 PLAIN = f"{K_T} s = MatMul(q, kt)\n p = Softmax(s)\n y0 = MatMul(p, v)\n"
+COMPUTED = {
+    "visible": "m = Greater(mask, zero)\n s = Where(m, s0, lowest)",
+    "hidden": "m = Equal(mask, zero)\n s = Where(m, lowest, s0)",
+}
 LEFT: dict[str, tuple[str, Torch]] = {
     "probabilities read elsewhere": (
         f"{PLAIN} m = ReduceMean(p) | keepdims=1\n y = Add(y0, m)",
@@ -120,6 +124,10 @@ LEFT: dict[str, tuple[str, Torch]] = {
     "a fill that does not hide": (
         f"{K_T} s0 = MatMul(q, kt)\n s = Where(seen, s0, c)\n p = Softmax(s)\n {END}",
         lambda q, k, v: torch.softmax(torch.where(torch.tensor(SEEN), q @ k.mT, 0.5), -1) @ v,
+    ),
+    "minus infinity where the step computes so": (
+        f"{K_T} s0 = MatMul(q, kt)\n m = Greater(mask, zero)\n s = Where(m, s0, infinite)\n p = Softmax(s)\n {END}",
+        lambda q, k, v: softmax(q, k, v, hidden(~SEEN)),
     ),
     "a computed mask": (
         f"{K_T} s0 = MatMul(q, kt)\n m = ReduceMax(s0) | keepdims=1\n n = Mul(m, slopes)\n s1 = MatMul(q, kt)\n"
@@ -140,7 +148,8 @@ def _arrays(groups: int) -> dict[str, Any]:
     }
     return weights | {
         "c": np.float32(0.5), "slopes": SLOPES, "seen": SEEN, "later": LATER, "lowest": np.float32(LOWEST), "empty": EMPTY,
-        "infinite": np.float32(-np.inf), "two": np.array([2]), "wide": np.array([BATCH, groups, 2, OTHER, WIDTH]),
+        "infinite": np.float32(-np.inf), "zero": np.float32(0),
+        "two": np.array([2]), "wide": np.array([BATCH, groups, 2, OTHER, WIDTH]),
         "whole": np.array([BATCH, HEADS, OTHER, WIDTH]),
         "slopes_of_width": (np.arange(1, WIDTH + 1) / WIDTH).astype(np.float32),
     }  # fmt: skip
@@ -164,13 +173,15 @@ def _forward(text: str, arrays: dict[str, Any]) -> onnx.ModelProto:
     read = {name for node in body for name in node.input}
     tensors = [numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items() if n in read]
     infos = [helper.make_tensor_value_info(n, 1, [BATCH, size, IN]) for n, size in (("x", LENGTH), ("z", OTHER))]
+    if "mask" in read:
+        infos.append(helper.make_tensor_value_info("mask", 1, list(SEEN.shape)))
     graph = helper.make_graph(body, "g", infos, [helper.make_tensor_value_info("loss", TensorProto.FLOAT, [])], tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(model)
     return model
 
 
-def _compared(text: str, meaning: Torch, groups: int = HEADS) -> onnx.ModelProto:
+def _compared(text: str, meaning: Torch, groups: int = HEADS, mask: Any = SEEN) -> onnx.ModelProto:
     """The step for a card, whose loss and updates are those of torch in float64."""
     arrays = _arrays(groups)
     step = differentiate(
@@ -182,7 +193,8 @@ def _compared(text: str, meaning: Torch, groups: int = HEADS) -> onnx.ModelProto
     )
     assert violations(step) == []
     x, z = (RNG.standard_normal((BATCH, size, IN)).astype(np.float32) for size in (LENGTH, OTHER))
-    result = run_steps(step, {"x": x, "z": z})[0]
+    feeds = {"x": x, "z": z, "mask": mask.astype(np.float32)}
+    result = run_steps(step, {i.name: feeds[i.name] for i in step.graph.input if i.name in feeds})[0]
     weights = {n: torch.tensor(arrays[n], dtype=torch.float64, requires_grad=True) for n in ("wq", "wk", "wv")}
     operands = [
         (torch.tensor(a).double() @ w).view(BATCH, a.shape[1], -1, WIDTH).transpose(1, 2)
@@ -212,6 +224,23 @@ def test_written_out_attention_is_one_operator(name: str) -> None:
 def test_a_causal_mask_is_the_operators_own() -> None:
     step = _compared(*WRITTEN["causal"])
     assert [len(node.input) for node in step.graph.node if is_call(node, "Attention")] == [3]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_mask_that_the_step_computes_is_filled_in_also_where_it_hides_all(name: str, turned: bool) -> None:
+    keys = "kt = Transpose(k.heads) | perm=[0, 2, 3, 1]\n" if turned else K_T
+    text = f"{keys} s0 = MatMul(q, kt)\n {COMPUTED[name]}\n p = Softmax(s)\n "
+    text += "y0 = MatMul(p, v)\n y = Transpose(y0) | perm=[0, 2, 1, 3]" if turned else END
+    seen = SEEN.copy()
+    seen[1, 0, 2] = False
+
+    def meaning(q: Any, k: Any, v: Any) -> Any:
+        scores = torch.where(torch.tensor(seen), q @ k.mT, LOWEST)
+        return torch.softmax(scores, -1) @ v
+
+    step = _compared(text, meaning, mask=seen)
+    assert _operators(step) == [1, 1]
 
 
 def test_repeated_heads_are_read_as_they_were_before() -> None:
