@@ -4,8 +4,8 @@
 
 Transposes of heads around it are absorbed, constant masks, added or filled in by Where, are its bias, and heads that are
 repeated are read as they were before. What does not fit is left as it is: scores that somebody else reads, dropout between
-the softmax and V, masks that are trained or that the step computes and adds, constant ones that hide all keys of a query,
-and minus infinity filled in where the step computes so.
+the softmax and V, masks that are trained or that the step computes and adds (but for those of the lowest numbers in
+float32), constant ones that hide all keys of a query, and minus infinity filled in where the step computes so.
 """
 
 import math
@@ -30,6 +30,11 @@ OP_TYPE = "FusedAttention"
 """How rules know it; a finished graph has planc's own operator instead."""
 
 _SWAP = [0, 2, 1, 3]
+
+_LOWEST = -1e36
+"""Numbers so low in a whole row of a bias are told from scores by the kernels for float32."""
+
+_MOVES = ("Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def fuse_attention(
@@ -66,6 +71,8 @@ class _Site:
     turned: onnx.NodeProto | None
     condition: tuple[str, bool] | None
     """A mask that the step computes, and whether it is true for keys that are hidden."""
+    added: str | None
+    """A bias that the step computes."""
 
 
 @dataclass
@@ -88,7 +95,8 @@ class _Scores:
     scale: float
     bias: Array | None
     bias_types: set[int]
-    condition: tuple[str, bool] | None
+    condition: tuple[str, bool] | None = None
+    added: str | None = None
 
 
 class _Attention(Finder):
@@ -139,18 +147,24 @@ class _Attention(Finder):
         if any(value <= 0 for kind, value in steps if kind == "times") and masks:
             return None
         if any(kind == "computed" for kind, _ in masks):
-            return _Scores(name, nodes, scale, None, floats, masks[0][1]) if len(masks) == 1 else None
+            return _Scores(name, nodes, scale, None, floats, condition=masks[0][1]) if len(masks) == 1 else None
+        if any(kind == "added" for kind, _ in masks):
+            alone = len(masks) == 1 and masks[0] == steps[0]
+            return _Scores(name, nodes, scale, None, floats, added=masks[0][1]) if alone else None
         bias = _bias(steps)
         if bias is not None and not ((bias > HIDDEN).any(-1).all() and bias.ndim <= 4 and not np.isnan(bias).any()):
             return None
-        return _Scores(name, nodes, scale, bias, floats, None)
+        return _Scores(name, nodes, scale, bias, floats)
 
     def _masked(self, node: onnx.NodeProto) -> tuple[str, tuple[str, Any]] | None:
         """Scores before a constant was added, or a number filled in where a mask says so, and which."""
         if node.op_type == "Add":
             constants = [(self.constant(a), b) for a, b in (node.input, node.input[::-1])]
             known = [(np.asarray(value, np.float64), scores) for value, scores in constants if value is not None]
-            return (known[0][1], ("add", known[0][0])) if len(known) == 1 else None
+            if known:
+                return (known[0][1], ("add", known[0][0])) if len(known) == 1 else None
+            lowest = [(a, b) for a, b in (node.input, node.input[::-1]) if self._is_lowest(a)]
+            return (lowest[0][1], ("added", lowest[0][0])) if len(lowest) == 1 else None
         if node.op_type != "Where":
             return None
         where = self.constant(node.input[0])
@@ -163,6 +177,25 @@ class _Attention(Finder):
             if number > -math.inf:
                 return node.input[scores], ("computed", (node.input[0], hidden))
         return None
+
+    def _is_lowest(self, name: str) -> bool:
+        """Whether a mask that the step computes is 0 or one of the lowest numbers, in float32."""
+        while (node := self.made_by(name, *_MOVES)) is not None and self.values[name].dtype == TensorProto.FLOAT:
+            name = node.input[0]
+        if self.values[name].dtype != TensorProto.FLOAT:
+            return False
+        if (node := self.made_by(name, "Where")) is not None:
+            numbers = [self.number(a) for a in node.input[1:]]
+            return all(n is not None and (n == 0 or n <= _LOWEST) for n in numbers)
+        node = self.made_by(name, "Mul")
+        factors = [(self.number(a), b) for a, b in (node.input, node.input[::-1])] if node is not None else []
+        return any(number is not None and number <= _LOWEST and self._is_counted(b) for number, b in factors)
+
+    def _is_counted(self, name: str) -> bool:
+        """Whether a tensor is 1 less whole numbers."""
+        node = self.made_by(name, "Sub")
+        cast = None if node is None or self.number(node.input[0]) != 1 else self.made_by(node.input[1], "Cast")
+        return cast is not None and self.values[cast.input[0]].dtype not in C_TYPES
 
     def _scaling(self, name: str) -> tuple[onnx.NodeProto, str, float] | None:
         """A product with, or quotient by, a constant number: node, other operand, factor."""
@@ -241,9 +274,14 @@ class _Attention(Finder):
             stretched = self.values[query].dtype != TensorProto.FLOAT and mask.shape[-2:] != places
             if not 2 <= mask.rank <= 4 or stretched or (last and math.prod(mask.shape[1:-2]) > 1):
                 return None
+        if scores.added is not None:
+            ranks = 2 <= self.values[scores.added].rank <= 4
+            if self.values[query].dtype != TensorProto.FLOAT or not ranks:
+                return None
         return _Site(
-            tuple(nodes), (query, key, value), bias, output, scale, causal, bool(last), turned, scores.condition
-        )
+            tuple(nodes), (query, key, value), bias, output, scale, causal, bool(last), turned, scores.condition,
+            scores.added,
+        )  # fmt: skip
 
     def _fit(self, query: str, key: str, value: str, turned: bool, last: bool) -> bool:
         """Whether the kernels take these: one type, batch and width, heads of the queries a multiple of those of keys."""
@@ -282,6 +320,8 @@ class _Attention(Finder):
         if site.condition is not None:
             operands[0], computed = self._seen(site, *site.condition, before)
             operands.append(computed)
+        if site.added is not None:
+            operands.append(site.added)
         self.values[site.output] = Var(site.output, query.shape, query.dtype)
         self.replace(
             site.nodes, OP_TYPE, operands, site.output, before,

@@ -106,6 +106,10 @@ COMPUTED = {
     "visible": "m = Greater(mask, zero)\n s = Where(m, s0, lowest)",
     "hidden": "m = Equal(mask, zero)\n s = Where(m, lowest, s0)",
 }
+ADDED = {
+    "lowest": "m = Greater(mask, zero)\n a = Where(m, zero, lowest)\n s = Add(s0, a)",
+    "counted": "i = Cast(mask) | to=7\n f = Cast(i) | to=1\n r = Sub(one, f)\n a = Mul(r, lowest)\n s = Add(a, s0)",
+}
 LEFT: dict[str, tuple[str, Torch]] = {
     "probabilities read elsewhere": (
         f"{PLAIN} m = ReduceMean(p) | keepdims=1\n y = Add(y0, m)",
@@ -134,6 +138,11 @@ LEFT: dict[str, tuple[str, Torch]] = {
         f"s = Add(s1, n)\n p = Softmax(s)\n {END}",
         lambda q, k, v: softmax(q, k, v, (q @ k.mT).amax() * torch.tensor(SLOPES)),
     ),
+    "numbers that float32 tells from scores, where the step computes so": (
+        f"{K_T} s0 = MatMul(q, kt)\n m = Greater(mask, zero)\n a = Where(m, zero, far)\n s = Add(s0, a)\n"
+        f"p = Softmax(s)\n {END}",
+        lambda q, k, v: softmax(q, k, v, hidden(~SEEN)),
+    ),
     "a factor for each key": (
         f"{K_T} s0 = MatMul(q, kt)\n s = Mul(s0, slopes)\n p = Softmax(s)\n {END}",
         lambda q, k, v: torch.softmax(q @ k.mT * torch.tensor(SLOPES), -1) @ v,
@@ -148,7 +157,7 @@ def _arrays(groups: int) -> dict[str, Any]:
     }
     return weights | {
         "c": np.float32(0.5), "slopes": SLOPES, "seen": SEEN, "later": LATER, "lowest": np.float32(LOWEST), "empty": EMPTY,
-        "infinite": np.float32(-np.inf), "zero": np.float32(0),
+        "infinite": np.float32(-np.inf), "zero": np.float32(0), "one": np.float32(1), "far": np.float32(-1e9),
         "two": np.array([2]), "wide": np.array([BATCH, groups, 2, OTHER, WIDTH]),
         "whole": np.array([BATCH, HEADS, OTHER, WIDTH]),
         "slopes_of_width": (np.arange(1, WIDTH + 1) / WIDTH).astype(np.float32),
@@ -238,6 +247,22 @@ def test_a_mask_that_the_step_computes_is_filled_in_also_where_it_hides_all(name
     def meaning(q: Any, k: Any, v: Any) -> Any:
         scores = torch.where(torch.tensor(seen), q @ k.mT, LOWEST)
         return torch.softmax(scores, -1) @ v
+
+    step = _compared(text, meaning, mask=seen)
+    assert _operators(step) == [1, 1]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", ADDED)
+def test_lowest_numbers_that_the_step_adds_are_a_bias_also_where_they_hide_all(name: str, turned: bool) -> None:
+    keys = "kt = Transpose(k.heads) | perm=[0, 2, 3, 1]\n" if turned else K_T
+    text = f"{keys} s0 = MatMul(q, kt)\n {ADDED[name]}\n p = Softmax(s)\n "
+    text += "y0 = MatMul(p, v)\n y = Transpose(y0) | perm=[0, 2, 1, 3]" if turned else END
+    seen = SEEN.copy()
+    seen[1, 0, 2] = False
+
+    def meaning(q: Any, k: Any, v: Any) -> Any:
+        return softmax(q, k, v, torch.where(torch.tensor(seen), 0.0, LOWEST).double())
 
     step = _compared(text, meaning, mask=seen)
     assert _operators(step) == [1, 1]
