@@ -123,10 +123,10 @@ def _of_kind(imported: ImportedModel, kind: str) -> CompileJob:
 
 
 def deterministic(scale: int) -> dict[str, Count]:
-    """`--deterministic` gives one plan, byte for byte, over processes with as many hash seeds: two in the short form, 20
-    of each network and budget in the long one."""
-    count, runs = Count(), 20 if scale >= 10 else 2
-    cases = [(name, budget) for name in _NETWORKS for budget in ("min", "60%")] if scale >= 10 else [("gpt2", "60%")]
+    """`--deterministic` gives one plan, byte for byte, over processes with as many hash seeds: two in the short form, in
+    longer ones `scale` of each network and budget, 20 from 10 on."""
+    count, runs = Count(), 20 if scale >= 10 else max(2, scale)
+    cases = [(name, budget) for name in _NETWORKS for budget in ("min", "60%")] if scale >= 3 else [("gpt2", "60%")]
     with tempfile.TemporaryDirectory() as folder:
         for name, budget in cases:
             model, costs = Path(folder) / f"{name}.onnx", Path(folder) / "costs.json"

@@ -4,8 +4,8 @@ A schedule that fits the budget by its load may still not pack. What is tried, c
 
 1. the schedule as it is;
 2. the same schedule with shorter copies (`planc.lowering.slack`), first where that costs next to no predicted time;
-3. schedules within smaller budgets, until one packs, for half the time limit more if need be, and then closer and closer
-   to the largest that does while time is left;
+3. schedules within smaller budgets, until one packs, for somewhat more than the time limit if need be, with larger steps
+   the less of it is left, and then closer and closer to the largest that does while time is left;
 4. of the other schedules that are known within the budget those that are faster than that.
 
 Each repair goes on from the schedule before it, so that it takes a moment to be nearly as fast. Where a schedule packs and
@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 from planc.clock import WALL, StoppableClock
-from planc.compiler.trial import Trial, lowerings, variants
+from planc.compiler.search_time import TIMES, SearchTime
+from planc.compiler.trial import Trial, leanest, lowerings, variants
 from planc.cores import cpu_threads
 from planc.enums import Status
 from planc.errors import InfeasibleBudgetError, InternalError, SolverTimeoutError
@@ -49,6 +50,8 @@ class FitSettings:
 
     first_share: float = 0.35
     """For the first solve; packing and repairs take the rest."""
+    patience: float = 0.8
+    """For a first solve that finds no schedule in that time."""
     repair_share: float = 0.25
     """For the solve of each repair: several may be needed, and each begins from the schedule before it."""
     further_share: float = 0.5
@@ -60,23 +63,12 @@ class FitSettings:
     pack whose gaps are many, …"""
     pack_s: float = 10.0
     """… and no packing gets more seconds than these."""
-    least_s: float = 0.5
-    """Shortest useful time of a solve: while nothing packs each has as much, and with less left nothing more is tried."""
-    least_pack_s: float = 0.2
-    """Shortest useful time of a packing: greedy packings alone ignore the gaps in lifetimes."""
-    usual_s: float = 5.0
-    """Time limits from which these two hold. Of shorter ones both are the same parts, so that a limit is kept although much
-    is tried and nothing packs, …"""
-    least_part: float = 0.2
-    """… but no less than this part of them."""
-    overtime: float = 0.5
-    """Part of the time limit for which something that packs is still looked for when the limit is over, …"""
-    overtime_s: float = 0.4
-    """… and seconds for which it is at least."""
     above_load: float = 0.001
     """Part of its load by which a packing that fits may lie above it without being lowered, for half of the time left."""
     growth: float = 1.25
     """What the second budget gives up is so many times what the first did, at least, and so on: gaps may stay as many."""
+    roomy: float = 0.9
+    """Part of the capacity below which a schedule's peak leaves room for gaps between addresses."""
     close: float = 0.01
     """Part of the capacity by which the budgets may differ, in the end, whose schedules do and do not pack, …"""
     far: float = 0.05
@@ -99,6 +91,20 @@ class Limits:
     """The gap at which a solve may end; None leaves it to the solver."""
     clock: StoppableClock = WALL
     """By which the seconds are kept; one that counts work lets one worker solve."""
+    late_s: float | None = None
+    """Seconds more for which something that packs is looked for; None for as many as a user's time limit lets be."""
+    rescued: bool = False
+    """Whether the least plan is made already: no time has to be left for that."""
+
+    @property
+    def overtime_s(self) -> float:
+        """`late_s`, whoever set it."""
+        return overtime_s(self.time_limit_s) if self.late_s is None else self.late_s
+
+
+def overtime_s(time_limit_s: float) -> float:
+    """Seconds after a user's time limit in which something that packs is still looked for."""
+    return TIMES.overtime * time_limit_s + TIMES.overtime_s
 
 
 @dataclass
@@ -115,13 +121,19 @@ class PlanSearch:
     """Bytes of the capacity that schedules leave free so that they pack: for the first solve what a search before this one
     came to, and in the end what this one did."""
     repairs: int = 0
-    _deadline: float = 0.0
+    _time: SearchTime = field(init=False)
     _cut_off: bool = False
     """Whether the last solve ended at its time limit."""
     _solves: int = 0
     """How many there were: each has a seed of its own, for one that goes on would else draw the same moves again."""
-    _packing_s: float = 0.0
-    """What the last packing took: time for another must be left where something is known that packs."""
+
+    def __post_init__(self) -> None:
+        """The time begins with the search."""
+        self._begin()
+
+    def _begin(self) -> None:
+        limits = self.limits
+        self._time = SearchTime(limits.clock, limits.time_limit_s, limits.overtime_s, limits.rescued)
 
     def run(self) -> tuple[Solution, Lowered]:
         """A solution and its lowered form within the capacity.
@@ -129,8 +141,8 @@ class PlanSearch:
         Raises InfeasibleBudgetError with the smallest budget (bytes) when a layer alone does not fit, or with one known
         to be enough when nothing packs; SolverTimeoutError when the first solve found no schedule.
         """
-        self._deadline = self.limits.clock.now() + self.limits.time_limit_s
-        limit_s, patience_s = self._left() * SETTINGS.first_share, self._left()
+        self._begin()
+        limit_s, patience_s = (self._time.left() * share for share in (SETTINGS.first_share, SETTINGS.patience))
         try:
             first = self._solve(self._first_budget(), limit_s, self.start, patience_s, prove=self.start is None)
         except InfeasibleBudgetError as error:
@@ -142,7 +154,7 @@ class PlanSearch:
     @property
     def unfinished(self) -> bool:
         """Whether the search ended for lack of time, and may find more."""
-        return self._cut_off and self._late()
+        return self._cut_off and self._time.late()
 
     def _first_budget(self) -> int:
         capacity = self.limits.capacity
@@ -150,8 +162,8 @@ class PlanSearch:
 
     def _lowest(self, found: Trial) -> Trial:
         """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""
-        limit_s, load = min(SETTINGS.pack_s, self._left() / 2), found.packing.lower_bound
-        if found.packing.height <= load * (1 + SETTINGS.above_load) or limit_s < self._least(SETTINGS.least_pack_s):
+        limit_s, load = min(SETTINGS.pack_s, self._time.left() / 2), found.packing.lower_bound
+        if found.packing.height <= load * (1 + SETTINGS.above_load) or limit_s < self._time.least(TIMES.least_pack_s):
             return found
         return found.packed(load, limit_s, self.limits.clock)
 
@@ -183,7 +195,7 @@ class PlanSearch:
             return min(fitting, key=_step_ns)
         capacity, beside = self.limits.capacity, self.limits.beside
         raise InfeasibleBudgetError(
-            f"no packing within {format_bytes(capacity + beside)} was found in the time limit",
+            f"no packing within {format_bytes(capacity + beside)} was found in the time limit; allow more time",
             min(trial.packing.height for trial in tried) + beside,
             minimum_budget(self.planning.problem)[1],
             capacity + beside,
@@ -192,7 +204,7 @@ class PlanSearch:
     def _faster(self, best: Trial) -> Trial:
         """What going on from the `best` schedule finds while that gains something and time is left."""
         known, budget = best, best.budget
-        while self._cut_off and not self._late():
+        while self._cut_off and not self._time.late():
             again = self._repair(budget, known, SETTINGS.further_share)
             if again is None or _step_ns(again) >= _step_ns(best):
                 break
@@ -208,34 +220,23 @@ class PlanSearch:
 
     def _repair(self, budget: int, before: Trial, share: float = SETTINGS.repair_share) -> Trial | None:
         """What becomes of a schedule within `budget` bytes, late as it may be; None where nothing does."""
-        limit_s = self._seconds(share, SETTINGS.least_s)
         try:
-            found = self._solve(budget, limit_s, before.solution.schedule, prove=False)
+            found = self._solve(budget, self._time.solve_s(share), before.solution.schedule, prove=False)
         except (InfeasibleBudgetError, SolverTimeoutError):
             return None
         return self._packed_within(budget, found)
 
     def _packed_within(self, budget: int, solution: Solution) -> Trial:
         """What becomes of a solution that was looked for within `budget` bytes."""
-        began = self.limits.clock.now()
+        began = self._time.now()
         trial = replace(self._packed(solution), budget=budget)
-        self._packing_s = self.limits.clock.now() - began
+        self._time.packing_s = self._time.now() - began
+        if self._fits(trial):
+            self._time.packs()
         return trial
 
     def _problem(self, budget: int) -> Problem:
         return replace(self.planning.problem, budget_bytes=budget)
-
-    def _left(self) -> float:
-        return max(0.0, self._deadline - self.limits.clock.now())
-
-    def _late(self) -> bool:
-        """Whether the time that is left is too short for another solve and its packing."""
-        return self._left() <= self._least(SETTINGS.least_s) + self._packing_s
-
-    def _over(self) -> bool:
-        """Whether nothing more is tried, whatever was found."""
-        overtime_s = max(SETTINGS.overtime_s, SETTINGS.overtime * self.limits.time_limit_s)
-        return self.limits.clock.now() > self._deadline + overtime_s
 
     def _solve(
         self, budget: int, limit_s: float, start: Schedule | None, patience_s: float = 0.0, prove: bool = True
@@ -267,12 +268,14 @@ class PlanSearch:
         lowest: Trial | None = None
         for _, group in groupby(self._variants(solution), lambda variant: variant.timeline.step_ns > limit_ns):
             trial = self._first_packed(group)
-            if not self._fits(trial):
+            if not self._fits(trial) and self._time.another_try():
                 trial = trial.packed(self.limits.capacity, self._pack_s(SETTINGS.pack_share), self.limits.clock)
             if lowest is None or trial.packing.height < lowest.packing.height:
                 lowest = trial
             if self._fits(lowest):
                 return lowest
+            if not self._time.another_try():
+                break
         if lowest is None:
             raise InternalError("a solution has no variant to pack")
         self.repairs += 1
@@ -281,30 +284,36 @@ class PlanSearch:
     def _first_packed(self, solutions: Iterable[Solution]) -> Trial:
         """The first of the variants that packs in a moment, else the one with the lowest packing."""
         tried = list[Trial]()
-        for solution in solutions:
-            for lowering in lowerings(self.graph, self.planning, solution):
-                limit_s, clock = self._pack_s(SETTINGS.trial_share), self.limits.clock
-                tried.append(Trial(solution, lowering, lowering.pack(self.limits.capacity, limit_s, clock=clock)))
-                if self._fits(tried[-1]):
-                    return tried[-1]
+        for trial in self._trials(solutions):
+            tried.append(trial)
+            if self._fits(trial):
+                return trial
+            if not self._time.another_try():
+                break
         return min(tried, key=lambda trial: trial.packing.height)
 
+    def _trials(self, solutions: Iterable[Solution]) -> Iterator[Trial]:
+        """Each of the variants in each of its lowerings, packed in a moment."""
+        for solution in solutions:
+            began = self._time.now()
+            for lowering in lowerings(self.graph, self.planning, solution):
+                limit_s, clock = self._pack_s(SETTINGS.trial_share), self.limits.clock
+                trial = Trial(solution, lowering, lowering.pack(self.limits.capacity, limit_s, clock=clock))
+                self._time.tried(self._time.now() - began)
+                yield trial
+                began = self._time.now()
+
     def _pack_s(self, share: float) -> float:
-        return min(SETTINGS.pack_s, self._seconds(share, SETTINGS.least_pack_s))
-
-    def _seconds(self, share: float, least_s: float) -> float:
-        """That share of the time that is left, and the least that is useful at least."""
-        return max(self._least(least_s), self._left() * share)
-
-    def _least(self, seconds: float) -> float:
-        """Shortest useful time, `seconds` where the time limit is a usual one."""
-        part = min(1.0, self.limits.time_limit_s / SETTINGS.usual_s)
-        return seconds * max(SETTINGS.least_part, part)
+        return min(SETTINGS.pack_s, self._time.pack_s(share))
 
     def _variants(self, solution: Solution) -> Iterator[Solution]:
-        """The solution and its variants; the leanest alone where no time is left."""
-        found = variants(self.planning.problem, solution, LOOSE_PPM)
-        yield from found if self._left() > 0 else [*found][-1:]
+        """The solution and its variants; where no time is left the leanest alone, or the solution if that leaves room."""
+        if self._time.left() > 0:
+            yield from variants(self.planning.problem, solution, LOOSE_PPM)
+        elif solution.peak_bytes <= SETTINGS.roomy * self.limits.capacity:
+            yield solution
+        else:
+            yield leanest(self.planning.problem, solution, LOOSE_PPM)
 
     def _smaller(self, known: Trial) -> Iterator[Trial]:
         """Schedules within smaller budgets: less and less until one packs, then between the budgets that do and do not.
@@ -314,12 +323,13 @@ class PlanSearch:
         capacity, floor = self.limits.capacity, minimum_budget(self.planning.problem)[0]
         # A schedule of `above` bytes did not pack; one of `below` did, or there is none.
         above, below, less = known.budget, floor - 1, 0
-        while above - below > capacity * (SETTINGS.far if self._fits(known) and self._late() else SETTINGS.close):
-            if self._over():
+        while above - below > capacity * (SETTINGS.far if self._fits(known) and self._time.late() else SETTINGS.close):
+            if self._time.over():
                 return
             if below < floor:
                 missed = above * (known.packing.height - capacity) // known.packing.height
-                less = max(missed, int(SETTINGS.growth * less), int(SETTINGS.close * capacity))
+                hurried = (above - floor) // self._time.tries() ** 2
+                less = max(missed, int(SETTINGS.growth * less), int(SETTINGS.close * capacity), hurried)
                 budget = max(floor, above - less)
             else:
                 budget = (above + below) // 2
@@ -343,7 +353,7 @@ class PlanSearch:
         candidates = [Candidate(schedule, first.lower_bound_ns, first.bound_scope) for schedule in within]
         others = [checked(problem, candidate, SolveOptions(one_form=True)) for candidate in candidates]
         for other in sorted(others, key=lambda solution: solution.timeline.step_ns):
-            if self._over() or (limit_ns is not None and other.timeline.step_ns >= limit_ns):
+            if self._time.over() or (limit_ns is not None and other.timeline.step_ns >= limit_ns):
                 return
             yield (found := self._packed_within(problem.budget_bytes, other))
             if self._fits(found):

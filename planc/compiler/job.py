@@ -17,7 +17,7 @@ from planc.compiler.budget import (
     on_host,
     planning_problems,
 )
-from planc.compiler.fit import Limits, bounded
+from planc.compiler.fit import Limits, bounded, overtime_s
 from planc.compiler.history import Known, fastest_within
 from planc.compiler.of_process import PROCESS, within_process
 from planc.compiler.options import Compilation, CompileOptions
@@ -103,13 +103,19 @@ class CompileJob:
         """
         return self.finish(self.search(options), options)
 
-    def search(self, options: CompileOptions) -> Result:
-        """The fastest plan found, neither assembled nor verified. Raises what `compile` raises."""
+    def search(self, options: CompileOptions, late: bool = True) -> Result:
+        """The fastest plan found, neither assembled nor verified, a little after the time limit where that must be and it
+        may be `late`. Raises what `compile` raises."""
         clock: StoppableClock = WorkClock() if options.deterministic else WALL
         started, least = clock.now(), options.budget == "min"
         budget = self._least_budget(options.solver, options.host_memory) if least else self.budget_bytes(options.budget)
         spent = clock.now() - started
-        planning, found = self._fastest(budget, options, options.time_limit_s - spent, clock)
+        left = options.time_limit_s - spent
+        late_s = max(0.0, overtime_s(options.time_limit_s) + min(0.0, left)) if late else 0.0
+        if least and left < spent:  # too little for a search, and the plan is made
+            planning, found = self._leanest(options)
+        else:
+            planning, found = self._fastest(budget, options, left, late_s, clock)
         if options.deterministic:
             return Result(planning, found, budget, arena_bytes_of(planning), solve_s=0.0)
         result = Result(planning, found, budget, arena_bytes_of(planning), clock.now() - started)
@@ -152,20 +158,35 @@ class CompileJob:
             self._leasts[key] = least_plan(self.imported, limited, policy, self.costs.device.session_bytes)
         return self._leasts[key]
 
+    def _leanest(self, options: CompileOptions) -> tuple[PlanningProblem, Found]:
+        """The problem whose least plan needs the least, and the plan, where that was made before."""
+        made = [
+            (on_host(planning, options.host_memory), plan, plan.need + self._beside(planning))
+            for index, planning in enumerate(self.plannings)
+            if (plan := self._least(index, options.solver, options.host_memory)) is not None
+        ]
+        planning, plan, _ = min(made, key=lambda each: each[2])
+        return planning, plan
+
     def _fastest(
-        self, budget: int, options: CompileOptions, seconds: float, clock: StoppableClock
+        self, budget: int, options: CompileOptions, seconds: float, late_s: float, clock: StoppableClock
     ) -> tuple[PlanningProblem, Found]:
-        """The problem with the fastest plan, and the plan. The problems share the time limit.
+        """The problem with the fastest plan, and the plan. The problems share the time limit and `late_s` more.
 
         Raises what the search raises for each of them: for the one that needs the least, where budgets are too small.
         """
         solver, ends = load_solver(options.solver), clock.now() + seconds
+        last = max(ends, clock.now()) + late_s
         found: list[tuple[PlanningProblem, Found]] = []
         failed: list[InfeasibleBudgetError | SolverTimeoutError] = []
         for index, planning in enumerate(self.plannings):
             limited, beside = on_host(planning, options.host_memory), self._beside(planning)
             share = max(0.0, ends - clock.now()) / (len(self.plannings) - index)
-            limits = Limits(budget - beside, beside, share, options.seed, options.on_progress, options.gap, clock)
+            late = 0.0 if found else max(0.0, last - clock.now()) / (len(self.plannings) - index) - share
+            limits = Limits(
+                budget - beside, beside, share, options.seed, options.on_progress, options.gap, clock,
+                late_s=late, rescued=(index, options.solver, options.host_memory) in self._leasts,
+            )  # fmt: skip
             least = partial(self._least, index, options.solver, options.host_memory)
             try:
                 plan = search_plan(self.imported, limited, solver, limits, self.costs.device.session_bytes, least)

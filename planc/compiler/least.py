@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from planc.clock import WorkClock
-from planc.compiler.trial import Trial, lowerings, variants
+from planc.compiler.trial import Trial, leanest_first, lowerings
 from planc.errors import InfeasibleBudgetError, PolicyScopeError, SolverTimeoutError
 from planc.graph.graph import Graph
 from planc.planning.build import PlanningProblem
@@ -30,6 +30,8 @@ class LeastSettings:
     """Schedules tried between the largest working set and the peak of keeping everything."""
     close: float = 0.01
     """Part of that peak by which budgets that can and cannot be met may differ in the end."""
+    steps: int = 1_000
+    """Executions that are lowered for one schedule, all variants together, before no further variant is: half a second."""
 
 
 SETTINGS = LeastSettings()
@@ -38,17 +40,24 @@ SETTINGS = LeastSettings()
 def least_trial(graph: Graph, planning: PlanningProblem, solver: Solver) -> Trial | None:
     """The lowest packing found of any schedule of `solver`; None where it finds no schedule at all."""
     packed = (_packed(graph, planning, solution) for solution in _schedules(planning.problem, solver))
-    return min(packed, key=lambda trial: trial.packing.height, default=None)
+    return min(packed, key=_height, default=None)
 
 
 def _packed(graph: Graph, planning: PlanningProblem, solution: Solution) -> Trial:
-    """The lowest of the greedy packings of the schedule's variants."""
-    trials = (
-        Trial(variant, lowering, lowering.pack(None, 0.0))
-        for variant in variants(planning.problem, solution)
-        for lowering in lowerings(graph, planning, variant)
-    )
-    return min(trials, key=lambda trial: trial.packing.height)
+    """The lowest of the greedy packings of the schedule's variants, or the first that is as low as its load: no variant
+    has a lower one."""
+    trials, steps = list[Trial](), 0
+    for variant in leanest_first(planning.problem, solution):
+        for lowering in lowerings(graph, planning, variant):
+            trials.append(Trial(variant, lowering, lowering.pack(None, 0.0)))
+            steps += len(variant.schedule.steps)
+            if trials[-1].packing.height <= trials[-1].packing.lower_bound or steps >= SETTINGS.steps:
+                return min(trials, key=_height)
+    return min(trials, key=_height)
+
+
+def _height(trial: Trial) -> int:
+    return trial.packing.height
 
 
 def _schedules(problem: Problem, solver: Solver) -> Iterator[Solution]:

@@ -12,7 +12,6 @@ nothing need one search.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from planc.compiler.fit import SETTINGS as FIT
 from planc.compiler.fit import Limits, PlanSearch, bounded
 from planc.compiler.least import least_trial
 from planc.errors import InfeasibleBudgetError, SolverTimeoutError
@@ -41,6 +40,10 @@ class SessionSettings:
     """… but no more than these sessions take."""
     least_share: float = 0.1
     """Part of the time limit that must be left for going on from a plan that fits."""
+    further_share: float = 0.67
+    """Part of what is left for a search that goes on from a plan that fits."""
+    late_share: float = 0.5
+    """Part of what is left for other searches that one takes more than its time where nothing packs."""
     again_share: float = 0.25
     """Part of the time limit for going on from the least plan, where there is no other."""
 
@@ -98,9 +101,12 @@ def search_plan(
     try:
         return search.fastest()
     except (InfeasibleBudgetError, SolverTimeoutError) as error:
+        if limits.overtime_s <= 0 and not limits.rescued:
+            raise  # nobody waits for the least plan
         known = least_plan(imported, planning, solver, session_bytes) if least is None else least()
         if known is not None and known.need <= limits.capacity:
-            return search.going_on(known) if limits.clock.now() <= ends else known
+            left = ends - limits.clock.now()
+            return search.going_on(known, left) if left >= 0 else known
         if known is None or isinstance(error, SolverTimeoutError):
             raise
         raise _too_small(planning, limits, known.need, error) from error
@@ -148,22 +154,26 @@ class _Search:
         """The plan found, gone on from one `before`. Raises what PlanSearch does, and where sessions do not fit."""
         if self.session_bytes:
             return self.rounds(before)
-        return self.once(self.planning, 0, self.limits.time_limit_s, before)
+        return self.once(self.planning, 0, self.limits.time_limit_s, self.limits.overtime_s, before)
 
-    def going_on(self, known: Found) -> Found:
-        """The faster of a `known` plan and of what is found from it in a part of the time limit."""
-        limits = replace(self.limits, time_limit_s=SETTINGS.again_share * self.limits.time_limit_s)
+    def going_on(self, known: Found, left: float) -> Found:
+        """The faster of a `known` plan and of what is found from it in a part of the time limit, `left` at most."""
+        seconds = min(left, SETTINGS.again_share * self.limits.time_limit_s)
+        limits = replace(self.limits, time_limit_s=seconds, late_s=0.0, rescued=True)
         try:
             found = replace(self, limits=limits).fastest(known)
         except (InfeasibleBudgetError, SolverTimeoutError):
             return known
         return min(known, found, key=_step_ns)
 
-    def once(self, planning: PlanningProblem, reserve: int, seconds: float, before: Found | None = None) -> Found:
-        """One search with `reserve` bytes kept free for sessions, gone on from a plan `before`, with less kept free, whose
-        bound then holds."""
-        limits, start = self.limits, None if before is None else before.solution.schedule
-        kept = replace(limits, capacity=limits.capacity - reserve, beside=limits.beside + reserve, time_limit_s=seconds)
+    def once(
+        self, planning: PlanningProblem, reserve: int, seconds: float, late_s: float, before: Found | None = None
+    ) -> Found:
+        """One search for so many `seconds`, `late_s` more where nothing packs, with `reserve` bytes kept free for sessions,
+        gone on from a plan `before`, with less kept free, whose bound then holds."""
+        start = None if before is None else before.solution.schedule
+        capacity, beside = self.limits.capacity - reserve, self.limits.beside + reserve
+        kept = replace(self.limits, capacity=capacity, beside=beside, time_limit_s=seconds, late_s=late_s)
         given_up = 0 if before is None else before.given_up
         search = PlanSearch(self.imported.graph, planning, self.solver, kept, start, given_up)
         solution, lowered = search.run()
@@ -182,16 +192,19 @@ class _Search:
             left, fits = ends - clock.now(), any(map(self._fits, found))
             if fits and left < SETTINGS.least_share * self.limits.time_limit_s:
                 break
-            # Beside a plan that fits none is late: a search that finds nothing to pack takes longer than its time.
-            seconds = left / (1 + FIT.overtime) if fits else share * left
-            new = list(self._tried(self.planning, room, seconds, before))
+            seconds = max(0.0, left * (SETTINGS.further_share if fits else share))
+            # Beside a plan that fits none is late.
+            late_s = 0.0 if fits else SETTINGS.late_share * (left + self.limits.overtime_s - seconds)
+            new = list(self._tried(self.planning, room, seconds, max(0.0, late_s), before))
             found += new
             if not new or (self._fits(new[0]) and not new[0].unfinished):
                 break
             room = room if self._fits(new[0]) else int(margin * new[0].session_bytes)
             before = new[0]
         if found and not any(map(self._fits, found)):
-            found += self._tried(_resident(self.planning), one, ends - clock.now())
+            left = ends - clock.now()
+            late_s = self.limits.overtime_s + min(0.0, left)
+            found += self._tried(_resident(self.planning), one, max(0.0, left), max(0.0, late_s))
         if fitting := [plan for plan in found if self._fits(plan)]:
             return min(fitting, key=_step_ns)
         raise InfeasibleBudgetError(
@@ -202,10 +215,10 @@ class _Search:
         )
 
     def _tried(
-        self, planning: PlanningProblem, reserve: int, seconds: float, before: Found | None = None
+        self, planning: PlanningProblem, reserve: int, seconds: float, late_s: float, before: Found | None = None
     ) -> Iterator[Found]:
         try:
-            yield self.once(planning, reserve, seconds, before)
+            yield self.once(planning, reserve, seconds, late_s, before)
         except (InfeasibleBudgetError, SolverTimeoutError):
             return
 

@@ -1,12 +1,12 @@
 """A schedule on its way to addresses: its variants with shorter copies, the ways to lower it, and packings of these."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from planc.clock import WALL, StoppableClock
 from planc.graph.graph import Graph
 from planc.lowering.lower import Lowering
-from planc.lowering.slack import CLOSE_PPM, slackened
+from planc.lowering.slack import CLOSE_PPM, MARGINS, slackened
 from planc.packing.buffers import Packing
 from planc.planning.build import PlanningProblem
 from planc.problem.problem import Problem
@@ -32,8 +32,23 @@ class Trial:
 def variants(problem: Problem, solution: Solution, most_ppm: int = CLOSE_PPM) -> Iterator[Solution]:
     """The solution, then the same with shorter copies, the leanest last, slower by at most `most_ppm` parts per million."""
     yield solution
-    for schedule, timeline in slackened(problem, solution.schedule, solution.timeline, most_ppm):
-        peak = max(memory_profile(problem, schedule))
+    yield from _slacker(problem, solution, most_ppm, MARGINS)
+
+
+def leanest(problem: Problem, solution: Solution, most_ppm: int = CLOSE_PPM) -> Solution:
+    """The last of the variants, made without the others."""
+    return next(_slacker(problem, solution, most_ppm, MARGINS[::-1]), solution)
+
+
+def leanest_first(problem: Problem, solution: Solution) -> Iterator[Solution]:
+    """The variants, the solution itself last."""
+    yield from _slacker(problem, solution, CLOSE_PPM, MARGINS[::-1])
+    yield solution
+
+
+def _slacker(problem: Problem, solution: Solution, most_ppm: int, margins: Sequence[int]) -> Iterator[Solution]:
+    for schedule, timeline, found in slackened(problem, solution.schedule, solution.timeline, most_ppm, margins):
+        peak = max(memory_profile(problem, schedule, found))
         yield replace(solution, schedule=schedule, timeline=timeline, peak_bytes=peak)
 
 

@@ -77,6 +77,6 @@ def _step_within(
         return []
     try:
         quiet = replace(options, budget=f"{budget}B", time_limit_s=seconds, on_progress=lambda _: None)
-        return [CurvePoint(budget, job.search(quiet).step_ns)]
+        return [CurvePoint(budget, job.search(quiet, late=False).step_ns)]
     except (InfeasibleBudgetError, SolverTimeoutError):
         return [CurvePoint(budget, known.step_ns)] if budget >= known.budget_bytes else []

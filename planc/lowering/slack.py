@@ -6,16 +6,16 @@ Shorter copies start and end only where a segment ends anyhow: a new end of a se
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from planc.enums import Direction
 from planc.problem.problem import Problem
-from planc.schedule.residency import ScheduleError
+from planc.schedule.residency import ScheduleError, ValueResidency, residencies
 from planc.schedule.schedule import Schedule
 from planc.schedule.simulate import Timeline, simulate
 
-_MARGINS = (16, 0)
+MARGINS = (16, 0)
 """Spare time before a fetched value is needed, in durations of its copy: what is tried, leanest last."""
 
 CLOSE_PPM = 500
@@ -26,24 +26,33 @@ LOOSE_PPM = 40_000
 came to 1.005 instead of 1.08 of its load; giving up as much memory costs more than that."""
 
 
+Slack = tuple[Schedule, Timeline, tuple[ValueResidency, ...]]
+"""A schedule with its predicted times and its residencies."""
+
+
 def slackened(
-    problem: Problem, schedule: Schedule, timeline: Timeline, most_ppm: int = CLOSE_PPM
-) -> Iterator[tuple[Schedule, Timeline]]:
+    problem: Problem,
+    schedule: Schedule,
+    timeline: Timeline,
+    most_ppm: int = CLOSE_PPM,
+    margins: Sequence[int] = MARGINS,
+) -> Iterator[Slack]:
     """Variants of `schedule` whose copies hold their bytes shorter, none predicted slower by more than `most_ppm` parts per
-    million of the step; the leanest is last."""
+    million of the step, one for each of the `margins` where they differ."""
     limit = timeline.step_ns + timeline.step_ns * most_ppm // 1_000_000
     known = [schedule]
-    for margin in _MARGINS:
+    for margin in margins:
         shorter = _shortened(schedule, timeline, margin)
         if shorter in known:
             continue
         try:
-            times = simulate(problem, shorter)
+            found = residencies(problem, shorter)
+            times = simulate(problem, shorter, found)
         except ScheduleError:
             continue
         if times.step_ns <= limit:
             known.append(shorter)
-            yield shorter, times
+            yield shorter, times, found
 
 
 def _shortened(schedule: Schedule, timeline: Timeline, margin: int) -> Schedule:

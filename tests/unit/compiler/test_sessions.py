@@ -118,7 +118,9 @@ def test_a_second_plan_with_more_sessions_than_the_first_leaves_room_for_more(mo
     limits, kept = Limits(capacity=10_000, beside=0, time_limit_s=4.0), list[int]()
     sessions = iter((160, 165, 170))
 
-    def all_memory(search: _Search, _planning: object, reserve: int, _seconds: float, _before: object) -> Found:
+    def all_memory(
+        search: _Search, _planning: object, reserve: int, _seconds: float, _late_s: float, _before: object
+    ) -> Found:
         kept.append(reserve)
         slab = SimpleNamespace(slab_bytes=search.limits.capacity - reserve)
         solution = SimpleNamespace(timeline=SimpleNamespace(step_ns=1))
@@ -135,7 +137,9 @@ def test_a_plan_that_fits_is_gone_on_from_while_its_search_is_unfinished(monkeyp
     limits, tried = Limits(capacity=10_000, beside=0, time_limit_s=10.0, clock=clock), list[tuple[int, float]]()
     times = iter((5, 3, 4))
 
-    def fits(_search: _Search, _planning: object, reserve: int, seconds: float, before: Found | None) -> Found:
+    def fits(
+        _search: _Search, _planning: object, reserve: int, seconds: float, _late_s: float, before: Found | None
+    ) -> Found:
         clock.spend(0.9 * seconds)
         tried.append((reserve, seconds))
         assert (before is None) == (len(tried) == 1)

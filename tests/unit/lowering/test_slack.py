@@ -9,7 +9,7 @@ from support.schedules import random_schedule
 
 from planc.lowering.slack import slackened
 from planc.planning.build import build_problem
-from planc.schedule.residency import memory_profile
+from planc.schedule.residency import memory_profile, residencies
 from planc.schedule.simulate import boundaries, simulate
 
 
@@ -22,9 +22,10 @@ def test_variants_are_valid_hold_no_more_anywhere_and_take_no_longer(name: str, 
     schedule = random_schedule(problem, seed)
     timeline = simulate(problem, schedule)
     before = memory_profile(problem, schedule)
-    for variant, times in slackened(problem, schedule, timeline):
+    for variant, times, found in slackened(problem, schedule, timeline):
         assert variant.steps == schedule.steps
         assert times == simulate(problem, variant)
+        assert found == residencies(problem, variant)
         assert boundaries(problem, variant) <= boundaries(problem, schedule)
         assert times.step_ns <= timeline.step_ns * 1.0005 + 1
         assert all(new <= old for new, old in zip(memory_profile(problem, variant), before, strict=True))
@@ -38,6 +39,6 @@ def test_some_schedules_do_get_leaner() -> None:
         schedule = random_schedule(problem, seed)
         variants = slackened(problem, schedule, simulate(problem, schedule))
         leaner += any(
-            sum(memory_profile(problem, variant)) < sum(memory_profile(problem, schedule)) for variant, _ in variants
+            sum(memory_profile(problem, variant)) < sum(memory_profile(problem, schedule)) for variant, _, _ in variants
         )
     assert leaner >= 5

@@ -1,0 +1,96 @@
+"""The time of one search for a schedule that packs: its limit, how late it may end, and what must be kept for its end."""
+
+from dataclasses import dataclass
+
+from planc.clock import StoppableClock
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSettings:
+    """Shortest useful times, and how late a search may end."""
+
+    overtime: float = 0.1
+    """Part of the time limit for which something that packs is still looked for when the limit is over, …"""
+    overtime_s: float = 0.4
+    """… and seconds more. A tenth and a second are promised: the rest is for writing the plan down and verifying it."""
+    least_s: float = 0.5
+    """Shortest useful time of a solve: while nothing packs each has as much, and with less left nothing more is tried."""
+    least_pack_s: float = 0.2
+    """Shortest useful time of a packing: greedy packings alone ignore the gaps in lifetimes."""
+    usual_s: float = 5.0
+    """Time limits from which these two hold. Of shorter ones both are the same parts, so that a limit is kept although much
+    is tried and nothing packs, …"""
+    least_part: float = 0.2
+    """… but no less than this part of them."""
+    rescue_s: float = 0.2
+    """Time that the least plan takes (`planc.compiler.least`), …"""
+    rescue_tries: float = 3.0
+    """… and so many times that of lowering and packing a schedule: kept where nothing else may come of the search."""
+
+
+TIMES = TimeSettings()
+
+
+class SearchTime:
+    """Seconds by `clock`: `limit_s` of them until the limit, `late_s` more where nothing packs by then. Unless it is
+    `rescued`, a search that nothing comes of leaves what it takes to make the least plan."""
+
+    def __init__(self, clock: StoppableClock, limit_s: float, late_s: float, rescued: bool) -> None:
+        self._clock, self._limit_s = clock, limit_s
+        self._deadline = clock.now() + limit_s
+        self._last = self._deadline + late_s
+        self._rescued = rescued or clock.counted  # the least plan counts its work by itself
+        self._try_s: float | None = None
+        self.packing_s = 0.0
+        """What the packing of the last schedule took, all its variants: time for another must be left."""
+
+    def now(self) -> float:
+        """Seconds since some moment."""
+        return self._clock.now()
+
+    def tried(self, seconds: float) -> None:
+        """Tell what lowering and packing one variant took."""
+        self._try_s = seconds if self._try_s is None else min(seconds, self._try_s)
+
+    def packs(self) -> None:
+        """Tell that something packs: from now on the limit is the end."""
+        self._last, self._rescued = min(self._last, self._deadline), True
+
+    def left(self) -> float:
+        """Seconds until the limit."""
+        return max(0.0, self._deadline - self.now())
+
+    def room(self) -> float:
+        """Seconds in which something may still be tried."""
+        kept = 0.0 if self._rescued else TIMES.rescue_s + TIMES.rescue_tries * (self._try_s or 0.0)
+        return max(0.0, self._last - kept - self.now())
+
+    def another_try(self) -> bool:
+        """Whether one more variant may be packed: the first is, however late."""
+        return self._try_s is None or self._try_s <= self.room()
+
+    def late(self) -> bool:
+        """Whether the time that is left is too short for another solve and its packing."""
+        return self.left() <= self.least(TIMES.least_s) + self.packing_s
+
+    def over(self) -> bool:
+        """Whether the same holds of the room, so that nothing more is tried, whatever was found."""
+        return self.room() <= self.least(TIMES.least_s) + (self._try_s or 0.0)
+
+    def tries(self) -> int:
+        """Solves, each with a quick packing, for which there is time at most: the last is to be sure to pack."""
+        return max(1, int(self.room() / (self.least(TIMES.least_s) + (self._try_s or 0.0))))
+
+    def solve_s(self, share: float) -> float:
+        """That share of the time that is left, the least that is useful at least; packing must have time too."""
+        least = self.least(TIMES.least_s)
+        return min(max(least, self.left() * share), max(least, self.room() - self.packing_s))
+
+    def pack_s(self, share: float) -> float:
+        """The same for a packing, which nothing follows."""
+        return min(max(self.least(TIMES.least_pack_s), self.left() * share), self.room())
+
+    def least(self, seconds: float) -> float:
+        """Shortest useful time, `seconds` where the time limit is a usual one."""
+        part = min(1.0, self._limit_s / TIMES.usual_s)
+        return seconds * max(TIMES.least_part, part)
