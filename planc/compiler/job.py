@@ -103,15 +103,15 @@ class CompileJob:
         """
         return self.finish(self.search(options), options)
 
-    def search(self, options: CompileOptions, late: bool = True) -> Result:
-        """The fastest plan found, neither assembled nor verified, a little after the time limit where that must be and it
-        may be `late`. Raises what `compile` raises."""
+    def search(self, options: CompileOptions, late_share: float = 1.0) -> Result:
+        """The fastest plan found, neither assembled nor verified, a little after the time limit where that must be, by
+        that share of what a plan may be late. Raises what `compile` raises."""
         clock: StoppableClock = WorkClock() if options.deterministic else WALL
         started, least = clock.now(), options.budget == "min"
         budget = self._least_budget(options.solver, options.host_memory) if least else self.budget_bytes(options.budget)
         spent = clock.now() - started
         left = options.time_limit_s - spent
-        late_s = max(0.0, overtime_s(options.time_limit_s) + min(0.0, left)) if late else 0.0
+        late_s = max(0.0, late_share * overtime_s(options.time_limit_s) + min(0.0, left))
         if least and left < spent:  # too little for a search, and the plan is made
             planning, found = self._leanest(options)
         else:

@@ -11,7 +11,7 @@ class TimeSettings:
 
     overtime: float = 0.1
     """Part of the time limit for which something that packs is still looked for when the limit is over, …"""
-    overtime_s: float = 0.4
+    overtime_s: float = 0.3
     """… and seconds more. A tenth and a second are promised: the rest is for writing the plan down and verifying it."""
     least_s: float = 0.5
     """Shortest useful time of a solve: while nothing packs each has as much, and with less left nothing more is tried."""
@@ -53,8 +53,8 @@ class SearchTime:
         self._try_s = seconds if self._try_s is None else min(seconds, self._try_s)
 
     def packs(self) -> None:
-        """Tell that something packs: from now on the limit is the end."""
-        self._last, self._rescued = min(self._last, self._deadline), True
+        """Tell that something packs: the least plan is not needed."""
+        self._rescued = True
 
     def left(self) -> float:
         """Seconds until the limit."""

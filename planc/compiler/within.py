@@ -24,6 +24,8 @@ class WhatIfSettings:
 
     time_share: float = 0.05
     """Part of the time limit for each: more makes their steps truer, and leaves the plan less time."""
+    late_share: float = 0.5
+    """Part for each of the time that a plan may be late: they are tried where the wanted one was not."""
     least_s: float = 0.25
     """Shortest useful time of one."""
 
@@ -77,6 +79,6 @@ def _step_within(
         return []
     try:
         quiet = replace(options, budget=f"{budget}B", time_limit_s=seconds, on_progress=lambda _: None)
-        return [CurvePoint(budget, job.search(quiet, late=False).step_ns)]
+        return [CurvePoint(budget, job.search(quiet, SETTINGS.late_share).step_ns)]
     except (InfeasibleBudgetError, SolverTimeoutError):
         return [CurvePoint(budget, known.step_ns)] if budget >= known.budget_bytes else []

@@ -77,10 +77,10 @@ def test_a_plan_is_one_for_more_memory_where_no_other_is_found(
 ) -> None:
     wanted, search = f"{int(0.75 * job.roomy_bytes)}B", CompileJob.search
 
-    def only_wanted(self: CompileJob, options: CompileOptions, late: bool = True) -> Result:
+    def only_wanted(self: CompileJob, options: CompileOptions, late_share: float = 1.0) -> Result:
         if options.budget != wanted:
             raise SolverTimeoutError("no time")
-        return search(self, options, late)
+        return search(self, options, late_share)
 
     monkeypatch.setattr(CompileJob, "search", only_wanted)
     plan = planned(job, 0.75)
