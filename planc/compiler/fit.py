@@ -250,7 +250,7 @@ class PlanSearch:
             start=start,
             patience_s=patience_s,
             gap=limits.gap,
-            prove=prove,
+            prove=prove and self._time.for_proof(limit_s, len(self.planning.problem.tasks)),
             clock=limits.clock,
             one_form=True,
         )
