@@ -33,7 +33,7 @@ plans: $(BIN)/planc
 	@mkdir -p $(DEMO)
 	$(BIN)/planc zoo build resnet18 --batch 32 --image 112 --device cpu -o $(DEMO)/resnet18.onnx
 	$(BIN)/planc compile $(DEMO)/resnet18.onnx --budget 50% --time-limit 30 -o plans/resnet18.plan.json
-	$(BIN)/planc zoo build gpt2 --depth 4 --width 256 --seq 128 --batch 16 --classes 1000 -o $(DEMO)/gpt2.onnx
+	$(BIN)/planc zoo build gpt2 --depth 4 --width 256 --seq 128 --batch 16 --classes 1000 --device cpu -o $(DEMO)/gpt2.onnx
 	$(BIN)/planc compile $(DEMO)/gpt2.onnx --budget 50% --time-limit 30 -o plans/gpt2.plan.json
 
 # Campaigns that try to break planc; the figures go to docs/results/reliability.md. SCALE=100 is the long form, of hours.

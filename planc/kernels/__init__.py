@@ -1,5 +1,6 @@
 """planc's own operators: meaning (an ONNX function), shapes, workspace, kernels per device, one operator a file."""
 
+from planc.kernels import adam as adam
 from planc.kernels import attention as attention
 from planc.kernels import batch_norm as batch_norm
 from planc.kernels import channel_sum as channel_sum
@@ -8,6 +9,7 @@ from planc.kernels import cross_entropy as cross_entropy
 from planc.kernels import dropout as dropout
 from planc.kernels import embedding_gradient as embedding_gradient
 from planc.kernels import exchange as exchange
+from planc.kernels import gelu as gelu
 from planc.kernels import group_norm as group_norm
 from planc.kernels import layer_norm as layer_norm
 from planc.kernels import linear_cross_entropy as linear_cross_entropy

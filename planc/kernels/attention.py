@@ -20,7 +20,16 @@ import numpy as np
 from onnx import TensorProto
 
 from planc.kernels.body import Body
-from planc.kernels.device import WORKSPACE, Buffer, CudnnKernel, CudnnTensor, Launch, SourceKernel
+from planc.kernels.device import (
+    WORKSPACE,
+    AttentionKernel,
+    Buffer,
+    CudnnKernel,
+    CudnnTensor,
+    Launch,
+    SourceKernel,
+    Strided,
+)
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES, source_of
 
@@ -319,6 +328,35 @@ def _gradient_source(call: Call, heads: _Heads, wide: bool) -> SourceKernel:
     return SourceKernel(source, launches, 4 * rows, contract=True, alignment=VECTOR_BYTES, narrow=narrow)
 
 
+# --- on the CPU
+
+
+def row_statistics(top: np.ndarray[Any, Any], total: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """What is kept for the gradient, from the largest score of each row and the sum of
+    exponentials of scores less it."""
+    count = np.log(total)
+    found: np.ndarray[Any, Any] = np.where(top < -_FAR, (count + np.float32(1)) * np.float32(_FAR), top + count)
+    return found
+
+
+def computed_by_library(dtype: int, heads: int, groups: int) -> bool:
+    """Whether a library of the CPU computes attention of this type and these numbers of heads."""
+    return dtype == TensorProto.FLOAT and heads == groups
+
+
+def _library(gradient: bool, call: Call) -> AttentionKernel | None:
+    heads = _gradient_heads(call) if gradient else _forward_heads(call)
+    s = heads.sizes
+    if not computed_by_library(heads.q.dtype, s["H"], s["G"]):
+        return None
+    q, k = (Strided(heads.planar(t.shape), heads.strides(t), t.dtype) for t in (heads.q, heads.k))
+    bias = None
+    if heads.bias is not None:
+        dims = (1,) * (4 - len(heads.bias.shape)) + heads.bias.shape
+        bias = Strided.of(dims, heads.bias.dtype)
+    return AttentionKernel(gradient, q, k, bias, call.real("scale"), bool(call.whole("causal")))
+
+
 ATTENTION = register(
     Operator(
         "Attention",
@@ -330,6 +368,7 @@ ATTENTION = register(
         optional=1,
         saved=frozenset({"stats"}),
         cuda=_forward_kernel,
+        cpu=partial(_library, False),
         products=partial(_products, 2),
     )
 )
@@ -344,6 +383,7 @@ ATTENTION_GRADIENT = register(
         _ATTRIBUTES,
         optional=1,
         cuda=_gradient_kernel,
+        cpu=partial(_library, True),
         products=partial(_products, 7),
     )
 )

@@ -181,4 +181,66 @@ class PoolKernel:
     padded: bool = False
 
 
-CpuKernel = ConvolutionKernel | BatchNormKernel | PoolKernel
+@dataclass(frozen=True)
+class LayerNormKernel:
+    """A layer-norm of `rows` rows of `columns` float32 elements for a library of the CPU, with the operands of planc's own
+    operators; forward `biased` says that there is a bias."""
+
+    gradient: bool
+    rows: int
+    columns: int
+    epsilon: float
+    biased: bool
+
+
+@dataclass(frozen=True)
+class GeluKernel:
+    """GELU of so many float32 elements for a library of the CPU, or its gradient."""
+
+    gradient: bool
+    size: int
+
+
+@dataclass(frozen=True)
+class AddedRowsKernel:
+    """Rows [rows, columns] of float32 added, on the CPU, to those of a table [count, columns] that integers name, of 64
+    bits where `long`; the table begins as a `based` operand, or as zeros."""
+
+    rows: int
+    columns: int
+    count: int
+    long: bool
+    based: bool
+
+
+@dataclass(frozen=True)
+class AttentionKernel:
+    """Attention for a library of the CPU, with the operands of planc's own operators: Q [B, H, S, D], which Y is like,
+    K and V [B, H, T, D], and a bias [B or 1, H or 1, S or 1, T or 1] where there is one."""
+
+    gradient: bool
+    q: Strided
+    k: Strided
+    bias: Strided | None
+    scale: float
+    causal: bool
+
+
+@dataclass(frozen=True)
+class AdamKernel:
+    """An update of so many float32 elements by Adam's rule for a library of the CPU."""
+
+    size: int
+    epsilon: float
+
+
+CpuKernel = (
+    ConvolutionKernel
+    | BatchNormKernel
+    | PoolKernel
+    | LayerNormKernel
+    | GeluKernel
+    | AddedRowsKernel
+    | AttentionKernel
+    | AdamKernel
+)

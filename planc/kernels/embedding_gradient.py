@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from onnx import TensorProto
 
 from planc.kernels.body import Body
-from planc.kernels.device import WORKSPACE, Buffer, Launch, SourceKernel
+from planc.kernels.device import WORKSPACE, AddedRowsKernel, Buffer, Launch, SourceKernel
 from planc.kernels.operator import Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES, source_of, width_of
 
@@ -92,6 +92,25 @@ def _kernel(call: Call, wide: bool = True) -> SourceKernel | None:
     return SourceKernel(source, launches, workspace, alignment=VECTOR_BYTES, narrow=narrow)
 
 
+# --- on the CPU
+
+_NARROWEST = 64
+"""Elements of a row at least: below, adding element by element is as fast."""
+
+
+def adds_rows(columns: int, dtype: int) -> bool:
+    """Whether planc adds rows of this width and element type on the CPU."""
+    return columns >= _NARROWEST and dtype == TensorProto.FLOAT
+
+
+def _added_rows(call: Call) -> AddedRowsKernel | None:
+    ids, dy, *base = call.inputs
+    if not adds_rows(dy.shape[1], dy.dtype):
+        return None
+    rows, columns = dy.shape
+    return AddedRowsKernel(rows, columns, call.whole("count"), ids.dtype == TensorProto.INT64, bool(base))
+
+
 EMBEDDING_GRADIENT = register(
     Operator(
         "EmbeddingGradient",
@@ -102,9 +121,10 @@ EMBEDDING_GRADIENT = register(
         {"count": 1},
         optional=1,
         cuda=_kernel,
+        cpu=_added_rows,
         in_place=(2,),
     )
 )
 """dtable[r] = base[r] + the sum of dy[i] over all i with ids[i] = r."""
 
-__all__ = ["EMBEDDING_GRADIENT", "MOST", "has_kernel"]
+__all__ = ["EMBEDDING_GRADIENT", "MOST", "adds_rows", "has_kernel"]

@@ -7,11 +7,12 @@ the gradient: X and two numbers for each row, mean and inverse deviation (one, w
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from onnx import TensorProto
 
 from planc.kernels.body import Body
-from planc.kernels.device import WORKSPACE, Buffer, Launch, SourceKernel
+from planc.kernels.device import WORKSPACE, Buffer, Launch, LayerNormKernel, SourceKernel
 from planc.kernels.operator import Attribute, Call, Operator, TensorType, register
 from planc.kernels.source import C_TYPES, VECTOR_BYTES, source_of, width_of
 
@@ -193,6 +194,18 @@ def _gradient_kernel(call: Call, wide: bool = True) -> SourceKernel | None:
     return SourceKernel(source, launches, workspace, alignment=VECTOR_BYTES, narrow=narrow)
 
 
+# --- on the CPU
+
+
+def _library(gradient: bool, call: Call) -> LayerNormKernel | None:
+    """The norm for a library of the CPU: centred, of float32 alone, nothing added to the gradient."""
+    x, scale = call.inputs[gradient : gradient + 2]
+    types = {t.dtype for t in (*call.inputs, *call.outputs)}
+    if types != {TensorProto.FLOAT} or not call.whole("centred") or not x.size or len(call.inputs) > 4:
+        return None
+    return LayerNormKernel(gradient, *_sizes(x, scale), call.real("epsilon"), len(call.inputs) == 3)
+
+
 LAYER_NORM = register(
     Operator(
         "LayerNorm",
@@ -204,6 +217,7 @@ LAYER_NORM = register(
         optional=1,
         saved=frozenset({"statistics"}),
         cuda=_forward_kernel,
+        cpu=partial(_library, False),
         in_place=(0,),
     )
 )
@@ -219,6 +233,7 @@ LAYER_NORM_GRADIENT = register(
         _ATTRIBUTES,
         optional=1,
         cuda=_gradient_kernel,
+        cpu=partial(_library, True),
         in_place=(0, 1, 4),
     )
 )

@@ -6,6 +6,7 @@ calls the operator: a module, a functional, or torch's own C++ code.
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch._dispatch.python import enable_python_dispatcher
 
 from planc.errors import ModelError
 from planc.torch import matrices, plain_forms, whole
+from planc.torch.attention import Taken
 from planc.torch.plain_losses import ctc_loss
 from planc.torch.plain_scans import logcumsumexp
 from planc.torch.scaled_attention import plain_attention, whole_attention
@@ -80,8 +82,6 @@ _OVERRIDES: dict[Any, Callable[..., Any]] = {
     aten._linalg_check_errors.default: matrices.unchecked,
 }
 
-_WITH_KERNELS: dict[Any, Callable[..., Any]] = {aten.scaled_dot_product_attention.default: whole_attention}
-
 
 def replaced_operators() -> frozenset[Any]:
     """Operators that are traced in another form."""
@@ -92,11 +92,13 @@ _KEYS = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)
 
 
 @contextmanager
-def canonical_operators(kept: Iterable[Any], kernels: bool = False) -> Iterator[None]:
+def canonical_operators(kept: Iterable[Any], taken: Taken | None = None) -> Iterator[None]:
     """Within, the operators above run in their form, and those in `kept` whole, whatever form torch has for them.
 
-    With `kernels` of planc's own, attention is one operator."""
-    overrides = {**_OVERRIDES, **(_WITH_KERNELS if kernels else {})}
+    Attention that is `taken` is one operator."""
+    overrides = dict(_OVERRIDES)
+    if taken is not None:
+        overrides[aten.scaled_dot_product_attention.default] = partial(whole_attention, taken)
     packets = {op.overloadpacket for op in kept if isinstance(op, torch._ops.OpOverload)}
     overloads = [getattr(packet, name) for packet in packets for name in packet.overloads()]
     whole = [op for op in overloads if any(k in op.py_kernels for k in _KEYS)]

@@ -15,6 +15,7 @@ from planc.errors import ModelError, UsageError
 from planc.importer.save import write_model
 from planc.profiling.target import forms_of
 from planc.torch.assemble import assemble
+from planc.torch.attention import taken_by
 from planc.torch.batch import Batch, batch_of
 from planc.torch.outside import OutsideValues, noted_values
 from planc.torch.rules import HANDLERS
@@ -94,7 +95,7 @@ def exported(
     table, _ = table_for(device), batch.placed  # which refuses what no step takes
     given = (batch.positional, dict(batch.named), batch.targets)
     with noted_values(model, loss) as outside:
-        traced = trace_step(model, loss, *given, list(HANDLERS), autocast=autocast, kernels=table.kernels)
+        traced = trace_step(model, loss, *given, list(HANDLERS), autocast=autocast, taken=taken_by(table))
     outside.add_constants(i.value for i in traced.inputs if i.kind == "constant")
     names = batch.names(model, {i.name for i in traced.inputs if i.kind != "batch"})
     parameters = {i.name: i.value for i in traced.inputs if i.kind == "parameter"}
@@ -123,7 +124,7 @@ def exported_evaluation(
     with noted_values(model, leaves) as outside, in_evaluation(model):
         given = (batch.positional, dict(batch.named), ())
         traced = trace_step(
-            model, leaves, *given, list(HANDLERS), gradients=False, autocast=autocast, kernels=table.kernels
+            model, leaves, *given, list(HANDLERS), gradients=False, autocast=autocast, taken=taken_by(table)
         )
     outside.add_constants(i.value for i in traced.inputs if i.kind == "constant")
     names = batch.names(model, {i.name for i in traced.inputs if i.kind != "batch"})

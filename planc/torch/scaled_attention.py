@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from planc.torch.attention import attended, fits
+from planc.torch.attention import Taken, attended, fits
 from planc.torch.hidden_rows import attended_anyway
 from planc.torch.written_attention import node_of
 from planc.torch.written_masks import constant_of, hides_some_query
@@ -38,12 +38,12 @@ def plain_attention(
 
 
 def whole_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None, dropout: float = 0.0,
-    causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
+    taken: Taken, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None,
+    dropout: float = 0.0, causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """The same as one operator; in plain products where the kernels do not take it: dropout, a mask that is trained,
     other types or sizes."""
-    if dropout or not fits(q, k, v, mask, enable_gqa):
+    if dropout or not fits(taken, q, k, v, mask, enable_gqa):
         return plain_attention(q, k, v, mask, dropout, causal, scale=scale, enable_gqa=enable_gqa)
     bias, empty = None, None
     if mask is not None:

@@ -23,6 +23,7 @@ from torch.nn.utils.stateless import _reparametrize_module
 
 from planc.errors import ModelError, PlancError
 from planc.torch import matrices
+from planc.torch.attention import Taken
 from planc.torch.attributes import noticed_randomness, unchanged_attributes
 from planc.torch.batch import CONSTANTS, refilled
 from planc.torch.canonical import canonical_operators
@@ -92,11 +93,11 @@ def trace_step(
     *,
     gradients: bool = True,
     autocast: torch.dtype | None = None,
-    kernels: bool = False,
+    taken: Taken | None = None,
 ) -> TracedStep:
     """Trace loss and gradients of `loss(model(*inputs, **named), *targets)`; operators in `kept` stay whole.
 
-    `autocast` runs module and loss under `torch.autocast` in that type. With `kernels` of planc's own, what they compute
+    `autocast` runs module and loss under `torch.autocast` in that type. Attention that is `taken` by kernels of planc's own
     stays whole too.
 
     The loss may return a tensor, a tuple that begins with it, or a mapping with the key `loss`; what else it returns
@@ -107,14 +108,14 @@ def trace_step(
     wrapped, examples = _Step(model, loss, autocast), (inputs, named, targets)
     left, read = frozenset[int](), frozenset[int]()
     while True:  # again where scores or probabilities turn out to be read by others than the attention they are part of
-        traced, read = _traced(wrapped, examples, kept, gradients, kernels, left)
+        traced, read = _traced(wrapped, examples, kept, gradients, taken, left)
         if not read:
             return traced
         left |= read
 
 
 def _traced(
-    wrapped: "_Step", examples: Any, kept: Sequence[Any], gradients: bool, kernels: bool, left: frozenset[int]
+    wrapped: "_Step", examples: Any, kept: Sequence[Any], gradients: bool, taken: Taken | None, left: frozenset[int]
 ) -> tuple[TracedStep, frozenset[int]]:
     """The step, and which of the attentions that it writes out are to be left so, beside those in `left`."""
     listed = [*_state(wrapped), *_batch(examples), Input("seed", "seed", torch.ones(()))]
@@ -123,8 +124,8 @@ def _traced(
     expressed = {k: v for k, v in decompositions().items() if k not in whole}
     trained = [n for n, i in enumerate(listed) if i.kind == "parameter"] if gradients else []
     held = {n: i.value.detach() for n, i in enumerate(listed) if i.kind == "buffer"}
-    written = WrittenAttention(left, trained, held)
-    with _tracing(wrapped, kept, gradients, kernels), whole_written_attention(written) if kernels else nullcontext():
+    written = None if taken is None else WrittenAttention(taken, left, trained, held)
+    with _tracing(wrapped, kept, gradients, taken), whole_written_attention(written) if written else nullcontext():
         try:
             functional = dispatch_functionalize(step, FunctionalTensorMode())
             traced = make_fx(functional, expressed, "fake", True)(*(i.value for i in listed))
@@ -138,11 +139,11 @@ def _traced(
     _refuse_varying_shapes(traced.graph)
     traced.graph.eliminate_dead_code()
     made = TracedStep(traced.graph, tuple(listed), placed, tuple(step.others), step.form)
-    return made, written.read_elsewhere(traced.graph)
+    return made, frozenset() if written is None else written.read_elsewhere(traced.graph)
 
 
 @contextmanager
-def _tracing(module: torch.nn.Module, kept: Sequence[Any], gradients: bool, kernels: bool) -> Iterator[None]:
+def _tracing(module: torch.nn.Module, kept: Sequence[Any], gradients: bool, taken: Taken | None) -> Iterator[None]:
     """Everything that must hold while the step runs on fake tensors.
 
     `torch.compiler.is_exporting` is true, which libraries ask before they look at values; oneDNN, whose recurrent
@@ -155,7 +156,7 @@ def _tracing(module: torch.nn.Module, kept: Sequence[Any], gradients: bool, kern
         torch._C._set_mkldnn_enabled(False)
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(canonical_operators(kept, kernels))
+        stack.enter_context(canonical_operators(kept, taken))
         stack.enter_context(plain_checkpoints(module))
         stack.enter_context(whole_rms_norms(module))
         stack.enter_context(unchanged_attributes(module))

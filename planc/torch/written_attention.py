@@ -32,7 +32,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
 from torch.utils._python_dispatch import _disable_current_modes
 
 from planc.kernels.attention import HIDDEN
-from planc.torch.attention import attended, fits
+from planc.torch.attention import Taken, attended, fits
 from planc.torch.hidden_rows import attended_anyway
 from planc.torch.written_masks import (
     Step,
@@ -107,11 +107,13 @@ class _Chain:
 
 
 class WrittenAttention:
-    """The sites of one trace, in order; those in `left` stay as they are written. Of its `inputs` some are `trained`, and
-    others `held` by the module: only what such a mask shows to hide is taken from the value."""
+    """The sites of one trace that are `taken`, in order; those in `left` stay as they are written. Of its `inputs` some
+    are `trained`, and others `held` by the module: only what such a mask shows to hide is taken from the value."""
 
-    def __init__(self, left: frozenset[int], trained: Collection[int], held: Mapping[int, torch.Tensor]) -> None:
-        self._left, self._trained_inputs, self._held_inputs = left, frozenset(trained), dict(held)
+    def __init__(
+        self, taken: Taken, left: frozenset[int], trained: Collection[int], held: Mapping[int, torch.Tensor]
+    ) -> None:
+        self._taken, self._left, self._trained_inputs, self._held_inputs = taken, left, frozenset(trained), dict(held)
         self._products: dict[Node, _Product] = {}
         self._hooked: set[Node] = set()
         self._repeated: dict[Node, torch.Tensor] = {}
@@ -208,7 +210,7 @@ class WrittenAttention:
         found = [t if t.dim() == 4 else t.reshape(*full[:2], *t.shape[-2:]) for t in found]
         one_type = len({t.dtype for t in found}) == 1 and found[0].shape[:2] == full[:2]
         grouped = found[1].shape[1] == found[2].shape[1] < full[1]
-        return found if one_type and fits(found[0], found[1], found[2], None, grouped) else None
+        return found if one_type and fits(self._taken, found[0], found[1], found[2], None, grouped) else None
 
     def _shared(self, repeated: torch.Tensor, turned: bool) -> torch.Tensor | None:
         """[B, G, T, D] of heads that are repeated to [B, H, T, D], or `turned` to [B, H, D, T]."""

@@ -80,8 +80,10 @@ def differentiate(
     missing = [name for name in outputs if name not in prepared.values]
     if missing:
         raise UsageError(f"output {missing[0]!r} is no tensor of the model")
+    if table.kernels or table.library:
+        found = fuse_attention(prepared.model, prepared.values, trained, outputs, table.library)
+        prepared = replace(prepared, values=found)
     if table.kernels:
-        prepared = replace(prepared, values=fuse_attention(prepared.model, prepared.values, trained, outputs))
         fuse_rms_norms(prepared.model, prepared.values, trained, outputs)
         prepared = replace(prepared, values=fuse_rotary(prepared.model, prepared.values, trained, outputs))
     step = _Step(prepared, optimizer, table, loss_name, trained, options)

@@ -44,7 +44,8 @@ def finish(
     names = {v.name for v in wanted}
     nodes = live_nodes(join_projections(b, live_nodes(b.nodes, names), names), names)
     if any(node.domain == DOMAIN and not is_exchange(node.op_type, node.domain) for node in nodes):
-        nodes = live_nodes(join_surroundings(b, nodes, names), names)
+        if kernels:
+            nodes = live_nodes(join_surroundings(b, nodes, names), names)
         nodes = channels_last(b, join_activations(b, nodes, names), names, weights_first=not kernels)
         nodes = live_nodes(join_transposes(nodes, names), names)
     if kernels:

@@ -40,6 +40,16 @@ class Schedule:
         """Scalar `name` of a parameter group, in the type and rank of `like`."""
         return self.typed(self._of_group(group)[name], like)
 
+    def packed(self, group: int, names: Sequence[str], like: Var) -> Var:
+        """Scalars of a parameter group one after the other, in the type of `like`; 1 for one that the group has not."""
+        found = self._of_group(group)
+        row = Var("", (1,), like.dtype)
+        parts = [self.typed(found[name], row) if name in found else self._one(row) for name in names]
+        return self.once(f"{group} {like.dtype} {' '.join(names)}", lambda b: b.concat(parts, 0))
+
+    def _one(self, row: Var) -> Var:
+        return self.weave.b.full(row.shape, 1.0, row.dtype)
+
     def typed(self, scalar: Var, like: Var, section: Section | None = None) -> Var:
         """A scalar in the type and rank of `like`; each form is made once, in `section` where the scalar is made later."""
         key = (scalar.name, like.dtype, like.rank)

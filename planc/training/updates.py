@@ -120,7 +120,8 @@ class Updates:
                 gradient = b.mul(gradient, self.schedule.typed(self._clip, gradient, self._last))
             scalar = partial(self.schedule.scalar, at, like=_wide(parameter))
             wide = {k: b.wide(v) for k, v in state.items()}
-            update = Update(b, rule, b.wide(parameter), gradient, wide, scalar)
+            packed = partial(self.schedule.packed, at, like=_wide(parameter)) if self.table.library else None
+            update = Update(b, rule, b.wide(parameter), gradient, wide, scalar, packed)
             exact, moved = RULES[rule.kind].update(update)
             following = self._if_finite(b, b.cast(exact, parameter.dtype), parameter)
             self.hold(ready.name, following, None)

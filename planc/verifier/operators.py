@@ -26,8 +26,9 @@ _ELEMENTWISE = {
 output is written."""
 
 _OWN_INPUTS = {
-    "AllReduce": (0,), "Broadcast": (0,), "CrossEntropyGradient": (0,), "Dropout": (0,), "EmbeddingGradient": (2,),
-    "LayerNorm": (0,), "LayerNormGradient": (0, 1, 4), "Reduce": (0,), "Rotary": (0,),
+    "Adam": (0, 1, 2), "AllReduce": (0,), "Broadcast": (0,), "CrossEntropyGradient": (0,), "Dropout": (0,),
+    "EmbeddingGradient": (2,), "Gelu": (0,), "GeluGradient": (0, 1), "LayerNorm": (0,), "LayerNormGradient": (0, 1, 4),
+    "Reduce": (0,), "Rotary": (0,),
 }  # fmt: skip
 """The same of planc's own operators, by the positions of such inputs; a row is read before it is written. The operators'
 names end with a hash of the call, which does not count."""

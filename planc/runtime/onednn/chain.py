@@ -17,15 +17,23 @@ class Chained:
     second: Memory | None = None
     numbers: tuple[float, float] = (0.0, 0.0)
 
+    @property
+    def attribute(self) -> tuple[Algorithm, Handle] | tuple[Algorithm, float, float]:
+        """It as one of a primitive's attributes."""
+        if self.second is None:
+            return (self.algorithm, *self.numbers)
+        return self.algorithm, self.second.kind
+
 
 def chain(program: Program, source: Memory, operations: Sequence[Chained], target: Memory) -> None:
-    """Let `source` go through all operations into `target`, which may be it, next.
+    """Let `source` go through all operations into `target`, which may be it, next. The first of several is fast only with a
+    second tensor.
 
     Raises DeviceError where oneDNN has no kernel.
     """
     first, *rest = operations
     library = program.library
-    attributes = library.chained([_attribute(operation) for operation in rest]) if rest else library.attributes
+    attributes = library.chained([operation.attribute for operation in rest]) if rest else library.attributes
     arguments: dict[int, Memory] = {Role.SOURCE: source, Role.TARGET: target}
     if first.second is None:
         description = library.made(
@@ -42,9 +50,3 @@ def chain(program: Program, source: Memory, operations: Sequence[Chained], targe
         if operation.second is not None:
             arguments[Role.POST_OP * number | Role.SECOND] = operation.second
     program.add(description, arguments)
-
-
-def _attribute(operation: Chained) -> tuple[Algorithm, Handle] | tuple[Algorithm, float, float]:
-    if operation.second is None:
-        return (operation.algorithm, *operation.numbers)
-    return operation.algorithm, operation.second.kind

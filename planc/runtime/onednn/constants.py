@@ -59,15 +59,21 @@ class Algorithm(IntEnum):
     """What a primitive computes, where its kind has several."""
 
     DIRECT = 1
+    SOFTMAX = 0x30000
+    REDUCE_MAX = 0x2FFF2
     RELU = 0x20
+    SQRT = 0x25
     LINEAR = 0x26
+    EXP = 0x2A
     POW = 0x30
+    GELU = 0x31
     RELU_BY_RESULT = 0x100
     MAX_POOL = 0x1FF
     AVERAGE_WITH_PADDING = 0x2FF
     AVERAGE = 0x3FF
     ADD = 0x1FFF0
     MUL = 0x1FFF1
+    DIV = 0x1FFF4
     SUB = 0x1FFF5
     GREATER = 0x1FFF7
 

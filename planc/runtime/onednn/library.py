@@ -6,7 +6,8 @@ given by the caller (`dnnl_scratchpad_mode_user`), so that it lies where a plan 
 
 import ctypes
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -35,14 +36,25 @@ class Library:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
         try:
             self._library = ctypes.CDLL(str(path))
-            ctypes.CDLL("libgomp.so.1").omp_set_num_threads(cpu_threads())
+            self._set_threads = ctypes.PyDLL("libgomp.so.1").omp_set_num_threads
         except OSError as error:
             raise DeviceError(f"{path} does not load: {error}") from error
+        self._threads = cpu_threads()
+        self._set_threads(self._threads)
         self._library.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
         self._library.dnnl_primitive_desc_query_md.restype = ctypes.c_void_p
         self.engine = self.made("dnnl_engine_create", ctypes.c_int(_CPU), ctypes.c_size_t(0))
         self._stream = self.made("dnnl_stream_create", self.engine, ctypes.c_uint(_IN_ORDER))
         self.attributes = self._attributes()
+
+    @contextmanager
+    def one_thread(self) -> Iterator[None]:
+        """Within, what this thread makes and runs is done by it alone."""
+        self._set_threads(1)
+        try:
+            yield
+        finally:
+            self._set_threads(self._threads)
 
     def call(self, name: str, *arguments: object) -> None:
         """A function that returns a status."""
@@ -67,6 +79,10 @@ class Library:
         return self.made(
             "dnnl_memory_desc_create_with_strides", len(dims), sizes(dims), ctypes.c_int(dtype), sizes(strides)
         )
+
+    def part(self, whole: Handle, dims: Sequence[int], begin: Sequence[int]) -> Handle:
+        """The description of a block of a tensor, which begins at `begin`."""
+        return self.made("dnnl_memory_desc_create_submemory", whole, sizes(dims), sizes(begin))
 
     def wanted(self, primitive: Handle, query: Query) -> Handle:
         """The memory description of an operand that a primitive description chose."""

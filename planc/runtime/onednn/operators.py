@@ -8,15 +8,33 @@ import onnxruntime as ort
 
 from planc.errors import DeviceError
 from planc.kernels import DOMAIN, Call
-from planc.kernels.device import BatchNormKernel, ConvolutionKernel, CpuKernel, PoolKernel
+from planc.kernels.device import (
+    AdamKernel,
+    AddedRowsKernel,
+    AttentionKernel,
+    BatchNormKernel,
+    ConvolutionKernel,
+    CpuKernel,
+    GeluKernel,
+    LayerNormKernel,
+    PoolKernel,
+)
 from planc.kernels.engines import chosen, read_engines
+from planc.runtime.onednn.adam import adam
+from planc.runtime.onednn.added_rows import AddedRows
+from planc.runtime.onednn.attention import attention
 from planc.runtime.onednn.batch_norm import batch_norm
 from planc.runtime.onednn.convolution import convolution
+from planc.runtime.onednn.gelu import gelu
+from planc.runtime.onednn.layer_norm import layer_norm
 from planc.runtime.onednn.library import Library, onednn
+from planc.runtime.onednn.parts import Parts
 from planc.runtime.onednn.pooling import pooling
 from planc.runtime.onednn.program import Program
 from planc.runtime.ort.custom_ops import Operator, register
 from planc.runtime.ort.own import declared_types, replaced
+
+Computation = Program | Parts | AddedRows
 
 DIRECT, BLOCKED = "direct", "blocked"
 """Engines of a convolution: on the images as they lie, or in the library's layouts, into which they are copied."""
@@ -77,17 +95,19 @@ def _new_operator(library: Library, name: str, call: Call, engine: str | None) -
     if made is None:  # an operator, a size or a type that this processor has no kernel for: the function runs
         return None
     used, program = made
+    last = program.run if isinstance(program, Program) else program.join
     return Operator(
         name=f"{name}_onednn_{used}",
         inputs=[t.dtype for t in call.inputs],
         outputs=[t.dtype for t in call.outputs],
         shapes=[t.shape for t in call.outputs],
-        run=lambda addresses, _stream: program.run(addresses),
+        run=lambda addresses, _stream: last(addresses),
         workspace=program.workspace,
+        parts=() if isinstance(program, Program) else program.side_by_side,
     )
 
 
-def programs_of(library: Library, call: Call, only: str | None = None) -> Iterator[tuple[str, Program]]:
+def programs_of(library: Library, call: Call, only: str | None = None) -> Iterator[tuple[str, Computation]]:
     """The programs that compute a call, by engine, or that of one engine; the first is what runs where nothing was
     measured."""
     kernel = call.operator.cpu(call) if call.operator.cpu else None
@@ -114,7 +134,7 @@ def _places(dims: tuple[int, ...]) -> int:
     return math.prod(dims[2:])
 
 
-def _program(library: Library, kernel: CpuKernel | None, engine: str) -> Program:
+def _program(library: Library, kernel: CpuKernel | None, engine: str) -> Computation:
     match kernel:
         case ConvolutionKernel():
             return convolution(library, kernel, direct=engine == DIRECT)
@@ -122,4 +142,14 @@ def _program(library: Library, kernel: CpuKernel | None, engine: str) -> Program
             return batch_norm(library, kernel)
         case PoolKernel():
             return pooling(library, kernel)
+        case LayerNormKernel():
+            return layer_norm(library, kernel)
+        case GeluKernel():
+            return gelu(library, kernel)
+        case AttentionKernel():
+            return attention(library, kernel)
+        case AdamKernel():
+            return adam(library, kernel)
+        case AddedRowsKernel():
+            return AddedRows(kernel)
     raise DeviceError("oneDNN has no program for this operator")

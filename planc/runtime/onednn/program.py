@@ -41,7 +41,7 @@ class Program:
     """Primitives in order, ready to run once all are added. Methods raise DeviceError for what oneDNN does not have."""
 
     library: Library
-    _operands: list[tuple[Handle, int]] = field(default_factory=list)
+    _operands: list[tuple[Handle, int, int]] = field(default_factory=list)
     _inside: list[tuple[Handle, int]] = field(default_factory=list)
     _scratch: list[Handle] = field(default_factory=list)
     _steps: list[_Step] = field(default_factory=list)
@@ -57,11 +57,11 @@ class Program:
         needed = self._inside_bytes + self._scratch_bytes
         return needed + _ALIGNMENT if needed else 0
 
-    def operand(self, tensor: Strided, position: int) -> Memory:
-        """The operand at a position among all of a run's addresses."""
+    def operand(self, tensor: Strided, position: int, begin: int = 0) -> Memory:
+        """The operand at a position among all of a run's addresses, or what begins at a byte of it."""
         kind = self.library.strided(tensor.dims, tensor.strides, DTYPES[tensor.dtype])
         memory = self.library.memory(kind)
-        self._operands.append((memory, position))
+        self._operands.append((memory, position, begin))
         return Memory(memory, kind)
 
     def spread(self, vector: Memory, rank: int) -> Memory:
@@ -70,19 +70,24 @@ class Program:
         kind = self.library.strided(
             (1, size, *[1] * (rank - 2)), (size, 1, *[1] * (rank - 2)), DTYPES[TensorProto.FLOAT]
         )
-        return self._like(vector, kind)
+        return self.view(vector, kind)
 
-    def _like(self, memory: Memory, kind: Handle) -> Memory:
+    def view(self, memory: Memory, kind: Handle) -> Memory:
         """Another description of a tensor's bytes."""
         view = self.library.memory(kind)
-        for places in (self._operands, self._inside):
-            places.extend((view, at) for handle, at in list(places) if handle is memory.handle)
+        self._operands += [(view, at, begin) for handle, at, begin in self._operands if handle is memory.handle]
+        self._inside += [(view, at) for handle, at in self._inside if handle is memory.handle]
         return Memory(view, kind)
 
     def number(self, value: float, rank: int) -> Memory:
         """A tensor of one element that never changes."""
-        self._numbers.append(held := (ctypes.c_float * 1)(value))
-        kind = self.library.strided([1] * rank, [1] * rank, DTYPES[TensorProto.FLOAT])
+        return self.constant((ctypes.c_float * 1)(value), (1,) * rank)
+
+    def constant(self, held: "ctypes.Array[ctypes.c_float]", dims: tuple[int, ...]) -> Memory:
+        """A tensor without gaps that never changes."""
+        self._numbers.append(held)
+        lies = Strided.of(dims, TensorProto.FLOAT)
+        kind = self.library.strided(dims, lies.strides, DTYPES[TensorProto.FLOAT])
         memory = self.library.memory(kind)
         self.library.place(memory, ctypes.addressof(held))
         return Memory(memory, kind)
@@ -134,8 +139,8 @@ class Program:
 
     def _place(self, addresses: Sequence[int]) -> None:
         place, base = self.library.place, align_up(addresses[-1], _ALIGNMENT)
-        for memory, position in self._operands:
-            place(memory, addresses[position])
+        for memory, position, begin in self._operands:
+            place(memory, addresses[position] + begin)
         for memory, offset in self._inside:
             place(memory, base + offset)
         for memory in self._scratch:

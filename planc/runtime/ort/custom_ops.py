@@ -7,7 +7,7 @@ for each run, `KernelComputeV2` are Python functions; a run thus takes the inter
 import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from threading import Event, get_ident
 from typing import Any
 
@@ -58,6 +58,8 @@ class Operator:
 
     With `workspace` bytes the last address is that of memory which ONNX Runtime's allocator lends for the run: scratch of
     the plan where there is one.
+
+    `parts`, on the CPU, are done first, side by side by ONNX Runtime's own threads; `run` then follows on one of them.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Operator:
     shapes: Sequence[tuple[int, ...]]
     run: Callable[[Sequence[int], int], None]
     workspace: int = 0
+    parts: Sequence[Callable[[Sequence[int]], None]] = ()
 
 
 def register(
@@ -261,6 +264,26 @@ def _alone(api: _Api, context: int, threads: int, run: Callable[[], None]) -> No
         raise errors[0]
 
 
+def _side_by_side(api: _Api, context: int, parts: Sequence[Callable[[], None]]) -> None:
+    """Run all parts by the threads of ONNX Runtime's pool."""
+    if len(parts) == 1:
+        parts[0]()
+        return
+    errors: list[BaseException] = []
+
+    def part(_data: int, number: int | None) -> None:
+        try:
+            parts[number or 0]()
+        except BaseException as error:  # nothing may leave a callback
+            errors.append(error)
+
+    callback = _Part(part)
+    if api.parallel(context, callback, len(parts), 0, None):
+        raise DeviceError("ONNX Runtime runs no parallel loop for an operator of planc's own")
+    if errors:
+        raise errors[0]
+
+
 def _computation(operator: Operator, provider: str | None, index: int) -> Callable[[int, int], int | None]:
     """The callback of a run; an error goes back to ONNX Runtime, which raises it."""
     api = _api()
@@ -271,9 +294,14 @@ def _computation(operator: Operator, provider: str | None, index: int) -> Callab
 
     def run(context: int, addresses: list[int], stream: int) -> None:
         if operator.workspace:
-            _lend(api, context, memory, operator.workspace, lambda at: operator.run([*addresses, at], stream))
+            _lend(api, context, memory, operator.workspace, lambda at: whole(context, [*addresses, at], stream))
         else:
-            operator.run(addresses, stream)
+            whole(context, addresses, stream)
+
+    def whole(context: int, addresses: list[int], stream: int) -> None:
+        if operator.parts:
+            _side_by_side(api, context, [partial(part, addresses) for part in operator.parts])
+        operator.run(addresses, stream)
 
     def compute(_kernel: int, context: int) -> int | None:
         value, found = ctypes.c_void_p(), ctypes.c_void_p()
@@ -289,7 +317,10 @@ def _computation(operator: Operator, provider: str | None, index: int) -> Callab
                 status = status or api.output(context, i, shape, len(shape), to_value) or api.data(value, to_found)
                 addresses.append(found.value or 0)
             if not status:
-                _alone(api, context, threads, lambda: run(context, addresses, stream))
+                if operator.parts:
+                    run(context, addresses, stream)
+                else:
+                    _alone(api, context, threads, lambda: run(context, addresses, stream))
             return status  # type: ignore[no-any-return]
         except BaseException as error:  # nothing may leave a callback, an interrupt neither
             return api.failed(_FAIL, f"{operator.name}: {error}".encode())  # type: ignore[no-any-return]

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 
+from onnx import TensorProto
+
 from planc.errors import InternalError
+from planc.kernels.adam import ADAM, SCALARS
 from planc.training.emit.builder import Builder, Shape, Var
 from planc.training.optimizers.optimizer import Optimizer
 from planc.training.optimizers.rule import (
@@ -54,6 +57,10 @@ def _adam(u: Update) -> Following:
     b, o = u.b, u.optimizer
     decoupled = o.kind == "adamw"
     grad = descending(u) if decoupled else decayed(u)
+    if u.packed is not None and _as_operator(u):
+        operands = [u.parameter, u.state["moment1"], u.state["moment2"], grad, u.packed(SCALARS)]
+        parameter, first, second = b.kernel(ADAM, operands, eps=o.eps)
+        return parameter, {"moment1": first, "moment2": second}
     first = blend(u, u.state["moment1"], grad, "beta1")
     second = blend(u, u.state["moment2"], b.mul(grad, grad), "beta2")
     following = {"moment1": first, "moment2": second}
@@ -66,6 +73,18 @@ def _adam(u: Update) -> Following:
     if o.decay_last and o.weight_decay:
         return b.mul(b.sub(u.parameter, moved), u.scalar("keep")), following
     return b.sub(shrunk(u) if decoupled else u.parameter, moved), following
+
+
+def _as_operator(u: Update) -> bool:
+    """Whether planc's own operator computes the update: the plain rule in float32, whose decay the scalars or g hold."""
+    o = u.optimizer
+    return (
+        {u.parameter.dtype, u.grad.dtype} == {TensorProto.FLOAT}
+        and u.parameter.size > 0
+        and o.bias_correction
+        and not o.amsgrad
+        and not o.decay_last
+    )
 
 
 def _adam_state(o: Optimizer, shape: Shape) -> list[Kept]:

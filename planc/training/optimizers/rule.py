@@ -5,7 +5,7 @@ the scalars of one step follow from settings and step count, and what one parame
 in float64, as torch.optim computes them in Python, once for all parameters of a group.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +38,8 @@ class Kept:
 
 @dataclass(frozen=True)
 class Update:
-    """One parameter's update under construction. `scalar` gives a scalar of the step in the parameter's type and rank."""
+    """One parameter's update under construction. `scalar` gives a scalar of the step in the parameter's type and rank,
+    `packed` several of them in a vector, where planc's own operators compute updates."""
 
     b: Builder
     optimizer: Optimizer
@@ -46,6 +47,7 @@ class Update:
     grad: Var
     state: Mapping[str, Var]
     scalar: Callable[[str], Var]
+    packed: Callable[[Sequence[str]], Var] | None = None
 
 
 Following = tuple[Var, dict[str, Var]]

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from planc.graph.annotations import annotate_like
 from planc.graph.nodes import replace_nodes
-from planc.kernels.attention import HIDDEN, has_kernels_for, is_causal
+from planc.kernels.attention import HIDDEN, computed_by_library, has_kernels_for, is_causal
 from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Array, Var
 from planc.training.prepare.finder import Finder
@@ -38,15 +38,18 @@ _MOVES = ("Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpos
 
 
 def fuse_attention(
-    model: onnx.ModelProto, values: Mapping[str, Var], trained: Collection[str], wanted: Collection[str] = ()
+    model: onnx.ModelProto, values: Mapping[str, Var], trained: Collection[str], wanted: Collection[str] = (),
+    library: bool = False,
 ) -> dict[str, Var]:  # fmt: skip
-    """Rewrite `model` in place; returns the tensors that it has now, by name. Those `wanted` stay."""
+    """Rewrite `model` in place; returns the tensors that it has now, by name. Those `wanted` stay. For a `library` of the
+    CPU, what it computes."""
     made: dict[str, Var] = {}
     if stays_whole(model):
         replace_nodes(model.graph, _whole(model.graph.node, values, made))
         made |= _shapes(model, {**values, **made})
         values = {**values, **made}
     work = _Attention(model.graph, values, trained, wanted)
+    work.library = library
     for node in work.nodes:
         site = work.site(node) if node.op_type == "Softmax" else None
         if site is not None:
@@ -101,6 +104,9 @@ class _Scores:
 
 class _Attention(Finder):
     """Looks for sites around every softmax of a graph."""
+
+    library = False
+    """Whether a library of the CPU is to compute them."""
 
     def site(self, softmax: onnx.NodeProto) -> _Site | None:
         """The attention around a softmax over keys."""
@@ -292,7 +298,8 @@ class _Attention(Finder):
         if turned:
             kept = tuple(kept[axis] for axis in _SWAP)
         alike = kept == v.shape and (shape[0], shape[3]) == (kept[0], kept[3]) and shape[heads] % kept[heads] == 0
-        return alike and has_kernels_for(shape[3])
+        served = not self.library or computed_by_library(q.dtype, shape[heads], kept[heads])
+        return alike and served and has_kernels_for(shape[3])
 
     def _mask(self, scores: _Scores, places: tuple[int, ...], dtype: int) -> tuple[Array | None, bool]:
         """What is left of a bias in the type of the queries, and whether it says that a query sees no later key; neither

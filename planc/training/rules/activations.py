@@ -2,6 +2,9 @@
 
 import math
 
+from onnx import TensorProto
+
+from planc.kernels.gelu import GELU, GELU_GRADIENT
 from planc.training.emit.builder import Builder, Var
 from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.elementwise import masked
@@ -123,11 +126,24 @@ def _gelu_tanh_terms(b: Builder, x: Var) -> tuple[Var, Var]:
 def lower_gelu(b: Builder, node: ForwardNode) -> ForwardResult:
     """Hendrycks and Gimpel, Gaussian Error Linear Units (2016): x Phi(x), or its tanh approximation."""
     x, name = node.input(0), node.output.name
-    if node.attribute("approximate", "none") == "tanh":
+    if _one_pass(node):
+        b.kernel(GELU, [x], [name])
+    elif node.attribute("approximate", "none") == "tanh":
         b.mul(x, _gelu_tanh_terms(b, x)[1], name=name)
     else:
         b.mul(x, _normal_cdf(b, x), name=name)
     return ForwardResult()
+
+
+def _one_pass(node: ForwardNode) -> bool:
+    """Whether planc's own operator computes it, in a pass."""
+    x = node.input(0)
+    return (
+        node.table.library
+        and x.dtype == TensorProto.FLOAT
+        and x.size > 0
+        and node.attribute("approximate", "none") == "none"
+    )
 
 
 def _normal_cdf(b: Builder, x: Var) -> Var:
@@ -139,6 +155,8 @@ def _normal_cdf(b: Builder, x: Var) -> Var:
 def gelu(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """Exact: dy (Phi(x) + x phi(x)). Tanh form: with s = sigmoid(2u), dy s (1 + x (1 - s) 2u'). Both from x alone."""
     x, dy = node.input(0), sole(grads)
+    if _one_pass(node):
+        return {0: b.kernel(GELU_GRADIENT, [dy, x])[0]}
     if node.attribute("approximate", "none") == "tanh":
         square, s = _gelu_tanh_terms(b, x)
         slope = b.add(b.mul(square, 6 * _K * _CUBIC), 2 * _K)

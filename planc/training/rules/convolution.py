@@ -117,7 +117,7 @@ def _as_read(b: Builder, window: Window, large: Var, small: Var) -> tuple[Window
 
 def _has_kernels(node: ForwardNode, x: Var) -> bool:
     """Whether the device has kernels of planc's own for a convolution of X [N, C, ...]."""
-    return node.table.computes_images(x.dtype) and 3 <= x.rank <= 5 and x.dtype in C_TYPES
+    return node.table.computes(x.dtype) and 3 <= x.rank <= 5 and x.dtype in C_TYPES
 
 
 def _bias_gradient(b: Builder, node: ForwardNode, dy: Var) -> dict[int, Var]:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from onnx import TensorProto, helper
 
-from planc.kernels.embedding_gradient import EMBEDDING_GRADIENT, has_kernel
+from planc.kernels.embedding_gradient import EMBEDDING_GRADIENT, adds_rows, has_kernel
 from planc.training.emit.builder import Builder, Shape, Var
 from planc.training.registry import ForwardNode, Gradients, OutputGradients, gradient, sole
 
@@ -34,7 +34,8 @@ def gather(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 
 def _sum_rows(b: Builder, node: ForwardNode, ids: Var, rows: Var, count: int) -> Var:
     """In float32 where the rows are half precision."""
-    if node.table.kernels and count and has_kernel(ids.size, rows.shape[1], rows.dtype):
+    on_card = node.table.kernels and has_kernel(ids.size, rows.shape[1], rows.dtype)
+    if count and ids.size and (on_card or (node.table.library and adds_rows(rows.shape[1], rows.dtype))):
         return b.kernel(EMBEDDING_GRADIENT, [ids, rows], count=count)[0]
     rows = b.wide(rows)
     forms = {"scatter-elements": _scatter, "one-hot": _one_hot, "segmented-scan": _segmented_scan}

@@ -103,7 +103,7 @@ def batch_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
 
 def _has_kernels(node: ForwardNode, x: Var) -> bool:
     """Whether the device has kernels of planc's own for a batch-norm in training of X [N, C, ...]."""
-    known = node.table.computes_images(x.dtype) and x.dtype in C_TYPES
+    known = node.table.computes(x.dtype) and x.dtype in C_TYPES
     return known and bool(node.attribute("training_mode", 0)) and x.rank > 1
 
 

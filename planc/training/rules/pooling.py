@@ -25,7 +25,7 @@ batch is scattered in so many pieces at most that the copy of one takes no more 
 
 def _has_kernel(node: ForwardNode, x: Var, window: Window) -> bool:
     """Whether the device has kernels of planc's own for a pool of X [N, C, ...]."""
-    known = node.table.computes_images(x.dtype) and x.dtype in C_TYPES
+    known = node.table.computes(x.dtype) and x.dtype in C_TYPES
     return known and 3 <= x.rank <= 5 and math.prod(window.kernel) <= MAX_WINDOW
 
 

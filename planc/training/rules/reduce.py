@@ -24,7 +24,7 @@ def _kept(b: Builder, node: ForwardNode, dy: Var) -> Var:
 def lower_reduction(b: Builder, node: ForwardNode) -> ForwardResult:
     """The operator itself; where everything is summed and the device does not repeat that, its repeatable form."""
     x, y = node.input(0), node.output
-    if node.table.row_sum == "reduce" or y.size > 1 or x.size == 1 or x.dtype in HALVES:
+    if node.table.row_sum != "gemm" or y.size > 1 or x.size == 1 or x.dtype in HALVES:
         settings = {k: v for k, v in node.attributes.items() if k != "axes"}
         axes = [node.input(1)] if node.has_input(1) else []
         b.op(node.op_type, [x, *axes], y.shape, name=y.name, **settings)

@@ -11,6 +11,9 @@ from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Builder, Var
 from planc.training.emit.forms import OperatorForms
 
+_FEW_COLUMNS = 16
+"""On the CPU the product shares out columns among threads."""
+
 _COLUMNS = 256
 """Of the matrix that a tensor is taken for when all its elements are summed."""
 
@@ -20,7 +23,7 @@ def row_sum(b: Builder, table: OperatorForms, a: Var) -> Var:
     if table.kernels and a.dtype != TensorProto.DOUBLE:
         return b.kernel(ROW_SUM, [a])[0]
     a = b.wide(a)
-    if table.row_sum == "reduce":
+    if table.row_sum == "reduce" or (table.row_sum == "product" and (a.shape[1] < _FEW_COLUMNS or not a.size)):
         return b.sum(a, [0], keepdims=False)
     ones = b.constant(np.ones((1, a.shape[0]), helper.tensor_dtype_to_np_dtype(a.dtype)))
     return b.reshape(b.gemm(ones, a), (a.shape[1],))
@@ -32,14 +35,14 @@ def total(b: Builder, table: OperatorForms, a: Var) -> Var:
     CUDA's reduction to a scalar adds the blocks' sums by atomics: the loss of 8,192 positions differed from run to run
     (H100); a Gemm with ones repeats.
     """
-    if table.row_sum == "reduce":
+    if table.row_sum != "gemm":
         return b.op("ReduceSum", [b.wide(a)], (), keepdims=0)
     return b.reshape(row_sum(b, table, b.reshape(a, (a.size, 1))), ())
 
 
 def squared_norm(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The sum of the squares of all elements, shape (), in float32 where they are half precision; repeatable."""
-    if table.row_sum == "reduce":
+    if table.row_sum != "gemm":
         return b.op("ReduceSumSquare", [b.wide(a)], (), keepdims=0)
     if not table.kernels or a.dtype == TensorProto.DOUBLE:
         wide = b.wide(a)
@@ -71,7 +74,7 @@ def channel_mean(b: Builder, table: OperatorForms, a: Var) -> Var:
 
 def channel_sum(b: Builder, table: OperatorForms, a: Var) -> Var:
     """The sum of [N, C, ...] over all axes but the second, shape [1, C, 1, ...]."""
-    if table.computes_images(a.dtype) and a.dtype in C_TYPES:
+    if table.computes(a.dtype) and a.dtype in C_TYPES:
         (summed,) = b.kernel(CHANNEL_SUM, [a])
         return b.reshape(summed, (1, a.shape[1], *[1] * (a.rank - 2)))
     a = b.wide(a)

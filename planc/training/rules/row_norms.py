@@ -21,14 +21,16 @@ def _epsilon(node: ForwardNode) -> float:
     return float(node.attribute("epsilon", _EPSILON))
 
 
-def _has_kernels(node: ForwardNode) -> bool:
+def _has_kernels(node: ForwardNode, centred: bool) -> bool:
     """Whether the device has kernels of planc's own for these rows, and nobody reads their statistics."""
     x, *vectors = (v for v in node.inputs if v is not None)
     row = x.shape[_axis(node) :]
     dtypes = {v.dtype for v in vectors}
     known = has_kernel(vectors[0].size, [x.dtype, node.output.dtype, *dtypes])
     fits = x.size > 0 and len(dtypes) == 1 and all(v.shape == row for v in vectors)
-    return node.table.kernels and known and fits and not (node.has_output(1) or node.has_output(2))
+    read = {x.dtype, node.output.dtype, *dtypes}
+    served = node.table.kernels or (centred and all(node.table.computes(dtype) for dtype in read))
+    return served and known and fits and not (node.has_output(1) or node.has_output(2))
 
 
 def _by_kernel(b: Builder, node: ForwardNode, centred: bool) -> ForwardResult:
@@ -48,7 +50,7 @@ def _gradient_by_kernel(b: Builder, node: ForwardNode, dy: Var, centred: bool) -
 @forward_rule("LayerNormalization")
 def lower_layer_norm(b: Builder, node: ForwardNode) -> ForwardResult | None:
     """planc's own operator where the device has it, which keeps the statistics too."""
-    return _by_kernel(b, node, centred=True) if _has_kernels(node) else None
+    return _by_kernel(b, node, centred=True) if _has_kernels(node, centred=True) else None
 
 
 @gradient("LayerNormalization")
@@ -76,7 +78,7 @@ def layer_norm(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradien
 @forward_rule("RMSNormalization")
 def lower_rms_norm(b: Builder, node: ForwardNode) -> ForwardResult:
     """planc's own operator where the device has it, else the standard ones it is made of (Zhang and Sennrich, 2019)."""
-    if _has_kernels(node):
+    if _has_kernels(node, centred=False):
         return _by_kernel(b, node, centred=False)
     xhat, _ = _rms_standardise(b, node)
     y = b.mul(xhat, b.wide(node.input(1)), name=node.output.name if xhat.dtype == node.output.dtype else None)
