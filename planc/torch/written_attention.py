@@ -449,8 +449,17 @@ def _repeat_form(original: Callable[..., Any], written: WrittenAttention) -> Cal
 
 
 def _product_form(original: Callable[..., Any]) -> Callable[..., Any]:
+    within = False  # torch takes some matmul apart, in Python, and calls bmm for it
+
     def bmm(*args: Any, **named: Any) -> Any:
-        return torch.matmul(*args) if not named and _are_batches(args) else original(*args, **named)
+        nonlocal within
+        if within or named or not _are_batches(args):
+            return original(*args, **named)
+        within = True
+        try:
+            return torch.matmul(*args)
+        finally:
+            within = False
 
     return bmm
 
