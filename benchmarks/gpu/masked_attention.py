@@ -22,8 +22,8 @@ LENGTHS = ((64, 50, 30, 9), (64, 0, 30, 9))
 SIZES = {"vocab_size": 200, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 256}
 
 
-def _modules() -> dict[str, tuple[Any, Callable[..., Any], Any]]:
-    """A module, its loss and its target by name."""
+def _modules(tokens: Any) -> dict[str, tuple[Any, Callable[..., Any], Any]]:
+    """A module, its loss and its target by name; the language model's are the following tokens."""
     import torch
     from torch import nn
     from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
@@ -47,7 +47,6 @@ def _modules() -> dict[str, tuple[Any, Callable[..., Any], Any]]:
         **SIZES, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, use_cache=False,
         attn_implementation="eager",
     )  # fmt: skip
-    tokens = torch.randint(0, 200, (4, 64), generator=torch.Generator().manual_seed(5))
     return {
         "bert": (Logits(BertForSequenceClassification(bert)).train(), loss, torch.arange(4)),
         "llama": (Logits(LlamaForCausalLM(llama)).train(), loss, tokens.roll(-1, 1)),
@@ -69,7 +68,7 @@ def export(folder: Path) -> None:
         mask = (torch.arange(64)[None] < torch.tensor(lengths)[:, None]).long()
         for autocast, name in ((None, "float32"), (torch.bfloat16, "bf16")):
             torch.manual_seed(0)
-            for network, (module, loss, target) in _modules().items():
+            for network, (module, loss, target) in _modules(tokens).items():
                 step = planc.torch.export_training_step(
                     module, loss, ((tokens, mask), target), Optimizer("sgd", 1.0), device="cuda", autocast=autocast
                 )

@@ -42,6 +42,9 @@ _WIDEST = 128
 HIDDEN = -1e4
 """A bias at or below hides a key: the exponential of scores so far apart is zero in float32."""
 
+LOWEST = -1e36
+"""A bias at or below in a whole row: the float32 kernels know that it hides all keys, and count them alike."""
+
 
 _FAR = 1e30
 """The distance of scores hidden by finite numbers from any other."""

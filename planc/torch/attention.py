@@ -10,25 +10,30 @@ from typing import Any
 
 import torch
 
-from planc.kernels.attention import has_kernels_for
+from planc.kernels.attention import computed_by_library, has_kernels_for
+from planc.torch.tensors import onnx_dtype
 from planc.training.emit.forms import OperatorForms
 
 aten = torch.ops.aten
 
+_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+
 
 @dataclass(frozen=True)
 class Taken:
-    """What a device's kernels of attention take: element types, and whether several heads of queries may share keys."""
+    """That a device has kernels of attention: a card's, or those of the CPU's `library`."""
 
-    types: frozenset[torch.dtype]
-    shared: bool
+    library: bool
+
+    def served(self, dtype: torch.dtype, heads: int, groups: int) -> bool:
+        """Whether they take this type and these numbers of heads of queries and of keys."""
+        known = dtype in _TYPES
+        return known and (not self.library or computed_by_library(onnx_dtype(dtype), heads, groups))
 
 
 def taken_by(table: OperatorForms) -> Taken | None:
     """What the kernels of a device take, None where it has none."""
-    if table.kernels:
-        return Taken(frozenset({torch.float32, torch.float16, torch.bfloat16}), True)
-    return Taken(frozenset({torch.float32}), False) if table.library else None
+    return Taken(library=not table.kernels) if table.kernels or table.library else None
 
 
 def attended(
@@ -45,17 +50,13 @@ def fits(
     taken: Taken, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, grouped: bool
 ) -> bool:  # fmt: skip
     """Whether the kernels take these operands; with `grouped` several heads of queries may share one of keys."""
-    if any(t.dim() != 4 for t in (q, k, v)) or k.shape != v.shape or q.dtype not in taken.types:
+    if any(t.dim() != 4 for t in (q, k, v)) or k.shape != v.shape:
         return False
     width, heads, groups = q.shape[3], q.shape[1], k.shape[1]
-    same = (
-        q.shape[0] == k.shape[0]
-        and k.shape[3] == width
-        and (heads % groups == 0 if grouped and taken.shared else heads == groups)
-    )
+    same = q.shape[0] == k.shape[0] and k.shape[3] == width and (heads % groups == 0 if grouped else heads == groups)
     sized = has_kernels_for(width) and min(*q.shape, *k.shape) > 0
     fixed = mask is None or (not mask.requires_grad and 2 <= mask.dim() <= 4)
-    return same and sized and fixed
+    return same and sized and fixed and taken.served(q.dtype, heads, groups)
 
 
 # --- the pair of operators; their own arithmetic is only the specification

@@ -31,7 +31,7 @@ from torch.fx import Node
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, get_proxy_slot
 from torch.utils._python_dispatch import _disable_current_modes
 
-from planc.kernels.attention import HIDDEN
+from planc.kernels.attention import HIDDEN, LOWEST
 from planc.torch.attention import Taken, attended, fits
 from planc.torch.hidden_rows import attended_anyway
 from planc.torch.written_masks import (
@@ -52,9 +52,6 @@ aten = torch.ops.aten
 
 _LONGEST = 16
 """Nodes between the two products."""
-
-_KNOWN_TO_KERNELS = -1e36
-"""Numbers so low in a whole row of a bias are told from scores by the kernels for float32."""
 
 
 @dataclass(frozen=True)
@@ -370,7 +367,7 @@ def _spoilt(q: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
 
 def _added(chain: _Chain, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """With masks added of which some row may hide all keys by finite numbers."""
-    if chain.hides_by is not None and chain.hides_by <= _KNOWN_TO_KERNELS and q.dtype == torch.float32:
+    if chain.hides_by is not None and chain.hides_by <= LOWEST and q.dtype == torch.float32:
         return attended(q, k, v, bias.to(q.dtype), chain.scale)
     if chain.hides_by is None:
         with torch.no_grad():

@@ -7,24 +7,22 @@ from planc.kernels.device import AdamKernel, Strided
 from planc.runtime.onednn.chain import Chained, chain
 from planc.runtime.onednn.constants import Algorithm
 from planc.runtime.onednn.library import Library
-from planc.runtime.onednn.parts import Parts, ranges
+from planc.runtime.onednn.parts import Parts, elements
 from planc.runtime.onednn.program import Memory, Program
-
-_LINE = 16
-"""Elements that parts begin at a multiple of."""
 
 
 def adam(library: Library, kernel: AdamKernel) -> Parts:
     """The programs of the next values. Raises DeviceError where oneDNN has none."""
     with library.one_thread():
-        return Parts(library, [_part(library, kernel, part) for part in ranges(-(-kernel.size // _LINE), _LINE)])
+        return Parts(library, [_part(library, kernel, part) for part in elements(kernel.size)])
 
 
-def _part(library: Library, kernel: AdamKernel, lines: range) -> Program:
+def _part(library: Library, kernel: AdamKernel, part: range) -> Program:
     """Every next value may lie over its old one: none is written before what reads that."""
-    program, begin, end = Program(library), lines.start * _LINE, min(lines.stop * _LINE, kernel.size)
-    flat = Strided((end - begin,), (1,), TensorProto.FLOAT)
-    parameter, first, second, gradient, *to = (program.operand(flat, at, 4 * begin) for at in (0, 1, 2, 3, 5, 6, 7))
+    program, flat = Program(library), Strided((len(part),), (1,), TensorProto.FLOAT)
+    parameter, first, second, gradient, *to = (
+        program.operand(flat, at, 4 * part.start) for at in (0, 1, 2, 3, 5, 6, 7)
+    )
     one = Strided((1,), (1,), TensorProto.FLOAT)
     beta1, rest1, beta2, rest2, step, root, keep = (program.operand(one, 4, 4 * k) for k in range(len(SCALARS)))
     new_parameter, new_first, new_second = to

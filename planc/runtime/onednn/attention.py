@@ -66,9 +66,8 @@ def _pieces(kernel: AttentionKernel, share: _Piece) -> Iterator[_Piece]:
     scores = kernel.q.dims[2] * kernel.k.dims[2]
     heads = max(1, min(len(share.heads), _PIECE // scores))
     batches = max(1, min(len(share.batches), _PIECE // (scores * len(share.heads))))
-    uneven = (
-        kernel.bias is not None and max(kernel.bias.dims[:2]) > 1
-    )  # which the library stretches along one axis alone
+    # the library stretches a bias along one axis alone
+    uneven = kernel.bias is not None and max(kernel.bias.dims[:2]) > 1
     if uneven or heads < len(share.heads):
         batches = 1
     for batch in _cut(share.batches, batches):
@@ -123,8 +122,8 @@ class _Work:
         """Inputs q, k, v, [bias]; outputs y and statistics, which come later. Rows' two numbers lie behind the shared
         workspace."""
         n = 3 + (self.kernel.bias is not None)
-        numbers, begin = sum(math.prod(piece.counts) for piece in pieces) * self.kernel.q.dims[2], 0
-        scores, ones = self._inside(pieces), self._ones()
+        numbers, begin = sum(map(self._rows, pieces)), 0
+        scores, ones = self._inside(pieces, self.kernel.k.dims[2]), self._ones()
         for piece in pieces:
             size = self._rows(piece)
             made = self._scores(piece, scores)
@@ -141,7 +140,7 @@ class _Work:
         """Inputs dy, q, k, v, y, statistics, [bias]; outputs dq, dk, dv. With probabilities P and slopes dP = dY V',
         dS = scale (P dP - P sum(P dP))."""
         kernel, n = self.kernel, 6 + (self.kernel.bias is not None)
-        first, second, sums = self._inside(pieces), self._inside(pieces), self._inside_column(pieces)
+        first, second, sums = (self._inside(pieces, columns) for columns in (kernel.k.dims[2], kernel.k.dims[2], 1))
         ones = self._ones()
         for piece in pieces:
             dy, q, dq = (self._operand(piece, kernel.q, position) for position in (0, 1, n))
@@ -181,15 +180,9 @@ class _Work:
         turned = Strided((*piece.counts, tensor.dims[3], tensor.dims[2]), (b, h, d, s), _FLOAT)
         return self.program.operand(turned, position, self._begin(piece, tensor))
 
-    def _inside(self, pieces: Sequence[_Piece]) -> Memory:
-        """Room for the scores of any piece."""
-        most = max(math.prod(piece.counts) for piece in pieces)
-        return self.program.inside(self._kind((most * self.kernel.q.dims[2] * self.kernel.k.dims[2],), (1,)))
-
-    def _inside_column(self, pieces: Sequence[_Piece]) -> Memory:
-        """Room for a number for each row of any piece."""
-        most = max(math.prod(piece.counts) for piece in pieces)
-        return self.program.inside(self._kind((most * self.kernel.q.dims[2],), (1,)))
+    def _inside(self, pieces: Sequence[_Piece], columns: int) -> Memory:
+        """Room for so many numbers for each row of any piece."""
+        return self.program.inside(self._kind((max(map(self._rows, pieces)) * columns,), (1,)))
 
     def _ones(self) -> Memory:
         """A column whose product with scores is the sum of each row: a fifth of a reduction's time."""
@@ -201,8 +194,7 @@ class _Work:
 
     def _square(self, piece: _Piece, room: Memory) -> Memory:
         """Scores [B, H, S, T]."""
-        lies = Strided.of((*piece.counts, self.kernel.q.dims[2], self.kernel.k.dims[2]), _FLOAT)
-        return self.program.view(room, self._kind(lies.dims, lies.strides))
+        return self._view(room, (*piece.counts, self.kernel.q.dims[2], self.kernel.k.dims[2]))
 
     def _turned(self, piece: _Piece, room: Memory) -> Memory:
         """Scores as [B, H, T, S]."""
@@ -214,14 +206,13 @@ class _Work:
 
     def _flat(self, piece: _Piece, room: Memory) -> Memory:
         """Scores as a matrix."""
-        columns = self.kernel.k.dims[2]
-        return self.program.view(room, self._kind((self._rows(piece), columns), (columns, 1)))
+        return self._view(room, (self._rows(piece), self.kernel.k.dims[2]))
 
     def _rows(self, piece: _Piece) -> int:
         return math.prod(piece.counts) * self.kernel.q.dims[2]
 
     def _view_column(self, piece: _Piece, room: Memory) -> Memory:
-        return self.program.view(room, self._kind((self._rows(piece), 1), (1, 1)))
+        return self._view(room, (self._rows(piece), 1))
 
     def _column(self, piece: _Piece, position: int, begin: int) -> Memory:
         """A number for each row among the operands."""
@@ -247,7 +238,7 @@ class _Work:
             self._operand(piece, kernel.q, 1 if gradient else 0),
             self._turned_operand(piece, kernel.k, 2 if gradient else 1), made,
         )  # fmt: skip
-        flat = self._view(made, (math.prod(piece.counts) * kernel.q.dims[2] * kernel.k.dims[2],))
+        flat = self._view(made, (self._rows(piece) * kernel.k.dims[2],))
         chain(self.program, flat, [Chained(Algorithm.MUL, self.program.number(kernel.scale, 1))], flat)
         for other in added:  # apart from the product, whose own chain takes five times as long for it
             chain(self.program, made, [Chained(Algorithm.ADD, other)], made)

@@ -7,24 +7,19 @@ from onnx import TensorProto
 from planc.kernels.device import GeluKernel, Strided
 from planc.runtime.onednn.constants import Algorithm, Prop, Role
 from planc.runtime.onednn.library import Library
-from planc.runtime.onednn.parts import Parts, ranges
+from planc.runtime.onednn.parts import Parts, elements
 from planc.runtime.onednn.program import Memory, Program, refuse_reference
-
-_LINE = 16
-"""Elements that parts begin at a multiple of."""
 
 
 def gelu(library: Library, kernel: GeluKernel) -> Parts:
     """The programs of y from x, or of dx from dy and x. Raises DeviceError where oneDNN has none."""
-    lines = -(-kernel.size // _LINE)
     with library.one_thread():
-        return Parts(library, [_part(library, kernel, part) for part in ranges(lines, _LINE)])
+        return Parts(library, [_part(library, kernel, part) for part in elements(kernel.size)])
 
 
-def _part(library: Library, kernel: GeluKernel, lines: range) -> Program:
-    begin, end = lines.start * _LINE, min(lines.stop * _LINE, kernel.size)
-    program, flat = Program(library), Strided((end - begin,), (1,), TensorProto.FLOAT)
-    tensors = [program.operand(flat, position, 4 * begin) for position in range(2 + kernel.gradient)]
+def _part(library: Library, kernel: GeluKernel, part: range) -> Program:
+    program, flat = Program(library), Strided((len(part),), (1,), TensorProto.FLOAT)
+    tensors = [program.operand(flat, position, 4 * part.start) for position in range(2 + kernel.gradient)]
     how, zero, kind = ctypes.c_int(Algorithm.GELU), ctypes.c_float(0), tensors[0].kind
     description = library.made(
         "dnnl_eltwise_forward_primitive_desc_create", library.engine, ctypes.c_int(Prop.FORWARD_TRAINING), how,

@@ -237,48 +237,47 @@ def _alone(api: _Api, context: int, threads: int, run: Callable[[], None]) -> No
         run()
         return
     caller, begun, ended, waiting = get_ident(), Event(), Event(), [run]
-    errors: list[BaseException] = []
 
     def begin() -> None:
         begun.set()
         try:
             waiting.pop()()
-        except BaseException as error:  # nothing may leave a callback
-            errors.append(error)
         finally:
             ended.set()
 
-    def part(_data: int, _number: int) -> None:
+    def part(_number: int) -> None:
         if get_ident() != caller:
             if begun.wait(_PATIENCE_S):
                 ended.wait()
         elif waiting:  # the caller may come by more than once
             begin()
 
-    callback = _Part(part)
-    if api.parallel(context, callback, threads, 0, None):
-        raise DeviceError("ONNX Runtime runs no parallel loop for an operator of planc's own")
+    _parallel(api, context, threads, part)
     if waiting:
         begin()
-    if errors:
-        raise errors[0]
 
 
 def _side_by_side(api: _Api, context: int, parts: Sequence[Callable[[], None]]) -> None:
     """Run all parts by the threads of ONNX Runtime's pool."""
     if len(parts) == 1:
         parts[0]()
-        return
+    else:
+        _parallel(api, context, len(parts), lambda number: parts[number]())
+
+
+def _parallel(api: _Api, context: int, count: int, part: Callable[[int], None]) -> None:
+    """Do the parts of a loop by the threads of ONNX Runtime's pool. What the first of them to fail raises comes when all
+    are done."""
     errors: list[BaseException] = []
 
-    def part(_data: int, number: int | None) -> None:
+    def done(_data: int, number: int | None) -> None:
         try:
-            parts[number or 0]()
+            part(number or 0)
         except BaseException as error:  # nothing may leave a callback
             errors.append(error)
 
-    callback = _Part(part)
-    if api.parallel(context, callback, len(parts), 0, None):
+    callback = _Part(done)
+    if api.parallel(context, callback, count, 0, None):
         raise DeviceError("ONNX Runtime runs no parallel loop for an operator of planc's own")
     if errors:
         raise errors[0]

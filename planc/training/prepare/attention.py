@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from planc.graph.annotations import annotate_like
 from planc.graph.nodes import replace_nodes
-from planc.kernels.attention import HIDDEN, computed_by_library, has_kernels_for, is_causal
+from planc.kernels.attention import HIDDEN, LOWEST, computed_by_library, has_kernels_for, is_causal
 from planc.kernels.source import C_TYPES
 from planc.training.emit.builder import Array, Var
 from planc.training.prepare.finder import Finder
@@ -30,9 +30,6 @@ OP_TYPE = "FusedAttention"
 """How rules know it; a finished graph has planc's own operator instead."""
 
 _SWAP = [0, 2, 1, 3]
-
-_LOWEST = -1e36
-"""Numbers so low in a whole row of a bias are told from scores by the kernels for float32."""
 
 _MOVES = ("Cast", "Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 
@@ -192,10 +189,10 @@ class _Attention(Finder):
             return False
         if (node := self.made_by(name, "Where")) is not None:
             numbers = [self.number(a) for a in node.input[1:]]
-            return all(n is not None and (n == 0 or n <= _LOWEST) for n in numbers)
+            return all(n is not None and (n == 0 or n <= LOWEST) for n in numbers)
         node = self.made_by(name, "Mul")
         factors = [(self.number(a), b) for a, b in (node.input, node.input[::-1])] if node is not None else []
-        return any(number is not None and number <= _LOWEST and self._is_counted(b) for number, b in factors)
+        return any(number is not None and number <= LOWEST and self._is_counted(b) for number, b in factors)
 
     def _is_counted(self, name: str) -> bool:
         """Whether a tensor is 1 less whole numbers."""

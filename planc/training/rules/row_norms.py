@@ -26,9 +26,9 @@ def _has_kernels(node: ForwardNode, centred: bool) -> bool:
     x, *vectors = (v for v in node.inputs if v is not None)
     row = x.shape[_axis(node) :]
     dtypes = {v.dtype for v in vectors}
-    known = has_kernel(vectors[0].size, [x.dtype, node.output.dtype, *dtypes])
     fits = x.size > 0 and len(dtypes) == 1 and all(v.shape == row for v in vectors)
-    read = {x.dtype, node.output.dtype, *dtypes}
+    read = [x.dtype, node.output.dtype, *dtypes]
+    known = has_kernel(vectors[0].size, read)
     served = node.table.kernels or (centred and all(node.table.computes(dtype) for dtype in read))
     return served and known and fits and not (node.has_output(1) or node.has_output(2))
 

@@ -235,36 +235,43 @@ def test_a_causal_mask_is_the_operators_own() -> None:
     assert [len(node.input) for node in step.graph.node if is_call(node, "Attention")] == [3]
 
 
+def _under_a_mask(written: str, turned: bool, seen: Any, meaning: Torch) -> onnx.ModelProto:
+    """The step of `written` scores, the heads behind the places if `turned`."""
+    keys = "kt = Transpose(k.heads) | perm=[0, 2, 3, 1]\n" if turned else K_T
+    text = f"{keys} s0 = MatMul(q, kt)\n {written}\n p = Softmax(s)\n "
+    text += "y0 = MatMul(p, v)\n y = Transpose(y0) | perm=[0, 2, 1, 3]" if turned else END
+    return _compared(text, meaning, mask=seen)
+
+
+def _hiding_all() -> Any:
+    """A mask under which a query sees no key."""
+    seen = SEEN.copy()
+    seen[1, 0, 2] = False
+    return seen
+
+
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("name", COMPUTED)
 def test_a_mask_that_the_step_computes_is_filled_in_also_where_it_hides_all(name: str, turned: bool) -> None:
-    keys = "kt = Transpose(k.heads) | perm=[0, 2, 3, 1]\n" if turned else K_T
-    text = f"{keys} s0 = MatMul(q, kt)\n {COMPUTED[name]}\n p = Softmax(s)\n "
-    text += "y0 = MatMul(p, v)\n y = Transpose(y0) | perm=[0, 2, 1, 3]" if turned else END
-    seen = SEEN.copy()
-    seen[1, 0, 2] = False
+    seen = _hiding_all()
 
     def meaning(q: Any, k: Any, v: Any) -> Any:
         scores = torch.where(torch.tensor(seen), q @ k.mT, LOWEST)
         return torch.softmax(scores, -1) @ v
 
-    step = _compared(text, meaning, mask=seen)
+    step = _under_a_mask(COMPUTED[name], turned, seen, meaning)
     assert _operators(step) == [1, 1]
 
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("name", ADDED)
 def test_lowest_numbers_that_the_step_adds_are_a_bias_also_where_they_hide_all(name: str, turned: bool) -> None:
-    keys = "kt = Transpose(k.heads) | perm=[0, 2, 3, 1]\n" if turned else K_T
-    text = f"{keys} s0 = MatMul(q, kt)\n {ADDED[name]}\n p = Softmax(s)\n "
-    text += "y0 = MatMul(p, v)\n y = Transpose(y0) | perm=[0, 2, 1, 3]" if turned else END
-    seen = SEEN.copy()
-    seen[1, 0, 2] = False
+    seen = _hiding_all()
 
     def meaning(q: Any, k: Any, v: Any) -> Any:
         return softmax(q, k, v, torch.where(torch.tensor(seen), 0.0, LOWEST).double())
 
-    step = _compared(text, meaning, mask=seen)
+    step = _under_a_mask(ADDED[name], turned, seen, meaning)
     assert _operators(step) == [1, 1]
 
 
