@@ -139,6 +139,7 @@ def main() -> None:
     """Print and write every row as it comes."""
     options = arguments()
     begin, found = time.perf_counter(), merged(options.begin)
+    options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "head_to_head.json"
     preload(options)
     if options.warm and "torch" in options.systems:

@@ -79,7 +79,9 @@ class UnplannedStep:
     """The same training graph in one ordinary ONNX Runtime session, which manages its own memory.
 
     State stays on the device between steps. Random operators draw what a planned step of the same `seed` draws. Layers run
-    in the forms that `forms` names, as a plan's do, and chains of half precision are fused where the plan's are.
+    in the forms that `forms` names, as a plan's do, and chains of half precision are fused where the plan's are. What is
+    compared bit for bit with a plan on a card is made of its step's `imported`, which has the engines that the plan pins:
+    other engines round otherwise.
     """
 
     def __init__(

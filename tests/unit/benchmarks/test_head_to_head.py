@@ -67,7 +67,7 @@ def test_the_next_commands_measure_known_steps_and_go_on_where_they_ended(
     committed = GPU / "results" / "head_to_head.json"
     peaks = {(r["step"], r["precision"]) for r in json.loads(committed.read_text()) if r["mode"] == "compile"}
     calls = _commands(tmp_path)
-    assert len(calls) == 7
+    assert len(calls) == 8
     for call in calls:
         given: dict[str, Any] = {name: call[call.index(name) + 1] for name in ("--steps", "--precisions", "--until")}
         assert given["--steps"] in cases
