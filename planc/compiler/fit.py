@@ -133,7 +133,9 @@ class PlanSearch:
 
     def _begin(self) -> None:
         limits = self.limits
-        self._time = SearchTime(limits.clock, limits.time_limit_s, limits.overtime_s, limits.rescued)
+        self._time = SearchTime(
+            limits.clock, limits.time_limit_s, limits.overtime_s, limits.rescued, len(self.graph.ops)
+        )
 
     def run(self) -> tuple[Solution, Lowered]:
         """A solution and its lowered form within the capacity.
@@ -143,11 +145,14 @@ class PlanSearch:
         """
         self._begin()
         limit_s, patience_s = (self._time.left() * share for share in (SETTINGS.first_share, SETTINGS.patience))
+        usual, budget = self._usual_budget(), self._first_budget()
         try:
-            first = self._solve(self._first_budget(), limit_s, self.start, patience_s, prove=self.start is None)
+            # what is proved of less than the usual budget says nothing of it
+            prove = self.start is None and budget == usual
+            first = self._solve(budget, limit_s, self.start, patience_s, prove)
         except InfeasibleBudgetError as error:
             raise self._too_small(error) from error
-        found = self._lowest(self._faster(self._fitting(first)))
+        found = self._lowest(self._faster(self._fitting(first, budget)))
         self.given_up = self.limits.capacity - found.budget
         return bounded(found.solution, first), found.lowering.lowered(found.packing)
 
@@ -156,9 +161,20 @@ class PlanSearch:
         """Whether the search ended for lack of time, and may find more."""
         return self._cut_off and self._time.late()
 
+    def _usual_budget(self) -> int:
+        """Of the capacity what schedules before this one did not give up."""
+        return max(self.limits.capacity - self.given_up, self._floor)
+
     def _first_budget(self) -> int:
-        capacity = self.limits.capacity
-        return max(capacity - self.given_up, min(capacity, minimum_budget(self.planning.problem)[0]))
+        """The usual budget, or what packs almost surely where there is time for one schedule."""
+        hurried = self._time.tries() == 1 and not self.limits.clock.counted
+        roomy = max(int(SETTINGS.roomy * self.limits.capacity), self._floor)
+        return min(roomy, self._usual_budget()) if hurried else self._usual_budget()
+
+    @property
+    def _floor(self) -> int:
+        """The budget below which no schedule goes, no more than the capacity."""
+        return min(self.limits.capacity, minimum_budget(self.planning.problem)[0])
 
     def _lowest(self, found: Trial) -> Trial:
         """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""
@@ -181,12 +197,12 @@ class PlanSearch:
             message = f"{message}: {error}"
         return InfeasibleBudgetError(message, need, error.layer, budget)
 
-    def _fitting(self, first: Solution) -> Trial:
-        """The `first` solution where it packs, else the fastest schedule found that does.
+    def _fitting(self, first: Solution, budget: int) -> Trial:
+        """The `first` solution, found within `budget` bytes, where it packs, else the fastest schedule found that does.
 
         Raises InfeasibleBudgetError where nothing packs.
         """
-        tried = [self._packed_within(self._first_budget(), first)]
+        tried = [self._packed_within(budget, first)]
         if self._fits(tried[0]):
             return tried[0]
         tried += self._smaller(tried[0])

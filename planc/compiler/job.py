@@ -18,6 +18,7 @@ from planc.compiler.budget import (
     planning_problems,
 )
 from planc.compiler.fit import Limits, bounded, overtime_s
+from planc.compiler.garbage import settled
 from planc.compiler.history import Known, fastest_within
 from planc.compiler.of_process import PROCESS, within_process
 from planc.compiler.options import Compilation, CompileOptions
@@ -103,6 +104,7 @@ class CompileJob:
         """
         return self.finish(self.search(options), options)
 
+    @settled()
     def search(self, options: CompileOptions, late_share: float = 1.0) -> Result:
         """The fastest plan found, neither assembled nor verified, a little after the time limit where that must be, by
         that share of what a plan may be late. Raises what `compile` raises."""
@@ -121,6 +123,7 @@ class CompileJob:
         result = Result(planning, found, budget, arena_bytes_of(planning), clock.now() - started)
         return self.recalled(result, options)
 
+    @settled()
     def finish(self, result: Result, options: CompileOptions) -> Compilation:
         """The plan of what a search found, assembled and verified."""
         plan = assemble_plan(self.imported, self.costs, result, options)

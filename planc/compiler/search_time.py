@@ -27,6 +27,8 @@ class TimeSettings:
     rescue_tries: float = 3.0
     """… and so many times that of lowering and packing a schedule: kept where nothing else may come of the search."""
 
+    op_try_s: float = 6e-5
+    """Time for each operator of the graph in which a schedule is lowered and packed, until it is known, …"""
     writing_tries: float = 1.5
     """Times what lowering and packing a schedule takes, kept for writing the plan down and verifying it."""
     proof_s: float = 1e-3
@@ -41,13 +43,14 @@ TIMES = TimeSettings()
 
 class SearchTime:
     """Seconds by `clock`: `limit_s` of them until the limit, `late_s` more where nothing packs by then. Unless it is
-    `rescued`, a search that nothing comes of leaves what it takes to make the least plan."""
+    `rescued`, a search that nothing comes of leaves what it takes to make the least plan. A graph has so many `ops`."""
 
-    def __init__(self, clock: StoppableClock, limit_s: float, late_s: float, rescued: bool) -> None:
+    def __init__(self, clock: StoppableClock, limit_s: float, late_s: float, rescued: bool, ops: int = 0) -> None:
         self._clock, self._limit_s = clock, limit_s
         self._deadline = clock.now() + limit_s
         self._last = self._deadline + late_s
         self._rescued = rescued or clock.counted  # the least plan counts its work by itself
+        self._guess_s = 0.0 if clock.counted else TIMES.op_try_s * ops
         self._try_s: float | None = None
         self.packing_s = 0.0
         """What the packing of the last schedule took, all its variants: time for another must be left."""
@@ -71,8 +74,12 @@ class SearchTime:
     def room(self) -> float:
         """Seconds in which something may still be tried."""
         tries = TIMES.writing_tries + (0.0 if self._rescued else TIMES.rescue_tries)
-        kept = (0.0 if self._rescued else TIMES.rescue_s) + tries * (self._try_s or 0.0)
+        kept = (0.0 if self._rescued else TIMES.rescue_s) + tries * self._one_s
         return max(0.0, self._last - kept - self.now())
+
+    @property
+    def _one_s(self) -> float:
+        return self._guess_s if self._try_s is None else self._try_s
 
     def another_try(self) -> bool:
         """Whether one more variant may be packed: the first is, however late."""
@@ -84,11 +91,11 @@ class SearchTime:
 
     def over(self) -> bool:
         """Whether the same holds of the room, so that nothing more is tried, whatever was found."""
-        return self.room() <= self.least(TIMES.least_s) + (self._try_s or 0.0)
+        return self.room() <= self.least(TIMES.least_s) + self._one_s
 
     def tries(self) -> int:
         """Solves, each with a quick packing, for which there is time at most: the last is to be sure to pack."""
-        return max(1, int(self.room() / (self.least(TIMES.least_s) + (self._try_s or 0.0))))
+        return max(1, int(self.room() / (self.least(TIMES.least_s) + self._one_s)))
 
     def for_proof(self, limit_s: float, tasks: int) -> bool:
         """Whether a solve of so many tasks has time to prove a bound."""

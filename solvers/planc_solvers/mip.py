@@ -17,7 +17,7 @@ from planc.schedule.residency import memory_profile
 from planc.schedule.schedule import Schedule
 from planc.schedule.solver import Candidate, SolveOptions
 from planc.units import format_bytes
-from planc_solvers.baselines.starts import policy_schedules
+from planc_solvers.baselines.starts import expected_s, policy_schedules
 from planc_solvers.evaluation.evaluate import ready_evaluation
 from planc_solvers.plan_memory import KnownPlan, known_plan, recall, remember
 from planc_solvers.portfolio import Portfolio
@@ -83,12 +83,18 @@ class Mip:
         known = [plan.schedule for plan in (*before, *policies)]
         portfolio.propose(renumbered(schedule, ranks) for schedule in (*known, *starts))
 
+        def left() -> float:
+            return inf if options.clock.counted else portfolio.state.left()
+
         def ask() -> None:
-            for schedule in policy_schedules(problem, options, portfolio.state.finished):
+            for schedule in policy_schedules(problem, options, portfolio.state.finished, left):
                 portfolio.propose([renumbered(schedule, ranks)])
                 policies.append(known_plan(problem, schedule))
 
-        portfolio.run(ask if not policies and not portfolio.resumed else lambda: None)
+        if policies or portfolio.resumed:
+            portfolio.run()
+        else:
+            portfolio.run(ask, expected_s(problem))
         before = sorted([*before, *policies], key=lambda known: known.step_ns)
         if portfolio.infeasible and not before:
             raise InfeasibleBudgetError(*portfolio.certificate())

@@ -25,6 +25,9 @@ from planc_solvers.search.improver import SETTINGS, Improver
 from planc_solvers.search.mend import mend
 from planc_solvers.solve_state import SolveState
 
+SOON = 0.1
+"""Part of the time limit within which plans from elsewhere are expected beside the first of the search."""
+
 PATIENCE_S = 2.0
 """Time that the proof gets before the search is compiled, which takes several times that."""
 
@@ -33,13 +36,12 @@ class Portfolio:
     """One solve of one problem; the first of all on a machine also compiles, while its clock stands still."""
 
     def __init__(self, problem: Problem, options: SolveOptions) -> None:
+        self.state = SolveState(problem.least_duration_ns, options)
         self.problem, self.options, self.small = problem, options, reduced(problem)
         self.arrays = reduced_arrays(problem, self.small)
-        self.state = SolveState(problem.least_duration_ns, options)
         self.improver = Improver(self.arrays, options, self.state)
         self.proving = threading.Thread(target=self.prove, daemon=True)
         self.failure: Exception | None = None
-        self.state.begin()
 
     def propose(self, schedules: Iterable[Schedule]) -> None:
         """Let the search consider what these schedules decide; it may be under way in another thread."""
@@ -86,12 +88,14 @@ class Portfolio:
         """Whether the gap is what was wanted, or the problem proved infeasible: more plans would change nothing."""
         return self.state.gap() <= self.state.gap_wanted or self.state.infeasible
 
-    def run(self, ask: Callable[[], None] = lambda: None) -> None:
+    def run(self, ask: Callable[[], None] = lambda: None, ask_s: float = 0.0) -> None:
         """Search until finished. Raises what the proving half raised.
 
         `ask` brings plans from elsewhere (`propose`): beside the search, or between proof and search where work is counted.
+        Where the `ask_s` seconds that it takes are many, it waits for the first plans: both want the interpreter's lock.
         """
         asking = threading.Thread(target=ask, daemon=True)
+        late = not self.state.clock.counted and ask_s >= SOON * self.options.time_limit_s
         if self.improver.swaps:
             self.improver.proposals.append(give_up_all(self.small, self.arrays, lambda _: True))
         if self.options.prove:
@@ -102,9 +106,11 @@ class Portfolio:
             if self.options.prove:
                 self.proving.join()
             ask()
-        else:
+        elif not late:
             asking.start()
         self.improver.begin()
+        if late:
+            asking.start()
         self._await_proof()
         self.improver.improve()
         if asking.is_alive() and not self.settled():

@@ -26,10 +26,6 @@ class SolveState:
         self.interrupter = SolveInterrupter()
         """Ends a model under way, where its solver can be interrupted."""
 
-    def begin(self) -> None:
-        """Let the time limit begin now."""
-        self.started = self.clock.now()
-
     def elapsed(self) -> float:
         """Seconds since the beginning."""
         return self.clock.now() - self.started

@@ -80,6 +80,14 @@ def test_policies_are_asked_after_their_time_until_one_has_answered() -> None:
     assert len(list(policy_schedules(tight, SolveOptions(time_limit_s=-1.0), lambda: False))) == 1
 
 
+def test_policies_that_take_more_than_the_time_left_are_not_asked() -> None:
+    """One that has begun holds the interpreter's lock until it is done, whatever the time limit."""
+    chain = training_chain([Layer("conv", 100, 50)] * 8)
+    tight = replace(chain, budget_bytes=max(memory_profile(chain, Schedule(tuple(range(16))))) * 3 // 4)
+    assert not list(policy_schedules(tight, SolveOptions(10.0), lambda: False, lambda: 0.0))
+    assert list(policy_schedules(tight, SolveOptions(10.0), lambda: False, lambda: 10.0))
+
+
 def test_mip_hands_on_what_policies_answered() -> None:
     chain = training_chain([Layer("conv", 100, 50)] * 8)
     tight = replace(chain, budget_bytes=max(memory_profile(chain, Schedule(tuple(range(16))))) * 3 // 4)

@@ -106,6 +106,25 @@ def test_what_makes_the_least_plan_is_left_over_unless_it_is_made() -> None:
     assert open_still.room() == rescued.room()
 
 
+def test_until_a_schedule_is_packed_the_graph_tells_how_long_that_takes() -> None:
+    clock = _Hand()
+    known, large = (SearchTime(clock, 1.0, 0.5, True, ops) for ops in (0, 10_000))
+    assert known.tries() > large.tries() == 1
+    large.tried(0.01)
+    assert large.tries() > 1
+    assert SearchTime(WorkClock(), 1.0, 0.5, True, 10_000).tries() == SearchTime(WorkClock(), 1.0, 0.5, True).tries()
+
+
+@pytest.mark.parametrize("seconds", [0.05, 30.0])
+def test_with_time_for_one_schedule_the_first_is_lean_enough_to_pack(seconds: float) -> None:
+    imported = networks.cnn()
+    planning, clock = build_problem(imported.graph, made_up_costs(imported.graph)), _Hand()
+    capacity, solver = 4 * planning.liveness_peak_bytes, _Slow(clock)
+    found, _ = PlanSearch(imported.graph, planning, solver, Limits(capacity, 0, seconds, clock=clock, late_s=0.0)).run()
+    assert solver.budgets[0] == (capacity if seconds > 1 else int(0.9 * capacity))
+    assert found.lower_bound_ns <= found.timeline.step_ns
+
+
 def test_a_solve_without_time_for_a_relaxation_proves_nothing() -> None:
     assert not SearchTime(_Hand(), 1.0, 0.5, True).for_proof(0.35, 1_217)
     assert SearchTime(_Hand(), 1.0, 0.5, True).for_proof(0.35, 60)

