@@ -315,7 +315,7 @@ class PlanSearch:
             for lowering in lowerings(self.graph, self.planning, solution):
                 limit_s, clock = self._pack_s(SETTINGS.trial_share), self.limits.clock
                 trial = Trial(solution, lowering, lowering.pack(self.limits.capacity, limit_s, clock=clock))
-                self._time.tried(self._time.now() - began)
+                self._time.tried(self._time.now() - began, 0.0 if self._fits(trial) else limit_s)
                 yield trial
                 began = self._time.now()
 

@@ -29,6 +29,8 @@ class TimeSettings:
 
     op_try_s: float = 6e-5
     """Time for each operator of the graph in which a schedule is lowered and packed, until it is known, …"""
+    greedy_part: float = 0.25
+    """… at least so much of it where a packing was searched for in vain: the least plan and the last try do not search."""
     writing_tries: float = 1.5
     """Times what lowering and packing a schedule takes, kept for writing the plan down and verifying it."""
     proof_s: float = 1e-3
@@ -59,9 +61,10 @@ class SearchTime:
         """Seconds since some moment."""
         return self._clock.now()
 
-    def tried(self, seconds: float) -> None:
-        """Tell what lowering and packing one variant took."""
-        self._try_s = seconds if self._try_s is None else min(seconds, self._try_s)
+    def tried(self, seconds: float, searched_s: float = 0.0) -> None:
+        """Tell what lowering and packing one variant took, of which a search without success was to take `searched_s`."""
+        alone_s = max(seconds - searched_s, TIMES.greedy_part * seconds)
+        self._try_s = alone_s if self._try_s is None else min(alone_s, self._try_s)
 
     def packs(self) -> None:
         """Tell that something packs: the least plan is not needed."""

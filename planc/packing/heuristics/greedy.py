@@ -7,7 +7,6 @@ from math import lcm
 
 import numpy as np
 
-from planc.packing.heuristics.ground import ground
 from planc.packing.model import Array, Model
 from planc.units import align_up
 
@@ -73,6 +72,7 @@ def shuffled_packings(model: Model, seed: int, endless: bool = False) -> Iterato
 
 def _skylines(model: Model, choices: Iterable[tuple[float, str]], random: np.random.Generator) -> Iterator[Array]:
     # numba takes half a second to import, and the easy cases do not get here.
+    from planc.packing.heuristics.ground import ground
     from planc.packing.heuristics.order import Orders
     from planc.packing.heuristics.skyline import Skylines
 
