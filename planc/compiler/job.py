@@ -18,7 +18,6 @@ from planc.compiler.budget import (
     planning_problems,
 )
 from planc.compiler.fit import Limits, bounded, overtime_s
-from planc.compiler.garbage import settled
 from planc.compiler.history import Known, fastest_within
 from planc.compiler.of_process import PROCESS, within_process
 from planc.compiler.options import Compilation, CompileOptions
@@ -26,6 +25,7 @@ from planc.compiler.sessions import Found, least_plan, search_plan
 from planc.compiler.slow_tier import slow_tier, without_swaps
 from planc.costs.table import CostTable
 from planc.errors import InfeasibleBudgetError, PlancWarning, SolverTimeoutError
+from planc.garbage import settled
 from planc.importer.import_model import ImportedModel, import_for
 from planc.planning.build import PlanningProblem
 from planc.problem.bounds import minimum_budget

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from planc.errors import FeedError, PlanError
+from planc.garbage import paused
 from planc.graph.graph import Role, Tensor
 from planc.importer.import_model import ImportedModel, import_for
 from planc.plan.plan import Plan
@@ -297,6 +298,7 @@ def load(
         return _load(loaded, model, name, group, host_tier, measure, replay, seed)
 
 
+@paused()
 def _load(
     loaded: Plan,
     model: str | Path | onnx.ModelProto | ImportedModel,

@@ -1,10 +1,10 @@
-"""While a plan is made the garbage collector leaves alone what lived before, and afterwards it is as it was."""
+"""While a plan is made or loaded the garbage collector has less to do, and afterwards it is as it was."""
 
 import gc
 
 import pytest
 
-from planc.compiler.garbage import settled
+from planc.garbage import paused, settled
 
 
 def test_what_lives_is_spared_and_given_back() -> None:
@@ -27,7 +27,23 @@ def test_what_the_caller_keeps_is_kept() -> None:
         gc.unfreeze()
 
 
+def test_the_collector_waits_unless_it_is_off() -> None:
+    with paused():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with paused():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def test_an_error_gives_back_too() -> None:
+    with pytest.raises(ValueError, match="no plan"), paused():
+        raise ValueError("no plan")
+    assert gc.isenabled()
     with pytest.raises(ValueError, match="no plan"), settled():
         raise ValueError("no plan")
     assert gc.get_freeze_count() == 0
