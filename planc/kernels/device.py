@@ -195,10 +195,11 @@ class LayerNormKernel:
 
 @dataclass(frozen=True)
 class GeluKernel:
-    """GELU of so many float32 elements for a library of the CPU, or its gradient."""
+    """GELU of so many float32 elements for a library of the CPU, or its gradient; exact, or its form with `tanh`."""
 
     gradient: bool
     size: int
+    tanh: bool
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,10 @@
 """RMS-norms that a model writes out itself, as libraries of language models do, found by what they compute.
 
 A module is taken for one when its class is called so and its results, on numbers and weights drawn at random, are those of
-the operator; while a step is traced it then runs as that one operator, whose gradient keeps its input alone.
+the operator.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any
-from unittest.mock import patch
+from collections.abc import Callable
 
 import torch
 
@@ -22,32 +19,14 @@ _SCALES: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (lambda weight: we
 Scale = Callable[[torch.Tensor], torch.Tensor]
 
 
-@contextmanager
-def whole_rms_norms(model: torch.nn.Module) -> Iterator[None]:
-    """Within, every written-out RMS-norm of the model runs as one operator."""
-    known: dict[int, tuple[Scale, float]] = {}
-    classes: dict[type, None] = {}
-    for module in model.modules():
-        found = _recognised(module)
-        if found is not None:
-            known[id(module)] = found
-            classes[type(module)] = None
-    with ExitStack() as stack:
-        for kind in classes:
-            stack.enter_context(patch.object(kind, "forward", _forward_of(kind, known)))
-        yield
-
-
-def _forward_of(kind: Any, known: dict[int, tuple[Scale, float]]) -> Callable[..., torch.Tensor]:
-    original = kind.forward
-
-    def forward(self: Any, *args: Any, **named: Any) -> Any:
-        if id(self) not in known or len(args) != 1 or named:
-            return original(self, *args, **named)
-        scale, epsilon = known[id(self)]
-        return rms_norm(args[0], list(self.weight.shape), scale(self.weight), epsilon)
-
-    return forward
+def rms_norm_of(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What a written-out RMS-norm computes; None for any other module."""
+    found = _recognised(module)
+    if found is None:
+        return None
+    scale, epsilon = found
+    shape = list(module.weight.shape)
+    return lambda x: rms_norm(x, shape, scale(module.weight), epsilon)
 
 
 def _recognised(module: torch.nn.Module) -> tuple[Scale, float] | None:

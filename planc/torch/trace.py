@@ -31,7 +31,7 @@ from planc.torch.cumulative import cumulative_statistics
 from planc.torch.layers import ModuleLayer
 from planc.torch.recorder import BACKWARD, FORWARD, Recorder
 from planc.torch.regions import plain_checkpoints
-from planc.torch.rms_norms import whole_rms_norms
+from planc.torch.whole_modules import whole_modules
 from planc.torch.written_attention import WrittenAttention, whole_written_attention
 
 __all__ = ["BACKWARD", "FORWARD", "Input", "TracedStep", "trace_step"]
@@ -158,7 +158,7 @@ def _tracing(module: torch.nn.Module, kept: Sequence[Any], gradients: bool, take
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(canonical_operators(kept, taken))
         stack.enter_context(plain_checkpoints(module))
-        stack.enter_context(whole_rms_norms(module))
+        stack.enter_context(whole_modules(module))
         stack.enter_context(unchanged_attributes(module))
         stack.enter_context(noticed_randomness())
         stack.enter_context(cumulative_statistics(module))

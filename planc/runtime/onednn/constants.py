@@ -65,6 +65,7 @@ class Algorithm(IntEnum):
     SQRT = 0x25
     LINEAR = 0x26
     EXP = 0x2A
+    GELU_TANH = 0x2B
     POW = 0x30
     GELU = 0x31
     RELU_BY_RESULT = 0x100

@@ -20,7 +20,8 @@ def gelu(library: Library, kernel: GeluKernel) -> Parts:
 def _part(library: Library, kernel: GeluKernel, part: range) -> Program:
     program, flat = Program(library), Strided((len(part),), (1,), TensorProto.FLOAT)
     tensors = [program.operand(flat, position, 4 * part.start) for position in range(2 + kernel.gradient)]
-    how, zero, kind = ctypes.c_int(Algorithm.GELU), ctypes.c_float(0), tensors[0].kind
+    algorithm = Algorithm.GELU_TANH if kernel.tanh else Algorithm.GELU
+    how, zero, kind = ctypes.c_int(algorithm), ctypes.c_float(0), tensors[0].kind
     description = library.made(
         "dnnl_eltwise_forward_primitive_desc_create", library.engine, ctypes.c_int(Prop.FORWARD_TRAINING), how,
         kind, kind, zero, zero, library.attributes,

@@ -4,13 +4,10 @@ import math
 
 from onnx import TensorProto
 
-from planc.kernels.gelu import GELU, GELU_GRADIENT
+from planc.kernels.gelu import CUBIC, GELU, GELU_GRADIENT, SLOPE
 from planc.training.emit.builder import Builder, Var
 from planc.training.registry import ForwardNode, ForwardResult, Gradients, OutputGradients, forward_rule, gradient, sole
 from planc.training.rules.elementwise import masked
-
-_K = math.sqrt(2 / math.pi)
-_CUBIC = 0.044715
 
 
 @gradient("Relu")
@@ -118,7 +115,7 @@ def clip(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
 def _gelu_tanh_terms(b: Builder, x: Var) -> tuple[Var, Var]:
     """(x^2, sigmoid(2u)) with u = sqrt(2/pi) (x + 0.044715 x^3); (1 + tanh u) / 2 = sigmoid(2u)."""
     square = b.mul(x, x)
-    slope = b.add(b.mul(square, 2 * _K * _CUBIC), 2 * _K)
+    slope = b.add(b.mul(square, CUBIC), SLOPE)
     return square, b.unary("Sigmoid", b.mul(slope, x))
 
 
@@ -127,8 +124,8 @@ def lower_gelu(b: Builder, node: ForwardNode) -> ForwardResult:
     """Hendrycks and Gimpel, Gaussian Error Linear Units (2016): x Phi(x), or its tanh approximation."""
     x, name = node.input(0), node.output.name
     if _one_pass(node):
-        b.kernel(GELU, [x], [name])
-    elif node.attribute("approximate", "none") == "tanh":
+        b.kernel(GELU, [x], [name], tanh=int(_by_tanh(node)))
+    elif _by_tanh(node):
         b.mul(x, _gelu_tanh_terms(b, x)[1], name=name)
     else:
         b.mul(x, _normal_cdf(b, x), name=name)
@@ -138,12 +135,11 @@ def lower_gelu(b: Builder, node: ForwardNode) -> ForwardResult:
 def _one_pass(node: ForwardNode) -> bool:
     """Whether planc's own operator computes it, in a pass."""
     x = node.input(0)
-    return (
-        node.table.library
-        and x.dtype == TensorProto.FLOAT
-        and x.size > 0
-        and node.attribute("approximate", "none") == "none"
-    )
+    return node.table.library and x.dtype == TensorProto.FLOAT and x.size > 0
+
+
+def _by_tanh(node: ForwardNode) -> bool:
+    return bool(node.attribute("approximate", "none") == "tanh")
 
 
 def _normal_cdf(b: Builder, x: Var) -> Var:
@@ -156,10 +152,10 @@ def gelu(b: Builder, node: ForwardNode, grads: OutputGradients) -> Gradients:
     """Exact: dy (Phi(x) + x phi(x)). Tanh form: with s = sigmoid(2u), dy s (1 + x (1 - s) 2u'). Both from x alone."""
     x, dy = node.input(0), sole(grads)
     if _one_pass(node):
-        return {0: b.kernel(GELU_GRADIENT, [dy, x])[0]}
-    if node.attribute("approximate", "none") == "tanh":
+        return {0: b.kernel(GELU_GRADIENT, [dy, x], tanh=int(_by_tanh(node)))[0]}
+    if _by_tanh(node):
         square, s = _gelu_tanh_terms(b, x)
-        slope = b.add(b.mul(square, 6 * _K * _CUBIC), 2 * _K)
+        slope = b.add(b.mul(square, 3 * CUBIC), SLOPE)
         bracket = b.add(b.mul(b.mul(slope, x), b.sub(1.0, s)), 1.0)
         return {0: b.mul(b.mul(bracket, s), dy)}
     pdf = b.mul(b.unary("Exp", b.mul(b.mul(x, x), -0.5)), 1 / math.sqrt(2 * math.pi))

@@ -157,18 +157,19 @@ def test_layer_norm(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], bia
     np.testing.assert_allclose(ours["new_dbias"], dy.reshape(-1, *width).sum(0, np.float64), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("tanh", [0, 1])
 @pytest.mark.parametrize("shape", [(16, 96, 256), (7,), ()])
-def test_gelu(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]) -> None:
+def test_gelu(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], tanh: int) -> None:
     torch = pytest.importorskip("torch")
     values = {"x": np.asarray(random(*shape) * 4)}
-    ours, theirs = both(monkeypatch, GELU, values)
+    ours, theirs = both(monkeypatch, GELU, values, tanh=tanh)
     close(ours, theirs)
     t = float64(values, ("x",))
-    y = torch.nn.functional.gelu(t["x"])
+    y = torch.nn.functional.gelu(t["x"], approximate="tanh" if tanh else "none")
     close_to_torch(ours, {"new_y": y})
     dy = np.asarray(random(*shape, seed=9))
     y.backward(torch.from_numpy(dy).double())
-    ours, theirs = both(monkeypatch, GELU_GRADIENT, {"dy": dy, **values})
+    ours, theirs = both(monkeypatch, GELU_GRADIENT, {"dy": dy, **values}, tanh=tanh)
     close(ours, theirs)
     close_to_torch(ours, {"new_dx": t["x"].grad})
 
