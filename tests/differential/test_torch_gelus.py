@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import planc.torch
-from planc.training.layout.calls import is_call
 from planc.runtime.onednn.library import onednn
 from planc.training import Optimizer
+from planc.training.layout.calls import is_call
 
 needs_onednn = pytest.mark.skipif(onednn() is None, reason="onednn-cpu-gomp is not installed")
 
