@@ -14,6 +14,7 @@ does not pack, as long as that gains something and time is left.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -145,11 +146,8 @@ class PlanSearch:
         """
         self._begin()
         limit_s, patience_s = (self._time.left() * share for share in (SETTINGS.first_share, SETTINGS.patience))
-        usual, budget = self._usual_budget(), self._first_budget()
         try:
-            # what is proved of less than the usual budget says nothing of it
-            prove = self.start is None and budget == usual
-            first = self._solve(budget, limit_s, self.start, patience_s, prove)
+            first, budget = self._first(limit_s, patience_s)
         except InfeasibleBudgetError as error:
             raise self._too_small(error) from error
         found = self._lowest(self._faster(self._fitting(first, budget)))
@@ -161,20 +159,17 @@ class PlanSearch:
         """Whether the search ended for lack of time, and may find more."""
         return self._cut_off and self._time.late()
 
-    def _usual_budget(self) -> int:
-        """Of the capacity what schedules before this one did not give up."""
-        return max(self.limits.capacity - self.given_up, self._floor)
-
-    def _first_budget(self) -> int:
-        """The usual budget, or what packs almost surely where there is time for one schedule."""
-        hurried = self._time.tries() == 1 and not self.limits.clock.counted
-        roomy = max(int(SETTINGS.roomy * self.limits.capacity), self._floor)
-        return min(roomy, self._usual_budget()) if hurried else self._usual_budget()
-
-    @property
-    def _floor(self) -> int:
-        """The budget below which no schedule goes, no more than the capacity."""
-        return min(self.limits.capacity, minimum_budget(self.planning.problem)[0])
+    def _first(self, limit_s: float, patience_s: float) -> tuple[Solution, int]:
+        """The first solution, and the budget that it was looked for in: what schedules before it did not give up of the
+        capacity, or, where there is time for one and the solver has it, less, so that it packs almost surely."""
+        capacity, floor = self.limits.capacity, minimum_budget(self.planning.problem)[0]
+        usual, roomy = (
+            max(budget, min(capacity, floor)) for budget in (capacity - self.given_up, int(SETTINGS.roomy * capacity))
+        )
+        if self._time.tries() == 1 and not self.limits.clock.counted and roomy < usual:
+            with suppress(InfeasibleBudgetError):  # the usual budget may be enough
+                return self._solve(roomy, limit_s, self.start, patience_s, prove=False), roomy
+        return self._solve(usual, limit_s, self.start, patience_s, prove=self.start is None), usual
 
     def _lowest(self, found: Trial) -> Trial:
         """A packing that fits, lowered towards its load for a little longer: what is left over may serve others."""

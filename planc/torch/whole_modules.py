@@ -1,7 +1,7 @@
 """Modules that a model writes out itself, as libraries of language models do, run as the one operator that they compute.
 
-RMS-norms (`planc.torch.rms_norms`) and GELUs (`planc.torch.written_gelus`) are found by what they give on numbers drawn at
-random; while a step is traced each then is one operator, whose gradient keeps its input alone.
+RMS-norms (`planc.torch.rms_norms`) and GELUs (`planc.torch.written_gelus`) are found by what they give when they are
+tried; while a step is traced each then is one operator, whose gradient keeps its input alone.
 """
 
 from collections.abc import Callable, Iterator

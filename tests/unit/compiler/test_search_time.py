@@ -125,6 +125,28 @@ def test_with_time_for_one_schedule_the_first_is_lean_enough_to_pack(seconds: fl
     assert found.lower_bound_ns <= found.timeline.step_ns
 
 
+class _Needy(_Slow):
+    """Has a schedule within the whole capacity alone."""
+
+    def __init__(self, clock: _Hand, capacity: int) -> None:
+        super().__init__(clock)
+        self.capacity = capacity
+
+    def solve(self, problem: Problem, options: SolveOptions) -> Candidate:
+        if problem.budget_bytes < self.capacity:
+            raise InfeasibleBudgetError("too small for this policy", self.capacity, "conv1")
+        return super().solve(problem, options)
+
+
+def test_what_a_leaner_budget_does_not_give_is_looked_for_within_the_whole() -> None:
+    imported = networks.cnn()
+    planning, clock = build_problem(imported.graph, made_up_costs(imported.graph)), _Hand()
+    capacity = 4 * planning.liveness_peak_bytes
+    limits = Limits(capacity, 0, 0.05, clock=clock, late_s=0.0)
+    search = PlanSearch(imported.graph, planning, _Needy(clock, capacity), limits)
+    assert search.run()[1].slab_bytes <= capacity
+
+
 def test_a_solve_without_time_for_a_relaxation_proves_nothing() -> None:
     assert not SearchTime(_Hand(), 1.0, 0.5, True).for_proof(0.35, 1_217)
     assert SearchTime(_Hand(), 1.0, 0.5, True).for_proof(0.35, 60)
