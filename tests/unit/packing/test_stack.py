@@ -2,11 +2,8 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from planc.packing.heuristics.stack import Stack, settle
-
-Ints = NDArray[np.int64]
 
 
 def _stack(seed: int) -> Stack:
