@@ -44,6 +44,7 @@ CAMPAIGNS: dict[str, Campaign] = {
     "fields": fields.odd_fields,
     "mutated": plans.mutated,
     "delayed": delays.delayed,
+    "emulated": delays.emulated,
     "random": plans.random_plans,
     "honest": steps.honest,
     "twice": steps.twice,

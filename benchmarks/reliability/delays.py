@@ -14,12 +14,10 @@ from cuda_emulator import emulator as emu
 from support import networks
 from support.concats import branches
 from support.emulated import SCRATCH_BYTES, cuda_plan, expected, loaded_emulator, open_step, run_steps
-from support.mutations import MUTATIONS
-from support.plans import random_plan
-from support.tiny import GRAPHS
 from support.views import stacked
 
 from benchmarks.reliability.count import Count
+from benchmarks.reliability.plans import Case, accepted, random_cases
 from planc.errors import DeviceError
 from planc.importer.import_model import ImportedModel
 from planc.plan.plan import Plan
@@ -27,33 +25,31 @@ from planc.runtime.cpu import CpuDevice
 from planc.runtime.measure import measure
 from planc.runtime.step import load
 from planc.runtime.tiers import RamTier
-from planc.verifier.verify import verify
 
 _MOST_S = 0.002
 _SCHEDULES = 8
 
-Case = tuple[ImportedModel, Plan]
-
 
 def delayed(scale: int) -> dict[str, Count]:
-    """On the CPU with copies that pause before, within and after, and operators that begin late; on the emulated card in
-    random interleavings, which also tell of races. Each class of mutation `scale` times, on both."""
-    cpu, card = Count(), Count()
-    for title, imported, plan in _accepted(_cpu_cases(), scale):
+    """On the CPU, with copies that pause before, within and after, and operators that begin late: what the verifier accepts
+    of the first `scale` of each class that `plans.mutated` judges."""
+    count = Count()
+    for title, imported, plan in accepted(random_cases(), scale, count):
         with _delays(random.Random(title)):
-            cpu.add(_refused_or(cpu, lambda: _on_cpu(title, imported, plan)))  # noqa: B023 - called at once
-    found = {"accepted altered plans, executed under delays": cpu}
-    if emu.why_not() is None:
-        with _card() as emulator:
-            for title, imported, plan in _accepted(_card_cases(), scale):
-                card.add(_refused_or(card, lambda: _on_card(emulator, title, imported, plan)))  # noqa: B023
-        card.notes["interleavings of each"] = _SCHEDULES
-        found["accepted altered plans on the emulated card"] = card
-    return found
+            count.add(_refused_or(count, lambda: _on_cpu(title, imported, plan)))  # noqa: B023 - called at once
+    return {"accepted altered plans, executed under delays": count}
 
 
-def _cpu_cases() -> list[Case]:
-    return [(build(), random_plan(build(), seed, seed % 2 == 0)) for seed in range(12) for build in GRAPHS]
+def emulated(scale: int) -> dict[str, Count]:
+    """On the emulated card in random interleavings, which also tell of races: each class of mutation `scale` times."""
+    if emu.why_not() is not None:
+        return {}
+    count = Count()
+    with _card() as emulator:
+        for title, imported, plan in accepted(_card_cases(), scale, count):
+            count.add(_refused_or(count, lambda: _on_card(emulator, title, imported, plan)))  # noqa: B023
+    count.notes["interleavings of each"] = _SCHEDULES
+    return {"accepted altered plans on the emulated card": count}
 
 
 def _card_cases() -> list[Case]:
@@ -61,17 +57,6 @@ def _card_cases() -> list[Case]:
     plain = [(build, seed) for build in (networks.cnn, networks.mlp, networks.adam_mlp) for seed in range(6)]
     placed = [*((stacked, seed) for seed in (0, 2, 3)), *((branches, seed) for seed in (0, 9, 28))]
     return [(build(), cuda_plan(build(), seed)) for build, seed in (*plain, *placed)]
-
-
-def _accepted(cases: list[Case], times: int) -> Iterator[tuple[str, ImportedModel, Plan]]:
-    """Altered plans that pass the verifier, with what they are called."""
-    for name, mutate in MUTATIONS.items():
-        for serial in range(times):
-            rng = random.Random(f"delayed {name} {serial}")
-            imported, plan = cases[rng.randrange(len(cases))]
-            altered = mutate(plan, rng)
-            if altered is not None and not verify(imported.graph, altered):
-                yield f"{name} {serial}", imported, altered
 
 
 @contextmanager
