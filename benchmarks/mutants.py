@@ -1,14 +1,16 @@
-"""Mutates the verifier and asks what notices: mutmut's mutations, one at a time, each judged in a process of its own.
+"""Mutates the verifier and the plan and asks what notices: mutmut's mutations, one at a time, each in a process of its own.
 
     pip install mutmut
-    PYTHONPATH=.:tests python -m benchmarks.mutants planc/verifier/clocks.py planc/verifier/bytes.py
-    PYTHONPATH=.:tests python -m benchmarks.mutants --all          every file of the verifier: an hour of one core
+    PYTHONPATH=.:tests python -m benchmarks.mutants planc/verifier/clocks.py planc/plan/curve.py
+    PYTHONPATH=.:tests python -m benchmarks.mutants --all          every file of both: two hours of one core
 
-A mutant is killed when it accepts an altered plan that a second judge finds harmful in some interleaving
+A mutant of the verifier is killed when it accepts an altered plan that a second judge finds harmful in some interleaving
 (`tests/support/brute_force.py`), when it rejects a plan that is valid, when it ends in an error or never, and else when a
-test of `tests/unit/verifier` fails. What is said of a violation (texts, and the arguments of `Violation`) is not mutated.
+test fails (`TESTS`), which is all that is asked of a mutant of the plan. What is said of a violation (texts, and the
+arguments of `Violation`) is not mutated.
 
-Counts and survivors go to `benchmarks/results/mutants.json`, file by file; files that are left out stay as they are.
+Counts and survivors go to `benchmarks/results/mutants.json`, file by file; files that are left out stay as they are. Why a
+survivor may live is said in `docs/results/mutants.md`.
 """
 
 import argparse
@@ -38,9 +40,16 @@ from planc.verifier.verify import verify
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/mutants.json"
-PACKAGE = "planc.verifier"
-QUICK, TESTS = ("tests/unit/verifier/test_clocks.py",), ("tests/unit/verifier",)
-"""Tests that a mutant which the plans let pass must pass too; the quick ones are asked first."""
+JUDGE = "planc.verifier"
+TESTS = {
+    "planc.verifier": (("tests/unit/verifier/test_clocks.py",), ("tests/unit/verifier",)),
+    "planc.plan": (
+        ("tests/unit/plan", "tests/unit/runtime/test_values.py", "tests/unit/compiler/test_knee.py"),
+        ("tests/unit/runtime/test_training_step.py", "tests/unit/lowering/test_placed_concats.py"),
+        ("tests/unit/verifier", "tests/unit/cli/test_several_ranks.py", "tests/unit/compiler/test_what_if.py"),
+    ),
+}
+"""By package, the tests that a mutant must pass to survive, quick ones first."""
 
 Tests = tuple[tuple[str, ...], ...]
 _SEEDS, _SECONDS = 12, 120
@@ -133,7 +142,7 @@ class _Mutated(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def survives(name: str, mutant: Mutant, plans: list[Judged], tests: Tests) -> bool:
-    """Whether neither plans nor, with `tests`, these notice that module `name` is mutated: in a fork of this process."""
+    """Whether neither plans nor tests notice that module `name` is mutated: in a fork of this process."""
     pid = os.fork()
     if pid == 0:
         resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
@@ -152,16 +161,21 @@ def survives(name: str, mutant: Mutant, plans: list[Judged], tests: Tests) -> bo
 def _unnoticed(name: str, mutant: Mutant, plans: list[Judged], tests: Tests) -> bool:
     import pytest
 
-    for loaded in [m for m in sys.modules if m.startswith(PACKAGE)]:
-        del sys.modules[loaded]
     sys.meta_path.insert(0, _Mutated(name, mutant.source))
-    mutated = importlib.import_module(f"{PACKAGE}.verify").verify
-    if any(bool(mutated(each.graph, each.plan)) is each.valid for each in plans):
-        return False
-    # What was imported before holds the verifier as it is.
-    for loaded in [m for m in sys.modules if m.startswith(("planc.runtime.step", "planc.compiler", "support"))]:
-        del sys.modules[loaded]
+    if name.startswith(JUDGE):
+        _forget(JUDGE)
+        mutated = importlib.import_module(f"{JUDGE}.verify").verify
+        if any(bool(mutated(each.graph, each.plan)) is each.valid for each in plans):
+            return False
+        _forget("planc.runtime.step", "planc.compiler", "support")  # which hold the verifier as it is
+    else:
+        _forget("planc", "support")
     return all(pytest.main(["-q", "-x", "-p", "no:cacheprovider", *files]) == 0 for files in tests)
+
+
+def _forget(*packages: str) -> None:
+    for loaded in [module for module in sys.modules if module.startswith(packages)]:
+        del sys.modules[loaded]
 
 
 def main() -> None:
@@ -171,11 +185,13 @@ def main() -> None:
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--quick", action="store_true", help="of the tests, the quick ones only")
     options = parser.parse_args()
-    files = sorted((ROOT / "planc/verifier").glob("*.py")) if options.all else options.files
-    plans, tests = judged_plans(), (QUICK,) if options.quick else (QUICK, TESTS)
+    folders = [ROOT / package.replace(".", "/") for package in TESTS]
+    files = [file for folder in folders for file in sorted(folder.glob("*.py"))] if options.all else options.files
+    plans = judged_plans()
     print(f"{len(plans)} plans, {sum(each.valid for each in plans)} of them valid", flush=True)
     for path in files:
         name = ".".join(path.resolve().relative_to(ROOT).with_suffix("").parts)
+        tests = TESTS[name.rpartition(".")[0]][: 1 if options.quick else None]
         tried, left = 0, list[dict[str, object]]()
         for mutant in mutants_of(path):
             tried += 1
