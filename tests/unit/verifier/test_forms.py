@@ -40,12 +40,12 @@ def _recomputing() -> tuple[Plan, int, str]:
     raise AssertionError("no random plan runs a convolution again")
 
 
-def _with(engines: list[tuple[str, int]], form: str) -> Plan:
-    """The plan with pinned engines, the segment of the second execution in a form."""
+def _with(engines: list[tuple[str, int]], form: str, of: str | None = None) -> Plan:
+    """The plan with pinned engines of that call or another one, the segment of the second execution in a form."""
     plan, position, call = _recomputing()
     first, end = next(segment for segment in plan.segments if segment[0] <= position < segment[1])
     runs = tuple(msgspec.structs.replace(r, form=form) if first <= i < end else r for i, r in enumerate(plan.runs))
-    pins = {call: tuple(EnginePin(*engine) for engine in engines)}
+    pins = {of or call: tuple(EnginePin(*engine) for engine in engines)}
     return msgspec.structs.replace(plan, runs=runs, engines=pins)
 
 
@@ -61,3 +61,8 @@ def test_executions_by_one_engine_are_none_whatever_their_forms() -> None:
     assert not verify(graph, _with([("fast", 8 << 20), ("lean", 0)], ""))
     assert not verify(graph, _with([("fast", 1 << 20), ("lean", 0)], LEAN))
     assert not verify(graph, _with([("only", 8 << 20)], LEAN))
+
+
+def test_engines_of_calls_that_run_elsewhere_do_not_matter() -> None:
+    graph = _imported().graph
+    assert not verify(graph, _with([("fast", 8 << 20), ("lean", 0)], LEAN, of="Convolution_of_nothing_here"))
