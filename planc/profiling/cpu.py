@@ -43,6 +43,9 @@ _MIN_RUNS = 3
 _MAX_RUNS = 30
 """… and no more often: small layers are many."""
 
+_FREE_SHARE, _LARGEST_STRETCH = 4, 1 << 30
+"""Layers are measured in company in stretches that take at most this share of the free memory, and so many bytes."""
+
 _ROOM, _NO_RESERVE = 1 << 36, 0x4000
 """Addresses for scratch, and Linux's flag that none of them needs memory before it is used."""
 
@@ -81,10 +84,13 @@ class CpuMeter:
         """None: ONNX Runtime's CPU kernels offer no choice that keeps the bits."""
         return {}
 
-    stretch_bytes = 0
+    @property
+    def stretch_bytes(self) -> int:
+        """A share of the memory that was free before measuring."""
+        return min(self._host.free_bytes // _FREE_SHARE, _LARGEST_STRETCH)
 
     def stretch(self, imported: ImportedModel, model: SubModel) -> int:
-        """Median time of the stretch; not asked for, since a layer alone takes as long as in company here."""
+        """Median time of the stretch: repeated alone, a small layer finds its inputs in caches."""
         return int(statistics.median(_times(imported, model, _arrays(imported, model))))
 
     def link(self, host_tier: str | None) -> Link:

@@ -26,6 +26,9 @@ from planc.runtime.own_kernels import kernel_versions
 _SESSIONS = 24
 """Layers whose sessions are held at once to see what one takes."""
 
+_LONGEST_STRETCH = 500
+"""Layers: a session of many thousand operators takes minutes to open."""
+
 
 def open_meter(device: str) -> Meter:
     """The meter of a device in the list. Raises UsageError for another one, DeviceError for an unusable one."""
@@ -155,7 +158,7 @@ def _scaled(cost: LayerCost, ratio: float) -> LayerCost:
 
 
 def _stretches(imported: ImportedModel, limit: int) -> Iterator[tuple[int, int]]:
-    """Half-open ranges of layers whose storages together stay within `limit` bytes."""
+    """Half-open ranges of at most `_LONGEST_STRETCH` layers whose storages together stay within `limit` bytes."""
     graph = imported.graph
     begin, held, size = 0, set[int](), 0
     for index, layer in enumerate(graph.layers):
@@ -165,7 +168,8 @@ def _stretches(imported: ImportedModel, limit: int) -> Iterator[tuple[int, int]]
             begin, held, size = index + 1, set(), 0
             continue
         touched = {s for op in range(layer.start, layer.stop) for s in (*graph.op_reads[op], *graph.op_writes[op])}
-        if size + sum(padded_bytes(graph, s) for s in touched - held) > limit:
+        full = index - begin == _LONGEST_STRETCH
+        if full or size + sum(padded_bytes(graph, s) for s in touched - held) > limit:
             if begin < index:
                 yield begin, index
             begin, held, size = index, set(), 0

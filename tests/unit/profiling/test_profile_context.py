@@ -10,6 +10,7 @@ from planc.errors import DeviceError, UsageError
 from planc.graph.footprint import padded_bytes
 from planc.importer.submodel import sub_model
 from planc.profiling import profile as profiling
+from planc.profiling.cpu import CpuMeter
 from planc.profiling.meter import sample_value
 from planc.profiling.once import Measured
 from planc.profiling.profile import profile
@@ -105,3 +106,17 @@ def test_forms_are_kept_where_they_save_time_or_scratch_and_scale_with_their_lay
     for before, after in zip(plain.unique, table.unique, strict=True):
         assert before.compute_ns == after.compute_ns
         assert after.alternatives["fast"].compute_ns == 250
+
+
+def test_stretches_of_many_layers_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported = networks.cnn()
+    count = len(imported.graph.layers)
+    assert list(profiling._stretches(imported, 1 << 40)) == [(0, count)]
+    monkeypatch.setattr(profiling, "_LONGEST_STRETCH", 3)
+    found = list(profiling._stretches(imported, 1 << 40))
+    assert found == [(begin, min(begin + 3, count)) for begin in range(0, count, 3)]
+
+
+def test_the_cpu_measures_layers_in_company_within_a_share_of_free_memory() -> None:
+    meter = CpuMeter()
+    assert 0 < meter.stretch_bytes <= meter.device().memory_bytes // 4
