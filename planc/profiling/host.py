@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from planc.cores import cpu_threads
+from planc.free_memory import free_memory
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,8 @@ class HostInfo:
 
 
 def host_info() -> HostInfo:
-    """Read this machine's description; memory is what Linux calls available."""
-    return HostInfo(_cpu_name(), cpu_threads(), _available_bytes())
+    """Read this machine's description."""
+    return HostInfo(_cpu_name(), cpu_threads(), free_memory())
 
 
 def identity(_index: int) -> tuple[str, ...]:
@@ -35,10 +36,3 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _available_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -5,11 +5,11 @@ Only what the runtime needs: memory, three streams, events, and graphs. All size
 
 import resource
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from planc.devices import device_name
 from planc.errors import DeviceError
+from planc.free_memory import free_memory
 from planc.units import format_bytes
 
 try:
@@ -128,14 +128,8 @@ def allocate_pinned(size: int, purpose: str) -> int:
 def pinned_limits() -> str:
     """The limits that bound page-locked memory here, in words."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    words = [f"locked memory limit {'none' if soft == resource.RLIM_INFINITY else format_bytes(soft)}"]
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
-    words += [f"{format_bytes(size)} of memory available" for size in available]
-    group = Path("/sys/fs/cgroup/memory.max")
-    if group.exists() and (text := group.read_text().strip()).isdigit():
-        words.append(f"control group limit {format_bytes(int(text))}")
-    return ", ".join(words)
+    locked = "none" if soft == resource.RLIM_INFINITY else format_bytes(soft)
+    return f"locked memory limit {locked}, {format_bytes(free_memory())} of memory free within the process's limits"
 
 
 def new_stream() -> Any:
