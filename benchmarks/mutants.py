@@ -10,7 +10,7 @@ test fails (`TESTS`), which is all that is asked of a mutant of the plan. What i
 arguments of `Violation`) is not mutated.
 
 Counts and survivors go to `benchmarks/results/mutants.json`, file by file; files that are left out stay as they are. Why a
-survivor may live is said in `docs/results/mutants.md`.
+survivor may live is written there by hand (`why`), and stays while it survives. `docs/results/mutants.md` is made of it.
 """
 
 import argparse
@@ -40,6 +40,7 @@ from planc.verifier.verify import verify
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/mutants.json"
+PAGE = ROOT / "docs/results/mutants.md"
 JUDGE = "planc.verifier"
 TESTS = {
     "planc.verifier": (("tests/unit/verifier/test_clocks.py",), ("tests/unit/verifier",)),
@@ -200,9 +201,35 @@ def main() -> None:
                 print(f"{path.name}:{mutant.line}: {mutant.before!r} → {mutant.after!r}", flush=True)
         print(f"{path}: {tried} mutants, {len(left)} survived", flush=True)
         found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        count = {"tried": tried, "survived": len(left), "tests": sorted({file for files in tests for file in files})}
-        found[name] = {**count, "survivors": left}
-        RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+        before = {(s["before"], s["after"]): s.get("why", "") for s in found.get(name, {}).get("survivors", ())}
+        survivors = [{**s, "why": before.get((s["before"], s["after"]), "")} for s in left]
+        found[name] = {"tried": tried, "survived": len(left), "survivors": survivors}
+        RESULTS.write_text(json.dumps(dict(sorted(found.items())), indent=1, ensure_ascii=False) + "\n")
+        PAGE.write_text(page(found))
+
+
+_HEAD = """# Mutants: who notices that the verifier, or a plan, is wrong
+
+    pip install mutmut
+    PYTHONPATH=.:tests python -m benchmarks.mutants --all
+
+Every mutation of mutmut's operators, one at a time; `benchmarks/mutants.py`, which makes this page, says who judges it.
+What only words a message is left out where that can be told. A survivor is harmless for a reason, or still to be killed.
+
+| file | mutants | survived |
+|---|---:|---:|
+"""
+
+
+def page(found: dict[str, Any]) -> str:
+    """The files' counts, and every survivor with why it may live."""
+    lines, told = list[str](), list[str]()
+    for name, count in sorted(found.items()):
+        lines.append(f"| `{name}` | {count['tried']} | {count['survived']} |")
+        for survivor in count["survivors"]:
+            change = f"`{survivor['before']}` → `{survivor['after']}`".replace("\n", " ")
+            told.append(f"- `{name}`, line {survivor['line']}: {change}. {survivor['why'] or 'Not explained yet.'}")
+    return _HEAD + "\n".join([*lines, "", "## Survivors", "", *told]) + "\n"
 
 
 if __name__ == "__main__":
